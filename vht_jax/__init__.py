@@ -1,0 +1,1 @@
+"""vht_jax: a differentiable FLAME head tracker in JAX."""
