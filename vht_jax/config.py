@@ -1,0 +1,84 @@
+"""Everything a user can set about the tracking itself.
+
+`TrackConfig` holds what is static under `jit` (sizes, counts, names): it is frozen and hashable. `Weights` holds the
+numbers that are traced, so that a sweep over them, or a gradient with respect to them, does not recompile. The names
+are those of VHT's .ini files; a preset of VHT's own behaviour is `configs/vht.ini`, the defaults here are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.struct
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackConfig:
+  # Model: how many components to fit, clamped to what the head has. tex_res is read and ignored, as in VHT.
+  n_shape: int = 300
+  n_expr: int = 100
+  n_tex: int = 100
+  tex_res: int = 512
+  ignore_lower_neck: bool = True
+
+  # Data. Both of VHT's spellings work: [height, width] (its README) and a factor (its code).
+  tracking_resolution: tuple[int, int] | None = None
+  downscale_factor: float = 1.0
+  keyframes: tuple[int, ...] = ()  # 0-based positions in the dataset; empty: chosen by spread of yaw and expression
+  cutframes: tuple[int, ...] = ()  # first frames of new shots
+  calibrated: bool = False
+
+  # Method.
+  init: str = "landmarks"  # "landmarks": bundle adjustment of the landmarks; "calibration": VHT's cv2.calibrateCamera
+  schedule: str = "batched"  # "batched": chunks of frames in parallel; "sequential": each frame starts at its predecessor
+  photometric: bool = True  # False: the landmark fit is the result
+  dense_landmarks: bool = True  # use MediaPipe's 468 points beside the 68 + 2 when they are there
+  n_keyframes: int = 8  # how many keyframes the automatic choice takes for the photometric identity stage
+  n_calibration_frames: int = 24  # and for the landmark bundle adjustment
+  batch_size: int = 8  # frames optimised at once by the batched schedule
+  focal: float = 0.0  # fixed focal length in units of the longer side; 0: estimated
+
+  # Schedule of the photometric stages.
+  init_steps: int = 60
+  steps_per_frame: int = 6
+  sub_steps: int = 5
+  blur_sigma: tuple[float, float] = (3.0, 1e-4)  # px of the tracked image, first and last step, geometric between
+  # VHT renders at `sampling_scale` times the tracked resolution. 1 fits as well and costs 1/16 (docs/accuracy.md).
+  sampling_scale: float = 1.0
+
+  # Logging.
+  img_log_freq: int = 50
+  energy_log_freq: int = 5
+
+
+@flax.struct.dataclass
+class Weights:
+  # Adam's learning rates: everything else, translation, light, camera.
+  lr: float = 5e-3
+  pos_lr: float = 1e-3
+  light_lr: float = 5e-3
+  cam_lr: float = 5e-3
+
+  # Energy terms.
+  w_lmk: float = 5.0
+  w_eyes_lmk: float = 2.0
+  w_eyes_sym: float = 10.0
+  w_photo: float = 30.0
+  w_shape_reg: float = 1e-3
+  w_expr_reg: float = 1e-3
+  w_tex_reg: float = 1e-3
+  w_pos_glob: float = 1e-2  # unused by VHT, kept so that its files read
+  w_pos_neck: float = 1e-2
+  w_pos_jaw: float = 1e-4
+  w_pos_eyes: float = 1e-4
+  w_pos_trans: float = 10.0
+
+  # Landmark least squares (calibrate.py). Lengths in units of the outer eye distance, angles in radians.
+  sd_landmark: float = 0.006  # noise of one landmark coordinate
+  sd_dense: float = 0.02  # of a dense landmark: its bias is not estimated, so it counts as noise
+  sd_offset: float = 0.01  # constant detector bias per landmark
+  sd_expr: float = 0.4
+  sd_neck: float = 0.05
+  sd_jaw: float = 0.15
+  sd_gaze: float = 0.3
+  sd_size: float = 0.005  # relative head size: pinned, because one camera cannot see it
