@@ -1,0 +1,56 @@
+# make demo [VIDEO=path]   install into .venv if needed, then track the built-in clip (or your video) into out/
+# make test                install into .venv if needed, then run the fast tests;  make test-all: all of them
+# PYTHON=python3.12 chooses the interpreter, VENV=path another environment.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint bench-render bench-track clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m vht_jax.demo $(if $(VIDEO),"--video=$(VIDEO)")
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet "ruff>=0.6"
+	$(BIN)/python -m ruff check .
+
+bench-render: $(VENV)/.installed
+	$(BIN)/python benchmarks/render.py
+
+bench-track: $(VENV)/.installed
+	$(BIN)/python benchmarks/track.py
+
+# The first interpreter that runs and is new enough (a name on the PATH may be a stub that does not run).
+$(BIN)/python:
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+	  for p in python3.12 python3.11 python3 python; do \
+	    if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	      python=$$p; break; \
+	    fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python 3.11-3.13 found; install one or say PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	echo "using $$python ($$($$python -V 2>&1))"; \
+	$$python -m venv $(VENV) || { \
+	  echo "make: $$python cannot create environments; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[test]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf out build dist .pytest_cache .ruff_cache

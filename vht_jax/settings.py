@@ -1,0 +1,370 @@
+"""From an .ini file and the command line to `AppConfig`, `TrackConfig` and `Weights`, and back to an .ini file.
+
+Every field of the three dataclasses is a key of the .ini and a flag of the same name; both are read by the same code.
+Precedence: flag > .ini > default. VHT's files are read as they are: any section names or none (the config.ini that VHT
+writes has none), lists in brackets, Python's None; so are VHT's space separated lists on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.errors import InputError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True)
+class AppConfig:
+  """What the app does around the tracking: input, output, device. Paths stay as the user wrote them."""
+
+  config: str | None = None
+  video: str | None = None
+  data_path: str | None = None
+  output_path: str | None = None
+  max_frames: int = 0
+  restart: bool = False
+  landmarks: str = "mediapipe"
+  face_landmarker: str | None = None
+  assets: str | None = None
+  model: str = "auto"
+  load_tracked_flame_params: str | None = None
+  truth: str | None = None
+  device: str = "auto"
+  fov: float = 0.0
+  overlay: bool = True
+  frame_rate: float = 0.0
+  tensorboard: bool = False
+  compilation_cache: bool = True
+  save_period: int = 1
+  debug: bool = False
+
+
+class Settings(NamedTuple):
+  app: AppConfig
+  track: TrackConfig
+  weights: Weights
+
+
+HELP = {
+  "config": ".ini file with any of these keys, or the name of a preset (vht, default)",
+  "video": "video file, folder of images or single image to track",
+  "data_path": "dataset folder (frame_0001/image_0000.png ...): written from --video, reused when it is there",
+  "output_path": "folder for the results",
+  "max_frames": "track only the first frames; 0: all",
+  "restart": "extract the frames and detect the landmarks again, even if they are there",
+  "landmarks": "detector: mediapipe, tasks (Python 3.13; needs --face_landmarker) or face_alignment",
+  "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
+  "assets": "folder with FLAME's files",
+  "model": "head: auto (FLAME if its files are found, else open), open, or the path of a model file",
+  "load_tracked_flame_params": "start from (resume) a tracked_flame_params.npz, ours or VHT's",
+  "truth": "npz with the known parameters, to measure the geometric errors against",
+  "device": "auto, cpu, gpu (cuda), tpu",
+  "fov": "known field of view along the longer image side in degrees; another way to say --focal",
+  "overlay": "write overlay.mp4",
+  "frame_rate": "frames per second of overlay.mp4; 0: the video's (30 for images)",
+  "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
+  "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
+  "save_period": "read for VHT's files and ignored: results are written once, at the end",
+  "debug": "show the traceback of an error",
+  # TrackConfig
+  "n_shape": "identity components to fit, at most what the head has",
+  "n_expr": "expression components, likewise",
+  "n_tex": "texture components, likewise",
+  "tex_res": "read for VHT's files and ignored, as VHT does",
+  "ignore_lower_neck": "leave the lower neck out of the photometric term",
+  "tracking_resolution": "height, width to which frames are scaled for tracking; default: as they are",
+  "downscale_factor": "factor by which frames are made smaller for tracking",
+  "keyframes": "0-based positions of the frames that determine the identity; default: chosen by yaw and expression",
+  "cutframes": "0-based positions at which a new shot starts",
+  "calibrated": "the camera is known (--focal or --fov) and is not optimised",
+  "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
+  "schedule": "batched (frames in parallel) or sequential (each frame starts at its predecessor, as in VHT)",
+  "photometric": "use the image; without it the fit to the landmarks is the result",
+  "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
+  "n_keyframes": "number of keyframes when they are chosen automatically",
+  "n_calibration_frames": "number of frames in the landmark bundle adjustment",
+  "batch_size": "frames optimised at once by the batched schedule",
+  "focal": "known focal length in units of the longer image side; 0: estimated",
+  "init_steps": "steps of the keyframe stage",
+  "steps_per_frame": "steps per frame",
+  "sub_steps": "optimiser updates per step (per rasterisation)",
+  "blur_sigma": "blur of the images in pixels at the first and last step",
+  "sampling_scale": "render at this multiple of the tracked resolution",
+  "img_log_freq": "frames (VHT: steps) between images in TensorBoard",
+  "energy_log_freq": "frames (VHT: steps) between scalars in TensorBoard",
+  # Weights
+  "lr": "learning rate of everything without its own",
+  "pos_lr": "learning rate of the translation",
+  "light_lr": "learning rate of the light",
+  "cam_lr": "learning rate of the camera",
+  "w_lmk": "weight of the landmarks",
+  "w_eyes_lmk": "weight of the irises",
+  "w_eyes_sym": "weight of the difference between the eyes' poses",
+  "w_photo": "weight of the photometric term",
+  "w_shape_reg": "weight of the identity prior",
+  "w_expr_reg": "weight of the expression prior",
+  "w_tex_reg": "weight of the texture prior",
+  "w_pos_glob": "read for VHT's files; unused, as in VHT",
+  "w_pos_neck": "weight of the neck's deviation from neutral",
+  "w_pos_jaw": "weight of the jaw's deviation from neutral",
+  "w_pos_eyes": "weight of the eyes' deviation from neutral",
+  "w_pos_trans": "weight of the change of translation",
+  "sd_landmark": "landmark least squares: noise of a landmark coordinate, in outer eye distances",
+  "sd_dense": "the same for a dense landmark",
+  "sd_offset": "constant bias of the detector per landmark, in outer eye distances",
+  "w_identity": "landmark least squares: strength of the identity prior",
+  "sd_expr": "spread of an expression coefficient",
+  "sd_neck": "spread of the neck angles, rad",
+  "sd_jaw": "spread of the jaw angles, rad",
+  "sd_gaze": "spread of the eye angles, rad",
+  "sd_size": "spread of the relative head size",
+}
+
+CHOICES = {
+  "landmarks": ("mediapipe", "tasks", "face_alignment"),
+  "init": ("landmarks", "calibration"),
+  "schedule": ("batched", "sequential"),
+}
+# Sizes, counts and divisors: at least 1, or strictly positive.
+_AT_LEAST_ONE = {"n_shape", "n_expr", "steps_per_frame", "sub_steps", "batch_size", "n_keyframes",
+                 "n_calibration_frames", "img_log_freq", "energy_log_freq", "save_period", "tex_res"}  # fmt: skip
+_POSITIVE = {"downscale_factor", "sampling_scale"}
+
+
+def packaged(name: str) -> Path:
+  """Path of a file or folder that ships with the package, e.g. 'configs/vht.ini'.
+
+  It lies inside an installed package, at the top of a checkout.
+  """
+  inside = PACKAGE / name
+  return inside if inside.exists() else PACKAGE.parent / name
+
+
+def fields() -> dict[str, Any]:
+  """Every key with its type, in the order AppConfig, TrackConfig, Weights."""
+  types_of = {}
+  for cls in (AppConfig, TrackConfig, Weights):
+    hints = typing.get_type_hints(cls)
+    types_of.update({f.name: hints[f.name] for f in dataclasses.fields(cls)})
+  return types_of
+
+
+def parse(argv: list[str]) -> Settings:
+  """The settings of a command line (without the program's name).
+
+  Raises:
+    InputError: unknown flag or key, or a value of the wrong kind.
+  """
+  types_of = fields()
+  values = flags.FlagValues()
+  for name, kind in types_of.items():
+    if kind is bool:
+      flags.DEFINE_boolean(name, None, HELP.get(name, ""), flag_values=values)
+    else:
+      flags.DEFINE_string(name, None, HELP.get(name, ""), flag_values=values)
+  try:
+    rest = values(["vht-track", *join_lists(argv, types_of)])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise InputError(f"unknown flag --{error.flagname}{_suggest(error.flagname, types_of)} (see --help)") from None
+  except flags.Error as error:
+    raise InputError(" ".join(str(error).split())) from None
+  if rest:
+    raise InputError(f"unexpected argument {rest[0]!r}; a video is given as --video={rest[0]}")
+
+  given = {}
+  for name, kind in types_of.items():
+    if (text := values[name].value) is not None:
+      given[name] = text if kind is bool else cast(kind, text, f"--{name}")
+  ini = read_ini(given["config"]) if given.get("config") else {}
+  if "fov" in given or "focal" in given:  # one quantity with two names
+    ini.pop("fov", None), ini.pop("focal", None)
+  return make_settings({**ini, **given})
+
+
+def make_settings(values: dict[str, Any]) -> Settings:
+  """Settings with `values` in place of the defaults, checked.
+
+  Raises:
+    InputError: a value out of its range.
+  """
+  for name, value in values.items():
+    if name in CHOICES and value not in CHOICES[name]:
+      raise InputError(f"{name}: expected one of {', '.join(CHOICES[name])}; found {value!r}")
+    if name in _AT_LEAST_ONE and value < 1:
+      raise InputError(f"{name}: expected at least 1; found {value}")
+    if name in _POSITIVE and value <= 0:
+      raise InputError(f"{name}: expected a positive number; found {value}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+      if isinstance(number, float) and not math.isfinite(number):
+        raise InputError(f"{name}: expected a finite number; found {number}")
+      if isinstance(number, int | float) and number < 0:
+        raise InputError(f"{name}: expected no negative number; found {number}")
+  if any(n < 1 for n in values.get("tracking_resolution") or ()):
+    raise InputError(f"tracking_resolution: expected two positive sizes; found {values['tracking_resolution']}")
+  if values.get("fov"):
+    if values.get("focal"):
+      raise InputError("give --fov or --focal, not both")
+    if values["fov"] >= 180:
+      raise InputError(f"fov: expected less than 180 degrees; found {values['fov']}")
+    values = {**values, "focal": 0.5 / math.tan(math.radians(values["fov"]) / 2), "fov": 0.0}
+
+  def of(cls):
+    return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
+
+  settings = Settings(of(AppConfig), of(TrackConfig), of(Weights))
+  if settings.track.calibrated and not settings.track.focal:
+    raise InputError("calibrated: the focal length must be given, by --focal or --fov")
+  return settings
+
+
+def read_ini(path: str | Path) -> dict[str, Any]:
+  """The keys and values of an .ini file, of the types of the dataclasses' fields.
+
+  Args:
+    path: a file, or the name of a preset in configs/.
+
+  Raises:
+    InputError: no such file, not a text file, an unknown key, a value of the wrong kind; with the line's number.
+  """
+  file = Path(path)
+  if not file.exists() and re.fullmatch(r"\w+", str(path)):
+    file = packaged(f"configs/{path}.ini")
+  try:
+    lines = file.read_text(encoding="utf-8").splitlines()
+  except (FileNotFoundError, NotADirectoryError):
+    presets = ", ".join(sorted(p.stem for p in packaged("configs").glob("*.ini")))
+    raise InputError(f"{path}: no such config file (presets: {presets})") from None
+  except UnicodeDecodeError:
+    raise InputError(f"{file}: expected an .ini text file; this is not text") from None
+  except OSError as error:
+    raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+
+  types_of, values = fields(), {}
+  for number, line in enumerate(lines, 1):
+    line = line.strip()
+    if not line or line[0] in "#;[":
+      continue
+    # key = value, the value in quotes or up to a comment.
+    match = re.fullmatch(r"""([^=:#;]+?)\s*[=:]\s*(?:(["'])(.*)\2|(.*?))(?:(?:^|\s)[#;].*)?""", line)
+    if not match:
+      raise InputError(f"{file}:{number}: expected 'key = value'; found {line[:60]!r}")
+    key, quote, quoted, plain = match.groups()
+    if key not in types_of:
+      raise InputError(f"{file}:{number}: unknown key {key!r}{_suggest(key, types_of)}")
+    values[key] = cast(types_of[key], quoted if quote else plain, f"{file}:{number}: {key}")
+  return values
+
+
+def write_ini(path: str | Path, settings: Settings) -> None:
+  """Writes every key with a line of explanation; `read_ini` gives the same values back."""
+  lines = []
+  for name, part in zip(("app", "tracking", "weights"), settings):
+    lines.append(f"[{name}]")
+    for field in dataclasses.fields(part):
+      value = getattr(part, field.name)
+      text = f'"{value}"' if isinstance(value, str) and re.search("[#;'\"]", value) else _text(value)
+      lines.append(f"{f'{field.name} = {text}':<40s}  # {HELP.get(field.name, '')}")
+    lines.append("")
+  Path(path).write_text("\n".join(lines), encoding="utf-8")
+
+
+def cast(kind: Any, text: str, where: str) -> Any:
+  """The value that `text` spells as a field type: bool, int, float, str, Optional or tuple of these.
+
+  Raises:
+    InputError: it does not; the message starts with `where`.
+  """
+  text = text.strip()
+  if isinstance(kind, types.UnionType):
+    kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    return None if text in ("", "None", "none") else cast(kind, text, where)
+  if typing.get_origin(kind) is tuple:
+    kinds = typing.get_args(kind)
+    items = [item for item in re.split(r"[\s,]+", text.strip("[]() \t")) if item]
+    if kinds[-1] is not Ellipsis and len(items) != len(kinds):
+      raise InputError(f"{where}: expected {len(kinds)} values; found {text!r}")
+    return tuple(cast(kinds[0], item, where) for item in items)
+  if kind is bool:
+    if text.lower() in ("true", "yes", "on", "1"):
+      return True
+    if text.lower() in ("false", "no", "off", "0"):
+      return False
+    raise InputError(f"{where}: expected true or false; found {text!r}")
+  if kind is int:
+    try:
+      if float(text) == int(float(text)):
+        return int(float(text))
+    except (ValueError, OverflowError):
+      pass
+    raise InputError(f"{where}: expected a whole number; found {text!r}")
+  if kind is float:
+    try:
+      return float(text)
+    except ValueError:
+      raise InputError(f"{where}: expected a number; found {text!r}") from None
+  return text
+
+
+def join_lists(argv: list[str], types_of: dict[str, Any]) -> list[str]:
+  """`--keyframes 1 2 3`, as VHT has it, becomes `--keyframes=1,2,3`, as absl wants it."""
+  lists = set()
+  for name, kind in types_of.items():
+    if any(typing.get_origin(k) is tuple for k in (kind, *typing.get_args(kind))):
+      lists.add(name)
+  out, i = [], 0
+  while i < len(argv):
+    name = argv[i].lstrip("-")
+    i += 1
+    if name not in lists or not argv[i - 1].startswith("-"):
+      out.append(argv[i - 1])
+      continue
+    items = []
+    while i < len(argv) and not argv[i].startswith("--"):
+      items.append(argv[i])
+      i += 1
+    out.append(f"--{name}={','.join(items)}")
+  return out
+
+
+def usage() -> str:
+  """The text of --help."""
+  lines = [
+    "vht-track: tracks a FLAME head in a video.",
+    "",
+    "  vht-track --video=clip.mp4                          into out/clip/",
+    "  vht-track --config=vht --video=clip.mp4 --output_path=results",
+    "",
+    "Each flag is also a key of the .ini file given by --config; flags win. Lists: --keyframes=1,2,3",
+  ]
+  for title, cls in (("Input and output", AppConfig), ("Tracking", TrackConfig), ("Weights and rates", Weights)):
+    lines += ["", f"{title}:"]
+    for field in dataclasses.fields(cls):
+      name = f"[no]{field.name}" if isinstance(field.default, bool) else field.name
+      default = "" if field.default in (None, ()) else f" [{_text(field.default)}]"
+      lines.append(f"  --{name:<27s} {HELP.get(field.name, '')}{default}")
+  return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, tuple):
+    return "[" + ", ".join(repr(v) for v in value) + "]"
+  return str(value)
+
+
+def _suggest(name: str, known) -> str:
+  near = difflib.get_close_matches(name, list(known), n=1)
+  return f"; did you mean {near[0]!r}?" if near else ""
