@@ -77,6 +77,7 @@ class Weights:
   sd_landmark: float = 0.006  # noise of one landmark coordinate
   sd_dense: float = 0.02  # of a dense landmark: its bias is not estimated, so it counts as noise
   sd_offset: float = 0.01  # constant detector bias per landmark
+  w_identity: float = 5.0  # identity prior: so many observations of the mean head (solver.md: x5 helps the jaw)
   sd_expr: float = 0.4
   sd_neck: float = 0.05
   sd_jaw: float = 0.15

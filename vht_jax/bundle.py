@@ -1,0 +1,344 @@
+"""Landmark least squares: bundle adjustment of a clip's camera and identity, and the pose of every frame.
+
+The accuracy limit of landmark tracking is not the solver but the detector's *constant* bias, which does not average
+out over frames. So every point has an unknown offset in the head frame, shared by all frames and kept small by a prior
+(solver.md, sections 1 and 3: it brings the focal length from 5 % to 0.6 % error). Head size cannot be seen by one
+camera and is pinned by a prior on its logarithm.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import points as pts
+from vht_jax.config import Weights
+from vht_jax.optimize import ArrowNormal, Normal, levenberg_marquardt, levenberg_marquardt_shared
+from vht_jax.points import Points, Shared
+from vht_jax.types import Array, FlameModel
+
+HIGHEST = jax.lax.Precision.HIGHEST
+HUBER = 2.5  # residuals beyond this many standard deviations count linearly
+LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.7  # weak prior for clips without parallax: 1.6 x the longer side, times or by 2
+PRINCIPAL_SD = 0.01  # of the longer side
+NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
+EYES_SD = 0.05  # rad, how far the eyes' angles differ
+MIN_IRIS_OPENING = 0.12  # eye opening / width under which the iris is hidden by the lids
+
+
+@flax.struct.dataclass
+class Tracks:
+  """Landmarks of one frame in the units of the fit."""
+
+  uv: Array  # (N, 2) units of the longer side, from the image centre
+  inverse_sd: Array  # (N,) 1 / those units; 0 where the point was not seen
+  bias_scale: Array  # () image units per metre of the head
+
+
+@flax.struct.dataclass
+class LandmarkModel:
+  """What the fit needs of a head: the points and a few constants of them."""
+
+  points: Points
+  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
+  relative_bias: Array  # (N,) the same for its constant bias
+  eye_distance: Array  # () m, between the outer eye corners of the template
+  spread: Array  # () m, rms distance of the 68 landmarks from their mean, seen frontally
+  size_gradient: Array  # (S,) d log(head size) / d shape
+  one_sided: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> LandmarkModel:
+  """The 68 + 2 landmarks and, of the dense ones, every `dense_step`-th (0: none).
+
+  The face contour is defined differently by every detector and is given three times the noise.
+  """
+  n_dense = len(model.dense_index)
+  pick = np.arange(0, n_dense, dense_step) if dense_step and n_dense else np.zeros(0, np.int64)
+  vertices = jnp.concatenate([model.lmk_vertices, model.dense_vertices[pick]])
+  bary = jnp.concatenate([model.lmk_bary, model.dense_bary[pick]])
+  points = pts.surface_points(model, vertices, bary)
+  factor = np.ones(70, np.float32)
+  factor[:17] = 3.0
+  factor[17:27] = 1.5
+  sd = jnp.concatenate([weights.sd_landmark * jnp.asarray(factor), jnp.full(len(pick), 1.0) * weights.sd_dense])
+  bias = jnp.concatenate([weights.sd_offset * jnp.asarray(factor), jnp.full(len(pick), 1.0) * 2 * weights.sd_offset])
+  p68 = points.template[:68]
+  centred = p68 - jnp.mean(p68, axis=0)
+  dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0)
+  return LandmarkModel(
+    points=points,
+    relative_sd=sd,
+    relative_bias=bias,
+    eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
+    spread=jnp.sqrt(jnp.mean(jnp.sum(centred[:, :2] ** 2, -1))),
+    size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
+    one_sided=model.expr_one_sided,
+  )
+
+
+def observed_points(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray | None, dense_step: int = 3):
+  """Picks the observed counterparts of `landmark_model`'s points: (T, N, 2) px and which are present (T, N)."""
+  T = len(landmarks)
+  n_dense = len(model.dense_index)
+  if not (dense_step and n_dense):
+    return landmarks, np.isfinite(landmarks).all(-1)
+  pick = np.asarray(model.dense_index)[np.arange(0, n_dense, dense_step)]
+  extra = np.full((T, len(pick), 2), np.nan, np.float32) if dense is None else dense[:, pick]
+  both = np.concatenate([landmarks, extra], axis=1)
+  return both, np.isfinite(both).all(-1)
+
+
+def eye_openness(landmarks: Array) -> Array:
+  """(70, 2) -> (2,) height over width of the eyes 36-41 and 42-47."""
+
+  def one(p):
+    height = jnp.linalg.norm(p[1] + p[2] - p[4] - p[5]) / 2
+    return height / jnp.maximum(jnp.linalg.norm(p[3] - p[0]), 1e-6)
+
+  return jnp.stack([one(landmarks[36:42]), one(landmarks[42:48])])
+
+
+def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]) -> Tracks:
+  """One frame's detections (N, 2) px with confidence (N,) in [0, 1] in the units of the fit.
+
+  The irises of a closed eye are guesses of the detector and get no weight.
+  """
+  height, width = size
+  side = float(max(height, width))
+  uv = (landmarks - jnp.array([width / 2, height / 2], landmarks.dtype)) / side
+  seen = confidence > 0
+  uv = jnp.where(seen[:, None], uv, 0.0)
+  p68 = uv[:68]
+  # The spread of all 68 points is a measure of size that, unlike the eye distance, survives profile views.
+  extent = jnp.sqrt(jnp.mean(jnp.sum((p68 - jnp.mean(p68, axis=0)) ** 2, -1)))
+  bias_scale = jnp.maximum(extent, 1e-4) / model.spread
+  eye = model.eye_distance * bias_scale
+  open_ = jnp.clip((eye_openness(uv) - MIN_IRIS_OPENING) / MIN_IRIS_OPENING, 0.0, 1.0)
+  confidence = confidence.at[68:70].multiply(open_)
+  return Tracks(uv, jnp.sqrt(jnp.maximum(confidence, 0.0)) / (model.relative_sd * eye), bias_scale)
+
+
+def initial_unknowns(model: LandmarkModel, tracks: Tracks) -> Array:
+  """A frame's unknowns from the best affine camera for the mean head (closed form), neutral expression."""
+  head = model.points.template[:68]
+  w = (tracks.inverse_sd[:68] > 0).astype(head.dtype)[:, None]
+  total = jnp.maximum(jnp.sum(w), 1.0)
+  mean_h, mean_u = jnp.sum(w * head, 0) / total, jnp.sum(w * tracks.uv[:68], 0) / total
+  a, b = (head - mean_h) * w, (tracks.uv[:68] - mean_u) * w
+  ridge = 1e-6 * jnp.eye(3, dtype=a.dtype)
+  affine = jnp.linalg.solve(jnp.matmul(a.T, a, precision=HIGHEST) + ridge, jnp.matmul(a.T, b, precision=HIGHEST)).T
+  # The nearest scaled rotation: polar decomposition of the 2x3 affine map.
+  u, s, vt = jnp.linalg.svd(affine, full_matrices=False)
+  rows = jnp.matmul(u, vt, precision=HIGHEST)
+  R = jnp.concatenate([rows, jnp.cross(rows[0], rows[1])[None]])
+  scale = jnp.maximum(jnp.mean(s), 1e-4)
+  frontal = jnp.array(pts.FRONTAL, R.dtype)
+  rotation = pts.rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST))
+  place = mean_u + scale * jnp.matmul(rows, model.points.pivot - mean_h, precision=HIGHEST)
+  lower, upper = pts.flame.JOINT_LIMITS["jaw"]
+  raw_jaw = pts.rotation.unbound(jnp.asarray(0.02, R.dtype), float(lower[0]), float(upper[0]))
+  n_expr = model.points.exprdirs.shape[-1]
+  zeros = lambda n: jnp.zeros(n, R.dtype)
+  return jnp.concatenate([zeros(n_expr), rotation, place, jnp.log(scale)[None], zeros(3), raw_jaw[None], zeros(4)])
+
+
+def frame_prior(model: LandmarkModel, x: Array, weights: Weights) -> Normal:
+  """Priors of one frame's unknowns: expression, neck, jaw, gaze; nothing on where the head is."""
+  parts = pts.split(x)
+  expr = parts["expr"]
+  if model.one_sided:
+    precision = jnp.where(expr < 0, NEGATIVE_EXPR, 1.0) / weights.sd_expr**2
+  else:
+    precision = jnp.ones_like(expr)  # FLAME's codes are in standard deviations
+  d_jaw = jax.grad(pts.jaw_angle)(parts["jaw"])
+  jaw = pts.jaw_angle(parts["jaw"]) / weights.sd_jaw
+  eyes = parts["eyes"]
+  difference = (eyes[0] - eyes[1]) / EYES_SD
+  gradient = jnp.concatenate(
+    [
+      precision * expr,
+      jnp.zeros(6, x.dtype),
+      parts["neck"] / weights.sd_neck**2,
+      (jaw * d_jaw / weights.sd_jaw)[None],
+      eyes[0] / weights.sd_gaze**2 + difference / EYES_SD,
+      eyes[1] / weights.sd_gaze**2 - difference / EYES_SD,
+    ]
+  )
+  diagonal = jnp.concatenate(
+    [
+      precision,
+      jnp.zeros(6, x.dtype),
+      jnp.full(3, 1.0, x.dtype) / weights.sd_neck**2,
+      ((d_jaw / weights.sd_jaw) ** 2)[None],
+      jnp.full(4, 1.0, x.dtype) / weights.sd_gaze**2 + 1.0 / EYES_SD**2,
+    ]
+  )
+  matrix = jnp.diag(diagonal)
+  e = x.shape[0] - 4
+  i, j = jnp.array([e, e + 1, e + 2, e + 3]), jnp.array([e + 2, e + 3, e, e + 1])
+  matrix = matrix.at[i, j].add(-1.0 / EYES_SD**2)
+  cost = (
+    jnp.sum(precision * expr**2)
+    + jnp.sum((parts["neck"] / weights.sd_neck) ** 2)
+    + jaw**2
+    + jnp.sum((eyes / weights.sd_gaze) ** 2)
+    + jnp.sum(difference**2)
+  )
+  return Normal(cost, gradient, matrix)
+
+
+def robust(residual: Array) -> tuple[Array, Array]:
+  """Huber on the length of 2-vectors (N, 2): square roots of the IRLS weights (N,), and the cost ()."""
+  square = jnp.sum(residual**2, -1)
+  length = jnp.sqrt(square + 1e-12)
+  inside = length < HUBER
+  cost = jnp.where(inside, square, 2 * HUBER * length - HUBER**2)
+  return jnp.sqrt(jnp.where(inside, 1.0, HUBER / length)), jnp.sum(cost)
+
+
+def _whitened(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks):
+  uv, d_x, d_shared, d_offset = pts.predict_and_jacobian(model.points, x, shared, tracks.bias_scale)
+  residual = (uv - tracks.uv) * tracks.inverse_sd[:, None]
+  root, cost = robust(residual)
+  scale = (root * tracks.inverse_sd)[:, None, None]
+  return residual * root[:, None], d_x * scale, d_shared * scale, d_offset * scale, cost
+
+
+def frame_normal(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks, weights: Weights) -> Normal:
+  """Landmarks and priors of one frame whose shared unknowns are known."""
+  residual, d_x, _, _, cost = _whitened(model, x, shared, tracks)
+  J, r = d_x.reshape(-1, x.shape[0]), residual.reshape(-1)
+  data = Normal(cost, jnp.matmul(J.T, r, precision=HIGHEST), jnp.matmul(J.T, J, precision=HIGHEST))
+  return data + frame_prior(model, x, weights)
+
+
+def fit_frame(
+  model: LandmarkModel, tracks: Tracks, shared: Shared, weights: Weights, x0: Array | None = None, max_steps: int = 8
+):
+  """Landmark-only pose of one frame (`vmap` it): a `Solution` of the frame's unknowns.
+
+  Args:
+    model: with the identity folded in (`with_identity`) and `shared.shape` empty.
+    tracks: the frame's landmarks.
+    shared: camera and offsets of the clip.
+    x0: start; the affine camera's pose by default.
+  """
+  x0 = initial_unknowns(model, tracks) if x0 is None else x0
+  return levenberg_marquardt(lambda x: frame_normal(model, x, shared, tracks, weights), x0, max_steps=max_steps)
+
+
+def with_identity(model: LandmarkModel, shared: Shared) -> tuple[LandmarkModel, Shared]:
+  """Folds the clip's shape into the points."""
+  return (
+    model.replace(points=pts.with_identity(model.points, shared.shape)),
+    shared.replace(shape=shared.shape[:0]),
+  )
+
+
+def pack(shared: Shared) -> Array:
+  return jnp.concatenate([shared.shape, shared.log_focal[None], shared.principal, shared.offset.reshape(-1)])
+
+
+def unpack(flat: Array, n_shape: int) -> Shared:
+  return Shared(
+    shape=flat[:n_shape],
+    log_focal=flat[n_shape],
+    principal=flat[n_shape + 1 : n_shape + 3],
+    offset=flat[n_shape + 3 :].reshape(-1, 3),
+  )
+
+
+def initial_shared(model: LandmarkModel, focal: float | None = None) -> Shared:
+  n_points, _, n_shape = model.points.shapedirs.shape
+  return Shared(
+    shape=jnp.zeros(n_shape),
+    log_focal=jnp.asarray(LOG_FOCAL_MEAN if focal is None else np.log(focal), jnp.float32),
+    principal=jnp.zeros(2),
+    offset=jnp.zeros((n_points, 3)),
+  )
+
+
+def bundle_normal(
+  model: LandmarkModel, xs: Array, flat: Array, tracks: Tracks, weights: Weights, focal_prior: tuple[Array, Array]
+) -> ArrowNormal:
+  """All frames (leading axis F of `xs` and `tracks`) and their shared unknowns `flat`."""
+  n_points, _, n_shape = model.points.shapedirs.shape
+  shared = unpack(flat, n_shape)
+  residual, d_x, d_shared, d_offset, cost = jax.vmap(lambda x, t: _whitened(model, x, shared, t))(xs, tracks)
+  F, n = xs.shape
+  prior = jax.vmap(lambda x: frame_prior(model, x, weights))(xs)
+
+  # Each point's residual depends on its own offset only: (F, N, 2, 3) blocks, scattered into N x N block columns.
+  own = jnp.eye(n_points, dtype=xs.dtype)
+  d_off = jnp.einsum("fpri,pq->fprqi", d_offset, own).reshape(F, 2 * n_points, 3 * n_points)
+  J = d_x.reshape(F, -1, n)
+  G = jnp.concatenate([d_shared.reshape(F, 2 * n_points, -1), d_off], axis=-1)
+  r = residual.reshape(F, -1)
+
+  offset_sd = jnp.repeat(model.relative_bias * model.eye_distance, 3)
+  mean = jnp.zeros_like(flat).at[n_shape].set(focal_prior[0])
+  precision = jnp.concatenate(
+    [
+      jnp.full(n_shape, 1.0, xs.dtype) * weights.w_identity,
+      (1.0 / focal_prior[1] ** 2)[None],
+      jnp.full(2, 1.0 / PRINCIPAL_SD**2, xs.dtype),
+      1.0 / offset_sd**2,
+    ]
+  )
+  size = jnp.concatenate([model.size_gradient, jnp.zeros(flat.shape[0] - n_shape, xs.dtype)]) / weights.sd_size
+  size_residual = jnp.sum(size * flat)
+
+  Gf = G.reshape(F * 2 * n_points, -1)
+  return ArrowNormal(
+    cost=jnp.sum(cost) + jnp.sum(prior.cost) + jnp.sum(precision * (flat - mean) ** 2) + size_residual**2,
+    frame_gradient=jnp.einsum("fri,fr->fi", J, r, precision=HIGHEST) + prior.gradient,
+    frame_matrix=jnp.einsum("fri,frj->fij", J, J, precision=HIGHEST) + prior.matrix,
+    cross=jnp.einsum("fri,frj->fij", J, G, precision=HIGHEST),
+    shared_gradient=jnp.matmul(Gf.T, r.reshape(-1), precision=HIGHEST)
+    + precision * (flat - mean)
+    + size * size_residual,
+    shared_matrix=jnp.matmul(Gf.T, Gf, precision=HIGHEST) + jnp.diag(precision) + jnp.outer(size, size),
+  )
+
+
+@flax.struct.dataclass
+class BundleResult:
+  shared: Shared
+  xs: Array  # (F, n)
+  cost: Array  # ()
+  steps: Array  # () i32
+  focal_relative_sd: Array  # () predicted standard deviation of log focal
+
+
+def bundle_adjust(
+  model: LandmarkModel, tracks: Tracks, weights: Weights, *, focal: Array | None = None, max_steps: int = 20
+) -> BundleResult:
+  """Camera, identity, landmark offsets and the poses of F frames from their landmarks alone.
+
+  Args:
+    model: of the unfolded head.
+    tracks: leading axis F.
+    weights: priors.
+    focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
+  """
+  n_shape = model.points.shapedirs.shape[-1]
+  shared0 = initial_shared(model)
+  prior = (jnp.asarray(LOG_FOCAL_MEAN, jnp.float32), jnp.asarray(LOG_FOCAL_SD, jnp.float32))
+  if focal is not None:
+    shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, jnp.float32)))
+    prior = (shared0.log_focal, jnp.asarray(1e-4, jnp.float32))
+  xs0 = jax.vmap(lambda t: initial_unknowns(model, t))(tracks)
+  solution = levenberg_marquardt_shared(
+    lambda xs, flat: bundle_normal(model, xs, flat, tracks, weights, prior), xs0, pack(shared0), max_steps=max_steps
+  )
+  covariance = jnp.linalg.inv(solution.shared_information)
+  return BundleResult(
+    shared=unpack(solution.shared, n_shape),
+    xs=solution.frames,
+    cost=solution.cost,
+    steps=solution.steps,
+    focal_relative_sd=jnp.sqrt(covariance[n_shape, n_shape]),
+  )

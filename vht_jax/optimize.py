@@ -1,0 +1,143 @@
+"""Solvers: Levenberg-Marquardt for least squares (one frame; or many frames that share unknowns).
+
+Both take a function that evaluates cost, gradient and Gauss-Newton matrix at once: a step that is accepted needs all
+three at the new point anyway, and under `vmap` a rejected one costs the same whatever is computed.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vht_jax.types import Array
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+@flax.struct.dataclass
+class Normal:
+  """Half of a least-squares cost's second-order model: cost = sum r^2, gradient = J^T r, matrix = J^T J."""
+
+  cost: Array  # ()
+  gradient: Array  # (n,)
+  matrix: Array  # (n, n)
+
+  def __add__(self, other: Normal) -> Normal:
+    return jax.tree.map(jnp.add, self, other)
+
+
+@flax.struct.dataclass
+class Solution:
+  x: Array  # (n,) the best point seen
+  normal: Normal  # the model there
+  steps: Array  # () i32, iterations spent
+  converged: Array  # () bool, the last accepted step lowered the cost by less than `tol`
+
+
+def damped_cholesky(matrix: Array, damping: Array) -> Array:
+  """Cholesky factor of matrix + damping * diag(matrix) (Marquardt's scaling)."""
+  i = jnp.arange(matrix.shape[-1])
+  return jnp.linalg.cholesky(matrix.at[..., i, i].multiply(1 + damping))
+
+
+def levenberg_marquardt(
+  normal: Callable[[Array], Normal], x0: Array, *, max_steps: int, tol: float = 1e-5, damping: float = 1e-3
+) -> Solution:
+  """Minimises a sum of squares from x0 (n,); write it for one frame and `vmap` it.
+
+  Damping falls sixfold on an accepted step and rises fivefold on a rejected one. A step to a non-finite cost is
+  rejected, so a finite start stays finite.
+  """
+
+  def step(state):
+    x, model, lam, k, done = state
+    factor = damped_cholesky(model.matrix, lam)
+    trial = x - jax.scipy.linalg.cho_solve((factor, True), model.gradient)
+    new = normal(trial)
+    accept = jnp.isfinite(new.cost) & (new.cost < model.cost)
+    done = (accept & (model.cost - new.cost < tol * model.cost)) | (lam > 1e8)
+    pick = lambda a, b: jnp.where(accept, a, b)
+    lam = jnp.where(accept, jnp.maximum(lam / 6, 1e-9), lam * 5)
+    return pick(trial, x), jax.tree.map(pick, new, model), lam, k + 1, done
+
+  start = (x0, normal(x0), jnp.asarray(damping, x0.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+  x, model, _, k, done = lax.while_loop(lambda s: (s[3] < max_steps) & ~s[4], step, start)
+  return Solution(x, model, k, done)
+
+
+@flax.struct.dataclass
+class ArrowNormal:
+  """The same for F frames of n unknowns each that share m unknowns: an arrow-shaped matrix."""
+
+  cost: Array  # ()
+  frame_gradient: Array  # (F, n)
+  frame_matrix: Array  # (F, n, n)
+  cross: Array  # (F, n, m)
+  shared_gradient: Array  # (m,)
+  shared_matrix: Array  # (m, m)
+
+
+@flax.struct.dataclass
+class ArrowSolution:
+  frames: Array  # (F, n)
+  shared: Array  # (m,)
+  cost: Array  # ()
+  steps: Array  # () i32
+  converged: Array  # () bool
+  shared_information: Array  # (m, m), inverse covariance of the shared unknowns with the frames marginalised
+
+
+def eliminate_frames(model: ArrowNormal, damping: Array):
+  """Schur complement of the frames: (factors, their solves, reduced matrix (m, m), reduced gradient (m,))."""
+  factors = damped_cholesky(model.frame_matrix, damping)
+  right = jnp.concatenate([model.cross, model.frame_gradient[..., None]], axis=-1)
+  solved = lax.linalg.triangular_solve(factors, right, left_side=True, lower=True)  # (F, n, m + 1)
+  m = model.shared_gradient.shape[0]
+  flat = solved.reshape(-1, m + 1)
+  reduced = jnp.matmul(flat[:, :m].T, flat, precision=HIGHEST)
+  i = jnp.arange(m)
+  matrix = model.shared_matrix.at[i, i].multiply(1 + damping) - reduced[:, :m]
+  return factors, solved, matrix, model.shared_gradient - reduced[:, m]
+
+
+def levenberg_marquardt_shared(
+  normal: Callable[[Array, Array], ArrowNormal],
+  frames0: Array,
+  shared0: Array,
+  *,
+  max_steps: int,
+  tol: float = 1e-5,
+  damping: float = 1e-3,
+) -> ArrowSolution:
+  """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement."""
+
+  def step(state):
+    frames, shared, model, lam, k, done = state
+    factors, solved, matrix, gradient = eliminate_frames(model, lam)
+    d_shared = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
+    back = solved[..., -1] + jnp.matmul(solved[..., :-1], d_shared, precision=HIGHEST)
+    d_frames = -lax.linalg.triangular_solve(factors, back[..., None], left_side=True, lower=True, transpose_a=True)
+    trial = frames + d_frames[..., 0], shared + d_shared
+    new = normal(*trial)
+    accept = jnp.isfinite(new.cost) & (new.cost < model.cost)
+    done = (accept & (model.cost - new.cost < tol * model.cost)) | (lam > 1e8)
+    pick = lambda a, b: jnp.where(accept, a, b)
+    lam = jnp.where(accept, jnp.maximum(lam / 6, 1e-9), lam * 5)
+    return pick(trial[0], frames), pick(trial[1], shared), jax.tree.map(pick, new, model), lam, k + 1, done
+
+  dtype = shared0.dtype
+  start = (
+    frames0,
+    shared0,
+    normal(frames0, shared0),
+    jnp.asarray(damping, dtype),
+    jnp.zeros((), jnp.int32),
+    jnp.zeros((), bool),
+  )
+  frames, shared, model, _, k, done = lax.while_loop(lambda s: (s[4] < max_steps) & ~s[5], step, start)
+  _, _, information, _ = eliminate_frames(model, jnp.zeros((), dtype))
+  return ArrowSolution(frames, shared, model.cost, k, done, information)
