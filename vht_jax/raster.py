@@ -1,0 +1,287 @@
+"""Hard visibility: which triangle each pixel sees.
+
+The rasteriser works on 8 x 8 pixel tiles. A face owns the tiles that its bounding box touches; a prefix sum over the
+faces numbers all (face, tile) blocks, and a `while_loop` with a dynamic trip count walks over them in chunks of static
+size, so that nothing has a capacity and nothing is ever dropped, whatever the size of the triangles. A block is one
+row of 64 keys, merged into the z-buffer (kept in tiled layout) by a single row-wise scatter-min.
+
+*Watertight*: the endpoints of an edge are put in lexicographic order before its edge function is evaluated, so the two
+faces at an edge compute the same bits with opposite sign; the test is inclusive. *Deterministic*: a minimum does not
+depend on the order of its arguments; among equal depths the lowest face id wins.
+
+Visibility is piecewise constant: nothing here has a gradient. `shade.interpolate` differentiates what is seen,
+`edges.antialias` and `soft.soft_render` where it ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from vht_jax.planes import face_planes, sample_planes
+from vht_jax.types import Array, Fragments
+
+NEAR = 1e-6  # a face with a vertex at or before this depth (m) is not drawn
+
+_TILE = 8  # pixels; a block is one tile seen by one face
+_EMPTY = 0xFFFFFFFF  # key of a pixel that nothing covers
+# With fewer bits than this left for depth beside the face id, depth and id take one pass each.
+_MIN_DEPTH_BITS = 16
+_DEPTH_ULPS = 8  # two-pass mode: depths this close (units in the last place) count as equal
+
+
+def rasterize(screen: Array, faces: Array, size: tuple[int, int], *, cull_backfaces: bool = True) -> Fragments:
+  """The nearest face at every pixel centre.
+
+  Front faces are counter-clockwise seen from outside in the (right-handed) world, which is a *negative* signed area in
+  screen px with y down. There is no clipping: a face with any vertex at z <= `NEAR` or a non-finite vertex is dropped
+  as a whole. Depths are ordered by 1 / z to 32 - bits(F) bits (at 10,000 faces a head 1 m away is resolved to about
+  2 um); meshes of more than 65,535 faces use two passes at full float32 precision.
+
+  Args:
+    screen: (V, 3) x px, y px (origin top left, y down, pixel centres at i + 0.5) and depth z m: `camera.project`.
+    faces: (F, 3) i32 vertex ids.
+    size: (H, W) px, static.
+    cull_backfaces: whether faces seen from behind are dropped; static.
+
+  Returns:
+    `Fragments`: pix_to_face (H, W), perspective-correct bary_coords (H, W, 3), zbuf (H, W); -1 in the background.
+    Under `vmap` over `screen` all frames run in one loop.
+
+  Raises:
+    ValueError: on wrong shapes or dtypes.
+  """
+  if screen.ndim != 2 or screen.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+    raise ValueError(f"rasterize: expected screen (V, 3) and faces (F, 3), got {screen.shape} and {faces.shape}")
+  if not jnp.issubdtype(faces.dtype, jnp.integer):
+    raise ValueError(f"rasterize: faces must be integers, got {faces.dtype}")
+  screen = lax.stop_gradient(screen)
+  faces = jnp.asarray(faces, jnp.int32)
+  kernel = _visible_faces((int(size[0]), int(size[1])), bool(cull_backfaces))
+  pix_to_face = kernel(screen.astype(jnp.float32)[None], faces)[0]
+  return fragments_at(screen, faces, pix_to_face)
+
+
+def fragments_at(screen: Array, faces: Array, pix_to_face: Array) -> Fragments:
+  """Barycentrics and depth of given faces at the pixel centres, e.g. of a `pix_to_face` from another rasteriser.
+
+  Args:
+    screen: (V, 3) as for `rasterize`.
+    faces: (F, 3) i32.
+    pix_to_face: (H, W) i32, -1 in the background.
+
+  Returns:
+    `Fragments`, without gradient.
+  """
+  corners = lax.stop_gradient(screen)[faces]
+  two_weights = jnp.broadcast_to(jnp.eye(3, 2, dtype=corners.dtype), (faces.shape[0], 3, 2))
+  values, inv_z = sample_planes(face_planes(corners, two_weights)[None], pix_to_face[None])
+  b0, b1 = values[0, 0], values[0, 1]
+  hit = pix_to_face >= 0
+  bary = jnp.where(hit[..., None], jnp.stack([b0, b1, 1.0 - b0 - b1], axis=-1), -1.0)
+  zbuf = jnp.where(hit, 1.0 / jnp.where(hit, inv_z[0], 1.0), -1.0)
+  return Fragments(pix_to_face=pix_to_face, bary_coords=bary, zbuf=zbuf)
+
+
+@functools.lru_cache(maxsize=None)
+def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
+  """The kernel (B, V, 3), (F, 3) -> (B, H, W) i32 for a static size, with its rule for `vmap`."""
+
+  @jax.custom_batching.custom_vmap
+  def kernel(screen, faces):
+    n_tiles = math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
+    if screen.shape[0] > 1 and screen.shape[0] * faces.shape[0] * n_tiles >= 2**31:  # block numbers are int32
+      return lax.map(lambda s: _raster_batch(s[None], faces, size, cull_backfaces)[0], screen)
+    return _raster_batch(screen, faces, size, cull_backfaces)
+
+  @kernel.def_vmap
+  def rule(axis_size, in_batched, screen, faces):
+    screen_batched, faces_batched = in_batched
+    if faces_batched:  # other faces in each frame: one frame at a time
+      frames = screen if screen_batched else jnp.broadcast_to(screen, (axis_size, *screen.shape))
+      return lax.map(lambda args: kernel(*args), (frames, faces)), True
+    out = kernel(screen.reshape(-1, *screen.shape[2:]), faces)
+    return out.reshape(axis_size, -1, *size), True
+
+  return kernel
+
+
+def _chunk_size(n_blocks: int) -> int:
+  """Blocks per trip: in cache on a CPU; few trips, each with a launch and a host sync, on an accelerator."""
+  return min(4096 if jax.default_backend() == "cpu" else 65536, n_blocks)
+
+
+def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool) -> Array:
+  """(B, V, 3), (F, 3) -> pix_to_face (B, H, W)."""
+  (n_frames, n_faces), (height, width) = (screen.shape[0], faces.shape[0]), size
+  if n_faces == 0 or height == 0 or width == 0:
+    return jnp.full((n_frames, height, width), -1, jnp.int32)
+  rows, cols = math.ceil(height / _TILE), math.ceil(width / _TILE)
+  n_tiles = n_frames * rows * cols
+
+  records, tile0, n_blocks, inv_z_bits = _setup(screen, faces, size, cull_backfaces)
+  ends = jnp.cumsum(n_blocks[:, 0] * n_blocks[:, 1])
+  starts = ends - n_blocks[:, 0] * n_blocks[:, 1]
+  total = ends[-1]
+  chunk = _chunk_size(n_frames * n_faces * rows * cols)
+
+  # Per frame: the largest bit pattern of 1 / z (nearest) and how far to shift the distance from it to fit the key.
+  # Bit patterns of positive floats are ordered like the floats, so this is a logarithmic depth.
+  id_bits = n_faces.bit_length()  # not (n_faces - 1): an id of all ones at the far end would equal _EMPTY
+  two_pass = 32 - id_bits < _MIN_DEPTH_BITS
+  nearest, farthest = inv_z_bits[:, 0], inv_z_bits[:, 1]
+  depth_bits = 32 if two_pass else 32 - id_bits
+  shift = jnp.maximum(32 - lax.clz(nearest - farthest) - depth_bits, 0)
+
+  within = jnp.arange(_TILE * _TILE)[None]  # pixel centres relative to their tile
+  px, py = (within % _TILE).astype(jnp.float32) + 0.5, (within // _TILE).astype(jnp.float32) + 0.5
+
+  def block_keys(k):
+    """Chunk k: z-buffer row, face id (chunk,), and depth keys (chunk, 64), _EMPTY where the face is not."""
+    block = k * chunk + jnp.arange(chunk, dtype=jnp.int32)
+    record = jnp.minimum(jnp.searchsorted(ends, block, side="right").astype(jnp.int32), n_frames * n_faces - 1)
+    j = block - starts[record]
+    across = jnp.maximum(n_blocks[record, 0], 1)
+    tx, ty = tile0[record, 0] + j % across, tile0[record, 1] + j // across
+    frame = record // n_faces
+    row = jnp.where(block < total, (frame * rows + ty) * cols + tx, n_tiles)
+
+    r = records[record]
+    x0, y0 = (tx * _TILE).astype(jnp.float32), (ty * _TILE).astype(jnp.float32)
+    inside = True
+    for i in range(3):  # e = c + dx (y - ry) - dy (x - rx), at the tile's origin and then within the tile
+      rx, ry, dx, dy, c = (r[:, 5 * i + n] for n in range(5))
+      origin = c + (dx * (y0 - ry) - dy * (x0 - rx))
+      inside &= origin[:, None] + (dx[:, None] * py - dy[:, None] * px) >= 0
+    ax, ay, inv_z, gx, gy = (r[:, 15 + n] for n in range(5))
+    at_origin = inv_z + gx * (x0 - ax) + gy * (y0 - ay)
+    depth = at_origin[:, None] + (gx[:, None] * px + gy[:, None] * py)
+
+    bits = lax.bitcast_convert_type(depth, jnp.int32)
+    near, far = nearest[frame][:, None], farthest[frame][:, None]
+    key = (near - jnp.clip(bits, far, near)).astype(jnp.uint32) >> shift[frame][:, None].astype(jnp.uint32)
+    return row, record % n_faces, inside, key
+
+  def merge(rows_of):
+    """Scatter-min of all blocks; `rows_of` gives (row (chunk,), keys (chunk, 64)) of chunk k."""
+
+    def body(carry):
+      k, buffer = carry
+      row, keys = rows_of(k)
+      return k + 1, buffer.at[row].min(keys, mode="drop")
+
+    empty = jnp.full((n_tiles, _TILE * _TILE), _EMPTY, jnp.uint32)
+    return lax.while_loop(lambda c: c[0] * chunk < total, body, (jnp.int32(0), empty))[1]
+
+  def packed(k):
+    row, face, inside, key = block_keys(k)
+    key = (key << id_bits) | face[:, None].astype(jnp.uint32)
+    return row, jnp.where(inside, key, jnp.uint32(_EMPTY))
+
+  def depth_only(k):
+    row, _, inside, key = block_keys(k)
+    return row, jnp.where(inside, key, jnp.uint32(_EMPTY))
+
+  def id_only(k):
+    row, face, inside, key = block_keys(k)
+    # The tolerance also covers rounding that differs between the two compiled passes.
+    seen = inside & (key <= best[jnp.minimum(row, n_tiles - 1)] + jnp.uint32(_DEPTH_ULPS))
+    return row, jnp.where(seen, face[:, None].astype(jnp.uint32), jnp.uint32(_EMPTY))
+
+  if two_pass:
+    best = merge(depth_only)
+    ids = merge(id_only)
+    faces_seen = ids.astype(jnp.int32)  # _EMPTY becomes -1
+  else:
+    keys = merge(packed)
+    ids = (keys & jnp.uint32(2**id_bits - 1)).astype(jnp.int32)
+    faces_seen = jnp.where(keys == jnp.uint32(_EMPTY), -1, ids)
+  tiled = faces_seen.reshape(n_frames, rows, cols, _TILE, _TILE)
+  return tiled.transpose(0, 1, 3, 2, 4).reshape(n_frames, rows * _TILE, cols * _TILE)[:, :height, :width]
+
+
+def _setup(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool):
+  """What the blocks of a face have in common.
+
+  Returns:
+    records (B*F, 20): per edge [reference x, y, direction x, y, edge function at the reference], inside positive;
+      then the plane of 1 / z [anchor x, y, value, d/dx, d/dy].
+    tile0 (B*F, 2) i32: first tile (column, row).
+    n_blocks (B*F, 2) i32: tiles (across, down); 0 for a face that is not drawn.
+    inv_z_bits (B, 2) i32: bit patterns of the largest and smallest 1 / z of the faces drawn in each frame.
+  """
+  n_frames, n_faces = screen.shape[0], faces.shape[0]
+  corners = screen[:, faces].reshape(n_frames * n_faces, 9).T
+  x, y, z = corners[0::3], corners[1::3], corners[2::3]  # each (3, B*F)
+  ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
+  area = ux * vy - uy * vx  # negative: front
+  drawn = (area < 0) if cull_backfaces else (area != 0)
+  drawn &= jnp.all(z > NEAR, axis=0) & jnp.all(jnp.isfinite(corners), axis=0)
+
+  tile0, n_blocks = [], []
+  for xs, length in ((x, size[1]), (y, size[0])):
+    # Pixels whose centre can be inside; clipped before the conversion so that huge coordinates stay in range.
+    first = jnp.clip(jnp.ceil(xs.min(axis=0) - 0.5), 0.0, float(length)).astype(jnp.int32)
+    last = jnp.clip(jnp.floor(xs.max(axis=0) - 0.5), -1.0, length - 1.0).astype(jnp.int32)
+    drawn &= last >= first
+    tile0.append(first // _TILE)
+    n_blocks.append(last // _TILE - first // _TILE + 1)
+  n_blocks = [jnp.where(drawn, n, 0) for n in n_blocks]
+
+  sign = jnp.where(area < 0, -1.0, 1.0)
+  edges = [_edge(x[i], y[i], x[j], y[j], sign, size) for i, j in ((1, 2), (2, 0), (0, 1))]
+  inv_z = 1.0 / jnp.where(z > NEAR, z, 1.0)
+  inv_area = 1.0 / jnp.where(area == 0, 1.0, area)
+  d1, d2 = inv_z[1] - inv_z[0], inv_z[2] - inv_z[0]
+  plane = [x[0], y[0], inv_z[0], (d1 * vy - d2 * uy) * inv_area, (d2 * ux - d1 * vx) * inv_area]
+  records = jnp.stack([*edges[0], *edges[1], *edges[2], *plane], axis=1)
+
+  bits = lax.bitcast_convert_type(inv_z, jnp.int32)
+  nearest = jnp.where(drawn, bits.max(axis=0), 0).reshape(n_frames, n_faces).max(axis=1)
+  farthest = jnp.where(drawn, bits.min(axis=0), 0x7F800000).reshape(n_frames, n_faces).min(axis=1)
+  inv_z_bits = jnp.stack([nearest, jnp.minimum(farthest, nearest)], axis=1)
+  return records, jnp.stack(tile0, axis=1), jnp.stack(n_blocks, axis=1), inv_z_bits
+
+
+def _edge(px: Array, py: Array, qx: Array, qy: Array, sign: Array, size: tuple[int, int]) -> tuple[Array, ...]:
+  """Edge functions of edges p -> q, all (N,): reference x, y, direction x, y, value at the reference.
+
+  The reference is the first endpoint in lexicographic order, moved onto the screen. For endpoints far outside the
+  value is computed with two-float arithmetic: plain float32 would displace an edge of 10^4 px by about 1e-3 px.
+  """
+  swap = (qx < px) | ((qx == px) & (qy < py))
+  ax, ay = jnp.where(swap, qx, px), jnp.where(swap, qy, py)
+  bx, by = jnp.where(swap, px, qx), jnp.where(swap, py, qy)
+  sign = jnp.where(swap, -sign, sign)
+
+  rx, ry = jnp.clip(ax, 0.0, float(size[1])), jnp.clip(ay, 0.0, float(size[0]))
+  (dx, dx_low), (dy, dy_low) = _two_diff(bx, ax), _two_diff(by, ay)
+  (wx, wx_low), (wy, wy_low) = _two_diff(rx, ax), _two_diff(ry, ay)
+  (m, m_low), (n, n_low) = _two_prod(dx, wy), _two_prod(dy, wx)
+  value, low = _two_diff(m, n)
+  low += (m_low - n_low) + (dx * wy_low - dy * wx_low) + (dx_low * wy - dy_low * wx)
+  return rx, ry, sign * dx, sign * dy, sign * (value + low)
+
+
+def _two_diff(a: Array, b: Array) -> tuple[Array, Array]:
+  """a - b as a rounded value and its exact error (Knuth)."""
+  s = a - b
+  t = s - a
+  return s, (a - (s - t)) - (b + t)
+
+
+def _two_prod(a: Array, b: Array) -> tuple[Array, Array]:
+  """a * b as a rounded value and its exact error (Dekker, Veltkamp's splitting)."""
+
+  def split(x):
+    c = 4097.0 * x
+    high = c - (c - x)
+    return high, x - high
+
+  p = a * b
+  (ah, al), (bh, bl) = split(a), split(b)
+  return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
