@@ -257,7 +257,7 @@ def read_ini(path: str | Path) -> dict[str, Any]:
     if not line or line[0] in "#;[":
       continue
     # key = value, the value in quotes or up to a comment.
-    match = re.fullmatch(r"""([^=:#;]+?)\s*[=:]\s*(?:(["'])(.*)\2|(.*?))(?:(?:^|\s)[#;].*)?""", line)
+    match = re.fullmatch(r"""([^=:#;]+?)\s*[=:]\s*(?:(["'])(.*)\2|(.*?))(?:\s*(?<=\s)[#;].*)?""", line)
     if not match:
       raise InputError(f"{file}:{number}: expected 'key = value'; found {line[:60]!r}")
     key, quote, quoted, plain = match.groups()

@@ -1,0 +1,51 @@
+"""Results on disk (`files`) and the figures that say how good they are (`figures`)."""
+
+from vht_jax.results.figures import (
+  align,
+  angle_deg,
+  direction_deg,
+  geometry_figures,
+  jitter,
+  landmark_figures,
+  nme,
+  pose_errors,
+  posed_vertices,
+  projected_landmarks,
+  vertex_errors,
+)
+from vht_jax.results.files import (
+  FILE_NAME,
+  Tracked,
+  camera_from_vht,
+  continuous,
+  fit_components,
+  load_tracked,
+  read_npz,
+  save_tracked,
+  vht_camera,
+  write_npz,
+)
+
+__all__ = [
+  "FILE_NAME",
+  "Tracked",
+  "align",
+  "angle_deg",
+  "camera_from_vht",
+  "continuous",
+  "direction_deg",
+  "fit_components",
+  "geometry_figures",
+  "jitter",
+  "landmark_figures",
+  "load_tracked",
+  "nme",
+  "pose_errors",
+  "posed_vertices",
+  "projected_landmarks",
+  "read_npz",
+  "save_tracked",
+  "vertex_errors",
+  "vht_camera",
+  "write_npz",
+]

@@ -1,0 +1,207 @@
+"""Figures that say how good a result is: against the detected landmarks, and against a known truth. Plain NumPy.
+
+Errors of landmarks are in percent of the distance between the detected outer eye corners.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import camera as cameras
+from vht_jax import flame
+from vht_jax.errors import InputError
+from vht_jax.results.files import load_tracked, read_npz
+from vht_jax.types import FlameModel, Pose, Status, TrackResult
+
+_CHUNK = 64  # frames posed at once
+
+
+def nme(projected: np.ndarray, detected: np.ndarray, confidence: np.ndarray, points: slice | list[int]) -> np.ndarray:
+  """Normalised mean error of some landmarks.
+
+  Args:
+    projected: (T, 70, 2) px.
+    detected: (T, 70, 2) px.
+    confidence: (T, 70); points with 0 do not count.
+    points: which of the 70.
+
+  Returns:
+    (T,) percent of the detected outer eye corners' distance (points 36 and 45); NaN without a usable point.
+  """
+  unit = np.linalg.norm(detected[:, 36] - detected[:, 45], axis=-1)
+  usable = confidence[:, points] > 0
+  error = np.where(usable, np.linalg.norm(projected[:, points] - detected[:, points], axis=-1), 0.0)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return 100.0 * error.sum(1) / usable.sum(1) / np.where(unit > 0, unit, np.nan)
+
+
+def jitter(points: np.ndarray, valid: np.ndarray) -> float:
+  """Median length of the second difference in time of (T, N, 2) points over runs of three valid frames; NaN if none."""
+  runs = valid[:-2] & valid[1:-1] & valid[2:]
+  second = points[:-2] - 2.0 * points[1:-1] + points[2:]
+  lengths = np.linalg.norm(second[runs], axis=-1)
+  return float(np.median(lengths)) if lengths.size else float("nan")
+
+
+def landmark_figures(
+  projected: np.ndarray, detected: np.ndarray, confidence: np.ndarray, valid: np.ndarray
+) -> dict[str, float]:
+  """nme68_median, nme51_median, iris_median (percent) and jitter_ratio (projected / detected, of the 68 points).
+
+  Args:
+    projected, detected: (T, 70, 2) px.
+    confidence: (T, 70).
+    valid: (T,) frames with a face, and tracked.
+  """
+  used = [x[valid] for x in (projected, detected, confidence)]
+
+  def median(points):
+    values = nme(*used, points)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else float("nan")
+
+  of_detector = jitter(detected[:, :68], valid)
+  return {
+    "nme68_median": median(slice(0, 68)),
+    "nme51_median": median(slice(17, 68)),
+    "iris_median": median(slice(68, 70)),
+    "jitter_ratio": jitter(projected[:, :68], valid) / of_detector if of_detector > 0 else float("nan"),
+  }
+
+
+def align(source: np.ndarray, target: np.ndarray, scale: bool = True) -> np.ndarray:
+  """`source` moved onto `target` by the best similarity (Umeyama, 1991) or, without scale, rigid motion.
+
+  Args:
+    source, target: (..., V, 3) corresponding points.
+    scale: whether the size may change.
+
+  Returns:
+    (..., V, 3) moved source, float64.
+  """
+  source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+  mean_s, mean_t = source.mean(-2, keepdims=True), target.mean(-2, keepdims=True)
+  s, t = source - mean_s, target - mean_t
+  u, d, vt = np.linalg.svd(np.swapaxes(t, -1, -2) @ s)
+  sign = np.ones_like(d)
+  sign[..., -1] = np.sign(np.linalg.det(u) * np.linalg.det(vt))  # a rotation, not a reflection
+  R = (u * sign[..., None, :]) @ vt
+  factor = (d * sign).sum(-1) / np.square(s).sum((-1, -2)) if scale else np.ones(d.shape[:-1])
+  return factor[..., None, None] * (s @ np.swapaxes(R, -1, -2)) + mean_t
+
+
+def vertex_errors(vertices: np.ndarray, truth: np.ndarray, face: np.ndarray) -> dict[str, float]:
+  """Mean distance to the true vertices in mm, each frame aligned on the vertices that are averaged.
+
+  Args:
+    vertices, truth: (T, V, 3) m.
+    face: (V,) bool, the face region.
+
+  Returns:
+    vertex_mm, face_mm after similarity alignment (one camera cannot see size); *_rigid_mm after rigid alignment.
+  """
+  errors = {}
+  for region, chosen in (("vertex", slice(None)), ("face", face)):
+    a, b = vertices[:, chosen], truth[:, chosen]
+    for name, scale in (("mm", True), ("rigid_mm", False)):
+      errors[f"{region}_{name}"] = 1000.0 * float(np.linalg.norm(align(a, b, scale) - b, axis=-1).mean())
+  return errors
+
+
+def angle_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """(...,) angle between (..., 3, 3) rotation matrices, degrees."""
+  relative = np.swapaxes(np.asarray(a, np.float64), -1, -2) @ np.asarray(b, np.float64)
+  # |R - I|_F = 2 sqrt(2) sin(angle / 2) is accurate for small angles, where the trace formula is not.
+  half_sine = np.linalg.norm(relative - np.eye(3), axis=(-1, -2)) / (2.0 * np.sqrt(2.0))
+  return np.degrees(2.0 * np.arcsin(np.clip(half_sine, 0.0, 1.0)))
+
+
+def direction_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """(...,) angle between (..., 3) directions, degrees."""
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1)))
+
+
+def pose_errors(poses: Pose, truth: Pose) -> dict[str, float]:
+  """Mean over the frames of rotation_deg (root times neck), jaw_deg, gaze_deg (both eyes, relative to the head)."""
+  found, true = (np.asarray(jax.vmap(flame.pose_matrices)(p), np.float64) for p in (poses, truth))
+  return {
+    "rotation_deg": float(angle_deg(found[:, 0] @ found[:, 1], true[:, 0] @ true[:, 1]).mean()),
+    "jaw_deg": float(angle_deg(found[:, 2], true[:, 2]).mean()),
+    "gaze_deg": float(direction_deg(found[:, 3:, :, 2], true[:, 3:, :, 2]).mean()),
+  }
+
+
+def projected_landmarks(model: FlameModel, result: TrackResult, size: tuple[int, int]) -> np.ndarray:
+  """(T, 70, 2) px: the head's landmarks in an image of `size` = (H, W), without the detector's offsets."""
+
+  def one(pose):
+    points = flame.landmarks(model, flame.skin(model, result.identity.shape, pose))
+    return cameras.project(result.identity.camera, points, size)[:, :2]
+
+  return _over_frames(one, result.poses)
+
+
+def posed_vertices(model: FlameModel, result: TrackResult) -> np.ndarray:
+  """(T, V, 3) vertices in the world, m."""
+  return _over_frames(lambda pose: flame.skin(model, result.identity.shape, pose), result.poses)
+
+
+def geometry_figures(
+  model: FlameModel, result: TrackResult, frames: np.ndarray, truth_path: str | Path
+) -> dict[str, float]:
+  """Errors against a known truth, averaged over the tracked frames that the truth has.
+
+  Args:
+    model: the head.
+    result: T frames.
+    frames: (T,) their ids.
+    truth_path: an npz in the format of `save_tracked` for the same head; if it also has `vertices` (N, V, 3) in m,
+      those are the truth rather than the vertices of its parameters.
+
+  Returns:
+    vertex_mm, face_mm, vertex_rigid_mm, face_rigid_mm, focal_error (relative), rotation_deg, jaw_deg, gaze_deg.
+
+  Raises:
+    InputError: the truth is of another head or has none of the frames.
+  """
+  truth = load_tracked(truth_path, model)
+  known = read_npz(truth_path).get("vertices")
+  if known is not None and known.shape[1:] != model.v_template.shape:
+    raise InputError(
+      f"{truth_path}: vertices: expected (N, {model.v_template.shape[0]}, 3) of the head {model.name!r}; "
+      f"found {known.shape}"
+    )
+  ours = np.flatnonzero((np.asarray(result.status) == Status.TRACKED) & np.isin(frames, truth.frames))
+  if not len(ours):
+    raise InputError(f"{truth_path}: has none of the tracked frames {frames[:3].tolist()} ...")
+  row_of = {int(f): i for i, f in enumerate(truth.frames)}
+  theirs = np.array([row_of[int(f)] for f in np.asarray(frames)[ours]])
+  found = result.replace(poses=_take(result.poses, ours))
+  true = truth.result.replace(poses=_take(truth.result.poses, theirs))
+
+  face = np.asarray(model.masks["face"], bool) if "face" in model.masks else np.ones(len(model.v_template), bool)
+  true_vertices = posed_vertices(model, true) if known is None else known[theirs]
+  true_focal = float(true.identity.camera.focal)
+  return {
+    **vertex_errors(posed_vertices(model, found), true_vertices, face),
+    "focal_error": abs(float(found.identity.camera.focal) - true_focal) / true_focal,
+    **pose_errors(found.poses, true.poses),
+  }
+
+
+def _over_frames(function, poses: Pose) -> np.ndarray:
+  """`function` of every pose, a chunk of frames at a time."""
+  n = len(poses.expr)
+  poses = jax.tree.map(jnp.asarray, poses)
+  chunks = [jax.tree.map(lambda x, i=i: x[i : i + _CHUNK], poses) for i in range(0, n, _CHUNK)]
+  return np.concatenate([np.asarray(jax.vmap(function)(chunk)) for chunk in chunks])
+
+
+def _take(tree: Any, rows: np.ndarray) -> Any:
+  return jax.tree.map(lambda x: jnp.asarray(x)[rows], tree)

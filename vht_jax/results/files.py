@@ -1,0 +1,231 @@
+"""Results on disk, in VHT's format both ways.
+
+`tracked_flame_params.npz` has VHT's keys, shapes and raw values: neck, jaw and eyes are stored *before* the tanh that
+bounds them (see `flame.limit_pose`); readers of VHT's files find what they expect. What VHT has no key for is stored
+under names that begin with `vht_jax_`, which its readers do not look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import camera as cameras
+from vht_jax import flame, rotation
+from vht_jax.config import TrackConfig
+from vht_jax.errors import InputError
+from vht_jax.types import Camera, FlameModel, Identity, RawPose, Status, TrackResult
+
+FILE_NAME = "tracked_flame_params.npz"
+
+# VHT's keys of a frame and the width of their rows (None: as many as there are components).
+_PER_FRAME = {"rotation": 3, "translation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "expr": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracked:
+  """The content of a tracked_flame_params.npz."""
+
+  result: TrackResult
+  frames: np.ndarray  # (T,) frame ids, 1-based: the numbers in the folders' names
+  n_processed: int  # rows from here on were never tracked (an interrupted run of VHT)
+  image_size: tuple[int, int]  # (H, W) of the tracked images
+  head: str  # name of the head model; '' in VHT's files
+
+
+def save_tracked(
+  path: str | Path, result: TrackResult, frames: np.ndarray, size: tuple[int, int], config: TrackConfig, head: str = ""
+) -> None:
+  """Writes a result in VHT's format, atomically.
+
+  Args:
+    path: the file to write.
+    result: T tracked frames.
+    frames: (T,) frame ids from the folders' names.
+    size: (H, W) of the tracked images.
+    config: shape, expression and texture codes are zero-padded to its n_shape, n_expr and n_tex.
+    head: name of the head model.
+  """
+  identity, poses = result.identity, result.poses
+  raw = jax.vmap(flame.unlimit_pose)(jax.tree.map(jnp.asarray, poses))
+  n = len(np.asarray(poses.expr))
+  K, RT = vht_camera(identity.camera)
+  arrays = {
+    "rotation": continuous(raw.rotation),
+    "translation": raw.translation,
+    "neck_pose": raw.neck,
+    "jaw_pose": raw.jaw,
+    "eyes_pose": np.asarray(raw.eyes).reshape(n, 6),
+    "shape": _resized(identity.shape, config.n_shape),
+    "expr": _resized(raw.expr, config.n_expr),
+    "texture": _resized(identity.texture, config.n_tex),
+    "light": np.broadcast_to(np.asarray(identity.light), (n, 9, 3)),
+    "K": K,
+    "RT": RT,
+    "vht_jax_lmk_offset": identity.lmk_offset,
+    **{f"vht_jax_energy_{name}": value for name, value in result.energies.items()},
+  }
+  arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+  arrays |= {
+    "frame": np.asarray(frames, np.int64),
+    "view": np.array(["image_0000.png"] * n, "<U14"),
+    "n_processed": np.asarray(n, np.int64),
+    "image_size": np.asarray(size, np.int64),
+    "vht_jax_status": np.asarray(result.status, np.int32),
+    "vht_jax_head": np.asarray(head),
+  }
+  write_npz(path, arrays)
+
+
+def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
+  """Reads a tracked_flame_params.npz, written by VHT or by us.
+
+  Args:
+    path: the file.
+    model: cut or zero-pad the codes to what this head has; by default they stay as they are in the file.
+
+  Raises:
+    InputError: no such file, truncated, a key missing, shapes that do not fit together, numbers that are not finite.
+  """
+  arrays = read_npz(path)
+  missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size", "K") if k not in arrays]
+  if missing:
+    raise InputError(f"{path}: expected VHT's tracked parameters; the key {missing[0]!r} is missing")
+  n = len(arrays["frame"])
+  n_processed = int(arrays.get("n_processed", n))
+  for name, width in _PER_FRAME.items():
+    shape = arrays[name].shape
+    if len(shape) != 2 or shape[0] != n or shape[1] != (width or shape[1]):
+      raise InputError(f"{path}: {name}: expected shape ({n}, {width or 'components'}); found {shape}")
+  for name in (*_PER_FRAME, "shape", "texture", "light", "K"):
+    if not np.isfinite(arrays[name][:n_processed] if name in _PER_FRAME else arrays[name]).all():
+      raise InputError(f"{path}: {name}: expected finite numbers; found NaN or infinity")
+
+  size = tuple(int(x) for x in np.ravel(arrays["image_size"]))
+  if len(size) != 2 or min(size) < 1:
+    raise InputError(f"{path}: image_size: expected (height, width); found {size}")
+  light = arrays["light"].reshape(-1, 9, 3)[0]
+  raw = RawPose(
+    expr=arrays["expr"],
+    rotation=arrays["rotation"],
+    translation=arrays["translation"],
+    neck=arrays["neck_pose"],
+    jaw=arrays["jaw_pose"],
+    eyes=arrays["eyes_pose"].reshape(n, 2, 3),
+  )
+  poses = jax.vmap(flame.limit_pose)(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), raw))
+  status = np.where(np.arange(n) < n_processed, Status.TRACKED, Status.NO_FACE)
+  identity = Identity(
+    shape=jnp.asarray(arrays["shape"], jnp.float32),
+    texture=jnp.asarray(arrays["texture"], jnp.float32),
+    light=jnp.asarray(light, jnp.float32),
+    camera=camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
+    lmk_offset=jnp.asarray(arrays.get("vht_jax_lmk_offset", np.zeros((70, 3))), jnp.float32),
+  )
+  result = TrackResult(
+    identity=identity,
+    poses=poses,
+    energies={k.removeprefix("vht_jax_energy_"): v for k, v in arrays.items() if k.startswith("vht_jax_energy_")},
+    status=jnp.asarray(arrays.get("vht_jax_status", status), jnp.int32),
+  )
+  head = str(arrays.get("vht_jax_head", ""))
+  if model is not None:
+    if head and model.name and head != model.name:
+      logging.getLogger("vht_jax").warning(
+        "%s was tracked with the head %r, this run has %r: its codes mean something else", path, head, model.name
+      )
+    result = fit_components(result, model)
+  return Tracked(result, np.asarray(arrays["frame"], np.int64), n_processed, size, head)
+
+
+def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
+  """The result with its shape, expression and texture codes cut or zero-padded to what `model` has."""
+  identity, poses = result.identity, result.poses
+  return result.replace(
+    identity=identity.replace(
+      shape=jnp.asarray(_resized(identity.shape, model.shapedirs.shape[-1], cut=True)),
+      texture=jnp.asarray(_resized(identity.texture, model.texture_basis.shape[-1], cut=True)),
+    ),
+    poses=poses.replace(expr=jnp.asarray(_resized(poses.expr, model.exprdirs.shape[-1], cut=True))),
+  )
+
+
+def vht_camera(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+  """VHT's K (3,) = [f, cx, cy from the bottom], normalised, and RT (3, 4), world -> PyTorch3D's view axes."""
+  flip = np.asarray(cameras.WORLD_TO_OPENCV, np.float32)  # its own inverse
+  RT = flip @ np.concatenate([np.asarray(camera.R), np.asarray(camera.T)[:, None]], axis=1)
+  return np.asarray(cameras.to_vht_intrinsics(camera)), RT + 0.0  # + 0.0: no negative zeros
+
+
+def camera_from_vht(K: np.ndarray, RT: np.ndarray | None, size: tuple[int, int], path: Any = "K") -> Camera:
+  """Inverse of `vht_camera`. K may also be the (3, 3) pixel matrix that NHA accepts, cy from the bottom as well."""
+  if K.shape == (3, 3):
+    K = np.array([K[0, 0] / max(size), K[0, 2] / size[1], K[1, 2] / size[0]])
+  if K.shape != (3,) or K[0] <= 0:
+    raise InputError(f"{path}: K: expected (f, cx, cy) with f > 0 or a 3x3 matrix; found {K.tolist()}")
+  camera = cameras.from_vht_intrinsics(jnp.asarray(K, jnp.float32))
+  if RT is None:
+    return camera
+  if RT.shape != (3, 4):
+    raise InputError(f"{path}: RT: expected shape (3, 4); found {RT.shape}")
+  flipped = jnp.asarray(np.asarray(cameras.WORLD_TO_OPENCV) @ RT + 0.0, jnp.float32)
+  return camera.replace(R=flipped[:, :3], T=flipped[:, 3])
+
+
+def continuous(rotations: Any) -> np.ndarray:
+  """(T, 3) axis-angle vectors of the same rotations without jumps of 2 pi between frames."""
+  rotations = jnp.asarray(rotations, jnp.float32)
+
+  def follow(previous, r):
+    r = rotation.nearest_axis_angle(r, previous)
+    return r, r
+
+  return np.asarray(jax.lax.scan(follow, rotations[0], rotations)[1])
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+  """np.savez through a temporary file, so that a reader never sees half a file."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    with open(temporary, "wb") as file:
+      np.savez(file, **arrays)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+  """Every array of an npz file; nothing in it is executed.
+
+  Raises:
+    InputError: no such file, or not a complete npz file of plain arrays.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+  except FileNotFoundError:
+    raise InputError(f"{path}: no such file") from None
+  except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    raise InputError(
+      f"{path}: expected an npz file of plain arrays; it is damaged or of another kind ({error})"
+    ) from None
+
+
+def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
+  """`code` with its last axis zero-padded to `size`, and cut to it when asked."""
+  code = np.asarray(code, np.float32)
+  missing = size - code.shape[-1]
+  if missing > 0:
+    return np.concatenate([code, np.zeros((*code.shape[:-1], missing), np.float32)], axis=-1)
+  return code[..., :size] if cut else code
