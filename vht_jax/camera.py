@@ -43,7 +43,8 @@ def intrinsics(camera: Camera, size: tuple[int, int]) -> Array:
 
 def world_to_camera(camera: Camera, points: Array) -> Array:
   """(..., 3) world m -> (..., 3) OpenCV camera m."""
-  return jnp.matmul(points, camera.R.T, precision=jax.lax.Precision.HIGHEST) + camera.T
+  rotated = jnp.matmul(points, camera.R.T, precision=jax.lax.Precision.HIGHEST)
+  return rotated + jnp.broadcast_to(camera.T, points.shape)
 
 
 def project(camera: Camera, points: Array, size: tuple[int, int]) -> Array:
@@ -71,21 +72,21 @@ def project(camera: Camera, points: Array, size: tuple[int, int]) -> Array:
 def screen_to_unit(xy: Array, size: tuple[int, int]) -> Array:
   """Screen px -> [-1, 1] per axis by its own length (VHT's landmark residuals; `grid_sample` coordinates)."""
   height, width = size
-  return xy[..., :2] * jnp.array([2.0 / width, 2.0 / height], xy.dtype) - 1.0
+  return jnp.stack([xy[..., 0] * (2.0 / width), xy[..., 1] * (2.0 / height)], axis=-1) - 1.0
 
 
 def screen_to_ndc(xy: Array, size: tuple[int, int]) -> Array:
   """Screen px -> PyTorch3D's NDC: x left, y up, the shorter side spans [-1, 1]."""
   height, width = size
-  half = jnp.array([width / 2, height / 2], xy.dtype)
-  return (half - xy[..., :2]) * (2.0 / min(height, width))
+  scale = 2.0 / min(height, width)
+  return jnp.stack([(width / 2 - xy[..., 0]) * scale, (height / 2 - xy[..., 1]) * scale], axis=-1)
 
 
 def ndc_to_screen(ndc: Array, size: tuple[int, int]) -> Array:
   """Inverse of `screen_to_ndc`."""
   height, width = size
-  half = jnp.array([width / 2, height / 2], ndc.dtype)
-  return half - ndc[..., :2] * (min(height, width) / 2.0)
+  scale = min(height, width) / 2.0
+  return jnp.stack([width / 2 - ndc[..., 0] * scale, height / 2 - ndc[..., 1] * scale], axis=-1)
 
 
 def to_vht_intrinsics(camera: Camera) -> Array:
