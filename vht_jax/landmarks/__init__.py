@@ -1,0 +1,155 @@
+"""Facial landmarks: detectors behind one protocol, and the annotation of a folder of frames in VHT's format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from absl import logging
+
+from vht_jax.errors import InputError
+from vht_jax.landmarks.detection import (
+  N_DENSE,
+  Detection,
+  estimate_yaw,
+  eye_openness,
+  landmark_confidence,
+  plausible_iris,
+  read_keypoints,
+  write_keypoints,
+)
+from vht_jax.landmarks.fan import FaceAlignmentDetector
+from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector, TasksDetector
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from vht_jax.video import FrameFolder
+
+__all__ = [
+  "N_DENSE",
+  "Detection",
+  "Detector",
+  "FaceAlignmentDetector",
+  "MediaPipeDetector",
+  "TasksDetector",
+  "annotate",
+  "estimate_yaw",
+  "eye_openness",
+  "landmark_confidence",
+  "make_detector",
+  "plausible_iris",
+  "read_keypoints",
+  "write_keypoints",
+]
+
+
+class Detector(Protocol):
+  """Finds the tracked person's face; it may remember the frames before, so it serves one clip, in order."""
+
+  name: str
+
+  def detect(self, rgb: np.ndarray) -> Detection | None:
+    """(H, W, 3) RGB uint8 -> the face in pixels of that image, or None."""
+
+  def close(self) -> None:
+    """Frees the models."""
+
+
+NAMES = ("auto", "mediapipe", "tasks", "face_alignment")
+
+
+def make_detector(
+  name: str = "auto",
+  *,
+  face_landmarker: str | Path | None = None,
+  device: str | None = None,
+  min_confidence: float = 0.5,
+) -> Detector:
+  """The detector of that name.
+
+  Args:
+    name: 'mediapipe'; 'tasks' (MediaPipe's newer API, needs `face_landmarker`); 'face_alignment' (VHT's own; also
+      'face-alignment'); 'auto': the first of these that works here.
+    face_landmarker: the .task file; without it $VHT_FACE_LANDMARKER and ./assets/face_landmarker.task are tried.
+    device: torch's device for face_alignment, None for the best there is.
+    min_confidence: below which MediaPipe discards a face.
+
+  Raises:
+    InputError: unknown name, or the detector cannot run here: what is missing and how to get it.
+  """
+  name = name.replace("-", "_").lower()
+  makers: dict[str, Callable[[], Detector]] = {
+    "mediapipe": lambda: MediaPipeDetector(min_confidence),
+    "tasks": lambda: TasksDetector(_find_task(face_landmarker), min_confidence),
+    "face_alignment": lambda: FaceAlignmentDetector(device),
+  }
+  if name in makers:
+    return makers[name]()
+  if name != "auto":
+    raise InputError(f"unknown landmark detector '{name}': expected one of {', '.join(NAMES)}")
+  reasons = []
+  for candidate, make in makers.items():
+    try:
+      return make()
+    except InputError as error:
+      reasons.append(f"{candidate}: {error}")
+  raise InputError("no landmark detector works here. " + " | ".join(reasons))
+
+
+def _find_task(path: str | Path | None) -> Path:
+  tried = [path] if path else [os.environ.get("VHT_FACE_LANDMARKER"), "assets/face_landmarker.task"]
+  tried = [Path(p) for p in tried if p]
+  for candidate in tried:
+    if candidate.is_file():
+      return candidate
+  raise InputError(
+    f"MediaPipe's face_landmarker.task was not found (tried {', '.join(map(str, tried))}); get it from Google's "
+    "MediaPipe models page and name it by $VHT_FACE_LANDMARKER"
+  )
+
+
+def annotate(
+  dataset: FrameFolder,
+  detector: Detector,
+  progress: Callable[[int, int], None] | None = None,
+  overwrite: bool = False,
+) -> int:
+  """Writes keypoints_static_0000.json beside every image of a dataset that has none yet.
+
+  Files appear whole or not at all, so that a killed run goes on where it stopped. A frame without a face gets
+  `"people": []`.
+
+  Args:
+    dataset: the frames; they are searched at full resolution.
+    detector: see `make_detector`.
+    progress: called with (frames done, all frames) after each frame.
+    overwrite: search frames again that have a file.
+
+  Returns:
+    The number of frames with a face.
+
+  Raises:
+    InputError: no frame has a face, or an image or an existing file cannot be read.
+  """
+  n = len(dataset)
+  todo = [i for i in range(n) if overwrite or not dataset.keypoint_path(i).exists()]
+  done = n - len(todo)
+  for i, rgb in zip(todo, dataset.source_images(todo)):
+    write_keypoints(dataset.keypoint_path(i), detector.detect(rgb), detector.name)
+    done += 1
+    if progress is not None:
+      progress(done, n)
+  dataset.reload_keypoints()
+  missing = [dataset.frame_ids[i] for i in range(n) if not dataset.valid[i]]
+  if len(missing) == n:
+    raise InputError(
+      f"{dataset.path}: no face found in any of the {n} frames; a face should be upright, at least 30 pixels wide "
+      "and not fully turned away"
+    )
+  if missing:
+    shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    logging.warning("no face in %d of %d frames (ids %s)", len(missing), n, shown)
+  return n - len(missing)

@@ -1,0 +1,194 @@
+"""What a detector finds in one image, how far each point can be trusted, and VHT's JSON file for it.
+
+All coordinates are pixels of the image that was searched: x right, y down, origin at its top left corner, the centre
+of pixel i at i + 0.5. "Left" and "right" mean the image's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from vht_jax.errors import InputError
+from vht_jax.files import write_atomic
+
+N_FACE = 68
+N_DENSE = 478  # MediaPipe's face mesh with irises
+EYES = (slice(36, 42), slice(42, 48))  # eye on the image's left, on its right (of a face that looks at the camera)
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+  """One face."""
+
+  bounding_box: np.ndarray  # (5,) f32 x0, y0, x1, y1 px, score
+  landmarks: np.ndarray  # (68, 2) f32 px, iBUG order
+  iris: np.ndarray | None = None  # (2, 2) f32 px, iris of eye 36-41, of eye 42-47; a row of NaN where one is missing
+  dense: np.ndarray | None = None  # (478, 2) f32 px, MediaPipe's face mesh, irises last
+  score: float = 1.0  # in [0, 1]
+
+
+# Direction in which the surface faces at each landmark, degrees about the vertical axis, 0 straight ahead, positive to
+# the image's right: the azimuth of the vertex normals of MediaPipe's canonical face at the points of `crop.IBUG68`.
+_AZIMUTH_JAW = (-78, -81, -80, -78, -74, -67, -56, -25, 0)
+_AZIMUTH_BROW = (-57, -46, -31, -17, -7)
+_AZIMUTH_NOSE = (0, 0, 0, 0, -37, -31, 0, 31, 37)
+_AZIMUTH_EYE = (-24, -20, 0, 0, 0, -23)  # the caruncle's own normal means nothing: it lies in a hollow
+_AZIMUTH_LIPS = (-11, -33, -16, 0, 16, 33, 11, 33, 17, 0, -17, -33, -27, -16, 0, 16, 27, 12, 0, -12)
+
+
+def _mirror(half: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
+  return tuple(-half[i] for i in order)
+
+
+AZIMUTH = np.radians(
+  np.array(
+    _AZIMUTH_JAW
+    + _mirror(_AZIMUTH_JAW, tuple(range(7, -1, -1)))
+    + _AZIMUTH_BROW
+    + _mirror(_AZIMUTH_BROW, tuple(range(4, -1, -1)))
+    + _AZIMUTH_NOSE
+    + _AZIMUTH_EYE
+    + _mirror(_AZIMUTH_EYE, (3, 2, 1, 0, 5, 4))
+    + _AZIMUTH_LIPS,
+    np.float64,
+  )
+)
+# Half the distance of the outer eye corners over the mean depth of the nose ridge (27-30) before them, same mesh.
+_EYE_TO_NOSE = 4.45 / 3.43
+
+
+def estimate_yaw(landmarks: np.ndarray) -> float:
+  """Yaw of the head in radians from (68, 2) px, positive when the nose points to the image's right.
+
+  Of a turning head the nose ridge moves against the outer eye corners in proportion to the tangent of the yaw.
+  """
+  left, right = landmarks[36].astype(np.float64), landmarks[45].astype(np.float64)
+  half = (right - left) / 2
+  length = float(np.hypot(*half))
+  if length < 1e-6:
+    return 0.0
+  shift = (landmarks[27:31].mean(axis=0) - (left + right) / 2) @ half / length
+  return float(np.arctan2(_EYE_TO_NOSE * shift, length))
+
+
+def eye_openness(landmarks: np.ndarray) -> np.ndarray:
+  """(2,) height over width of the two eyes (image left, image right): about 0.3 open, below 0.1 shut."""
+  openness = []
+  for eye in EYES:
+    p = landmarks[eye].astype(np.float64)
+    height = np.hypot(*(p[1] - p[5])) + np.hypot(*(p[2] - p[4]))
+    openness.append(height / (2 * np.hypot(*(p[3] - p[0])) + 1e-9))
+  return np.array(openness)
+
+
+def landmark_confidence(landmarks: np.ndarray, iris: np.ndarray | None) -> np.ndarray:
+  """How far each of the 70 points can be trusted, from their geometry alone.
+
+  Detectors guess what they do not see, so points whose surface faces away from the camera fade from 1 (up to about
+  80 degrees from the view axis) to 0.1 (beyond about 105 degrees); an iris fades as its eye shuts.
+
+  Args:
+    landmarks: (68, 2) px.
+    iris: (2, 2) px with NaN for a missing one, or None.
+
+  Returns:
+    (70,) f32 in [0, 1]; 0 for a missing iris.
+  """
+  facing = np.cos(AZIMUTH + estimate_yaw(landmarks))
+  confidence = np.zeros(70, np.float32)
+  confidence[:68] = np.clip((facing + 0.3) / 0.45, 0.1, 1.0)
+  if iris is not None:
+    seen = np.isfinite(iris).all(axis=1)
+    eye_visibility = np.array([confidence[eye].min() for eye in EYES])
+    confidence[68:] = seen * eye_visibility * np.clip((eye_openness(landmarks) - 0.05) / 0.1, 0.0, 1.0)
+  return confidence
+
+
+def inside_polygon(point: np.ndarray, polygon: np.ndarray) -> bool:
+  """Whether (2,) lies inside the closed (N, 2) polygon: even-odd rule."""
+  a, b = polygon, np.roll(polygon, -1, axis=0)
+  crosses = (a[:, 1] > point[1]) != (b[:, 1] > point[1])
+  dy = np.where(crosses, b[:, 1] - a[:, 1], 1.0)
+  x = a[:, 0] + (point[1] - a[:, 1]) * (b[:, 0] - a[:, 0]) / dy
+  return bool(np.count_nonzero(crosses & (point[0] < x)) % 2)
+
+
+def plausible_iris(landmarks: np.ndarray, iris: np.ndarray | None) -> np.ndarray | None:
+  """Keeps an iris centre that lies within the six points of its eye, as VHT demands; NaN otherwise, None if neither.
+
+  VHT drops both as soon as one is outside; here each eye stands for itself (in VHT's loader one -1 drops both anyway).
+  """
+  if iris is None:
+    return None
+  kept = np.array(iris, np.float32)
+  for row, eye in enumerate(EYES):
+    if not (np.isfinite(kept[row]).all() and inside_polygon(kept[row], landmarks[eye])):
+      kept[row] = np.nan
+  return kept if np.isfinite(kept).any() else None
+
+
+def _triplets(points: np.ndarray) -> list[float]:
+  rows = np.column_stack([np.asarray(points, np.float64), np.ones(len(points))])
+  return np.round(rows, 3).ravel().tolist()
+
+
+def write_keypoints(path: Path, detection: Detection | None, origin: str) -> None:
+  """Writes VHT's keypoints_static_0000.json, whole or not at all; `"people": []` says that there is no face.
+
+  VHT stores the irises as [eye 42-47, eye 36-41] and a missing one as -1, -1, -1. `dense_keypoints_2d` is ours.
+  """
+  people = []
+  if detection is not None:
+    iris = np.full((2, 3), -1.0)
+    if detection.iris is not None:
+      seen = np.isfinite(detection.iris).all(axis=1)
+      iris[seen] = np.column_stack([detection.iris, np.ones(2)])[seen]
+    person = {
+      "bounding_box": np.round(np.asarray(detection.bounding_box, np.float64), 3).tolist(),
+      "face_keypoints_2d": _triplets(detection.landmarks),
+      "iris_keypoints_2d": np.round(iris[::-1], 3).ravel().tolist(),
+    }
+    if detection.dense is not None:
+      person["dense_keypoints_2d"] = _triplets(detection.dense)
+    people.append(person)
+  write_atomic(Path(path), json.dumps({"origin": origin, "people": people}).encode())
+
+
+def read_keypoints(path: Path) -> Detection | None:
+  """Reads a file of `write_keypoints` or of VHT; None when it has no face.
+
+  Raises:
+    InputError: the file cannot be read, is no JSON, or has not 68 points.
+  """
+  path = Path(path)
+  try:
+    people = json.loads(path.read_text())["people"]
+    if not people:
+      return None
+    person = people[0]
+    face = np.array(person["face_keypoints_2d"], np.float64)[: 3 * N_FACE].reshape(N_FACE, 3)
+    box = np.array(person.get("bounding_box", []), np.float32).ravel()
+    iris = person.get("iris_keypoints_2d")
+    iris = None if iris is None else np.array(iris, np.float64).reshape(-1, 3)[[1, 0]]
+    dense = person.get("dense_keypoints_2d")
+    dense = None if dense is None else np.array(dense, np.float32).reshape(N_DENSE, 3)[:, :2]
+    if not np.isfinite(face).all() or (dense is not None and not np.isfinite(dense).all()):
+      raise ValueError("a coordinate is not finite")
+  except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    raise InputError(
+      f"{path}: not a landmark file (expected people[0].face_keypoints_2d with 68 x, y, z triplets, found: "
+      f"{type(error).__name__}: {error}); delete it to have it made again"
+    ) from error
+  landmarks = face[:, :2].astype(np.float32)
+  if iris is not None:
+    missing = (iris[:, :2] == -1).any(axis=1) | ~np.isfinite(iris[:, :2]).all(axis=1)
+    iris = np.where(missing[:, None], np.nan, iris[:, :2]).astype(np.float32)
+    iris = None if missing.all() else iris
+  if box.size < 4:
+    box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
+  score = float(box[4]) if box.size > 4 else 1.0
+  return Detection(np.append(box[:4], np.float32(score)), landmarks, iris, dense, score)

@@ -1,0 +1,140 @@
+"""Video files: decoding by OpenCV, H.264 encoding by PyAV."""
+
+from __future__ import annotations
+
+import fractions
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from vht_jax.errors import InputError
+from vht_jax.quiet import quiet_stderr
+
+DEFAULT_FPS = 25.0
+
+
+class VideoInfo(NamedTuple):
+  fps: float  # frames per second
+  n_frames: int  # as the file claims; 0 when it does not say
+  size: tuple[int, int]  # (H, W) px, after rotation
+
+
+def read_video(path: str | Path) -> tuple[VideoInfo, Iterator[np.ndarray]]:
+  """Opens a video: what it is, and its frames in order.
+
+  Returns:
+    The `VideoInfo` and an iterator of RGB uint8 (H, W, 3), turned upright when the file says how it was held. Frames
+    that cannot be decoded are left out; a warning gives their 0-based indices.
+
+  Raises:
+    InputError: no such file, or not a video with at least one frame.
+  """
+  info, frames = open_video(path)
+  return info, (frame for frame in frames if frame is not None)
+
+
+def open_video(path: str | Path) -> tuple[VideoInfo, Iterator[np.ndarray | None]]:
+  """`read_video`, with None in the place of a frame that cannot be decoded."""
+  import cv2
+
+  path = Path(path)
+  if not path.exists():
+    raise InputError(f"{path}: no such file (expected a video)")
+  if not path.is_file():
+    raise InputError(f"{path}: expected a video file, found a folder")
+  with quiet_stderr():
+    capture = cv2.VideoCapture(str(path))
+    if capture.isOpened():
+      capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    ok, first = capture.read() if capture.isOpened() else (False, None)
+  if not ok:
+    capture.release()
+    raise InputError(
+      f"{path}: expected a video, found a file of {path.stat().st_size} bytes in which no frame can be decoded; is it "
+      "complete, and does `ffmpeg -i` read it?"
+    )
+  fps = capture.get(cv2.CAP_PROP_FPS)
+  fps = float(fps) if math.isfinite(fps) and 0.1 < fps < 1000 else DEFAULT_FPS
+  n_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+  n_frames = int(n_frames) if math.isfinite(n_frames) and 0 < n_frames < 1e9 else 0
+  info = VideoInfo(fps, n_frames, first.shape[:2])
+  return info, _decode(capture, path, info, first)
+
+
+def _decode(capture, path: Path, info: VideoInfo, first: np.ndarray) -> Iterator[np.ndarray | None]:
+  import cv2
+
+  broken: list[int] = []
+  index, frame = 0, first
+  try:
+    while True:
+      usable = frame is not None and frame.shape[:2] == info.size
+      if not usable:
+        broken.append(index)
+      yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if usable else None
+      index += 1
+      if not capture.grab():
+        break
+      ok, frame = capture.retrieve()
+      frame = frame if ok else None
+    if index < info.n_frames:
+      logging.warning("%s: ends after %d of %d frames", path, index, info.n_frames)
+  finally:
+    capture.release()
+    if broken:
+      logging.warning("%s: %d frames could not be decoded: %s", path, len(broken), broken[:20])
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
+  """Writes H.264 in yuv420p with its index in front, which browsers play while they load it.
+
+  Args:
+    path: an .mp4 file; it appears when it is complete.
+    frames: RGB uint8 (H, W, 3), all of one size. An odd side gets its last row or column twice, as yuv420p is even.
+    fps: frames per second.
+
+  Returns:
+    The number of frames written.
+
+  Raises:
+    InputError: no frames, frames of different sizes, or a folder that cannot be written.
+  """
+  import av
+
+  path = Path(path)
+  temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix or '.mp4'}")
+  count, size = 0, None
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+      stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1001))
+      stream.pix_fmt = "yuv420p"
+      stream.options = {"crf": "18", "preset": "veryfast"}
+      for frame in frames:
+        frame = np.asarray(frame)
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+          raise InputError(f"{path}: frame {count} to write is {frame.dtype} {frame.shape}, expected uint8 (H, W, 3)")
+        if size is None:
+          size = frame.shape[:2]
+          stream.height, stream.width = (side + side % 2 for side in size)
+        if frame.shape[:2] != size:
+          raise InputError(f"{path}: frame {count} to write has size {frame.shape[:2]}, those before it {size}")
+        if size[0] % 2 or size[1] % 2:
+          frame = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        container.mux(stream.encode(picture))
+        count += 1
+      if count == 0:
+        raise InputError(f"{path}: there are no frames to write")
+      container.mux(stream.encode(None))
+    os.replace(temporary, path)
+  except (OSError, av.error.FFmpegError) as error:
+    raise InputError(f"{path}: the video cannot be written ({error})") from error
+  finally:
+    temporary.unlink(missing_ok=True)
+  return count

@@ -1,0 +1,280 @@
+"""The dataset: a folder of frames in VHT's layout, read as `Observations` of the tracked size."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from vht_jax.errors import InputError
+from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints
+from vht_jax.quiet import quiet_stderr
+from vht_jax.types import Observations
+from vht_jax.video.codec import DEFAULT_FPS
+from vht_jax.video.layout import IMAGE, KEYPOINTS, MASK, SOURCE, frame_folders, png_size
+
+
+class Keypoints(NamedTuple):
+  """The landmarks of one frame in pixels of the tracked size; all 0 when `valid` is False."""
+
+  landmarks: np.ndarray  # (70, 2) f32; 68 iris of eye 36-41, 69 iris of eye 42-47
+  confidence: np.ndarray  # (70,) f32 in [0, 1]
+  valid: bool
+  dense: np.ndarray | None  # (478, 2) f32
+
+
+class FrameFolder:
+  """VHT's dataset. Frames are addressed by their position 0..n-1; `frame_ids` has the numbers of their folders.
+
+  The images are read when they are asked for and kept as uint8 as long as `cache_bytes` lasts, since the stages of
+  the tracker go over them several times.
+  """
+
+  def __init__(
+    self,
+    path: str | Path,
+    *,
+    tracking_resolution: Sequence[int] | None = None,
+    downscale_factor: float = 1.0,
+    max_frames: int | None = None,
+    cache_bytes: int = 512 << 20,
+  ):
+    """Reads names, sizes and ends of the images, not their pixels.
+
+    Args:
+      path: the folder that holds frame_0001/, ...
+      tracking_resolution: (H, W) to which images are resized and landmarks scaled, or None for
+      downscale_factor: divides both sides, rounding down (both spellings are VHT's; the first one wins).
+      max_frames: only the first so many; None or 0: all.
+      cache_bytes: memory for decoded images.
+
+    Raises:
+      InputError: no frames, an image that is no complete PNG, or sizes that do not match.
+    """
+    self.path = Path(path)
+    if not self.path.is_dir():
+      raise InputError(f"{self.path}: no such folder of frames; give a video to make it")
+    folders = frame_folders(self.path)
+    if not folders:
+      raise InputError(f"{self.path}: expected frame_0001/{IMAGE}, ... in this folder, found no frame")
+    ids = list(folders)[: max_frames or None]
+    self._folders = [folders[i] for i in ids]
+    self.frame_ids = np.array(ids, np.int64)
+    self.source_size = self._common_size()
+    self.size = _tracked_size(self.source_size, tracking_resolution, downscale_factor)
+    self._cache: dict[int, np.ndarray] = {}
+    self._cache_left = cache_bytes
+    self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="frames")
+
+  def __len__(self) -> int:
+    return len(self._folders)
+
+  @property
+  def views(self) -> list[str]:
+    """Name of each frame's image file, as VHT's results carry it."""
+    return [IMAGE] * len(self)
+
+  @functools.cached_property
+  def fps(self) -> float:
+    """Frames per second of the source; 25 when it is unknown."""
+    try:
+      return float(json.loads((self.path / SOURCE).read_text())["fps"])
+    except (OSError, ValueError, KeyError, TypeError):
+      return DEFAULT_FPS
+
+  def image_path(self, i: int) -> Path:
+    """The image file of frame i."""
+    return self._folders[i] / IMAGE
+
+  def keypoint_path(self, i: int) -> Path:
+    """The landmark file of frame i, whether it exists or not."""
+    return self._folders[i] / KEYPOINTS
+
+  def source_image(self, i: int) -> np.ndarray:
+    """Frame i as it was extracted: RGB uint8, `source_size`."""
+    return _read_png(self.image_path(i))[..., :3]
+
+  def source_images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+    """`source_image` of each index, decoded ahead in threads."""
+    return _run_ahead(self._pool, self.source_image, indices, depth=4)
+
+  def image(self, i: int) -> np.ndarray:
+    """Frame i at the tracked size: RGB uint8 (H, W, 3). Shared: do not write to it."""
+    cached = self._cache.get(i)
+    if cached is None:
+      cached = resize_antialiased(self.source_image(i), self.size)
+      if cached.nbytes <= self._cache_left:
+        self._cache_left -= cached.nbytes
+        self._cache[i] = cached
+    return cached
+
+  def alpha(self, i: int) -> np.ndarray | None:
+    """Foreground of frame i at the tracked size, uint8 (H, W), from mask_0000.png or the image's alpha channel."""
+    mask_path = self._folders[i] / MASK
+    if mask_path.is_file():
+      mask = _read_png(mask_path)[..., 0]
+    else:
+      image = _read_png(self.image_path(i))
+      if image.shape[2] < 4:
+        return None
+      mask = image[..., 3]
+    return resize_antialiased(np.ascontiguousarray(mask), self.size)
+
+  @functools.cached_property
+  def has_alpha(self) -> bool:
+    """Whether any frame has a mask (decided by the files, and by the first image's channels)."""
+    return any((f / MASK).is_file() for f in self._folders) or _read_png(self.image_path(0)).shape[2] == 4
+
+  @functools.cached_property
+  def detections(self) -> list[Detection | None]:
+    """What the landmark files say, in pixels of the source; None without a file or a face.
+
+    Raises:
+      InputError: a landmark file cannot be read.
+    """
+    return [read_keypoints(p) if (p := self.keypoint_path(i)).is_file() else None for i in range(len(self))]
+
+  def reload_keypoints(self) -> None:
+    """Forgets what was read from the landmark files, after they have been written."""
+    for name in ("detections", "valid", "has_dense"):
+      self.__dict__.pop(name, None)
+
+  @functools.cached_property
+  def valid(self) -> np.ndarray:
+    """(n,) bool, whether each frame has a face."""
+    return np.array([detection is not None for detection in self.detections])
+
+  @functools.cached_property
+  def has_dense(self) -> bool:
+    """Whether every frame with a face has MediaPipe's dense points too."""
+    found = [d for d in self.detections if d is not None]
+    return bool(found) and all(d.dense is not None for d in found)
+
+  def keypoints(self, i: int) -> Keypoints:
+    """The landmarks of frame i, scaled to the tracked size (each axis by its own factor, as VHT)."""
+    detection = self.detections[i]
+    landmarks, confidence = np.zeros((70, 2), np.float32), np.zeros(70, np.float32)
+    dense = np.zeros((N_DENSE, 2), np.float32) if self.has_dense else None
+    if detection is None:
+      return Keypoints(landmarks, confidence, False, dense)
+    scale = np.array([self.size[1] / self.source_size[1], self.size[0] / self.source_size[0]], np.float32)
+    landmarks[:68] = detection.landmarks * scale
+    if detection.iris is not None:
+      landmarks[68:] = np.nan_to_num(detection.iris) * scale
+    confidence[:] = landmark_confidence(detection.landmarks, detection.iris)
+    if dense is not None:
+      dense[:] = detection.dense * scale
+    return Keypoints(landmarks, confidence, True, dense)
+
+  def observations(self, indices: Iterable[int]) -> Observations:
+    """The frames at these positions, stacked: every field is a numpy array with a leading axis."""
+    indices = [int(i) for i in indices]
+    rgb = np.empty((len(indices), *self.size, 3), np.float32)
+    alpha = np.ones((len(indices), *self.size), np.float32) if self.has_alpha else None
+
+    def load(row: int) -> None:
+      np.multiply(self.image(indices[row]), np.float32(1 / 255), out=rgb[row])
+      mask = self.alpha(indices[row]) if alpha is not None else None
+      if mask is not None:
+        np.multiply(mask, np.float32(1 / 255), out=alpha[row])
+
+    list(self._pool.map(load, range(len(indices))))
+    points = [self.keypoints(i) for i in indices]
+    return Observations(
+      rgb=rgb,
+      landmarks=np.stack([p.landmarks for p in points]),
+      confidence=np.stack([p.confidence for p in points]),
+      valid=np.array([p.valid for p in points]),
+      dense=np.stack([p.dense for p in points]) if self.has_dense else None,
+      alpha=alpha,
+    )
+
+  def prefetch(self, batches: Iterable[Sequence[int]], depth: int = 2) -> Iterator[Observations]:
+    """`observations` of each batch of positions, read in the background `depth` batches ahead."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as loader:
+      yield from _run_ahead(loader, self.observations, batches, depth)
+
+  def _common_size(self) -> tuple[int, int]:
+    first = png_size(self.image_path(0))
+    for i in range(1, len(self)):
+      size = png_size(self.image_path(i))
+      if size != first:
+        raise InputError(
+          f"{self.image_path(i)}: size {size[0]}x{size[1]}, but the first frame has {first[0]}x{first[1]} (height x "
+          "width); the frames of a clip need one size"
+        )
+    return first
+
+
+def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, factor: float) -> tuple[int, int]:
+  if resolution is not None:
+    size = tuple(int(side) for side in resolution)
+    if len(size) != 2 or min(size) < 16:
+      raise InputError(f"tracking_resolution: expected [height, width] of at least 16 pixels, found {list(resolution)}")
+    stretch = size[0] * source[1] / (size[1] * source[0])
+    if abs(stretch - 1) > 0.02:
+      logging.warning(
+        "tracking_resolution %dx%d stretches the frames of %dx%d (height x width) by %.2f", *size, *source, stretch
+      )
+    return size
+  if not factor > 0:
+    raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
+  size = tuple(int(side / factor) for side in source)
+  if min(size) < 16:
+    raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
+  return size
+
+
+def resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes uint8 (H, W[, 3]) with a triangle filter as wide as the reduction: VHT's (torchvision's antialias)."""
+  if image.shape[:2] == size:
+    return image
+  from PIL import Image
+
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _read_png(path: Path) -> np.ndarray:
+  """uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
+  import cv2
+
+  try:
+    data = np.fromfile(path, np.uint8)
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+  with quiet_stderr():
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+  if image is None:
+    raise InputError(f"{path}: expected an image, found a damaged file; delete it and extract the video again")
+  if image.dtype == np.uint16:
+    image = (image >> 8).astype(np.uint8)
+  if image.ndim == 2:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+  return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _run_ahead(pool: ThreadPoolExecutor, load: Callable, items: Iterable, depth: int) -> Iterator:
+  """load(item) for each item in order, `depth` of them ahead of the consumer."""
+  pending: collections.deque[Future] = collections.deque()
+  try:
+    for item in items:
+      pending.append(pool.submit(load, item))
+      if len(pending) > depth:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()
+  finally:
+    for future in pending:
+      future.cancel()

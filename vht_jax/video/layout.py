@@ -1,0 +1,61 @@
+"""VHT's folders of frames: names, and the checks that need no decoding.
+
+data_path/
+  source.json                       ours: where the frames come from; VHT ignores it
+  frame_0001/                       1-based; gaps are allowed
+    image_0000.png
+    keypoints_static_0000.json
+    mask_0000.png                   ours, optional: 255 = foreground
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+from vht_jax.errors import InputError
+
+IMAGE = "image_0000.png"
+KEYPOINTS = "keypoints_static_0000.json"
+MASK = "mask_0000.png"
+SOURCE = "source.json"
+
+_FRAME = re.compile(r"frame_(?:.*_)?(\d+)")
+
+
+def frame_name(frame_id: int) -> str:
+  """The folder's name of a 1-based frame id."""
+  return f"frame_{frame_id:04d}"
+
+
+def frame_folders(data_path: Path) -> dict[int, Path]:
+  """Frame id -> folder, in the order of the ids, of all frames that have an image."""
+  found = {}
+  for path in Path(data_path).iterdir():
+    match = _FRAME.fullmatch(path.name)
+    if match and (path / IMAGE).is_file():
+      found[int(match.group(1))] = path
+  return dict(sorted(found.items()))
+
+
+def png_size(path: Path) -> tuple[int, int]:
+  """(H, W) of a PNG from its header; looks whether its end is there too.
+
+  Raises:
+    InputError: not a PNG, or cut off.
+  """
+  try:
+    with open(path, "rb") as file:
+      head = file.read(24)
+      file.seek(0, 2)
+      file.seek(max(file.tell() - 64, 0))
+      tail = file.read()
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+  if head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
+    raise InputError(f"{path}: expected a PNG image, found something else; delete it and extract the video again")
+  if b"IEND" not in tail:
+    raise InputError(f"{path}: the PNG is cut off; delete it and extract the video again")
+  width, height = struct.unpack(">II", head[16:24])
+  return height, width
