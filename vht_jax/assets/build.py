@@ -185,7 +185,7 @@ def _ids(what: str, key: str, value, shape: tuple[int | None, ...], count: int) 
   if array.size and array.dtype.kind not in "iu":
     raise InputError(f"{what}: {key} must hold whole numbers, found dtype {array.dtype}")
   _check_shape(what, key, array, shape)
-  if array.size and not (0 <= int(array.min()) and int(array.max()) < count):
+  if array.size and (int(array.min()) < 0 or int(array.max()) >= count):
     raise InputError(f"{what}: {key} must lie in 0..{count - 1}, found {array.min()}..{array.max()}")
   return array.astype(np.int32)
 

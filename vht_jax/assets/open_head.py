@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from vht_jax.assets.arrays import read_npz
 from vht_jax.assets.build import flame_model_from_arrays, resize_bilinear
 from vht_jax.errors import InputError
 from vht_jax.types import FlameModel
@@ -28,7 +28,7 @@ def open_head_path() -> Path:
     InputError: it is in neither place.
   """
   package = Path(__file__).resolve().parent.parent
-  tried = [package / "assets" / "open_head.npz", package.parent / "assets" / "open_head.npz"]
+  tried = [folder / "assets" / "open_head.npz" for folder in (package, package.parent)]
   for path in tried:
     if path.is_file():
       return path
@@ -81,11 +81,7 @@ def load_open_head(path: Path, n_shape: int | None, n_expr: int | None, n_textur
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      data = {key: file[key] for key in file.files}
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-    raise InputError(f"{path}: not a readable npz ({error})") from error
+  data = read_npz(path)
   missing = [key for key in _REQUIRED if key not in data]
   if missing:
     raise InputError(f"{path}: not an open head, it lacks {', '.join(missing)}")
