@@ -314,7 +314,8 @@ class BundleResult:
 
 
 def bundle_adjust(
-  model: LandmarkModel, tracks: Tracks, weights: Weights, *, focal: Array | None = None, max_steps: int = 20
+  model: LandmarkModel, tracks: Tracks, weights: Weights, *, focal: Array | None = None,
+  focal_sd: Array = LOG_FOCAL_SD, max_steps: int = 20,
 ) -> BundleResult:
   """Camera, identity, landmark offsets and the poses of F frames from their landmarks alone.
 
@@ -323,10 +324,11 @@ def bundle_adjust(
     tracks: leading axis F.
     weights: priors.
     focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
+    focal_sd: () of the prior of its logarithm.
   """
   n_shape = model.points.shapedirs.shape[-1]
   shared0 = initial_shared(model)
-  prior = (jnp.asarray(LOG_FOCAL_MEAN, jnp.float32), jnp.asarray(LOG_FOCAL_SD, jnp.float32))
+  prior = (jnp.asarray(LOG_FOCAL_MEAN, jnp.float32), jnp.asarray(focal_sd, jnp.float32))
   if focal is not None:
     shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, jnp.float32)))
     prior = (shared0.log_focal, jnp.asarray(1e-4, jnp.float32))
@@ -334,11 +336,15 @@ def bundle_adjust(
   solution = levenberg_marquardt_shared(
     lambda xs, flat: bundle_normal(model, xs, flat, tracks, weights, prior), xs0, pack(shared0), max_steps=max_steps
   )
-  covariance = jnp.linalg.inv(solution.shared_information)
+  # Marginal of log focal; scaled to a unit diagonal first, because the unknowns' units differ by orders of magnitude.
+  scale = jax.lax.rsqrt(jnp.diagonal(solution.shared_information))
+  information = solution.shared_information * scale[:, None] * scale[None]
+  unit = jnp.zeros_like(scale).at[n_shape].set(1.0)
+  variance = jnp.linalg.solve(information, unit)[n_shape] * scale[n_shape] ** 2
   return BundleResult(
     shared=unpack(solution.shared, n_shape),
     xs=solution.frames,
     cost=solution.cost,
     steps=solution.steps,
-    focal_relative_sd=jnp.sqrt(covariance[n_shape, n_shape]),
+    focal_relative_sd=jnp.sqrt(jnp.maximum(variance, 0.0)),
   )

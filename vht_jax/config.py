@@ -30,12 +30,17 @@ class TrackConfig:
 
   # Method.
   init: str = "landmarks"  # "landmarks": bundle adjustment of the landmarks; "calibration": VHT's cv2.calibrateCamera
+  solver: str = "gn"  # "gn": Gauss-Newton; "adam": VHT's first-order stages
   schedule: str = "batched"  # "batched": chunks of frames in parallel; "sequential": each frame starts at its predecessor
   photometric: bool = True  # False: the landmark fit is the result
   dense_landmarks: bool = True  # use MediaPipe's 468 points beside the 68 + 2 when they are there
   n_keyframes: int = 8  # how many keyframes the automatic choice takes for the photometric identity stage
   n_calibration_frames: int = 24  # and for the landmark bundle adjustment
   batch_size: int = 8  # frames optimised at once by the batched schedule
+  crop_size: int = 256  # px, side of the square around the head that the Gauss-Newton stages look at
+  n_samples: int = 2000  # pixels of it per solve
+  identity_steps: int = 10  # Gauss-Newton: rasterisations of the keyframe stage
+  frame_steps: int = 3  # and of the frame stage
   focal: float = 0.0  # fixed focal length in units of the longer side; 0: estimated
 
   # Schedule of the photometric stages.
@@ -45,6 +50,8 @@ class TrackConfig:
   blur_sigma: tuple[float, float] = (3.0, 1e-4)  # px of the tracked image, first and last step, geometric between
   # VHT renders at `sampling_scale` times the tracked resolution. 1 fits as well and costs 1/16 (docs/accuracy.md).
   sampling_scale: float = 1.0
+  # The photometric stages look at this many of the visible pixels of a frame, other ones in each step; 0: at all.
+  pixel_budget: int = 0
 
   # Logging.
   img_log_freq: int = 50
@@ -82,4 +89,7 @@ class Weights:
   sd_neck: float = 0.05
   sd_jaw: float = 0.15
   sd_gaze: float = 0.3
+  sd_color: float = 0.03  # noise of a colour; larger differences count linearly
+  sd_layer: float = 0.05  # free albedo beyond the texture basis
+  photo_pixels: float = 1000.0  # how many independent pixels a frame's colours count for, beside its landmarks
   sd_size: float = 0.005  # relative head size: pinned, because one camera cannot see it

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, camera, flame
+from vht_jax import bundle, camera, flame, photometric
 from vht_jax import points as pts
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
+from vht_jax.photometric import Appearance, Crop
 from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
 
 LANDMARK_CHUNK = 128  # frames per call of the landmark fit
@@ -91,13 +92,23 @@ def track(
     fit.adjust_camera(init, progress)
   with stage(timing, "landmarks"):
     fit.fit_all(progress)
+  energies = {}
+  if config.photometric:
+    photo = PhotometricFit(fit, clip)
+    with stage(timing, "identity"):
+      photo.fit_identity(progress)
+    with stage(timing, "landmarks"):
+      fit.fit_all(progress)
+    with stage(timing, "frames"):
+      photo.fit_frames(progress)
+    energies["photometric_l1"] = jnp.asarray(photo.l1)
   identity = fit.identity()
   poses = fit.poses()
   poses, status = bridge(poses, seen)
   return TrackResult(
     identity=identity,
     poses=poses,
-    energies={"landmarks": jnp.asarray(fit.cost)},
+    energies={"landmarks": jnp.asarray(fit.cost), **energies},
     status=jnp.asarray(status),
     timing=timing,
   )
@@ -149,6 +160,12 @@ class LandmarkFit:
     full = np.where(present, full, 0.0).astype(np.float32)
     points = np.where(present[..., None], points, 0.0).astype(np.float32)
     self.seen = (full[:, :68] > 0).any(axis=1)
+    self.xs = None
+    self.appearance = Appearance(
+      texture=jnp.zeros(self.model.texture_basis.shape[-1]),
+      layer=jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)),
+      light=jnp.zeros((9, 3)).at[0].set(np.sqrt(4 * np.pi)),
+    )
     self.tracks = _tracks(self.lm, jnp.asarray(points), jnp.asarray(full), self.size)
     self.landmarks = landmarks
 
@@ -170,7 +187,9 @@ class LandmarkFit:
     tracks = jax.tree.map(lambda a: a[padded], self.tracks)
     tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
     focal = jnp.asarray(self.config.focal, jnp.float32) if self.config.focal > 0 else None
-    result = _bundle(self.lm, tracks, self.weights, focal)
+    # Without parallax the data say little and are biased: lean on a focal length that is common for portraits.
+    focal_sd = bundle.LOG_FOCAL_SD if np.ptp(yaw) > MIN_YAW_SPAN else bundle.LOG_FOCAL_SD / 4
+    result = _bundle(self.lm, tracks, self.weights, focal, jnp.asarray(focal_sd, jnp.float32))
     self.shared, self.focal_sd = result.shared, float(result.focal_relative_sd)
     progress.advance(1, focal=float(jnp.exp(self.shared.log_focal)))
     if self.config.focal <= 0 and np.ptp(yaw) < MIN_YAW_SPAN:
@@ -186,7 +205,9 @@ class LandmarkFit:
     xs, costs = [], []
     for start in range(0, n, LANDMARK_CHUNK):
       index = np.minimum(np.arange(start, start + LANDMARK_CHUNK), n - 1)
-      solution = _fit_frames(model, jax.tree.map(lambda a: a[index], self.tracks), shared, self.weights)
+      tracks = jax.tree.map(lambda a: a[index], self.tracks)
+      x0 = _initial(model, tracks) if self.xs is None else jnp.asarray(self.xs[index])
+      solution = _fit_frames(model, tracks, shared, self.weights, x0)
       keep = min(LANDMARK_CHUNK, n - start)
       xs.append(np.asarray(solution.x)[:keep])
       costs.append(np.asarray(solution.normal.cost)[:keep])
@@ -202,14 +223,104 @@ class LandmarkFit:
   def identity(self) -> Identity:
     return Identity(
       shape=self.shared.shape,
-      texture=jnp.zeros(self.model.texture_basis.shape[-1]),
-      light=jnp.zeros((9, 3)).at[0].set(np.sqrt(4 * np.pi)),
+      texture=self.appearance.texture,
+      light=self.appearance.light,
       camera=self.camera(),
       lmk_offset=self.shared.offset[:70],
     )
 
   def poses(self) -> Pose:
     return _to_poses(self.lm.points, jnp.asarray(self.xs), self.shared.shape, self.camera(), self.shared.principal)
+
+
+class PhotometricFit:
+  """Stages 3 and 4; refines the unknowns of a `LandmarkFit` with the images."""
+
+  def __init__(self, fit: LandmarkFit, clip: Clip):
+    self.fit, self.clip, self.config = fit, clip, fit.config
+    self.model = flame.without_lower_neck(fit.model) if fit.config.ignore_lower_neck else fit.model
+
+  def keyframes(self) -> np.ndarray:
+    if self.config.keyframes:
+      return np.unique(np.array(self.config.keyframes))
+    features = view_features(self.fit.xs, self.fit.landmarks)
+    return spread_frames(features, np.flatnonzero(self.fit.seen), self.config.n_keyframes)
+
+  def crops(self, index: np.ndarray) -> Crop:
+    rgb, inside, scale, offset = zip(
+      *(crop_head(im, x, self.config.crop_size) for im, x in zip(self.clip.images(index), self.fit.xs[index]))
+    )
+    f32 = lambda a: jnp.asarray(np.stack(a), jnp.float32)
+    return Crop(rgb=f32(rgb) / 255.0, inside=f32(inside), scale=f32(scale), offset=f32(offset))
+
+  def fit_identity(self, progress: Progress) -> None:
+    fit, config = self.fit, self.config
+    index = self.keyframes()
+    progress.stage("identity", 1)
+    surface = _surface(self.model, fit.shared.shape)
+    sd = max(fit.focal_sd, 0.01) if config.focal <= 0 and np.isfinite(fit.focal_sd) else 1e-4
+    fit.shared, fit.appearance, xs, cost = _fit_identity(
+      surface,
+      fit.lm,
+      fit.shared,
+      fit.appearance,
+      jax.tree.map(lambda a: a[index], fit.tracks),
+      self.crops(index),
+      jnp.asarray(fit.xs[index]),
+      fit.weights,
+      (fit.shared.log_focal, jnp.asarray(sd, jnp.float32)),
+      config.n_samples,
+      config.identity_steps,
+    )
+    self.identity_cost = np.asarray(cost)
+    progress.advance(1, cost=float(cost[-1]))
+
+  def fit_frames(self, progress: Progress) -> None:
+    fit, config = self.fit, self.config
+    n, batch = len(fit.seen), config.batch_size
+    progress.stage("frames", n)
+    surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
+    lm, shared = bundle.with_identity(fit.lm, fit.shared)
+    albedo = photometric.albedo_map(surface, fit.appearance)
+    xs, l1 = [], []
+    for start in range(0, n, batch):
+      index = np.minimum(np.arange(start, start + batch), n - 1)
+      x, _, error = _fit_photometric(
+        surface, lm, albedo, fit.appearance.light, shared,
+        jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index), fit.weights, jnp.asarray(fit.xs[index]),
+        config.n_samples, config.frame_steps,
+      )  # fmt: skip
+      keep = min(batch, n - start)
+      xs.append(np.asarray(x)[:keep])
+      l1.append(np.asarray(error)[:keep])
+      progress.advance(keep, photometric_l1=float(l1[-1].mean()))
+    fit.xs, self.l1 = np.concatenate(xs), np.concatenate(l1)
+
+
+CROP_METRES = 0.28  # side of the crop at the head's distance
+
+
+def crop_head(image: np.ndarray, x: np.ndarray, size: int):
+  """The square around a head whose unknowns are about `x`: rgb, inside mask, and the map from unit coordinates."""
+  import cv2
+
+  height, width = image.shape[:2]
+  side = max(height, width)
+  place = x[-pts.N_POSE + 3 : -pts.N_POSE + 6]
+  w = int(np.clip(CROP_METRES * np.exp(place[2]) * side, 16, 4 * side))
+  x0, y0 = int(place[0] * side + width / 2 - w / 2), int(place[1] * side + height / 2 - w / 2)
+  left, top, right, bottom = max(-x0, 0), max(-y0, 0), max(x0 + w - width, 0), max(y0 + w - height, 0)
+  part = image[max(y0, 0) : max(y0 + w, 0), max(x0, 0) : max(x0 + w, 0)]
+  mask = np.ones(part.shape[:2], np.uint8)
+  if part.size == 0:
+    part, mask = np.zeros((w, w, 3), np.uint8), np.zeros((w, w), np.uint8)
+  elif left or top or right or bottom:
+    part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    mask = cv2.copyMakeBorder(mask, top, bottom, left, right, cv2.BORDER_CONSTANT)
+  mode = cv2.INTER_AREA if w > size else cv2.INTER_LINEAR
+  part, mask = cv2.resize(part, (size, size), interpolation=mode), cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
+  k = size / w
+  return part, mask, side * k, (np.array([width / 2 - x0, height / 2 - y0]) * k)
 
 
 def view_features(x0: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -290,13 +401,37 @@ def _initial(model, tracks):
 
 
 @jax.jit
-def _bundle(model, tracks, weights, focal):
-  return bundle.bundle_adjust(model, tracks, weights, focal=focal)
+def _bundle(model, tracks, weights, focal, focal_sd):
+  return bundle.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd)
 
 
 @jax.jit
-def _fit_frames(model, tracks, shared, weights):
-  return jax.vmap(lambda t: bundle.fit_frame(model, t, shared, weights))(tracks)
+def _fit_frames(model, tracks, shared, weights, x0):
+  return jax.vmap(lambda t, x: bundle.fit_frame(model, t, shared, weights, x))(tracks, x0)
+
+
+@jax.jit
+def _surface(model, shape):
+  return photometric.make_surface(model, shape)
+
+
+@functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
+def _fit_identity(surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, n_samples, outer_steps):
+  return photometric.fit_identity(
+    surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior,
+    n_samples=n_samples, outer_steps=outer_steps,
+  )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
+def _fit_photometric(surface, lm, albedo, light, shared, tracks, crops, weights, x0, n_samples, outer_steps):
+  def one(tracks, crop, x):
+    x, normal = photometric.fit_frame(
+      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
+    )
+    return x, normal.cost, photometric.photometric_l1(surface, albedo, light, shared, crop, x)
+
+  return jax.vmap(one)(tracks, crops, x0)
 
 
 @jax.jit
