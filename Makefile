@@ -5,7 +5,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench-render bench-track clean
+.PHONY: demo test test-all lint configs bench-render bench-track clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.demo $(if $(VIDEO),"--video=$(VIDEO)")
@@ -19,6 +19,10 @@ test-all: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet "ruff>=0.6"
 	$(BIN)/python -m ruff check .
+
+# configs/default.ini is the defaults of the code, written out.
+configs: $(VENV)/.installed
+	$(BIN)/python -c "from vht_jax import settings as s; s.write_ini('configs/default.ini', s.make_settings({}))"
 
 bench-render: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py

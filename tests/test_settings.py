@@ -108,7 +108,7 @@ def test_headerless_file_with_python_values(tmp_path):
 def test_default_preset_is_the_defaults():
   values = settings.read_ini("default")
   assert settings.make_settings(values) == settings.make_settings({}), (
-    "configs/default.ini is out of date; write it again with settings.write_ini(path, settings.make_settings({}))"
+    "configs/default.ini is out of date: run `make configs`"
   )
 
 

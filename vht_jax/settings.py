@@ -34,7 +34,7 @@ class AppConfig:
   output_path: str | None = None
   max_frames: int = 0
   restart: bool = False
-  landmarks: str = "mediapipe"
+  landmarks: str = "auto"
   face_landmarker: str | None = None
   assets: str | None = None
   model: str = "auto"
@@ -63,7 +63,7 @@ HELP = {
   "output_path": "folder for the results",
   "max_frames": "track only the first frames; 0: all",
   "restart": "extract the frames and detect the landmarks again, even if they are there",
-  "landmarks": "detector: mediapipe, tasks (Python 3.13; needs --face_landmarker) or face_alignment",
+  "landmarks": "detector: auto (the first that works), mediapipe, tasks (needs --face_landmarker), face_alignment",
   "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
   "assets": "folder with FLAME's files",
   "model": "head: auto (FLAME if its files are found, else open), open, or the path of a model file",
@@ -72,7 +72,7 @@ HELP = {
   "device": "auto, cpu, gpu (cuda), tpu",
   "fov": "known field of view along the longer image side in degrees; another way to say --focal",
   "overlay": "write overlay.mp4",
-  "frame_rate": "frames per second of overlay.mp4; 0: the video's (30 for images)",
+  "frame_rate": "frames per second of overlay.mp4; 0: the video's (25 for images)",
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
   "save_period": "read for VHT's files and ignored: results are written once, at the end",
@@ -89,18 +89,24 @@ HELP = {
   "cutframes": "0-based positions at which a new shot starts",
   "calibrated": "the camera is known (--focal or --fov) and is not optimised",
   "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
+  "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
   "schedule": "batched (frames in parallel) or sequential (each frame starts at its predecessor, as in VHT)",
   "photometric": "use the image; without it the fit to the landmarks is the result",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
   "n_keyframes": "number of keyframes when they are chosen automatically",
   "n_calibration_frames": "number of frames in the landmark bundle adjustment",
   "batch_size": "frames optimised at once by the batched schedule",
+  "crop_size": "side of the square around the head that the Gauss-Newton stages look at, px",
+  "n_samples": "pixels of it per solve",
+  "identity_steps": "Gauss-Newton: rasterisations of the keyframe stage",
+  "frame_steps": "and of the frame stage",
   "focal": "known focal length in units of the longer image side; 0: estimated",
   "init_steps": "steps of the keyframe stage",
   "steps_per_frame": "steps per frame",
   "sub_steps": "optimiser updates per step (per rasterisation)",
   "blur_sigma": "blur of the images in pixels at the first and last step",
   "sampling_scale": "render at this multiple of the tracked resolution",
+  "pixel_budget": "photometric term: look at this many of the visible pixels per frame, others in each step; 0: at all",
   "img_log_freq": "frames (VHT: steps) between images in TensorBoard",
   "energy_log_freq": "frames (VHT: steps) between scalars in TensorBoard",
   # Weights
@@ -128,17 +134,23 @@ HELP = {
   "sd_neck": "spread of the neck angles, rad",
   "sd_jaw": "spread of the jaw angles, rad",
   "sd_gaze": "spread of the eye angles, rad",
+  "sd_color": "Gauss-Newton: noise of a colour (of 1); larger differences count linearly",
+  "sd_layer": "spread of the free albedo beyond the texture basis",
+  "photo_pixels": "how many independent pixels a frame's colours count for, beside its landmarks",
   "sd_size": "spread of the relative head size",
 }
 
 CHOICES = {
-  "landmarks": ("mediapipe", "tasks", "face_alignment"),
+  "landmarks": ("auto", "mediapipe", "tasks", "face_alignment"),
   "init": ("landmarks", "calibration"),
+  "solver": ("gn", "adam"),
   "schedule": ("batched", "sequential"),
 }
 # Sizes, counts and divisors: at least 1, or strictly positive.
-_AT_LEAST_ONE = {"n_shape", "n_expr", "steps_per_frame", "sub_steps", "batch_size", "n_keyframes",
-                 "n_calibration_frames", "img_log_freq", "energy_log_freq", "save_period", "tex_res"}  # fmt: skip
+_AT_LEAST_ONE = frozenset(
+  "n_shape n_expr tex_res n_keyframes n_calibration_frames batch_size crop_size n_samples steps_per_frame sub_steps "
+  "img_log_freq energy_log_freq save_period".split()
+)
 _POSITIVE = {"downscale_factor", "sampling_scale"}
 
 

@@ -1,0 +1,266 @@
+"""What the user sees of a run: progress, log file, overlay video, TensorBoard and the summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vht_jax.errors import InputError
+from vht_jax.types import Pose, Status, TrackResult
+
+log = logging.getLogger("vht_jax")
+
+PANEL = 640  # px, longest side of one of the overlay's four pictures
+DETECTED, PROJECTED = (60, 220, 60), (255, 60, 200)  # RGB of the points
+RENDER_CHUNK = 4  # frames rendered at once
+
+# Order and meaning of the summary's lines; the names are those of summary.json.
+_LINES = (
+  ("landmarks", (("nme68_median", "68 points {:.2f} %"), ("nme51_median", "inner 51 {:.2f} %"),
+                 ("iris_median", "irises {:.2f} %"), ("jitter_ratio", "jitter {:.2f} x the detector's"))),
+  ("image", (("photometric_l1", "mean difference {:.4f} of 1"),)),
+  ("truth", (("vertex_mm", "vertices {:.2f} mm"), ("face_mm", "face {:.2f} mm"),
+             ("vertex_rigid_mm", "rigid {:.2f} mm"), ("face_rigid_mm", "face {:.2f} mm"))),
+  ("", (("focal_error", "focal length {:.1%}"), ("rotation_deg", "rotation {:.2f} deg"), ("jaw_deg", "jaw {:.2f} deg"),
+        ("gaze_deg", "gaze {:.2f} deg"))),
+  ("time", (("seconds_total", "{:.1f} s"), ("frames_per_second", "{:.2f} frames/s"), ("peak_rss_mb", "{:.0f} MB"))),
+)  # fmt: skip
+
+
+class Progress:
+  """Told by the tracker and the app what happens: a bar on a terminal, silent elsewhere; seconds per stage.
+
+  Energies given to `advance` go to TensorBoard when there is a `writer`.
+  """
+
+  def __init__(self, writer: Any = None, every: int = 1):
+    self.seconds: dict[str, float] = {}
+    self.writer, self.every = writer, every
+    self.bar: Any = None
+    self.name = ""
+
+  def stage(self, name: str, total: int) -> None:
+    from tqdm import tqdm
+
+    self.close()
+    log.info("%s (%d)", name, total)
+    self.name, self.start, self.step = name, time.perf_counter(), 0
+    # disable=None: tqdm is silent when stderr is not a terminal
+    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=None, leave=False, dynamic_ncols=True, unit="frame")
+
+  def advance(self, n: int = 1, **energies: float) -> None:
+    if self.bar is None:
+      return
+    self.step += n
+    self.bar.update(n)
+    if energies:
+      self.bar.set_postfix({k: f"{float(v):.4g}" for k, v in energies.items()}, refresh=False)
+      if self.writer is not None and self.step % self.every < n:
+        for name, value in energies.items():
+          self.writer.add_scalar(f"{self.name}/{name}", float(value), self.step)
+
+  def at(self, done: int, total: int) -> None:
+    """The same for callers that count themselves."""
+    if self.bar is not None and total:
+      self.bar.total = total
+    self.advance(done - self.step)
+
+  def note(self, message: str) -> None:
+    log.warning(message)
+
+  def close(self) -> None:
+    """Ends the current stage."""
+    if self.bar is not None:
+      self.bar.close()
+      self.bar = None
+      elapsed = time.perf_counter() - self.start
+      self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
+      log.info("%s: %.1f s", self.name, elapsed)
+
+
+class _BesideBars(logging.Handler):
+  """Prints warnings to stderr without tearing a progress bar."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"vht-track: {record.getMessage()}", file=sys.stderr)
+
+
+def start_log(path: Path) -> Callable[[], None]:
+  """Sends every message of the package to a file and warnings to the terminal as well; returns a function to stop."""
+  file = logging.FileHandler(path, mode="w", encoding="utf-8")
+  file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+  terminal = _BesideBars(logging.WARNING)
+  names = ("vht_jax", "absl")  # some modules log through absl
+  before = []
+  for name in names:
+    logger = logging.getLogger(name)
+    before.append((logger, logger.level, logger.propagate))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(file)
+    logger.addHandler(terminal)
+
+  def stop():
+    for logger, level, propagate in before:
+      logger.removeHandler(file)
+      logger.removeHandler(terminal)
+      logger.setLevel(level)
+      logger.propagate = propagate
+    file.close()
+
+  return stop
+
+
+def tensorboard_writer(folder: Path) -> Any:
+  """A SummaryWriter of tensorboardX.
+
+  Raises:
+    InputError: tensorboardX is not installed.
+  """
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError:
+    raise InputError("--tensorboard needs tensorboardX: pip install 'vht-jax[tensorboard]'") from None
+  return SummaryWriter(str(folder))
+
+
+def write_scalars(writer: Any, result: TrackResult, frames: np.ndarray, every: int) -> None:
+  """Energies per frame as TensorBoard scalars, one point every `every` frames; the step is the frame's id."""
+  for name, values in result.energies.items():
+    for frame, value in list(zip(frames, np.asarray(values)))[::every]:
+      if np.isfinite(value):
+        writer.add_scalar(f"frame/{name}", float(value), int(frame))
+
+
+# The overlay video
+
+
+def panels(
+  image: np.ndarray,
+  rgb: np.ndarray,
+  alpha: np.ndarray,
+  detected: np.ndarray,
+  confidence: np.ndarray,
+  projected: np.ndarray,
+  caption: str = "",
+) -> np.ndarray:
+  """One picture of the overlay: input | render | overlay | landmarks, in two rows (portraits: in one).
+
+  Args:
+    image: (H, W, 3) uint8.
+    rgb, alpha: (H, W, 3), (H, W) rendering in [0, 1].
+    detected: (70, 2) px, green; those with (70,) `confidence` 0 are left out.
+    projected: (70, 2) px, pink, joined to the detected ones.
+    caption: written on the landmarks.
+
+  Returns:
+    (h, w, 3) uint8 with even sides.
+  """
+  import cv2
+
+  height, width = image.shape[:2]
+  scale = min(1.0, PANEL / max(height, width))
+  small = (max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2))  # even: H.264 wants it
+  a = np.clip(alpha, 0.0, 1.0)[..., None]
+  render = np.clip(rgb, 0.0, 1.0) * a * 255.0 + 40.0 * (1.0 - a)
+  mixed = image * (1.0 - 0.65 * a) + np.clip(rgb, 0.0, 1.0) * 255.0 * 0.65 * a
+  pictures = [
+    cv2.resize(p.astype(np.uint8), small, interpolation=cv2.INTER_AREA) for p in (image, render, mixed, image)
+  ]
+  points = pictures[3] = np.ascontiguousarray(pictures[3])
+  factor = np.array([small[0] / width, small[1] / height])
+  # Sub-pixel drawing: OpenCV takes 1/16 px, and its pixel centres are whole numbers where ours are halves.
+  fixed = [np.round((np.nan_to_num(p) * factor - 0.5) * 16).astype(int).clip(-(2**18), 2**18)
+           for p in (detected, projected)]  # fmt: skip
+  radius = max(1, round(max(small) / 320))
+  for i in range(len(detected)):
+    if confidence[i] > 0:
+      cv2.line(points, fixed[0][i], fixed[1][i], (255, 255, 255), 1, cv2.LINE_AA, 4)
+      cv2.circle(points, fixed[0][i], radius * 16, DETECTED, -1, cv2.LINE_AA, 4)
+    cv2.circle(points, fixed[1][i], radius * 16, PROJECTED, -1, cv2.LINE_AA, 4)
+  if caption:
+    cv2.putText(points, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 220, 60), 1, cv2.LINE_AA)
+  if height > 1.4 * width:
+    return np.concatenate(pictures, axis=1)
+  return np.concatenate([np.concatenate(pictures[:2], axis=1), np.concatenate(pictures[2:], axis=1)])
+
+
+def rendered(
+  render: Callable[[Pose], tuple[Any, Any]], poses: Pose, indices: Iterable[int]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+  """(index, rgb (H, W, 3), alpha (H, W)) of some frames; `render` takes `RENDER_CHUNK` poses at once."""
+  indices = list(indices)
+  for start in range(0, len(indices), RENDER_CHUNK):
+    chunk = indices[start : start + RENDER_CHUNK]
+    rows = np.array(chunk + chunk[-1:] * (RENDER_CHUNK - len(chunk)))  # always the same size: one compilation
+    rgb, alpha = render(jax.tree.map(lambda x, rows=rows: x[rows], poses))
+    rgb, alpha = np.asarray(rgb), np.asarray(alpha)
+    for k, i in enumerate(chunk):
+      yield i, rgb[k], alpha[k]
+
+
+def photometric_l1(image: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> float:
+  """Mean absolute difference between a (H, W, 3) uint8 image and its rendering where the head is; NaN if nowhere."""
+  inside = alpha > 0.5
+  if not inside.any():
+    return float("nan")
+  return float(np.abs(image[inside] / 255.0 - np.clip(rgb[inside], 0.0, 1.0)).mean())
+
+
+def caption(frame: int, status: int) -> str:
+  """What is written on a frame of the overlay: its id, and how it came about if it was not tracked."""
+  text = f"frame {frame}"
+  return text if status == Status.TRACKED else f"{text}: {Status(status).name.lower().replace('_', ' ')}"
+
+
+# The summary
+
+
+def peak_rss_mb() -> float:
+  """Largest resident memory of this process so far; NaN where the system does not say (Windows)."""
+  try:
+    import resource
+  except ImportError:
+    return float("nan")
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kB on Linux
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+  """summary.json; numbers that are not finite become null, as JSON has none."""
+
+  def clean(value):
+    if isinstance(value, dict):
+      return {k: clean(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+  Path(path).write_text(json.dumps(clean(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) -> str:
+  """The summary on one screen."""
+  lines = [f"tracked {summary['tracked']} of {summary['frames']} frames"]
+  for title, figures in _LINES:
+    parts = [text.format(summary[k]) for k, text in figures if summary.get(k) is not None and _finite(summary[k])]
+    if parts:
+      lines.append(f"  {title:<10s} {'   '.join(parts)}")
+  stages = summary.get("stage_seconds", {})
+  if stages:
+    lines.append(f"  {'':<10s} {'   '.join(f'{k} {v:.1f}' for k, v in stages.items())}")
+  lines.append(f"results in {output}: {', '.join(files)}")
+  return "\n".join(lines)
+
+
+def _finite(value: Any) -> bool:
+  return not isinstance(value, float) or math.isfinite(value)
