@@ -75,7 +75,7 @@ def load_head(
   available = (head.shapedirs.shape[-1], head.exprdirs.shape[-1], head.texture_basis.shape[-1])
   for kind, asked, has in zip(("identity", "expression", "texture"), counts, available, strict=True):
     if asked is not None and asked > has:
-      logging.warning("%s has %d %s components, %d asked for", head.name, has, kind, asked)
+      logging.info("%s has %d %s components, %d asked for", head.name, has, kind, asked)
   return head
 
 

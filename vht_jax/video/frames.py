@@ -174,6 +174,18 @@ class FrameFolder:
       dense[:] = detection.dense * scale
     return Keypoints(landmarks, confidence, True, dense)
 
+  def landmarks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """`keypoints` of all frames: (n, 70, 2) px, (n, 70) confidence, (n, 478, 2) px or None (NaN: no face)."""
+    points = [self.keypoints(i) for i in range(len(self))]
+    dense = None
+    if self.has_dense:
+      dense = np.stack([p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points])
+    return np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points]), dense
+
+  def images(self, indices: Iterable[int]) -> np.ndarray:
+    """(n, H, W, 3) uint8 RGB at the tracked size."""
+    return np.stack(list(self._pool.map(self.image, [int(i) for i in indices])))
+
   def observations(self, indices: Iterable[int]) -> Observations:
     """The frames at these positions, stacked: every field is a numpy array with a leading axis."""
     indices = [int(i) for i in indices]
