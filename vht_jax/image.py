@@ -66,7 +66,7 @@ def _take_bwd(residuals, ct):
 
 @merge_vmap
 def _take_transpose(table, index, ct):
-  n_frames, n_rows, n_channels = table.shape
+  _, n_rows, n_channels = table.shape
   ct = ct.reshape(-1, n_channels)
   return sum_per_row(lambda item, row: ct[item], index, n_rows, n_channels, table.dtype).reshape(table.shape)
 
@@ -79,7 +79,7 @@ def gaussian_blur(image: Array, sigma: Array) -> Array:
 
   The kernel has int((6 sigma // 2) * 2 + 1) taps, that is floor(3 sigma) on either side, and the image is reflected at
   its borders (the border pixel itself is not repeated). Written as a product with one banded matrix per axis, so that
-  sigma need not be static. `blur_schedule` gives VHT's sigmas, rounded such that float32 has VHT's kernel sizes.
+  sigma need not be static. Where 3 sigma is about to reach an integer, float32 decides on the number of taps.
 
   Args:
     image: (H, W, C).

@@ -191,7 +191,7 @@ def _corners_bwd(residuals, ct):
 
 @merge_vmap
 def _corners_transpose(corners, bary, pix_to_face, ct):
-  n_frames, n_faces, _, n_channels = corners.shape
+  _, n_faces, _, n_channels = corners.shape
   bary, ct = bary.reshape(-1, 3), ct.reshape(-1, n_channels)
 
   def per_pixel(pixel, face):
@@ -209,7 +209,7 @@ def sum_per_row(contribution: Callable, index: Array, n_rows: int, width: int, d
   """The transpose of a lookup of rows: sums what the items contribute to each row, visiting only items that have one.
 
   Args:
-    contribution: (item (n,), row (n,)) -> (n, width); `item` counts through `index.reshape(-1)`, row = frame * N + index.
+    contribution: (item (n,), row (n,)) -> (n, width); item counts through `index.reshape(-1)`, row = frame * N + index.
     index: (B, ...) i32 row of each item, negative for none.
     n_rows: N.
     width: length of a row.

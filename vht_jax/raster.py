@@ -53,10 +53,12 @@ def rasterize(screen: Array, faces: Array, size: tuple[int, int], *, cull_backfa
     Under `vmap` over `screen` all frames run in one loop.
 
   Raises:
-    ValueError: on wrong shapes or dtypes.
+    ValueError: on wrong shapes or dtypes, or a mesh without faces.
   """
   if screen.ndim != 2 or screen.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
     raise ValueError(f"rasterize: expected screen (V, 3) and faces (F, 3), got {screen.shape} and {faces.shape}")
+  if faces.shape[0] == 0:
+    raise ValueError("rasterize: the mesh has no faces")
   if not jnp.issubdtype(faces.dtype, jnp.integer):
     raise ValueError(f"rasterize: faces must be integers, got {faces.dtype}")
   screen = lax.stop_gradient(screen)
@@ -87,7 +89,7 @@ def fragments_at(screen: Array, faces: Array, pix_to_face: Array) -> Fragments:
   return Fragments(pix_to_face=pix_to_face, bary_coords=bary, zbuf=zbuf)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   """The kernel (B, V, 3), (F, 3) -> (B, H, W) i32 for a static size, with its rule for `vmap`."""
 
@@ -118,8 +120,6 @@ def _chunk_size(n_blocks: int) -> int:
 def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool) -> Array:
   """(B, V, 3), (F, 3) -> pix_to_face (B, H, W)."""
   (n_frames, n_faces), (height, width) = (screen.shape[0], faces.shape[0]), size
-  if n_faces == 0 or height == 0 or width == 0:
-    return jnp.full((n_frames, height, width), -1, jnp.int32)
   rows, cols = math.ceil(height / _TILE), math.ceil(width / _TILE)
   n_tiles = n_frames * rows * cols
 

@@ -34,13 +34,13 @@ SH_FACTORS = (
 def interpolate(
   attributes: Array, screen: Array, faces: Array, fragments: Fragments, *, forward_mode: bool = False
 ) -> Array:
-  """Perspective-correct vertex attributes at the pixel centres.
+  """Perspective-correct attributes at the pixel centres.
 
   What is differentiated: the attribute and the triangle that a pixel centre lies in, with visibility held fixed.
   (VHT holds the barycentrics fixed as well: `interpolate_corners`.)
 
   Args:
-    attributes: (V, C).
+    attributes: (V, C) per vertex or (F, 3, C) per face corner (UVs).
     screen: (V, 3) x px, y px, depth z m.
     faces: (F, 3) i32.
     fragments: of `rasterize`; only pix_to_face is used.
@@ -50,7 +50,8 @@ def interpolate(
   Returns:
     (H, W, C), 0 in the background.
   """
-  planes = face_planes(screen[faces], attributes[faces])
+  corner_values = attributes if attributes.ndim == 3 else attributes[faces]
+  planes = face_planes(screen[faces], corner_values)
   if forward_mode:
     return jnp.moveaxis(sample_planes_forward(planes, fragments.pix_to_face)[0], 0, -1)
   return jnp.moveaxis(sample_planes(planes[None], fragments.pix_to_face[None])[0][0], 0, -1)

@@ -107,6 +107,15 @@ class Fragments:
 
 
 @flax.struct.dataclass
+class Rendered:
+  """A picture of a mesh."""
+
+  rgb: Array  # (H, W, C), composed with the background; not clamped
+  alpha: Array  # (H, W) in [0, 1], coverage
+  fragments: Fragments  # what the pixel centres see
+
+
+@flax.struct.dataclass
 class Observations:
   """What one frame shows. Missing points have confidence 0."""
 
