@@ -28,6 +28,7 @@ import identity  # noqa: E402
 import landmarks  # noqa: E402
 import pack  # noqa: E402
 import regions  # noqa: E402
+import sculpt  # noqa: E402
 import texture  # noqa: E402
 from source import NUM_VERTICES, Source  # noqa: E402
 
@@ -54,8 +55,10 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   mean = heads.mean(0)
   template = np.zeros((NUM_VERTICES, 3))
   template[kept] = mean
-  template[kept] = (template[kept] + template[mirror[kept]] * [-1, 1, 1]) / 2
   deviations = heads - mean
+  for name, amount in sculpt.TEMPLATE_TARGETS.items():
+    template[kept] += amount * source.target(name)[kept]
+  template[kept] = (template[kept] + template[mirror[kept]] * [-1, 1, 1]) / 2
 
   surface = geometry.surface(head, template, mirror)
   matrix = surface.matrix[:, kept]
@@ -68,6 +71,7 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     ball = surface.vertices(name)
     v[ball] = centre + (v[ball] - centre) * (radius / np.linalg.norm(v[ball] - centre, axis=1, keepdims=True))
   centres = {name: centre for name, (centre, _) in eyes.items()}
+  v = sculpt.round_cranium(v)
 
   importance = np.ones(len(kept))
   importance[np.searchsorted(kept, np.setdiff1d(head.vertices(*HIDDEN), head.vertices("head", "neck")))] = 0.3
@@ -76,6 +80,8 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   basis, share = identity.principal_components(deviations, partner, importance, NUM_IDENTITY)
   print("variance of 10, 20, 50, 100 components", np.cumsum(share)[[9, 19, 49, 99]].round(4))
   shapedirs = (matrix @ basis.reshape(len(kept), -1)).reshape(len(v), 3, -1) * SCALE
+  painted = {name: regions.painted(source, surface, name) for name in ("face", "lips", "eyelids", "ears")}
+  shapedirs = sculpt.limit_strain(shapedirs, v, surface, (painted["face"] | painted["lips"]) & ~painted["ears"])
 
   unit = expressions.units(source, surface, SCALE)
   names = expressions.expression_names(unit)
@@ -106,9 +112,7 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   )
   print("joints", rig.joints.round(4).tolist(), "jawOpen", np.rad2deg(rig.jaw_open).round(2), "deg")
 
-  for name in ("upper_teeth", "lower_teeth"):
-    v[surface.vertices(name)] = v[surface.vertices(name)] * [0.90, 1, 1] - [0, 0, 0.0025]
-  v = v.round(6)
+  v = sculpt.tuck_teeth(v, surface).round(6)
 
   skin = np.nonzero(surface.part == "head")[0]
   points = np.full((NUM_VERTICES, 3), np.nan)
@@ -119,7 +123,6 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     face, bary = landmarks.pupil(centres[name], v, surface.faces, np.nonzero(surface.part == name)[0])
     lmk_face, lmk_bary = np.append(lmk_face, face), np.concatenate([lmk_bary, bary[None]])
 
-  painted = {name: regions.painted(source, surface, name) for name in ("face", "lips", "eyelids", "ears")}
   masks = regions.regions(surface, v, painted, rig.weights, np.array([centres["left_eye"], centres["right_eye"]]))
   uv = texture.unwrap(surface, v, painted, centres)
   lmk = (v[surface.faces[lmk_face[:68]]] * lmk_bary[:68, :, None]).sum(1)

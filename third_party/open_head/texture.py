@@ -132,6 +132,7 @@ class _Paint:
     chin = (1 - _step(y, -0.045, -0.022)) * _step(z, -0.045, 0.0) * _step(y, -0.125, -0.10)
     self.beard = self.skin * chin * (1 - self.lips)
     self.cheek = self.skin * self.blobs([0.042, -0.018, 0.035], [0.02, 0.02, 0.02])
+    self.nostril = self.skin * self.blobs([0.0095, -0.0205, 0.0555], [0.004, 0.003, 0.004])
     self.socket = self.skin * self.blobs([0.031, 0.02, 0.03], [0.02, 0.013, 0.03])
     self.eye, self.iris, self.pupil = np.zeros((3, n, n))
     for name, centre in eyes.items():
@@ -191,10 +192,11 @@ def paint(surface, v, uv, masks, eyes, lmk) -> tuple[np.ndarray, dict[str, np.nd
   mean = mean * (1 - 0.16 * t.socket[..., None])
   mean = cover(mean, t.lips, [0.68, 0.40, 0.38])
   mean = mean * ((1 - 0.45 * t.brow) * (1 - 0.30 * t.scalp) * (1 - 0.06 * t.beard))[..., None]
+  mean = mean * (1 - 0.8 * t.nostril[..., None])
   mean = mean + tint(t.cheek, [0.03, -0.01, -0.01])
-  mean = cover(mean, t.of("mouth_cavity"), [0.45, 0.17, 0.16])
+  mean = cover(mean, t.of("mouth_cavity"), [0.22, 0.08, 0.07])
   mean = cover(mean, t.of("eye_socket"), [0.70, 0.42, 0.38])
-  mean = cover(mean, t.of("tongue"), [0.66, 0.34, 0.33])
+  mean = cover(mean, t.of("tongue"), [0.50, 0.25, 0.24])
   mean = cover(mean, t.of("upper_teeth", "lower_teeth"), [0.90, 0.87, 0.78])
   iris = np.array([0.33, 0.24, 0.17]) * (1 - 0.85 * t.pupil[..., None])
   mean = cover(mean, t.eye, [0.86, 0.84, 0.82]) * (1 - t.iris[..., None]) + iris * t.iris[..., None]

@@ -1,0 +1,99 @@
+"""Corrections of the mean head and of its identity space, made by eye and by measurement."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from geometry import Surface
+
+# The mean of the samples has full lips. Modelling targets that are added to it:
+TEMPLATE_TARGETS = {
+  "mpfb2/targets/mouth/mouth-upperlip-volume-decr.target.gz": 0.45,
+  "mpfb2/targets/mouth/mouth-lowerlip-volume-decr.target.gz": 0.45,
+  "mpfb2/targets/mouth/mouth-lowerlip-height-decr.target.gz": 0.15,
+  "mpfb2/targets/mouth/mouth-upperlip-height-decr.target.gz": 0.15,
+}
+STRAIN_LIMIT = 0.42
+STRAIN_SWEEPS = 80
+
+
+def _step(x, low, high):
+  t = np.clip((x - low) / (high - low), 0, 1)
+  return t * t * (3 - 2 * t)
+
+
+def round_cranium(v: np.ndarray) -> np.ndarray:
+  """Broadens the upper cranium, lowers its crown and slopes the forehead a little; nothing below the brows moves.
+
+  Args:
+    v: (V, 3) template, m.
+  """
+  x, y, z = v.T
+  x = x * (1 + 0.045 * _step(y, 0.025, 0.075) * (1 - 0.6 * _step(y, 0.085, 0.13)))
+  z = np.where(z > 0, z * (1 - 0.07 * _step(y, 0.055, 0.115)), z)
+  y = np.where(y > 0.07, 0.07 + (y - 0.07) * 0.975, y)
+  return np.stack([x, y, z], 1)
+
+
+def tuck_teeth(v: np.ndarray, surface: Surface) -> np.ndarray:
+  """Moves the teeth back from the lips, apart, and narrows the arch, so that closed lips hide them."""
+  v = v.copy()
+  for name, up in (("upper_teeth", -0.0006), ("lower_teeth", -0.0045)):
+    teeth = surface.vertices(name)
+    v[teeth] = v[teeth] * [0.90, 1, 1] + [0, up, -0.0025]
+  return v
+
+
+def strain(basis: np.ndarray, v: np.ndarray, faces: np.ndarray) -> np.ndarray:
+  """Expected deformation of triangles when the codes are N(0, 1).
+
+  Args:
+    basis: (V, 3, K) displacement per unit of code, m.
+    v: (V, 3) template, m.
+    faces: (F, 3).
+
+  Returns:
+    (F,) root mean square Frobenius norm of the displacement's gradient within the triangle.
+  """
+  a, b, c = (v[faces[:, i]] for i in range(3))
+  length = np.linalg.norm(b - a, axis=1)
+  x = (b - a) / length[:, None]
+  along = ((c - a) * x).sum(1)
+  height = np.linalg.norm(c - a - along[:, None] * x, axis=1)
+  du_x = (basis[faces[:, 1]] - basis[faces[:, 0]]) / length[:, None, None]
+  du_y = (basis[faces[:, 2]] - basis[faces[:, 0]] - du_x * along[:, None, None]) / height[:, None, None]
+  return np.sqrt((du_x**2).sum((1, 2)) + (du_y**2).sum((1, 2)))
+
+
+def limit_strain(basis: np.ndarray, v: np.ndarray, surface: Surface, region: np.ndarray) -> np.ndarray:
+  """Smooths the identity space where random heads would fold.
+
+  Modelling targets are sharp at creases: beside the nose, at the corners of the mouth, at the fold of the upper lid.
+  There, sums of many of them turn triangles over. Each sweep averages the displacements of vertices next to a
+  triangle over the limit with their neighbours', inversely to distance, until no triangle is much over it.
+
+  Args:
+    basis: (V, 3, K), m.
+    v: (V, 3), m.
+    surface: the mesh.
+    region: (V,) bool, where to look; nothing else moves.
+
+  Returns:
+    (V, 3, K).
+  """
+  faces = surface.faces[region[surface.faces].all(1)]
+  edges = np.unique(np.sort(np.concatenate([surface.faces[:, [i, (i + 1) % 3]] for i in range(3)]), 1), axis=0)
+  closeness = 1 / np.maximum(np.linalg.norm(v[edges[:, 0]] - v[edges[:, 1]], axis=1), 2e-4)
+  graph = sp.coo_matrix((closeness, edges.T), shape=(len(v), len(v)))
+  average = (graph + graph.T).tocsr()
+  average = sp.diags(1 / np.maximum(np.asarray(average.sum(1)).ravel(), 1e-9)) @ average
+  out = basis.reshape(len(v), -1).copy()
+  for _ in range(STRAIN_SWEEPS):
+    worst = np.zeros(len(v))
+    np.maximum.at(worst, faces.ravel(), np.repeat(strain(out.reshape(basis.shape), v, faces), 3))
+    worst = np.maximum(worst, worst[surface.mirror])
+    rate = np.clip((worst - STRAIN_LIMIT) / STRAIN_LIMIT, 0, 0.5) * region
+    moving = np.nonzero(rate > 0)[0]
+    out[moving] += rate[moving, None] * (average[moving] @ out - out[moving])
+  return out.reshape(basis.shape)
