@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-import warnings
+import threading
 from collections.abc import Iterator
 
 # glog's information and warnings, TensorFlow Lite's greeting, OpenCV's and FFmpeg's remarks about files that our own
@@ -18,6 +18,10 @@ _CHATTER = re.compile(
 )
 
 
+# File descriptors belong to the process: one thread at a time, and a block may lie within another.
+_LOCK = threading.RLock()
+
+
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
   """Filters what reaches file descriptor 2 inside the block, native code's output included.
@@ -25,15 +29,13 @@ def quiet_stderr() -> Iterator[None]:
   Lines that are not known chatter are passed on when the block ends. Not for blocks that run long: a crash of the
   process inside the block loses them.
   """
-  try:
-    sys.stderr.flush()
-    saved = os.dup(2)
-  except (OSError, ValueError, AttributeError):  # no stderr (a GUI, some notebooks): nothing to filter
-    yield
-    return
-  with tempfile.TemporaryFile() as captured, warnings.catch_warnings():
-    # protobuf 4 under mediapipe 0.10.14, once per process and message type
-    warnings.filterwarnings("ignore", message=".*GetPrototype.*", category=UserWarning)
+  with _LOCK, tempfile.TemporaryFile() as captured:
+    try:
+      sys.stderr.flush()
+      saved = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # no stderr (a GUI, some notebooks): nothing to filter
+      yield
+      return
     os.dup2(captured.fileno(), 2)
     try:
       yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from vht_jax.quiet import quiet_stderr
 
 
 def _import_mediapipe():
+  # protobuf 4 says so for every result that mediapipe 0.10.14 reads
+  warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
   try:
     with quiet_stderr():
       import mediapipe
@@ -126,9 +129,11 @@ class TasksDetector:
           )
 
         self._finder = landmarker(vision.RunningMode.IMAGE, 4)
-        self._mesh = landmarker(vision.RunningMode.VIDEO, 1)
+        # Two faces, because for one alone the graph smooths over time: that lags by 0.5 % of the eye distance and more.
+        self._mesh = landmarker(vision.RunningMode.VIDEO, 2)
         self._black = np.zeros((64, 64, 3), np.uint8)
         self._time = 0
+        self._centre = np.array([0.5, 0.5])  # of the face in the crop
         self._finder.detect(self._image(self._black))
         self._process(self._black)
     except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as error:
@@ -153,7 +158,12 @@ class TasksDetector:
   def _process(self, crop: np.ndarray) -> np.ndarray | None:
     self._time += 40  # the graph wants rising milliseconds, whatever their distance
     faces = self._mesh.detect_for_video(self._image(crop), self._time).face_landmarks
-    return np.array([(p.x, p.y) for p in faces[0]]) if faces else None
+    if not faces:
+      return None
+    points = [np.array([(p.x, p.y) for p in face]) for face in faces]
+    points = min(points, key=lambda p: np.hypot(*(p.mean(axis=0) - self._centre)))
+    self._centre = points.mean(axis=0)
+    return points
 
   def _find(self, rgb: np.ndarray) -> list[np.ndarray]:
     """The task file has a short-range detector only, so small faces are looked for in ever smaller windows."""
@@ -175,6 +185,7 @@ class TasksDetector:
   def _run(self, crop: np.ndarray, fresh: bool) -> np.ndarray | None:
     if fresh:
       self._process(self._black)
+      self._centre = np.array([0.5, 0.5])
       self._process(crop)
     return self._process(crop)
 

@@ -47,6 +47,8 @@ def open_video(path: str | Path) -> tuple[VideoInfo, Iterator[np.ndarray | None]
     raise InputError(f"{path}: no such file (expected a video)")
   if not path.is_file():
     raise InputError(f"{path}: expected a video file, found a folder")
+  # FFmpeg would describe damage in its own words, line by line; the messages below say it once.
+  os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
   with quiet_stderr():
     capture = cv2.VideoCapture(str(path))
     if capture.isOpened():
@@ -77,9 +79,15 @@ def _decode(capture, path: Path, info: VideoInfo, first: np.ndarray) -> Iterator
       if not usable:
         broken.append(index)
       yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if usable else None
+      time = capture.get(cv2.CAP_PROP_POS_MSEC)
       index += 1
       if not capture.grab():
-        break
+        skipped = _skip_damage(capture, info, index, time)
+        if skipped is None:
+          break
+        broken.extend(range(index, index + skipped))
+        yield from [None] * skipped
+        index += skipped
       ok, frame = capture.retrieve()
       frame = frame if ok else None
     if index < info.n_frames:
@@ -87,7 +95,41 @@ def _decode(capture, path: Path, info: VideoInfo, first: np.ndarray) -> Iterator
   finally:
     capture.release()
     if broken:
-      logging.warning("%s: %d frames could not be decoded: %s", path, len(broken), broken[:20])
+      shown = ", ".join(map(str, broken[:20])) + (", ..." if len(broken) > 20 else "")
+      logging.warning("%s: %d frames cannot be decoded and are left out (0-based: %s)", path, len(broken), shown)
+
+
+def _skip_damage(capture, info: VideoInfo, index: int, time: float) -> int | None:
+  """Grabs the next frame behind damaged data, at which OpenCV stops for good.
+
+  Only a seek leads on, and only to a place whose key frame lies behind the damage: so ever wider jumps, then back to
+  the first place that can be decoded.
+
+  Args:
+    index: of the first frame that could not be read; `time` (ms) that of the frame before it.
+
+  Returns:
+    How many frames lie between, or None at the end of what can be read.
+  """
+  import cv2
+
+  def landing(target: int) -> int | None:
+    if not (capture.set(cv2.CAP_PROP_POS_FRAMES, target) and capture.grab()):
+      return None
+    skipped = round((capture.get(cv2.CAP_PROP_POS_MSEC) - time) * info.fps / 1000) - 1
+    return skipped if skipped >= 0 else None  # files that promise too many frames land on the last one again
+
+  low, step = index, 1
+  while low + step < info.n_frames and landing(low + step) is None:
+    low, step = low + step, 2 * step
+  high = min(low + step, info.n_frames - 1)
+  while high - low > 1:
+    middle = (low + high) // 2
+    if landing(middle) is None:
+      low = middle
+    else:
+      high = middle
+  return landing(high) if high > low else None
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> int:
@@ -114,6 +156,9 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> i
     with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
       stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1001))
       stream.pix_fmt = "yuv420p"
+      # What the conversion below produces; players guess wrongly for large pictures that do not say.
+      stream.codec_context.colorspace = 6  # BT.601 matrix
+      stream.codec_context.color_range = 1  # 16-235
       stream.options = {"crf": "18", "preset": "veryfast"}
       for frame in frames:
         frame = np.asarray(frame)

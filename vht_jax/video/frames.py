@@ -16,10 +16,9 @@ from absl import logging
 
 from vht_jax.errors import InputError
 from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints
-from vht_jax.quiet import quiet_stderr
 from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
-from vht_jax.video.layout import IMAGE, KEYPOINTS, MASK, SOURCE, frame_folders, png_size
+from vht_jax.video.layout import IMAGE, KEYPOINTS, MASK, SOURCE, frame_folders, intact_png, png_size
 
 
 class Keypoints(NamedTuple):
@@ -266,10 +265,10 @@ def _read_png(path: Path) -> np.ndarray:
     data = np.fromfile(path, np.uint8)
   except OSError as error:
     raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-  with quiet_stderr():
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+  # OpenCV decodes a damaged PNG as far as it can and calls it a success.
+  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data) else None
   if image is None:
-    raise InputError(f"{path}: expected an image, found a damaged file; delete it and extract the video again")
+    raise InputError(f"{path}: the PNG is damaged; delete it and extract the video again")
   if image.dtype == np.uint16:
     image = (image >> 8).astype(np.uint8)
   if image.ndim == 2:
