@@ -1,0 +1,216 @@
+"""Clips whose truth is known: an animated head rendered by our own renderer, with a detector's errors on top.
+
+The renderer's image formation is deliberately richer than the tracker's model (`Realism`): texture detail outside the
+albedo basis, specular highlights, an exposure that drifts, noise and 8 bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import camera, flame, raster, shade
+from vht_jax.types import FlameModel, Identity, Pose
+
+
+@dataclasses.dataclass(frozen=True)
+class Realism:
+  texture_detail: float = 0.04  # standard deviation of albedo outside the basis
+  specular: float = 0.15  # strength of a Blinn-Phong highlight
+  exposure_drift: float = 0.05  # amplitude of a slow gain over the clip
+  image_noise: float = 0.01
+  landmark_noise: float = 0.005  # of the outer eye distance, per coordinate and frame
+  landmark_bias: float = 0.01  # the same, constant per landmark, in the head frame
+
+
+@dataclasses.dataclass
+class SyntheticClip:
+  """Implements `track.Clip`; `identity` and `poses` are the truth."""
+
+  size: tuple[int, int]
+  identity: Identity
+  poses: Pose
+  frames: np.ndarray  # (T, H, W, 3) uint8
+  points: np.ndarray  # (T, 70, 2) px, as a detector would give them
+  dense: np.ndarray | None  # (T, 478, 2)
+
+  def __len__(self):
+    return len(self.frames)
+
+  def landmarks(self):
+    return self.points, np.ones(self.points.shape[:2], np.float32), self.dense
+
+  def images(self, indices):
+    return self.frames[np.asarray(indices)]
+
+
+def smooth(rng, n_frames: int, n: int, length: float) -> np.ndarray:
+  """(T, n) samples of a Gaussian process of unit variance with a squared exponential kernel of `length` frames."""
+  t = np.arange(n_frames)
+  kernel = np.exp(-0.5 * ((t[:, None] - t) / length) ** 2) + 1e-6 * np.eye(n_frames)
+  return np.linalg.cholesky(kernel) @ rng.standard_normal((n_frames, n))
+
+
+def animate(model: FlameModel, rng, n_frames: int, yaw_deg: float = 35.0, focal: float | None = None):
+  """A camera and smooth poses: a head that turns, nods, comes and goes, speaks, blinks and looks around."""
+  n_expr = model.exprdirs.shape[-1]
+  t = np.linspace(0, 1, n_frames)
+  phase = rng.uniform(0, 2 * np.pi, 4)
+  focal = focal or float(np.exp(rng.uniform(np.log(1.2), np.log(2.5))))
+  yaw = np.deg2rad(yaw_deg) * np.sin(2 * np.pi * t + phase[0])
+  pitch = np.deg2rad(yaw_deg * 0.4) * np.sin(2 * np.pi * 1.7 * t + phase[1])
+  roll = np.deg2rad(5) * smooth(rng, n_frames, 1, 15)[:, 0]
+  expr = np.zeros((n_frames, n_expr), np.float32)
+  if model.expr_one_sided:
+    on = rng.random(n_expr) < 0.35
+    expr = np.maximum(smooth(rng, n_frames, n_expr, 8) - 0.2, 0) * on * 0.45
+    blink = np.clip(2 * (smooth(rng, n_frames, 1, 2) - 0.9), 0, 1)
+    expr[:, -2:] = blink
+  else:
+    expr = 0.7 * smooth(rng, n_frames, n_expr, 8)
+  jaw = np.maximum(smooth(rng, n_frames, 1, 6)[:, 0], 0) * np.deg2rad(8)
+  gaze = np.clip(smooth(rng, n_frames, 2, 6) * np.deg2rad(9), -0.4, 0.4)
+  neck = smooth(rng, n_frames, 3, 20) * np.deg2rad(3)
+  zero = np.zeros(n_frames)
+  eyes = np.stack([np.stack([gaze[:, 0], gaze[:, 1], zero], 1)] * 2, 1)
+
+  euler = jnp.asarray(np.stack([pitch, yaw, roll], 1), jnp.float32)
+  place = 0.5 + 0.03 * smooth(rng, n_frames, 2, 20)  # where the head is in the image, of the longer side
+  size_in_image = 0.42 / (1 + 0.2 * np.sin(2 * np.pi * 0.8 * t + phase[2]))  # face height (0.2 m) of the longer side
+  distance = focal * 0.2 / size_in_image
+
+  def head_to_world(angles):
+    x, y, z = (flame.rotation.axis_angle_to_matrix(angles[k] * jnp.eye(3)[k]) for k in range(3))
+    facing = flame.rotation.axis_angle_to_matrix(jnp.array([0.0, jnp.pi, 0.0]))
+    return flame.rotation.matrix_to_axis_angle(facing @ z @ y @ x)
+
+  root = np.asarray(model.j_template[0])
+  translation = np.stack(
+    [-(place[:, 0] - 0.5) * distance / focal, -(place[:, 1] - 0.5) * distance / focal + root[1], distance], 1
+  )
+  f32 = lambda a: jnp.asarray(a, jnp.float32)
+  poses = Pose(
+    expr=f32(expr),
+    rotation=jax.vmap(head_to_world)(euler),
+    translation=f32(translation),
+    neck=f32(neck),
+    jaw=f32(np.stack([jaw, zero, zero], 1)),
+    eyes=f32(eyes),
+  )
+  return camera.make_camera(focal), poses
+
+
+def random_light(rng) -> np.ndarray:
+  """(9, 3) VHT coefficients of a soft key light from the front and above, slightly coloured."""
+  direction = rng.standard_normal(3)
+  direction = np.array([direction[0], abs(direction[1]) * 0.7, -abs(direction[2]) - 1.0])
+  direction /= np.linalg.norm(direction)
+  light = np.zeros((9, 3), np.float32)
+  tint = 1 + 0.03 * rng.standard_normal(3)
+  light[0] = 0.85 * tint / shade.SH_FACTORS[0]
+  light[1:4] = direction[:, None] * 0.18 * tint / shade.SH_FACTORS[1]
+  light[4:] = 0.02 * rng.standard_normal((5, 1))
+  return light
+
+
+@functools.partial(jax.jit, static_argnames=("size",))
+def render_frame(model, identity, pose, albedo, background, specular, gain, size):
+  """A frame at twice the size, averaged down: (H, W, 3)."""
+  big = (2 * size[0], 2 * size[1])
+  vertices = flame.skin(model, identity.shape, pose)
+  screen = camera.project(identity.camera, vertices, big)
+  fragments = raster.rasterize(screen, model.faces, big)
+  normals = flame.vertex_normals(vertices, model.faces)
+  n = shade.interpolate(normals, screen, model.faces, fragments)
+  n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
+  uv = shade.interpolate_corners(model.uv, fragments)
+  color = shade.shade(shade.sample_texture(albedo, uv), shade.shading(identity.light, n))
+  half = jnp.array([0.35, 0.45, -0.82])
+  color = color + specular * jnp.maximum(jnp.sum(n * half, -1, keepdims=True), 0.0) ** 40
+  hit = (fragments.pix_to_face >= 0)[..., None]
+  image = jnp.where(hit, color * gain, jnp.repeat(jnp.repeat(background, 2, 0), 2, 1))
+  image = jnp.clip(image, 0.0, 1.0)
+  return image.reshape(size[0], 2, size[1], 2, 3).mean((1, 3))
+
+
+def textured_background(rng, size) -> np.ndarray:
+  """(H, W, 3) blurred colour noise at several scales."""
+  import cv2
+
+  out = np.zeros((*size, 3), np.float32)
+  for cell in (8, 32, 128):
+    coarse = rng.uniform(0, 1, (max(size[0] // cell, 2), max(size[1] // cell, 2), 3)).astype(np.float32)
+    out += cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+  return np.clip(out / 3, 0, 1)
+
+
+def texture_detail(rng, size, sd: float) -> np.ndarray:
+  """(Ht, Wt, 3) smooth random albedo that no basis contains."""
+  import cv2
+
+  out = np.zeros((*size, 3), np.float32)
+  for sigma in (1.5, 3, 8):
+    noise = rng.standard_normal((*size, 3)) * [1, 0.8, 0.7] + rng.standard_normal((*size, 1))
+    out += cv2.GaussianBlur(noise.astype(np.float32), (0, 0), sigma) * sigma
+  return out / out.std() * sd
+
+
+def make_clip(
+  model: FlameModel,
+  seed: int,
+  n_frames: int = 60,
+  size: tuple[int, int] = (512, 512),
+  realism: Realism = Realism(),
+  yaw_deg: float = 35.0,
+  identity_sd: float = 1.0,
+  focal: float | None = None,
+) -> SyntheticClip:
+  """A clip of a random identity; everything follows from `seed`."""
+  rng = np.random.default_rng(seed)
+  n_shape, n_texture = model.shapedirs.shape[-1], model.texture_basis.shape[-1]
+  cam, poses = animate(model, rng, n_frames, yaw_deg, focal)
+  identity = Identity(
+    shape=jnp.asarray(identity_sd * rng.standard_normal(n_shape), jnp.float32),
+    texture=jnp.asarray(0.7 * rng.standard_normal(n_texture), jnp.float32),
+    light=jnp.asarray(random_light(rng)),
+    camera=cam,
+    lmk_offset=jnp.zeros((70, 3)),
+  )
+  albedo = flame.albedo(model, identity.texture)
+  albedo = jnp.clip(albedo + texture_detail(rng, albedo.shape[:2], realism.texture_detail), 0, 1)
+  background = jnp.asarray(textured_background(rng, size))
+  gain = 1 + realism.exposure_drift * np.sin(2 * np.pi * (np.arange(n_frames) / n_frames + rng.random()))
+  frames = np.zeros((n_frames, *size, 3), np.uint8)
+  for k in range(n_frames):
+    pose = jax.tree.map(lambda a: a[k], poses)
+    image = render_frame(model, identity, pose, albedo, background, realism.specular, float(gain[k]), size)
+    image = np.asarray(image) + realism.image_noise * rng.standard_normal(image.shape)
+    frames[k] = np.round(np.clip(image, 0, 1) * 255)
+  points, dense = detections(model, identity, poses, size, realism, rng)
+  return SyntheticClip(size, identity, poses, frames, points, dense)
+
+
+def detections(model, identity, poses, size, realism: Realism, rng):
+  """What a detector with constant bias and white noise would report: (T, 70, 2) and (T, 478, 2) px."""
+  index = np.asarray(model.dense_index)
+  n_points = 70 + len(index)
+  vertices_of = jax.jit(jax.vmap(lambda p: flame.skin(model, identity.shape, p)))
+  neutral = np.asarray(flame.landmarks(model, flame.shape_blend(model, identity.shape, jnp.zeros(model.exprdirs.shape[-1]))))
+  eye = np.linalg.norm(neutral[36] - neutral[45])
+  bias = realism.landmark_bias * eye * rng.standard_normal((n_points, 3))
+  out = []
+  R = np.asarray(jax.vmap(flame.rotation.axis_angle_to_matrix)(poses.rotation))
+  for k in range(poses.expr.shape[0]):
+    vertices = vertices_of(jax.tree.map(lambda a: a[k : k + 1], poses))[0]
+    p = np.concatenate([flame.landmarks(model, vertices), flame.dense_landmarks(model, vertices)])
+    screen = np.asarray(camera.project(identity.camera, jnp.asarray(p + bias @ R[k].T), size))
+    px = float(identity.camera.focal) * max(size) / screen[:, 2].mean() * eye
+    out.append(screen[:, :2] + realism.landmark_noise * px * rng.standard_normal((n_points, 2)))
+  out = np.stack(out).astype(np.float32)
+  dense = np.full((len(out), 478, 2), np.nan, np.float32)
+  dense[:, index] = out[:, 70:]
+  return out[:, :70], dense
