@@ -129,3 +129,13 @@ def shade(albedo: Array, shading: Array, formula: str = "vht") -> Array:
   if formula == "lambert":
     return albedo * shading
   raise ValueError(f"shade: formula must be 'vht' or 'lambert', got {formula!r}")
+
+
+def unshade(color: Array, shading: Array, formula: str = "vht") -> Array:
+  """Inverse of `shade`: the albedo (..., 3) that shows as `color` under `shading` (at least 0.05 per channel)."""
+  shading = jnp.maximum(shading, 0.05)
+  if formula == "vht":
+    return (color + 1.0) / shading - 1.0
+  if formula == "lambert":
+    return color / shading
+  raise ValueError(f"unshade: formula must be 'vht' or 'lambert', got {formula!r}")
