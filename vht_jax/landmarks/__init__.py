@@ -21,7 +21,8 @@ from vht_jax.landmarks.detection import (
   write_keypoints,
 )
 from vht_jax.landmarks.fan import FaceAlignmentDetector
-from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector, TasksDetector
+from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
+from vht_jax.landmarks.mediapipe_tasks import TasksDetector
 
 if TYPE_CHECKING:
   import numpy as np
@@ -138,7 +139,11 @@ def annotate(
   todo = [i for i in range(n) if overwrite or not dataset.keypoint_path(i).exists()]
   done = n - len(todo)
   for i, rgb in zip(todo, dataset.source_images(todo)):
-    write_keypoints(dataset.keypoint_path(i), detector.detect(rgb), detector.name)
+    path = dataset.keypoint_path(i)
+    try:
+      write_keypoints(path, detector.detect(rgb), detector.name)
+    except OSError as error:
+      raise InputError(f"{path}: cannot be written ({error.strerror})") from error
     done += 1
     if progress is not None:
       progress(done, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import itertools
 import json
 import os
@@ -189,15 +190,22 @@ def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
   return np.ascontiguousarray(pixels[..., :3]), alpha
 
 
-def _identify(source: Path) -> dict:
-  """What tells one source from another, without reading it: survives that it is moved."""
+def _identify(source: Path) -> str:
+  """A digest that tells one source from another and survives that it is moved or renamed; reads 128 KB at most."""
+  digest = hashlib.sha256()
   try:
     if source.is_dir():
-      images = _list_images(source)
-      return {"name": source.name, "bytes": sum(p.stat().st_size for p in images), "images": len(images)}
-    return {"name": source.name, "bytes": source.stat().st_size}
+      for path in _list_images(source):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+    else:
+      with open(source, "rb") as file:
+        digest.update(file.read(1 << 16))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - (1 << 16), 0))
+        digest.update(file.read() + str(size).encode())
   except OSError as error:
     raise InputError(f"{source}: no such video, image or folder of images ({error.strerror})") from error
+  return digest.hexdigest()[:32]
 
 
 def _covers(state: dict, limit: int | None) -> bool:

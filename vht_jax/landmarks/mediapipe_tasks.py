@@ -1,0 +1,127 @@
+"""MediaPipe's face mesh through its Tasks API, the only one of its versions for Python 3.13 and later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vht_jax.errors import InputError
+from vht_jax.landmarks.crop import CropTracker, bounds
+from vht_jax.landmarks.detection import Detection
+from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe
+from vht_jax.landmarks.mirror import mirrored_mean
+from vht_jax.quiet import quiet_stderr
+
+
+class TasksDetector:
+  """The points of `MediaPipeDetector` from Google's face_landmarker.task, which MediaPipe's wheels do not carry.
+
+  Args:
+    path: the .task file.
+    min_confidence: below which a face is discarded.
+
+  Raises:
+    InputError: mediapipe or the file is missing or unusable.
+  """
+
+  name = "mediapipe-tasks"
+
+  def __init__(self, path: str | Path, min_confidence: float = 0.5):
+    if not Path(path).is_file():
+      raise InputError(f"{path}: no such file (expected MediaPipe's face_landmarker.task)")
+    mp = import_mediapipe()
+    try:
+      with quiet_stderr():
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        def landmarker(mode, faces: int):
+          return vision.FaceLandmarker.create_from_options(
+            vision.FaceLandmarkerOptions(
+              base_options=BaseOptions(model_asset_path=str(path)),
+              running_mode=mode,
+              num_faces=faces,
+              min_face_detection_confidence=min_confidence,
+              min_face_presence_confidence=min_confidence,
+              min_tracking_confidence=min_confidence,
+            )
+          )
+
+        self._finder = landmarker(vision.RunningMode.IMAGE, 4)
+        # Two faces, because for one alone the graph smooths over time: that lags by 0.3 % of the eye distance.
+        self._meshes = [_Mesh(mp, landmarker(vision.RunningMode.VIDEO, 2)) for _ in range(2)]
+        self._image = lambda rgb: _image(mp, rgb)
+        self._finder.detect(self._image(BLACK))
+        for mesh in self._meshes:
+          mesh(BLACK, True)
+    except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as error:
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      raise InputError(f"{path}: mediapipe {mp.__version__} cannot use it as a face landmarker ({reason})") from error
+    self._tracker = CropTracker(self._find, mirrored_mean(*self._meshes))
+
+  def detect(self, rgb: np.ndarray) -> Detection | None:
+    """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
+    return self._tracker.detect(rgb)
+
+  def close(self) -> None:
+    """Frees the models."""
+    self._finder.close()
+    for mesh in self._meshes:
+      mesh.close()
+
+  def _find(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """The task file has a short-range detector only, so small faces are looked for in ever smaller windows."""
+    height, width = rgb.shape[:2]
+    for share in (1.0, 0.5, 0.3):
+      side = round(share * max(height, width))
+      boxes = []
+      for y in _windows(height, side):
+        for x in _windows(width, side):
+          window = rgb[y : y + side, x : x + side]
+          scale = np.array([window.shape[1], window.shape[0]], np.float32)
+          for face in self._finder.detect(self._image(window)).face_landmarks:
+            points = np.array([(p.x, p.y) for p in face], np.float32) * scale + np.array([x, y], np.float32)
+            boxes.append(np.append(bounds(points), np.float32(1.0)))
+      if boxes:
+        return boxes
+    return []
+
+
+class _Mesh:
+  """One face landmarker that follows its last result."""
+
+  def __init__(self, mp, landmarker):
+    self._mp, self._landmarker = mp, landmarker
+    self._time = 0
+    self._centre = np.array([0.5, 0.5])  # of the face in the crop
+    self.close = landmarker.close
+
+  def __call__(self, crop: np.ndarray, fresh: bool) -> np.ndarray | None:
+    """(478, 2) in units of the crop, or None."""
+    if fresh:
+      self._process(BLACK)  # without a face it forgets its last region
+      self._centre = np.array([0.5, 0.5])
+      self._process(crop)  # so that the pass below follows landmarks and not a detection
+    return self._process(crop)
+
+  def _process(self, crop: np.ndarray) -> np.ndarray | None:
+    self._time += 40  # the graph wants rising milliseconds, whatever their distance
+    faces = self._landmarker.detect_for_video(_image(self._mp, crop), self._time).face_landmarks
+    if not faces:
+      return None
+    points = [np.array([(p.x, p.y) for p in face]) for face in faces]
+    points = min(points, key=lambda p: np.hypot(*(p.mean(axis=0) - self._centre)))
+    self._centre = points.mean(axis=0)
+    return points
+
+
+def _image(mp, rgb: np.ndarray):
+  return mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
+
+
+def _windows(length: int, side: int) -> list[int]:
+  """Starts of windows of `side` that cover `length` and overlap by a third at least."""
+  if side >= length:
+    return [0]
+  n = int(np.ceil((length - side) / (side * 2 / 3))) + 1
+  return np.linspace(0, length - side, n).astype(int).tolist()

@@ -1,0 +1,58 @@
+"""Face meshes of an image and of its mirror image, averaged, as VHT lets face-alignment do (`flip_input`).
+
+A mesh's errors on an image and on its mirror image differ by 0.5 to 1.1 % of the eye distance on average over a clip
+and by 0.6 to 1 % more from frame to frame (four sample videos); the mean has half of both. It jitters 9 to 17 % less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Mesh = Callable[[np.ndarray, bool], np.ndarray | None]
+
+# fmt: off
+# Number of the mirror image of points 0-247 of MediaPipe's canonical face; those on the midline are their own.
+_HALF = (
+  0, 1, 2, 248, 4, 5, 6, 249, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 250, 251, 252, 253, 254, 255, 256, 257,
+  258, 259, 260, 261, 262, 263, 264, 265, 266, 267, 268, 269, 270, 271, 272, 273, 274, 275, 276, 277, 278, 279, 280,
+  281, 282, 283, 284, 285, 286, 287, 288, 289, 290, 291, 292, 293, 294, 295, 296, 297, 298, 299, 300, 301, 302, 303,
+  304, 305, 306, 307, 308, 309, 310, 311, 312, 313, 314, 315, 316, 317, 318, 319, 320, 321, 322, 323, 94, 324, 325,
+  326, 327, 328, 329, 330, 331, 332, 333, 334, 335, 336, 337, 338, 339, 340, 341, 342, 343, 344, 345, 346, 347, 348,
+  349, 350, 351, 352, 353, 354, 355, 356, 357, 358, 359, 360, 361, 362, 363, 364, 365, 366, 367, 368, 369, 370, 371,
+  372, 373, 374, 375, 376, 377, 378, 379, 151, 152, 380, 381, 382, 383, 384, 385, 386, 387, 388, 389, 390, 164, 391,
+  392, 393, 168, 394, 395, 396, 397, 398, 399, 175, 400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412,
+  413, 414, 415, 416, 417, 418, 195, 419, 197, 420, 199, 200, 421, 422, 423, 424, 425, 426, 427, 428, 429, 430, 431,
+  432, 433, 434, 435, 436, 437, 438, 439, 440, 441, 442, 443, 444, 445, 446, 447, 448, 449, 450, 451, 452, 453, 454,
+  455, 456, 457, 458, 459, 460, 461, 462, 463, 464, 465, 466, 467,
+)
+# fmt: on
+_IRISES = (473, 476, 475, 474, 477, 468, 471, 470, 469, 472)  # centre, then four points around it
+
+
+def _table() -> np.ndarray:
+  table = np.arange(478)
+  table[:248] = _HALF
+  table[np.array(_HALF)] = np.arange(248)
+  table[468:] = _IRISES
+  return table
+
+
+MIRROR = _table()  # (478,) each point's mirror image
+
+
+def mirrored_mean(mesh: Mesh, mirror_mesh: Mesh) -> Mesh:
+  """A mesh function (see `CropTracker`) out of two of the same kind, each of which follows one of the images."""
+
+  def run(crop: np.ndarray, fresh: bool) -> np.ndarray | None:
+    points = mesh(crop, fresh)
+    mirrored = mirror_mesh(np.ascontiguousarray(crop[:, ::-1]), fresh)
+    if points is None or mirrored is None:
+      return points
+    mirrored = mirrored[MIRROR] * [-1, 1] + [1, 0]
+    # Far apart they do not see the same face, or one of them is wrong; then the plain image counts.
+    size = np.ptp(points, axis=0).max()
+    return (points + mirrored) / 2 if np.abs(points - mirrored).mean() < 0.05 * size else points
+
+  return run
