@@ -64,8 +64,9 @@ def test_layout_is_vhts(saved):
   arrays = results.read_npz(path)
   assert VHT_KEYS <= set(arrays)
   assert all(name.startswith("vht_jax_") for name in set(arrays) - VHT_KEYS)
-  shapes = {"rotation": (4, 3), "translation": (4, 3), "neck_pose": (4, 3), "jaw_pose": (4, 3), "eyes_pose": (4, 6),
-            "shape": (300,), "expr": (4, 100), "texture": (100,), "light": (4, 9, 3), "K": (3,), "RT": (3, 4)}  # fmt: skip
+  shapes = dict.fromkeys(("rotation", "translation", "neck_pose", "jaw_pose"), (4, 3))
+  shapes |= {"eyes_pose": (4, 6), "shape": (300,), "expr": (4, 100), "texture": (100,), "light": (4, 9, 3)}
+  shapes |= {"K": (3,), "RT": (3, 4)}
   for name, shape in shapes.items():
     assert arrays[name].shape == shape and arrays[name].dtype == np.float32, name
   assert arrays["frame"].dtype == np.int64 and arrays["frame"].tolist() == [1, 2, 3, 4]
@@ -147,6 +148,16 @@ def test_rows_that_vht_never_reached_are_not_tracked(saved, tmp_path):
   assert tracked.result.status.tolist() == [Status.TRACKED, Status.TRACKED, Status.NO_FACE, Status.NO_FACE]
 
 
+def test_rows_by_frame_id_for_resuming(saved, open_head):
+  tracked = results.load_tracked(saved[0], open_head)
+  other = results.for_frames(tracked, np.array([3, 4, 5, 7]))
+  np.testing.assert_allclose(other.poses.rotation[:2], tracked.result.poses.rotation[2:4])
+  np.testing.assert_allclose(other.poses.expr[3], tracked.result.poses.expr[3])
+  assert other.status.tolist() == [Status.TRACKED, Status.TRACKED, Status.NO_FACE, Status.NO_FACE]
+  with pytest.raises(InputError, match="none of the dataset's frames"):
+    results.for_frames(tracked, np.array([100, 101]))
+
+
 def test_pixel_matrix_as_camera(saved, tmp_path):
   path, result = saved
   arrays = results.read_npz(path)
@@ -185,7 +196,7 @@ def test_rotations_without_jumps(open_head):
     (lambda p: np.savez(p, rotation=np.array([object()])), "damaged or of another kind"),
     (lambda p: np.savez(p, rotation=np.zeros((3, 3))), "the key 'translation' is missing"),
     (lambda p: np.savez(p, **{**results.read_npz(p), "expr": np.zeros((7, 5))}), r"expr: expected shape \(4"),
-    (lambda p: np.savez(p, **{**results.read_npz(p), "jaw_pose": np.full((4, 3), np.nan)}), "jaw_pose: expected finite"),
+    (lambda p: np.savez(p, **{**results.read_npz(p), "jaw_pose": np.full((4, 3), np.nan)}), "jaw_pose: expected f"),
     (lambda p: np.savez(p, **{**results.read_npz(p), "K": np.zeros(3)}), "K: expected"),
     (lambda p: np.savez(p, **{**results.read_npz(p), "image_size": np.zeros(2)}), "image_size"),
   ],

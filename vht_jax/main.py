@@ -14,6 +14,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Before jax is imported, which reads it then: XLA logs an error with a page of CPU features for every program that it
+# takes from the cache (they differ in tuning flags only), and MediaPipe greets.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GLOG_minloglevel", "2")
+
 from vht_jax import settings as settings_
 from vht_jax.errors import InputError
 from vht_jax.settings import AppConfig, Settings
@@ -91,7 +96,7 @@ def run(settings: Settings) -> dict[str, Any]:
     return _run(settings, output, start)
   except Exception as error:
     if not isinstance(error, InputError):
-      log.error("the run failed", exc_info=True, extra={"quiet": True})
+      log.error("the run failed", exc_info=True)
       error.vht_log = output / FILES["log"]
     raise
   finally:
@@ -197,8 +202,6 @@ def start_jax(app: AppConfig) -> None:
   Raises:
     InputError: no such device.
   """
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the libraries' start-up chatter
-  os.environ.setdefault("GLOG_minloglevel", "2")
   import jax
 
   kind = app.device.split(":")[0].lower()
@@ -244,7 +247,7 @@ def open_dataset(app: AppConfig, config: Any, progress: Progress) -> FrameFolder
   )
   progress.stage("detect", len(dataset))
   if app.restart or not all(dataset.keypoint_path(i).exists() for i in range(len(dataset))):
-    detector = make_detector(app.landmarks, task_path=app.face_landmarker)
+    detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker)
     try:
       annotate(dataset, detector, progress.at, overwrite=app.restart)
     finally:

@@ -88,12 +88,13 @@ class Progress:
 
 
 class _BesideBars(logging.Handler):
-  """Prints warnings to stderr without tearing a progress bar."""
+  """Prints warnings to stderr without tearing a progress bar; errors are the app's to print."""
 
   def emit(self, record: logging.LogRecord) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"vht-track: {record.getMessage()}", file=sys.stderr)
+    if record.levelno < logging.ERROR:
+      tqdm.write(f"vht-track: {record.getMessage()}", file=sys.stderr)
 
 
 def start_log(path: Path) -> Callable[[], None]:
@@ -183,14 +184,14 @@ def panels(
   # Sub-pixel drawing: OpenCV takes 1/16 px, and its pixel centres are whole numbers where ours are halves.
   fixed = [np.round((np.nan_to_num(p) * factor - 0.5) * 16).astype(int).clip(-(2**18), 2**18)
            for p in (detected, projected)]  # fmt: skip
-  radius = max(1, round(max(small) / 320))
+  radius = max(2, round(max(small) / 280))
   for i in range(len(detected)):
     if confidence[i] > 0:
       cv2.line(points, fixed[0][i], fixed[1][i], (255, 255, 255), 1, cv2.LINE_AA, 4)
       cv2.circle(points, fixed[0][i], radius * 16, DETECTED, -1, cv2.LINE_AA, 4)
     cv2.circle(points, fixed[1][i], radius * 16, PROJECTED, -1, cv2.LINE_AA, 4)
-  if caption:
-    cv2.putText(points, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 220, 60), 1, cv2.LINE_AA)
+  for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+    cv2.putText(points, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness, cv2.LINE_AA)
   if height > 1.4 * width:
     return np.concatenate(pictures, axis=1)
   return np.concatenate([np.concatenate(pictures[:2], axis=1), np.concatenate(pictures[2:], axis=1)])

@@ -8,8 +8,8 @@ under names that begin with `vht_jax_`, which its readers do not look at.
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,6 +23,7 @@ from vht_jax import camera as cameras
 from vht_jax import flame, rotation
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
+from vht_jax.files import write_atomic
 from vht_jax.types import Camera, FlameModel, Identity, RawPose, Status, TrackResult
 
 FILE_NAME = "tracked_flame_params.npz"
@@ -159,6 +160,30 @@ def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
   )
 
 
+def for_frames(tracked: Tracked, frames: np.ndarray) -> TrackResult:
+  """The result for another list of frame ids: rows by id; the frames it lacks get their nearest row and `NO_FACE`.
+
+  Raises:
+    InputError: it has none of the frames.
+  """
+  frames = np.asarray(frames)
+  known = np.isin(frames, tracked.frames)
+  if not known.any():
+    raise InputError(f"{FILE_NAME}: has none of the dataset's frames ({frames[0]}, ...); is it of another video?")
+  order = np.argsort(tracked.frames)
+  nearest = [order[np.abs(tracked.frames[order] - f).argmin()] for f in frames]
+
+  def take(x):
+    return jnp.asarray(x)[jnp.asarray(nearest)]
+
+  result = tracked.result
+  return result.replace(
+    poses=jax.tree.map(take, result.poses),
+    energies={name: take(value) for name, value in result.energies.items()},
+    status=jnp.where(jnp.asarray(known), take(result.status), jnp.asarray(Status.NO_FACE, jnp.int32)),
+  )
+
+
 def vht_camera(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
   """VHT's K (3,) = [f, cx, cy from the bottom], normalised, and RT (3, 4), world -> PyTorch3D's view axes."""
   flip = np.asarray(cameras.WORLD_TO_OPENCV, np.float32)  # its own inverse
@@ -193,16 +218,12 @@ def continuous(rotations: Any) -> np.ndarray:
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-  """np.savez through a temporary file, so that a reader never sees half a file."""
+  """np.savez; the file appears whole or not at all."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with open(temporary, "wb") as file:
-      np.savez(file, **arrays)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  data = io.BytesIO()
+  np.savez(data, **arrays)
+  write_atomic(path, data.getvalue())
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
