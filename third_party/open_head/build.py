@@ -86,7 +86,8 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   unit = expressions.units(source, surface, SCALE)
   names = expressions.expression_names(unit)
   named = np.stack([unit[name] for name in names], 2)
-  blinks = np.stack([unit["eyeBlinkLeft"], unit["eyeBlinkRight"]], 2)
+  blinks = [sculpt.fit_blink(unit[f"eyeBlink{side}"], v, centres[f"{side.lower()}_eye"]) for side in ("Left", "Right")]
+  blinks = np.stack(blinks, 2)
 
   row_of = np.full(NUM_VERTICES, -1)
   pure = np.diff(surface.matrix.indptr) == 1

@@ -65,6 +65,16 @@ def embed(name: str, points: np.ndarray, vertices: np.ndarray, faces: np.ndarray
   targets = np.array([np.array(entry["weights"]) @ points[entry["vertices"]] for entry in table])
   index, bary = closest_points(targets, vertices[faces[allowed]])
   index = allowed[index]
+  # Landmarks on the midline lie on edges between vertices of the midline.
+  own = np.array([entry["index"] == entry["mirror"] for entry in table])
+  middle = mirror == np.arange(len(mirror))
+  touching = allowed[middle[faces[allowed]].sum(1) == 2]
+  ends = np.array([[v for v in face if middle[v]] for face in faces[touching]])
+  which, along = closest_points(targets[own] * [0, 1, 1], vertices[ends[:, [0, 1, 1]]])
+  index[own] = touching[which]
+  start = faces[index[own]] == ends[which, :1]
+  stop = faces[index[own]] == ends[which, 1:]
+  bary[own] = start * along[:, :1] + stop * (1 - along[:, :1])
   bary = bary.round(6)
   face_of = {frozenset(face): f for f, face in enumerate(faces.tolist())}
   count = 1 + max(max(entry["index"], entry["mirror"]) for entry in table)
@@ -90,6 +100,15 @@ def pupil(joint: np.ndarray, vertices: np.ndarray, faces: np.ndarray, eyeball: n
   Returns:
     Face and barycentric coordinates (3,).
   """
-  ray = joint + np.array([[0.0, 0.0, 0.03]])
-  index, bary = closest_points(ray, vertices[faces[eyeball]])
-  return int(eyeball[index[0]]), bary[0].round(6)
+  a, b, c = np.moveaxis(vertices[faces[eyeball]][..., :2], 1, 0)
+  p = joint[:2]
+
+  def cross(u, w):
+    return u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]
+
+  bary = np.stack([cross(b - p, c - p), cross(c - p, a - p), cross(a - p, b - p)], 1)
+  total = cross(b - a, c - a)
+  bary /= np.where(np.abs(total) > 1e-15, total, np.inf)[:, None]
+  hit = np.nonzero((bary >= -1e-9).all(1) & (total > 1e-15))[0][0]  # counter-clockwise from the front
+  weights = np.clip(bary[hit], 0, None).round(6)
+  return int(eyeball[hit]), weights

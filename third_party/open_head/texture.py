@@ -83,8 +83,9 @@ def unwrap(surface: Surface, v: np.ndarray, masks: dict[str, np.ndarray], eyes: 
   for name, centre in EYE_DISCS.items():
     d = corners[surface.part == name] - eyes[name]
     d /= np.linalg.norm(d, axis=-1, keepdims=True)
-    # The square root leaves most of the disc to the iris. Triangles at the back pole flip; they are never seen.
-    radius = EYE_RADIUS * np.sqrt(np.arccos(np.clip(d[..., 2], -1, 1)) / np.pi)
+    # The front is projected straight, so that the iris is round; the back, never seen, is the rim of the disc.
+    angle = np.arccos(np.clip(d[..., 2], -1, 1))
+    radius = EYE_RADIUS * np.where(angle < np.pi / 2, 0.94 * np.sin(angle), 0.94 + 0.06 * (2 * angle / np.pi - 1))
     out[surface.part == name] = centre + radius[..., None] * _unit(d[..., :2])
   return out.round(6)
 
@@ -140,8 +141,8 @@ class _Paint:
       angle = np.degrees(np.arccos(np.clip(d[..., 2] / np.maximum(np.linalg.norm(d, axis=2), 1e-9), -1, 1)))
       inside = self.of(name)
       self.eye += inside
-      self.iris += inside * (1 - _step(angle, IRIS_DEGREES - 1.5, IRIS_DEGREES + 1.5))
-      self.pupil += inside * (1 - _step(angle, PUPIL_DEGREES - 1.2, PUPIL_DEGREES + 1.2))
+      self.iris += inside * (1 - _step(angle, IRIS_DEGREES - 2.4, IRIS_DEGREES + 2.4))
+      self.pupil += inside * (1 - _step(angle, PUPIL_DEGREES - 1.8, PUPIL_DEGREES + 1.8))
 
   def of(self, *parts: str) -> np.ndarray:
     return np.isin(self.part, parts).astype(float)
@@ -188,9 +189,9 @@ def paint(surface, v, uv, masks, eyes, lmk) -> tuple[np.ndarray, dict[str, np.nd
   def cover(image, layer, colour):
     return image * (1 - layer[..., None]) + tint(layer, colour)
 
-  mean = np.zeros((SUPERSAMPLED, SUPERSAMPLED, 3)) + [0.78, 0.60, 0.51]
+  mean = np.zeros((SUPERSAMPLED, SUPERSAMPLED, 3)) + [0.70, 0.52, 0.43]
   mean = mean * (1 - 0.16 * t.socket[..., None])
-  mean = cover(mean, t.lips, [0.68, 0.40, 0.38])
+  mean = cover(mean, t.lips, [0.61, 0.35, 0.33])
   mean = mean * ((1 - 0.45 * t.brow) * (1 - 0.30 * t.scalp) * (1 - 0.06 * t.beard))[..., None]
   mean = mean * (1 - 0.8 * t.nostril[..., None])
   mean = mean + tint(t.cheek, [0.03, -0.01, -0.01])
