@@ -30,6 +30,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 MIN_COSINE = 0.25  # surfaces seen more obliquely carry more modelling error than information
 LAYER_SIZE = 128  # texels per side of the free albedo layer
 LIGHT_SD = 1.0  # of the light coefficients beyond the constant one
+APPEARANCE_STEPS = 3  # rasterisations of the keyframe stage that fit colours only
 INNER_STEPS = 2  # Levenberg-Marquardt steps per rasterisation
 
 
@@ -75,6 +76,8 @@ class Samples:
   expr: Array  # (E,) expression at which `normal` was taken
   shape: Array  # (S,) likewise
   uv: Array  # (N, 2) texture coordinates
+  seen_normal: Array  # (N, 3) the normal in camera axes at the pose of the sampling
+  color: Array  # (N, 3) of the pixels
   weight: Array  # (N,) sums to the number of pixels that the frame counts for; 0: unusable
 
 
@@ -211,8 +214,26 @@ def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int
     expr=expr,
     shape=shared.shape,
     uv=jnp.einsum("nk,nkc->nc", bary, surface.uv[face], precision=HIGHEST),
+    seen_normal=seen,
+    color=crop.rgb.reshape(-1, 3)[pixel],
     weight=good * (count / n),
   )
+
+
+def to_world(directions: Array) -> Array:
+  """Directions in OpenCV camera axes -> world, where the light lives: half a turn about z."""
+  return directions * jnp.array([-1.0, -1.0, 1.0], directions.dtype)
+
+
+def estimate_gain(samples: Samples, albedo: Array, light: Array, weights: Weights) -> Array:
+  """() robust factor between the image and the model's colours: exposure and white balance drift in real video."""
+  model = shade.shade(albedo, shade.shading(light, to_world(samples.seen_normal)))
+  gain = jnp.ones(())
+  for _ in range(3):
+    error = jnp.sqrt(jnp.mean((samples.color - gain * model) ** 2, -1) + 1e-12) / weights.sd_color
+    w = (samples.weight * jnp.minimum(1.0, 1.0 / error))[:, None]
+    gain = jnp.sum(w * samples.color * model) / jnp.maximum(jnp.sum(w * model**2), 1e-6)
+  return jnp.where(jnp.sum(samples.weight) > 0, jnp.clip(gain, 0.3, 3.0), 1.0)
 
 
 def with_gradient(image: Array) -> Array:
@@ -247,9 +268,9 @@ def residuals(samples: Samples, albedo: Array, light: Array, x: Array, shared: S
   change = jnp.concatenate([x[:n_expr] - samples.expr, shared.shape - samples.shape])
   local = samples.normal + jnp.matmul(samples.normal_dirs, change, precision=HIGHEST)
 
-  def shading_of(normal):  # OpenCV camera axes; the light lives in the world, half a turn about z away
+  def shading_of(normal):  # in OpenCV camera axes
     unit = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    basis = shade.spherical_harmonics(unit * jnp.array([-1.0, -1.0, 1.0], unit.dtype))
+    basis = shade.spherical_harmonics(to_world(unit))
     return jnp.matmul(basis, light, precision=HIGHEST), basis
 
   def pose_only(z):
@@ -330,9 +351,10 @@ def fit_frame(surface: Surface, model: LandmarkModel, albedo: Array, light: Arra
   def outer(x, _):
     samples = sample_pixels(surface, x, shared, crop, n_samples, weights.photo_pixels)
     colors = shade.sample_texture(albedo, samples.uv)
+    exposed = image9 / estimate_gain(samples, colors, light, weights)
 
     def normal(x):
-      res = residuals(samples, colors, light, x, shared, crop, image9, weights)
+      res = residuals(samples, colors, light, x, shared, crop, exposed, weights)
       J, r = res.d_x.reshape(-1, x.shape[0]), res.r.reshape(-1)
       photo = Normal(res.cost, jnp.matmul(J.T, r, precision=HIGHEST), jnp.matmul(J.T, J, precision=HIGHEST))
       return photo + bundle.frame_normal(model, x, shared, tracks, weights)
@@ -353,7 +375,7 @@ def photometric_l1(surface: Surface, albedo: Array, light: Array, shared: Shared
 
 def shaded(surface: Surface, X: Array, fragments, albedo: Array, light: Array, crop: Crop):
   """Colours (C, C, 3) at the pixels and which of them are explained (C, C)."""
-  normals = flame.vertex_normals(X, surface.faces) * jnp.array([-1.0, -1.0, 1.0], X.dtype)
+  normals = to_world(flame.vertex_normals(X, surface.faces))
   n = shade.interpolate_corners(normals[surface.faces], fragments)
   n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
   uv = shade.interpolate_corners(surface.uv, fragments)
@@ -396,8 +418,11 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
   images9 = jax.vmap(with_gradient)(crops.rgb)
   F, n = xs.shape
 
-  def outer(state, _):
+  def outer(state, step):
     shared, appearance, xs = state
+    # Colours first: geometry must not bend to explain a texture that is not estimated yet.
+    hold = jnp.where(step < APPEARANCE_STEPS, 1e8, 0.0)
+    flat_start, xs_start = bundle.pack(shared), xs
     samples = jax.lax.map(
       lambda a: sample_pixels(surface, a[0], shared, a[1], n_samples, weights.photo_pixels), (xs, crops)
     )
@@ -407,11 +432,23 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     ).reshape(F, n_samples, 3, n_texture)
     layer = jax.image.resize(appearance.layer, surface.texture_mean.shape, "linear")
     base = jax.vmap(lambda uv: shade.sample_texture(surface.texture_mean + layer, uv))(samples.uv)
+    albedo0 = jnp.clip(base + jnp.matmul(basis, appearance.texture, precision=HIGHEST), 0.0, 1.0)
+    gains = jax.vmap(lambda s, a: estimate_gain(s, a, appearance.light, weights))(samples, albedo0)
+    gains = jnp.where(step > 0, gains / jnp.exp(jnp.mean(jnp.log(gains))), 1.0)  # the light takes the common factor
+    exposed = images9 / gains[:, None, None, None]
 
     def normal(xs, flat):
       m = flat.shape[0]
       shared, texture, light = unpack(flat, n_shape, n_texture)
       arrow = bundle.bundle_normal(model, xs, flat[: m - n_texture - 27], tracks, weights, focal_prior)
+      held = flat[: m - n_texture - 27] - flat_start
+      arrow = arrow.replace(
+        cost=arrow.cost + hold * (jnp.sum(held**2) + jnp.sum((xs - xs_start) ** 2)),
+        frame_gradient=arrow.frame_gradient + hold * (xs - xs_start),
+        frame_matrix=arrow.frame_matrix + hold * jnp.eye(n, dtype=xs.dtype),
+        shared_gradient=arrow.shared_gradient + hold * held,
+        shared_matrix=arrow.shared_matrix + hold * jnp.eye(held.shape[0], dtype=xs.dtype),
+      )
       arrow = pad_shared(arrow, n_texture + 27)
       # Photometric unknowns of the shared vector: shape, camera (contiguous), then texture and light at its end.
       where = jnp.concatenate([jnp.arange(n_shape + 3), jnp.arange(m - n_texture - 27, m)])
@@ -429,7 +466,7 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
         mul = lambda a, b: jnp.matmul(a.T, b, precision=HIGHEST)
         return res.cost, mul(J, r), mul(J, J), mul(J, G), mul(G, r), mul(G, G)
 
-      cost, g, H, C, gs, Hs = jax.lax.map(one, (xs, samples, base, basis, crops, images9))
+      cost, g, H, C, gs, Hs = jax.lax.map(one, (xs, samples, base, basis, crops, exposed))
       t = jnp.concatenate([jnp.ones(n_texture, xs.dtype), jnp.full(27, 1.0, xs.dtype) / LIGHT_SD**2])
       t = t.at[n_texture : n_texture + 3].set(1e-4)
       value = flat[m - n_texture - 27 :]
@@ -448,10 +485,10 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     shared, texture, light = unpack(solution.shared, n_shape, n_texture)
     xs = solution.frames
     appearance = appearance.replace(texture=texture, light=light)
-    appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, weights))
+    appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, gains, weights))
     return (shared, appearance, xs), solution.cost
 
-  (shared, appearance, xs), costs = jax.lax.scan(outer, (shared, appearance, xs), None, length=outer_steps)
+  (shared, appearance, xs), costs = jax.lax.scan(outer, (shared, appearance, xs), jnp.arange(outer_steps))
   return shared, appearance, xs, costs
 
 
@@ -464,7 +501,8 @@ def pad_shared(arrow: ArrowNormal, k: int) -> ArrowNormal:
   )
 
 
-def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs: Array, crops: Crop, weights: Weights):
+def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs: Array, crops: Crop, gains: Array,
+                   weights: Weights) -> Array:  # fmt: skip
   """The free albedo layer (LAYER_SIZE, LAYER_SIZE, 3) that best explains the keyframes, everything else fixed.
 
   Per texel the ridge solution of (albedo + layer + 1) * shading - 1 = image over all pixels that show it, with the
@@ -473,17 +511,17 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
   base = surface.texture_mean + jnp.matmul(surface.texture_basis, appearance.texture, precision=HIGHEST)
 
   def one(args):
-    x, crop = args
+    x, crop, gain = args
     X, _, fragments = see(surface, x, shared, crop)
     normals = flame.vertex_normals(X, surface.faces)
     n = shade.interpolate_corners(normals[surface.faces], fragments)
     n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
     uv = shade.interpolate_corners(surface.uv, fragments)
-    S = shade.shading(appearance.light, n * jnp.array([-1.0, -1.0, 1.0], n.dtype))
+    S = shade.shading(appearance.light, to_world(n))
     albedo = shade.sample_texture(base, uv)
     hit = fragments.pix_to_face >= 0
     face = jnp.maximum(fragments.pix_to_face, 0)
-    wanted = (crop.rgb + 1.0) / jnp.maximum(S, 0.1) - 1.0 - albedo  # what the layer would have to be
+    wanted = (crop.rgb / gain + 1.0) / jnp.maximum(S, 0.1) - 1.0 - albedo  # what the layer would have to be
     cosine = -n[..., 2]
     w = (hit & surface.used[face] & (crop.inside > 0)) * jnp.clip((cosine - MIN_COSINE) / 0.3, 0.0, 1.0)
     current = shade.sample_texture(jax.image.resize(appearance.layer, base.shape, "linear"), uv)
@@ -494,7 +532,7 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
     values = jnp.concatenate([wanted * w[..., None], w[..., None]], -1).reshape(-1, 4)
     return jnp.zeros((LAYER_SIZE**2, 4), x.dtype).at[index].add(values, mode="drop")
 
-  total = jnp.sum(jax.lax.map(one, (xs, crops)), 0)
+  total = jnp.sum(jax.lax.map(one, (xs, crops, gains)), 0)
   ridge = (weights.sd_color / weights.sd_layer) ** 2
   layer = (total[:, :3] / (total[:, 3:] + ridge)).reshape(LAYER_SIZE, LAYER_SIZE, 3)
   return jnp.clip(layer, -0.5, 0.5)

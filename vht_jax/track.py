@@ -258,7 +258,8 @@ class PhotometricFit:
     index = self.keyframes()
     progress.stage("identity", 1)
     surface = _surface(self.model, fit.shared.shape)
-    sd = max(fit.focal_sd, 0.01) if config.focal <= 0 and np.isfinite(fit.focal_sd) else 1e-4
+    # Colours know the focal length less well than the landmarks of many views: hold it at the bundle adjustment's.
+    focal_prior = (fit.shared.log_focal, jnp.asarray(2e-3, jnp.float32))
     fit.shared, fit.appearance, xs, cost = _fit_identity(
       surface,
       fit.lm,
@@ -268,7 +269,7 @@ class PhotometricFit:
       self.crops(index),
       jnp.asarray(fit.xs[index]),
       fit.weights,
-      (fit.shared.log_focal, jnp.asarray(sd, jnp.float32)),
+      focal_prior,
       config.n_samples,
       config.identity_steps,
     )
