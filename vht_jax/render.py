@@ -87,8 +87,8 @@ def render_mesh(
     light: (9, 3) spherical harmonics coefficients, world; None leaves the surface colour unlit.
     backend: 'hard', 'edge' or 'soft' (see the module), static.
     background: (C,) or (H, W, C); black by default.
-    edges: `edges.edge_table(faces)`, for the 'edge' backend. It is made here if `faces` is concrete; under `jit`
-      with traced faces it must be passed.
+    edges: `edges.edge_table(faces)` for the 'edge' backend, made once outside `jit`. If `faces` are concrete it may be
+      left out.
     formula: how light meets colour, see `shade.shade`; static.
     cull_backfaces: static.
 
@@ -123,8 +123,14 @@ def render_mesh(
     rgb = jnp.ones((*size, 1), screen.dtype)
   if light is not None:
     rgb = shade(rgb, shading(light, values[..., -3:]), formula)
-  if background is None:
-    background = jnp.zeros(rgb.shape[-1], rgb.dtype)
+  background = jnp.zeros(rgb.shape[-1], rgb.dtype) if background is None else background
   rgb = jnp.where(hit, rgb, jnp.broadcast_to(background, rgb.shape))
-  alpha = hit[..., 0].astype(rgb.dtype)
-  return Rendered(rgb=rgb, alpha=alpha, fragments=fragments)
+  alpha = hit.astype(rgb.dtype)
+  if backend == "edge":
+    from vht_jax.edges import antialias, edge_table
+
+    edges = edge_table(faces) if edges is None else edges
+    both = jnp.concatenate([rgb, alpha], axis=-1)
+    both = antialias(both, screen, faces, edges, fragments, cull_backfaces=cull_backfaces)
+    rgb, alpha = both[..., :-1], both[..., -1:]
+  return Rendered(rgb=rgb, alpha=alpha[..., 0], fragments=fragments)
