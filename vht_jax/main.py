@@ -5,7 +5,9 @@ Reads the settings, makes the dataset (frames and landmarks), loads the head, tr
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 import logging
 import os
 import shutil
@@ -24,6 +26,10 @@ from vht_jax.errors import InputError
 from vht_jax.settings import AppConfig, Settings
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
+  from collections.abc import Callable
+
+  import numpy as np
+
   from vht_jax.report import Progress
   from vht_jax.types import FlameModel, TrackResult
   from vht_jax.video import FrameFolder
@@ -112,6 +118,7 @@ def _run(settings: Settings, output: Path, start: float) -> dict[str, Any]:
   from vht_jax import report, results
   from vht_jax.assets import load_head
   from vht_jax.track import track
+  from vht_jax.types import Status
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
@@ -139,21 +146,18 @@ def _run(settings: Settings, output: Path, start: float) -> dict[str, Any]:
     if writer is not None:
       report.write_scalars(writer, result, frames, config.energy_log_freq)
 
-    figures = write_overlay(app, config, model, result, dataset, output, progress, writer)
-    progress.close()
     landmarks, confidence, _ = dataset.landmarks()
-    tracked = np.asarray(result.status) == 0
+    projected = results.projected_landmarks(model, result, dataset.size)
+    tracked = np.asarray(result.status) == Status.TRACKED
+    points = (landmarks, confidence, projected)
+    difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
+    progress.close()
     seconds = time.perf_counter() - start
     summary = {
       "frames": len(frames),
       "tracked": int(tracked.sum()),
-      **results.landmark_figures(
-        results.projected_landmarks(model, result, dataset.size),
-        landmarks,
-        confidence,
-        tracked & (confidence[:, :68] > 0).any(axis=1),
-      ),
-      **figures,
+      **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
+      "photometric_l1": difference,
       **(results.geometry_figures(model, result, frames, app.truth) if app.truth else {}),
       "seconds_total": seconds,
       "frames_per_second": len(frames) / seconds,
@@ -266,51 +270,67 @@ def forget_frames(data_path: Path) -> None:
     (data_path / SOURCE).unlink()
 
 
-def write_overlay(
-  app: AppConfig,
-  config: Any,
-  model: FlameModel,
-  result: TrackResult,
-  dataset: FrameFolder,
-  output: Path,
-  progress: Progress,
-  writer: Any,
-) -> dict[str, float]:
-  """Renders the frames (without --overlay: some 50 of them), writes overlay.mp4, returns photometric_l1."""
+@functools.cache
+def renderer(size: tuple[int, int]) -> Callable:
+  """(model, identity, poses) -> rgb (n, H, W, 3), alpha (n, H, W), compiled."""
   import jax
-  import numpy as np
 
-  from vht_jax import flame, report, results
   from vht_jax.render import render_head
-  from vht_jax.video import write_video
 
-  n = len(dataset)
-  seen = flame.without_lower_neck(model) if config.ignore_lower_neck else model
-  chosen = range(n) if app.overlay else np.unique(np.linspace(0, n - 1, min(n, 50)).astype(int)).tolist()
-
-  @jax.jit
-  def render_chunk(model, identity, poses):
+  def render(model, identity, poses):
     def one(pose):
-      picture = render_head(model, identity, pose, dataset.size)
+      picture = render_head(model, identity, pose, size)
       return picture.rgb, picture.alpha
 
     return jax.vmap(one)(poses)
 
-  landmarks, confidence, _ = dataset.landmarks()
-  projected = results.projected_landmarks(model, result, dataset.size)
+  return jax.jit(render)
+
+
+def write_overlay(
+  settings: Settings,
+  model: FlameModel,
+  result: TrackResult,
+  dataset: FrameFolder,
+  points: tuple[np.ndarray, np.ndarray, np.ndarray],
+  output: Path,
+  progress: Progress,
+  writer: Any,
+) -> float:
+  """Renders the frames (without --overlay: some 50 of them) and writes overlay.mp4 from them.
+
+  Args:
+    settings, model, result, dataset: the run.
+    points: detected landmarks (T, 70, 2) px, their confidence (T, 70), projected landmarks (T, 70, 2) px.
+    output: the folder.
+    progress: told of every frame.
+    writer: TensorBoard's, or None.
+
+  Returns:
+    Mean over the tracked frames of `report.photometric_l1`.
+  """
+  import numpy as np
+
+  from vht_jax import flame, report
+  from vht_jax.types import Status
+  from vht_jax.video import write_video
+
+  app, config, _ = settings
+  n = len(dataset)
+  seen = flame.without_lower_neck(model) if config.ignore_lower_neck else model
+  chosen = range(n) if app.overlay else np.unique(np.linspace(0, n - 1, min(n, 50)).astype(int)).tolist()
+  render = functools.partial(renderer(dataset.size), seen, result.identity)
+  detected, confidence, projected = points
   status = np.asarray(result.status)
   differences = []
 
   def pictures():
-    def render(poses):
-      return render_chunk(seen, result.identity, poses)
-
     for i, rgb, alpha in report.rendered(render, result.poses, chosen):
       image = dataset.image(i)
-      if status[i] == 0:
+      if status[i] == Status.TRACKED:
         differences.append(report.photometric_l1(image, rgb, alpha))
       caption = report.caption(dataset.frame_ids[i], status[i])
-      picture = report.panels(image, rgb, alpha, landmarks[i], confidence[i], projected[i], caption)
+      picture = report.panels(image, rgb, alpha, detected[i], confidence[i], projected[i], caption)
       if writer is not None and i % config.img_log_freq == 0:
         writer.add_image("tracking_result", picture, int(dataset.frame_ids[i]), dataformats="HWC")
       progress.advance(1)
@@ -320,10 +340,9 @@ def write_overlay(
   if app.overlay:
     write_video(output / FILES["overlay"], pictures(), app.frame_rate or dataset.fps)
   else:
-    for _ in pictures():
-      pass
+    collections.deque(pictures(), maxlen=0)
   finite = [d for d in differences if np.isfinite(d)]
-  return {"photometric_l1": float(np.mean(finite)) if finite else float("nan")}
+  return float(np.mean(finite)) if finite else float("nan")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,312 @@
+"""The app from the outside: what it writes, what it prints, how it fails. The tracker itself is tested elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from test_results import make_result
+
+from vht_jax import demo, results, settings
+from vht_jax import main as app
+from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.types import Status
+
+REPO = Path(__file__).resolve().parent.parent
+SIZE = (64, 80)
+FIGURES = {
+  "frames", "tracked", "nme68_median", "nme51_median", "iris_median", "jitter_ratio", "photometric_l1",
+  "seconds_total", "frames_per_second", "stage_seconds", "peak_rss_mb",
+}  # fmt: skip
+TRUTH_FIGURES = {
+  "vertex_mm", "face_mm", "vertex_rigid_mm", "face_rigid_mm", "focal_error", "rotation_deg", "jaw_deg", "gaze_deg",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(tmp_path, monkeypatch):
+  """A working folder of its own, and no trace left in JAX's configuration."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))  # the app then leaves the cache alone
+  for name in ("VHT_ASSETS", "VHT_FACE_LANDMARKER"):
+    monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def result(open_head):
+  """The answer of the tracker that the clip is made from."""
+  truth = make_result(open_head, n=5)
+  return truth.replace(timing={"camera": 1.0}, status=np.full(5, Status.TRACKED, np.int32))
+
+
+@pytest.fixture
+def clip(tmp_path, open_head, result):
+  """A dataset of five frames in VHT's layout whose landmarks are those of `result`; the last frame has no face."""
+  points = results.projected_landmarks(open_head, result, SIZE)
+  rng = np.random.default_rng(0)
+  for i in range(5):
+    folder = tmp_path / "clip" / f"frame_{i + 1:04d}"
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "image_0000.png"), rng.integers(0, 255, (*SIZE, 3), np.uint8))
+    found = Detection(np.array([0, 0, 9, 9, 1.0]), points[i, :68], points[i, 68:]) if i < 4 else None
+    write_keypoints(folder / "keypoints_static_0000.json", found, "test")
+  return tmp_path / "clip"
+
+
+@pytest.fixture
+def tracker(monkeypatch, result):
+  """Replaces the tracker by one that knows the answer; gives the arguments it was called with."""
+  calls = {}
+
+  def track(model, dataset, config, weights, *, init=None, progress=None):
+    calls.update(model=model, dataset=dataset, config=config, weights=weights, init=init)
+    n = len(dataset)
+    progress.stage("camera", n)
+    progress.advance(n, energy=1.0)
+    status = np.where(dataset.valid, Status.TRACKED, Status.INTERPOLATED).astype(np.int32)
+    energies = {"photo": np.zeros(n, np.float32)}
+    fitted = results.fit_components(result, model)
+    return fitted.replace(poses=jax.tree.map(lambda x: x[:n], fitted.poses), status=status, energies=energies)
+
+  monkeypatch.setattr("vht_jax.track.track", track)
+  return calls
+
+
+def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, capsys):
+  truth = tmp_path / "truth.npz"
+  results.save_tracked(truth, result, np.arange(1, 6), SIZE, settings.TrackConfig(), open_head.name)
+  argv = [f"--data_path={clip}", f"--truth={truth}", "--model=open", "--w_lmk=7", "--tensorboard"]
+  assert app.main(argv) == 0
+  output = tmp_path / "out" / "clip"
+  printed = capsys.readouterr()
+  assert "tracked 4 of 5 frames" in printed.out and "out/clip" in printed.out and printed.err == ""
+  assert len(printed.out.splitlines()) < 24
+
+  tracked = results.load_tracked(output / results.FILE_NAME, open_head)
+  np.testing.assert_allclose(tracked.result.poses.jaw, result.poses.jaw, atol=1e-5)
+  assert tracked.result.status.tolist() == [0, 0, 0, 0, Status.INTERPOLATED]
+  assert tracked.head == open_head.name and tracked.image_size == SIZE
+
+  summary = json.loads((output / "summary.json").read_text())
+  assert set(summary) >= FIGURES | TRUTH_FIGURES
+  assert summary["frames"] == 5 and summary["tracked"] == 4
+  # Detections are written with three decimals; the head is the truth itself.
+  assert summary["nme68_median"] < 0.1 and summary["vertex_mm"] < 0.01 and summary["rotation_deg"] < 0.01
+  assert 0 < summary["photometric_l1"] < 1
+  assert {"detect", "camera", "report"} <= set(summary["stage_seconds"])
+  assert summary["frames_per_second"] == pytest.approx(5 / summary["seconds_total"])
+
+  again = settings.make_settings(settings.read_ini(output / "config.ini"))
+  assert again.weights.w_lmk == 7.0 and again.app.data_path == str(clip)
+  assert again.app.output_path == str(Path("out") / "clip")
+  assert "tracked 4 of 5 frames" in (output / "track.log").read_text()
+  assert cv2.VideoCapture(str(output / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
+  assert any((output / "tensorboard").iterdir())
+
+
+@pytest.fixture
+def flat(monkeypatch):
+  """Draws a grey picture instead of the head: the renderer is slow to compile and tested elsewhere."""
+
+  def render(model, identity, poses):
+    n = len(poses.expr)
+    return np.full((n, *render.size, 3), 0.5, np.float32), np.ones((n, *render.size), np.float32)
+
+  def renderer(size):
+    render.size = size
+    return render
+
+  monkeypatch.setattr(app, "renderer", renderer)
+
+
+def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
+  argv = [f"--data_path={clip}", "--output_path=here", "--keyframes", "0", "2", "--max_frames=3", "--nooverlay"]
+  assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--w_photo=0"]) == 0
+  assert tracker["config"].keyframes == (0, 2) and tracker["weights"].w_photo == 0.0
+  assert tracker["dataset"].size == (32, 40) and len(tracker["dataset"]) == 3
+  assert tracker["model"].shapedirs.shape[-1] == 20
+  assert not (tmp_path / "here" / "overlay.mp4").exists()
+  assert results.read_npz(tmp_path / "here" / results.FILE_NAME)["rotation"].shape == (3, 3)
+  assert json.loads((tmp_path / "here" / "summary.json").read_text())["photometric_l1"] is not None
+
+
+def test_config_of_vht_with_only_its_paths_changed(clip, tracker, flat, tmp_path):
+  from test_settings import VHT_INI
+
+  text = VHT_INI.replace("DATA_PATH", str(clip)).replace("OUTPUT_PATH", str(tmp_path / "o"))
+  text = text.replace("[512,512]", "[64,64]").replace("[137, 339, 521, 613, 581]", "[2, 3]")
+  (tmp_path / "person.ini").write_text(text)
+  assert app.main(["--config", "person.ini", "--model=open"]) == 0
+  assert tracker["config"].init_steps == 400 and tracker["dataset"].size == (64, 64)
+  # What we wrote reads as a config as well, and runs the same again.
+  assert app.main(["--config", str(tmp_path / "o" / "config.ini"), "--nooverlay"]) == 0
+
+
+def test_resume(clip, tracker, flat, tmp_path):
+  argv = [f"--data_path={clip}", "--output_path=o", "--model=open", "--nooverlay"]
+  assert app.main([*argv, "--max_frames=3"]) == 0
+  assert tracker["init"] is None
+  assert app.main([*argv, "--load_tracked_flame_params=o/tracked_flame_params.npz"]) == 0
+  assert tracker["init"].poses.rotation.shape == (5, 3)
+  assert tracker["init"].status.tolist() == [0, 0, 0, Status.NO_FACE, Status.NO_FACE]
+
+
+def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatch):
+  from vht_jax.video import write_video
+
+  rng = np.random.default_rng(1)
+  write_video("talk.mp4", (rng.integers(0, 255, (*SIZE, 3), np.uint8) for _ in range(5)), 25)
+  searched = []
+
+  class Detector:
+    name = "test"
+
+    def detect(self, rgb):
+      searched.append(rgb.shape)
+      points = rng.uniform(10, 60, (68, 2))
+      return Detection(np.array([0, 0, 9, 9, 1.0]), points)
+
+    def close(self):
+      pass
+
+  monkeypatch.setattr("vht_jax.landmarks.make_detector", lambda *a, **k: Detector())
+  argv = ["--video=talk.mp4", "--model=open", "--nooverlay"]
+  assert app.main(argv) == 0
+  data = tmp_path / "out" / "talk" / "dataset"
+  assert (data / "frame_0005" / "keypoints_static_0000.json").exists() and len(searched) == 5
+  assert app.main(argv) == 0
+  assert len(searched) == 5  # nothing is done twice
+  assert app.main([*argv, "--restart"]) == 0
+  assert len(searched) == 10
+
+
+def test_restart_leaves_a_dataset_that_we_did_not_make(clip):
+  app.forget_frames(clip)
+  assert len(list(clip.iterdir())) == 5
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    ([], "nothing to track: give --video=clip.mp4"),
+    (["--video=nowhere.mp4"], "nowhere.mp4: no such video"),
+    (["--data_path=nowhere"], "nowhere: no such dataset folder"),
+    (["--video=text.mp4"], "text.mp4"),
+    (["--video=empty.mp4"], "empty.mp4"),
+    (["--video=folder"], "folder"),
+    (["--data_path=folder"], "folder"),
+    (["--data_path=clip", "--keyframes=2,99"], "keyframes: 99 is out of range"),
+    (["--data_path=clip", "--keyframes=4"], "keyframes: no face was found in frame 4"),
+    (["--data_path=faceless"], "no face"),
+    (["--data_path=clip", "--load_tracked_flame_params=short.npz"], "short.npz: expected an npz"),
+    (["--data_path=clip", "--load_tracked_flame_params=no.npz"], "no.npz: no such file"),
+    (["--data_path=clip", "--truth=no.npz"], "no.npz: no such file"),
+    (["--data_path=clip", "--output_path=text.mp4"], "text.mp4: the output folder cannot be made"),
+    (["--data_path=clip", "--device=abacus"], "device: expected one of"),
+    (["--data_path=clip", "--device=tpu"], "device: JAX finds no tpu"),
+    (["--data_path=clip", "--model=no_head.pkl"], "no_head.pkl"),
+    (["--config=clip.ini"], "unknown key 'keyframe'; did you mean 'keyframes'?"),
+    (["--keyframe=1"], "did you mean 'keyframes'?"),
+  ],
+)
+def test_what_a_user_can_cause_is_one_line_and_exit_code_2(argv, message, clip, tmp_path, capsys):
+  (tmp_path / "text.mp4").write_text("this is not a video\n" * 100)
+  (tmp_path / "empty.mp4").touch()
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "clip.ini").write_text("keyframe = [1]\n")
+  (tmp_path / "short.npz").write_bytes(b"PK\x03\x04 and then nothing")
+  for i in (1, 2):
+    folder = tmp_path / "faceless" / f"frame_{i:04d}"
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "image_0000.png"), np.zeros((*SIZE, 3), np.uint8))
+    write_keypoints(folder / "keypoints_static_0000.json", None, "test")
+  assert app.main([*argv, "--model=open"] if not any("--model" in a for a in argv) else argv) == 2
+  error = capsys.readouterr().err
+  assert error.startswith("vht-track: error: ") and message in error
+  assert error.count("\n") == 1
+
+
+@pytest.mark.faults
+def test_an_unexpected_error_is_one_line_with_the_traceback_in_the_log(clip, monkeypatch, tmp_path, capsys):
+  def track(*_, **__):
+    raise ZeroDivisionError("a\nb")
+
+  monkeypatch.setattr("vht_jax.track.track", track)
+  argv = [f"--data_path={clip}", "--output_path=o", "--model=open"]
+  assert app.main(argv) == 1
+  error = capsys.readouterr().err
+  assert error == f"vht-track: error: ZeroDivisionError: a (traceback in {Path('o') / 'track.log'})\n"
+  assert "Traceback" in (tmp_path / "o" / "track.log").read_text()
+  with pytest.raises(ZeroDivisionError):
+    app.main([*argv, "--debug"])
+
+
+@pytest.mark.faults
+def test_interrupt_ends_quietly(clip, monkeypatch, capsys):
+  def track(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("vht_jax.track.track", track)
+  assert app.main([f"--data_path={clip}", "--model=open"]) == 130
+  assert "interrupted" in capsys.readouterr().err
+
+
+def test_vhts_cuda_runs_on_a_machine_without(clip, tracker, flat, capsys):
+  if any(d.platform == "gpu" for d in jax.devices()):
+    pytest.skip("this machine has a GPU")
+  assert app.main([f"--data_path={clip}", "--device=cuda", "--model=open", "--nooverlay"]) == 0
+  assert "running on the CPU" in capsys.readouterr().err
+
+
+def test_demo_tracks_the_clip_that_ships_unless_told_otherwise(tmp_path, monkeypatch):
+  mine = settings.parse(["--video=mine.mp4"])
+  assert demo.prepare(mine) == mine
+  (tmp_path / "assets" / "demo").mkdir(parents=True)
+  monkeypatch.setattr(demo, "packaged", lambda name: tmp_path / name)
+  with pytest.raises(app.InputError, match="demo clip"):
+    demo.prepare(settings.parse([]))
+  for name in ("demo.mp4", "truth.npz"):
+    (tmp_path / "assets" / "demo" / name).touch()
+  chosen = demo.prepare(settings.parse(["--max_frames=5"])).app
+  assert chosen.output_path == "out/demo" and chosen.model == "open" and chosen.max_frames == 5
+  assert chosen.video.endswith("demo.mp4") and chosen.truth.endswith("truth.npz")
+
+
+@pytest.mark.parametrize("command", [["-m", "vht_jax"], [str(REPO / "vht_jax" / "optimize_tracking.py")]])
+def test_entry_points(command, tmp_path):
+  """Both names of the app start, the second one as a plain file from anywhere."""
+  environment = {**os.environ, "PYTHONPATH": str(REPO) if "-m" in command else ""}
+  run = subprocess.run(
+    [sys.executable, *command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+  )
+  assert run.returncode == 0 and "--keyframes" in run.stdout and run.stderr == ""
+  run = subprocess.run(
+    [sys.executable, *command, "--no_such_flag"], cwd=tmp_path, env=environment, capture_output=True, text=True
+  )
+  assert run.returncode == 2 and run.stderr.startswith("vht-track: error: unknown flag") and run.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy():
+  code = (
+    "import sys; from vht_jax.main import main; main(['--help']); "
+    "print([m for m in ('cv2', 'mediapipe', 'av', 'torch', 'tensorboardX', 'tqdm') if m in sys.modules])"
+  )
+  run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
+  assert run.stdout.splitlines()[-1] == "[]", run.stdout[-200:] + run.stderr
+
+
+@pytest.mark.slow
+def test_demo_end_to_end(tmp_path, capsys):
+  """The embedded clip, its first second, with the real tracker."""
+  if not settings.packaged("assets/demo/demo.mp4").exists():
+    pytest.skip("the demo clip is not there yet")
+  assert app.main(["--max_frames=25"], demo.prepare) == 0
+  summary = json.loads((tmp_path / "out" / "demo" / "summary.json").read_text())
+  assert summary["tracked"] == 25
+  assert summary["nme68_median"] < 3.0 and summary["vertex_mm"] < 4.0
