@@ -124,14 +124,14 @@ def _run(settings: Settings, output: Path, start: float) -> dict[str, Any]:
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
   progress = report.Progress(writer, config.energy_log_freq)
   try:
-    path = None if app.model in ("auto", "open") else app.model
+    named = app.model in ("auto", "open", "flame")
     model = load_head(
-      path,
+      None if named else app.model,
       assets_dir=app.assets,
       n_shape=config.n_shape,
       n_expr=config.n_expr,
       n_texture=config.n_tex,
-      model="open" if app.model == "open" else "auto",
+      model=app.model if named else "auto",
     )
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     dataset = open_dataset(app, config, progress)

@@ -66,7 +66,7 @@ HELP = {
   "landmarks": "detector: auto (the first that works), mediapipe, tasks (needs --face_landmarker), face_alignment",
   "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
   "assets": "folder with FLAME's files",
-  "model": "head: auto (FLAME if its files are found, else open), open, or the path of a model file",
+  "model": "head: auto (FLAME if its files are found, else open), open, flame, or the path of a model file",
   "load_tracked_flame_params": "start from (resume) a tracked_flame_params.npz, ours or VHT's",
   "truth": "npz with the known parameters, to measure the geometric errors against",
   "device": "auto, cpu, gpu (cuda), tpu",
