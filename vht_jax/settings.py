@@ -159,8 +159,8 @@ def packaged(name: str) -> Path:
 
   It lies inside an installed package, at the top of a checkout.
   """
-  inside = PACKAGE / name
-  return inside if inside.exists() else PACKAGE.parent / name
+  inside, beside = PACKAGE / name, PACKAGE.parent / name
+  return beside if beside.exists() and not inside.exists() else inside
 
 
 def fields() -> dict[str, Any]:
