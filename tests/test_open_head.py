@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import REPO
 
 from vht_jax import flame
-
-from conftest import REPO
 
 NPZ = REPO / "assets" / "open_head.npz"
 BUILD = REPO / "third_party" / "open_head"

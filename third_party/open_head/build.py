@@ -176,7 +176,8 @@ def main() -> None:
   arrays = build(flags.wheel)
   pack.write_npz(flags.out, arrays)
   file_hash, content_hash = pack.file_sha256(flags.out), pack.content_sha256(arrays)
-  print(f"{flags.out}: {flags.out.stat().st_size / 1e6:.2f} MB, {len(arrays['v_template'])} vertices, {len(arrays['f'])} faces")
+  counts = f"{len(arrays['v_template'])} vertices, {len(arrays['f'])} faces"
+  print(f"{flags.out}: {flags.out.stat().st_size / 1e6:.2f} MB, {counts}")
   print(f"sha256 {file_hash}\ncontent_sha256 {content_hash}")
   metadata = HERE / "METADATA"
   recorded = pack.read_metadata(metadata)

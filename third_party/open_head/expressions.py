@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import scipy.sparse as sp
-
 from geometry import Surface
 from source import Source
 

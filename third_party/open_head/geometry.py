@@ -152,7 +152,9 @@ class _Refiner:
     if not smooth:
       return {a: 0.5, b: 0.5}
     a, b = min(a, b), max(a, b)
-    return _combine([({a: 1.0}, 9 / 16), ({b: 1.0}, 9 / 16), (self._beyond(a, b), -1 / 16), (self._beyond(b, a), -1 / 16)])
+    return _combine(
+      [({a: 1.0}, 9 / 16), ({b: 1.0}, 9 / 16), (self._beyond(a, b), -1 / 16), (self._beyond(b, a), -1 / 16)]
+    )
 
   def face(self, q: int, *, smooth: bool = True) -> dict[int, float]:
     """Centre of a quad: the four point rule across it in both directions."""

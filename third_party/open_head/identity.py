@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-
 from source import Source
 
 TABLES = Path(__file__).parent / "tables"

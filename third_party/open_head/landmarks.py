@@ -30,9 +30,7 @@ def closest_points(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarra
   index = np.zeros(len(points), int)
   bary = np.zeros((len(points), 3))
   for k, p in enumerate(points):
-    inside = np.stack(
-      [(np.cross(y - x, p - x) * normal).sum(1) / twice_area2 for x, y in ((b, c), (c, a), (a, b))], 1
-    )
+    inside = np.stack([(np.cross(y - x, p - x) * normal).sum(1) / twice_area2 for x, y in ((b, c), (c, a), (a, b))], 1)
     options = [np.where((inside >= 0).all(1)[:, None], inside, np.nan)]
     for i, j in ((0, 1), (1, 2), (2, 0)):
       x, d = triangles[:, i], triangles[:, j] - triangles[:, i]

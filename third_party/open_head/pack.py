@@ -44,7 +44,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-  """"key: value" lines."""
+  """The "key: value" lines of a file."""
   return dict(line.split(": ", 1) for line in path.read_text().splitlines() if ": " in line)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from geometry import Surface
 from source import Source
 
@@ -23,7 +22,9 @@ def painted(source: Source, surface: Surface, name: str) -> np.ndarray:
   return out | out[surface.mirror]
 
 
-def regions(surface: Surface, v: np.ndarray, painted_masks, weights: np.ndarray, eyes: np.ndarray) -> dict[str, np.ndarray]:
+def regions(
+  surface: Surface, v: np.ndarray, painted_masks, weights: np.ndarray, eyes: np.ndarray
+) -> dict[str, np.ndarray]:
   """FLAME's region names (and teeth, tongue, mouth_cavity, eye_socket) -> sorted vertex ids.
 
   Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-
 from geometry import Surface
 
 # The mean of the samples has full lips. Modelling targets that are added to it:

@@ -1,6 +1,6 @@
 """Draws docs/open_head.png with the package's own renderer: views, expressions, gaze, identities, textures.
 
-  python third_party/open_head/sheet.py --out docs/open_head.png
+Run: python third_party/open_head/sheet.py --out docs/open_head.png
 """
 
 from __future__ import annotations

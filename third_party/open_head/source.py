@@ -28,7 +28,7 @@ NUM_VERTICES = 19158  # of base.obj, and the index space of every target
 
 
 class Source:
-  """The MakeHuman data of the wheel. Lengths are in MakeHuman units (1 dm); x subject's left, y up, z out of the face."""
+  """The wheel's MakeHuman data. Lengths in MakeHuman units (1 dm); x subject's left, y up, z out of the face."""
 
   def __init__(self, wheel: Path):
     """Opens the wheel and checks that it is the one this build was made for.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
-
 from geometry import Surface
 from raster import rasterize
+from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
 
 SUPERSAMPLED = 512
 MEAN_SIZE, BASIS_SIZE = 256, 128
@@ -155,9 +154,7 @@ class _Paint:
 
   def blobs(self, centre, radius) -> np.ndarray:
     """Soft spots at a place and its mirror image."""
-    return np.maximum(
-      *[np.exp(-(((self.p - np.array(centre) * [s, 1, 1]) / radius) ** 2).sum(2)) for s in (1, -1)]
-    )
+    return np.maximum(*[np.exp(-(((self.p - np.array(centre) * [s, 1, 1]) / radius) ** 2).sum(2)) for s in (1, -1)])
 
   def resized(self, image: np.ndarray, size: int) -> np.ndarray:
     """Extends the colours beyond the seams of the map, then averages down."""
