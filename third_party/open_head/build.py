@@ -37,6 +37,7 @@ EYES_AT = np.array([0.0, 0.023, 0.024])  # middle of the eyeballs, m: where head
 NUM_HEADS = 2000
 NUM_IDENTITY = 100
 HIDDEN = ("mouth_cavity", "eye_socket", "tongue", "upper_teeth", "lower_teeth")
+LOWER_NECK = 0.04  # m, band over the cut of the neck
 STEP = 1e-6  # m, quantum of the stored displacement fields
 
 
@@ -158,7 +159,7 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     "mp468_face": mp_face.astype(np.uint16),
     "mp468_bary": mp_bary.astype(np.float32),
     **{f"mask_{name}": ids.astype(np.uint16) for name, ids in masks.items()},
-    "lower_neck_faces": np.nonzero((rig.weights[surface.faces, 0] > 0.6).all(1))[0].astype(np.uint16),
+    "lower_neck_faces": regions.lower_neck_faces(surface, v / SCALE + origin, LOWER_NECK / SCALE).astype(np.uint16),
     "tex_mean": np.round(albedo * 255).astype(np.uint8),
     "tex_basis_i8": np.round(images / scale[:, None, None, None] * 127).astype(np.int8),
     "tex_basis_scale": scale.round(7).astype(np.float32),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from geometry import Surface
+from geometry import Surface, above_neck_cut
 from source import Source
 
 
@@ -76,3 +76,15 @@ def regions(
     "eye_socket": part("eye_socket") & ~head,
   }
   return {name: np.nonzero(mask)[0] for name, mask in out.items()}
+
+
+def lower_neck_faces(surface: Surface, base_positions: np.ndarray, height: float) -> np.ndarray:
+  """Ids of the faces just above the cut of the neck, which collars hide and trackers leave out.
+
+  Args:
+    surface: the mesh.
+    base_positions: (V, 3) template in MakeHuman units.
+    height: of the band over the cut, MakeHuman units.
+  """
+  low = (above_neck_cut(base_positions) < height)[surface.faces].all(1)
+  return np.nonzero(low & np.isin(surface.part, ("head", "neck")))[0]
