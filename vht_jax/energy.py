@@ -254,16 +254,12 @@ def joint_energy(raw: RawPose, weights: Weights) -> Array:
   is a "rotation" by -1.24 (original.md, quirk 6).
   """
   neutral = neutral_raw(raw.neck.dtype)
-
-  def distance(part, neutral_part):
-    difference = rotation.axis_angle_to_matrix(part) - rotation.axis_angle_to_matrix(neutral_part)
-    return jnp.sum(jnp.square(difference))
-
-  return (
-    weights.w_pos_neck * distance(raw.neck, neutral["neck"])
-    + weights.w_pos_jaw * distance(raw.jaw, neutral["jaw"])
-    + weights.w_pos_eyes * sum(distance(raw.eyes[k], neutral["eyes"][k]) for k in (0, 1))
+  matrices, at_rest = (
+    jax.vmap(rotation.axis_angle_to_matrix)(jnp.concatenate([neck[None], jaw[None], eyes]))
+    for neck, jaw, eyes in ((raw.neck, raw.jaw, raw.eyes), (neutral["neck"], neutral["jaw"], neutral["eyes"]))
   )
+  neck, jaw, *eyes = jnp.sum(jnp.square(matrices - at_rest), axis=(1, 2))
+  return weights.w_pos_neck * neck + weights.w_pos_jaw * jaw + weights.w_pos_eyes * sum(eyes)
 
 
 def eye_symmetry_energy(eyes: Array) -> Array:
