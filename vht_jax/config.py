@@ -91,5 +91,5 @@ class Weights:
   sd_gaze: float = 0.3
   sd_color: float = 0.03  # noise of a colour; larger differences count linearly
   sd_layer: float = 0.05  # free albedo beyond the texture basis
-  photo_pixels: float = 1000.0  # how many independent pixels a frame's colours count for, beside its landmarks
+  photo_pixels: float = 30.0  # how many independent pixels a frame's colours count for, beside its landmarks
   sd_size: float = 0.005  # relative head size: pinned, because one camera cannot see it
