@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity import parity_file, parity_model
 
-from tests.parity import parity_file, parity_model
 from vht_jax import calibrate as cal
 from vht_jax import flame, rotation
 from vht_jax.camera import make_camera, project, to_vht_intrinsics

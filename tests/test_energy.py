@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity import parity_file, parity_model
 
-from tests.parity import parity_file, parity_model
 from vht_jax import energy as en
 from vht_jax import flame
 from vht_jax.camera import from_vht_intrinsics, make_camera, project
