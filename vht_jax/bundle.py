@@ -314,8 +314,13 @@ class BundleResult:
 
 
 def bundle_adjust(
-  model: LandmarkModel, tracks: Tracks, weights: Weights, *, focal: Array | None = None,
-  focal_sd: Array = LOG_FOCAL_SD, max_steps: int = 20,
+  model: LandmarkModel,
+  tracks: Tracks,
+  weights: Weights,
+  *,
+  focal: Array | None = None,
+  focal_sd: Array = LOG_FOCAL_SD,
+  max_steps: int = 20,
 ) -> BundleResult:
   """Camera, identity, landmark offsets and the poses of F frames from their landmarks alone.
 

@@ -6,7 +6,7 @@ three at the new point anyway, and under `vmap` a rejected one costs the same wh
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import flax.struct
 import jax

@@ -305,9 +305,7 @@ def residuals(samples: Samples, albedo: Array, light: Array, x: Array, shared: S
 
   def linear(dirs, normal_dirs, j_dirs):
     both = jnp.concatenate([normal_dirs, dirs], axis=1)  # (N, 6, K)
-    return jnp.matmul(maps, both, precision=HIGHEST) + jnp.matmul(
-      d_joints, j_dirs.reshape(15, -1), precision=HIGHEST
-    )
+    return jnp.matmul(maps, both, precision=HIGHEST) + jnp.matmul(d_joints, j_dirs.reshape(15, -1), precision=HIGHEST)
 
   d_expr = linear(p.exprdirs, samples.normal_dirs[..., :n_expr], p.j_exprdirs)
   d_shape = linear(p.shapedirs, samples.normal_dirs[..., n_expr:], p.j_shapedirs)
@@ -461,7 +459,9 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
         d_light = jnp.einsum("nc,nk,cd->nckd", res.gain, res.d_light, own).reshape(-1, 3, 27)
         J = res.d_x.reshape(-1, n)
         free = ((base + jnp.matmul(basis, texture) > 0) & (base + jnp.matmul(basis, texture) < 1)).astype(x.dtype)
-        G = jnp.concatenate([res.d_shared, basis * (res.d_albedo * free)[..., None], d_light], -1).reshape(J.shape[0], -1)
+        G = jnp.concatenate([res.d_shared, basis * (res.d_albedo * free)[..., None], d_light], -1).reshape(
+          J.shape[0], -1
+        )
         r = res.r.reshape(-1)
         mul = lambda a, b: jnp.matmul(a.T, b, precision=HIGHEST)
         return res.cost, mul(J, r), mul(J, J), mul(J, G), mul(G, r), mul(G, G)

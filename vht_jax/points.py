@@ -141,9 +141,7 @@ def joint_transforms(angles: Array, joints: Array) -> tuple[Array, Array, Array]
 
 def rigid(pose_part: Array, focal: Array, principal: Array) -> tuple[Array, Array]:
   """Head -> camera rotation (3, 3) and the camera position (3,) of the pivot, m."""
-  R = jnp.matmul(
-    rotation.axis_angle_to_matrix(pose_part[:3]), jnp.array(FRONTAL, pose_part.dtype), precision=HIGHEST
-  )
+  R = jnp.matmul(rotation.axis_angle_to_matrix(pose_part[:3]), jnp.array(FRONTAL, pose_part.dtype), precision=HIGHEST)
   place = pose_part[3:6]
   z = focal * jnp.exp(-place[2])
   return R, jnp.concatenate([(place[:2] - principal) * (z / focal), z[None]])
@@ -287,4 +285,3 @@ def from_pose(points: Points, pose: Pose, shape: Array, camera: Camera, principa
       pose.eyes[:, :2].reshape(-1),
     ]
   )
-

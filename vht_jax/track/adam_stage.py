@@ -1,0 +1,102 @@
+"""Stages 3 and 4 by VHT's method: Adam on its energy, keyframes first, then the frames."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import calibrate, descent, flame
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.types import FlameModel, Identity, Observations, Pose, RawPose
+
+START_MARGIN = 0.02  # poses start this far inside the joint limits, where tanh still has a slope
+
+
+class AdamFit:
+  """Raw poses of all frames and the identity; host side, one row per frame."""
+
+  def __init__(self, model: FlameModel, clip, config: TrackConfig, weights: Weights, seen: np.ndarray):
+    self.model = flame.without_lower_neck(model) if config.ignore_lower_neck else model
+    self.clip, self.config, self.weights, self.seen = clip, config, weights, seen
+    self.terms: dict[str, np.ndarray] = {}
+
+  def start(self, identity: Identity, poses: Pose) -> None:
+    """From a fit of the landmarks, or from a former result."""
+    self.identity = identity
+    raw = jax.vmap(lambda p: flame.unlimit_pose(p, START_MARGIN))(poses)
+    self.raw = jax.tree.map(lambda a: np.array(a), raw)
+
+  def calibrate(self, keyframes: np.ndarray) -> None:
+    """VHT's start: the neutral mean head at calibrated poses in the keyframes; elsewhere the nearest keyframe's."""
+    landmarks, confidence, _ = self.clip.landmarks()
+    found = calibrate.calibrate(
+      self.model, landmarks[keyframes], confidence[keyframes], self.clip.size, focal=self.config.focal
+    )
+    self.identity, raw = calibrate.neutral_start(self.model, found)
+    nearest = np.argmin(np.abs(np.arange(len(self.clip))[:, None] - keyframes), axis=1)
+    self.raw = jax.tree.map(lambda a: np.asarray(a)[nearest], raw)
+
+  def fit_identity(self, keyframes: np.ndarray, progress) -> None:
+    progress.stage("identity", 1)
+    rows = jax.tree.map(lambda a: jnp.asarray(a[keyframes]), self.raw)
+    self.identity, rows, energies = _fit_identity(
+      self.model, self.observations(keyframes), self.identity, rows, self.config, self.weights
+    )
+    self.put(keyframes, rows)
+    progress.advance(1, energy=float(energies["total"][-1, -1]))
+
+  def fit_frames(self, progress) -> None:
+    sequential = self.config.schedule == "sequential"
+    n, size = len(self.clip), 1 if sequential else self.config.batch_size
+    progress.stage("frames", n)
+    # VHT's order: frame 0 keeps what the keyframe stage gave it, every other frame starts at its predecessor.
+    for start in range(1 if sequential and n > 1 else 0, n, size):
+      index = np.minimum(np.arange(start, start + size), n - 1)
+      source = index - 1 if sequential else index
+      rows = jax.tree.map(lambda a: jnp.asarray(a[source]), self.raw)
+      if sequential and not self.seen[start]:
+        self.put(index, rows)
+        progress.advance(1)
+        continue
+      steps = self.config.init_steps if sequential and start in self.config.cutframes else self.config.steps_per_frame
+      rows, energies = _fit_frames(
+        self.model, self.observations(index), self.identity, rows, rows.translation, self.config, self.weights, steps
+      )
+      self.put(index, rows)
+      last = jax.tree.map(lambda e: np.asarray(e)[:, -1, -1], energies)
+      for name, values in last.items():
+        self.terms.setdefault(name, np.zeros(n, np.float32))[index] = values
+      progress.advance(min(size, n - start), energy=float(last["total"].mean()))
+
+  def observations(self, index: np.ndarray) -> Observations:
+    landmarks, confidence, _ = self.clip.landmarks()
+    there = confidence[index] > 0
+    return Observations(
+      rgb=jnp.asarray(self.clip.images(index), jnp.float32) / 255.0,
+      landmarks=jnp.asarray(np.where(there[..., None], landmarks[index], 0.0), jnp.float32),
+      confidence=jnp.asarray(confidence[index], jnp.float32),
+      valid=jnp.asarray(self.seen[index]),
+    )
+
+  def put(self, index: np.ndarray, rows: RawPose) -> None:
+    def write(into, values):
+      into[index] = np.asarray(values)
+      return into
+
+    self.raw = jax.tree.map(write, self.raw, rows)
+
+  def poses(self) -> Pose:
+    return jax.vmap(flame.limit_pose)(jax.tree.map(jnp.asarray, self.raw))
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _fit_identity(model, observations, identity, raw, config, weights):
+  return descent.fit_identity(model, observations, identity, raw, config, weights)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 7))
+def _fit_frames(model, observations, identity, raw, references, config, weights, n_steps):
+  return descent.fit_frames(model, observations, identity, raw, references, config, weights, n_steps=n_steps)

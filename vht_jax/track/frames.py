@@ -1,0 +1,96 @@
+"""Which frames to look at, and what to do about those that show no face."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import rotation
+from vht_jax.config import TrackConfig
+from vht_jax.errors import InputError
+from vht_jax.types import Pose, Status
+
+
+def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
+  """Raises `InputError` for what cannot be tracked at all."""
+  n = len(seen)
+  if n == 0:
+    raise InputError("the dataset has no frames")
+  if not seen.any():
+    raise InputError(f"no face was found in any of the {n} frames; is there a person in the video?")
+  for name in ("keyframes", "cutframes"):
+    for k in getattr(config, name):
+      if not 0 <= k < n:
+        raise InputError(f"{name}: {k} is out of range; positions are 0-based, the dataset has {n} frames (0..{n - 1})")
+  for k in config.keyframes:
+    if not seen[k]:
+      raise InputError(f"keyframes: no face was found in frame {k}; choose another")
+
+
+def view_features(x0: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+  """(T, 5) what distinguishes frames: yaw, pitch, distance, mouth and eye opening, each in units of a clear change."""
+  rotation, log_scale = x0[:, -14:-11], x0[:, -9]
+  p = landmarks[:, :68]
+  eye = np.linalg.norm(p[:, 36] - p[:, 45], axis=-1)
+  spread = np.sqrt(((p - p.mean(1, keepdims=True)) ** 2).sum(-1).mean(1))
+  size = np.maximum(np.maximum(eye, spread), 1e-3)
+  mouth = np.linalg.norm(p[:, 62] - p[:, 66], axis=-1) / size
+  eyes = np.linalg.norm(p[:, 37] + p[:, 43] - p[:, 41] - p[:, 47], axis=-1) / size
+  return np.stack([rotation[:, 1] / 0.2, rotation[:, 0] / 0.2, log_scale / 0.3, mouth / 0.2, eyes / 0.15], axis=1)
+
+
+def spread_frames(features: np.ndarray, candidates: np.ndarray, n: int) -> np.ndarray:
+  """Farthest point sampling: at most n of the candidate frames, as different from each other as possible, sorted.
+
+  Starts at the candidate nearest to the median (an unremarkable frame); outliers beyond the 1st and 99th percentile
+  are clipped, so that a detector's glitch is not taken for a remarkable view.
+  """
+  f = features[candidates]
+  f = np.clip(f, np.percentile(f, 1, axis=0), np.percentile(f, 99, axis=0))
+  first = int(np.argmin(np.linalg.norm(f - np.median(f, axis=0), axis=1)))
+  chosen = [first]
+  distance = np.linalg.norm(f - f[first], axis=1)
+  while len(chosen) < min(n, len(candidates)):
+    k = int(np.argmax(distance))
+    chosen.append(k)
+    distance = np.minimum(distance, np.linalg.norm(f - f[k], axis=1))
+  return np.sort(candidates[np.array(chosen)])
+
+
+def bridge(poses: Pose, seen: np.ndarray, good: np.ndarray | None = None) -> tuple[Pose, np.ndarray]:
+  """Fills frames without a face, or whose fit is not `good`, from their neighbours.
+
+  Returns the poses and the `Status` of every frame.
+
+  Between two tracked frames every parameter is interpolated linearly (rotations along the shortest arc); before the
+  first and after the last one it stays as it is there.
+  """
+  n = len(seen)
+  good = np.ones(n, bool) if good is None else good
+  status = np.where(seen, np.where(good, Status.TRACKED, Status.DIVERGED), Status.INTERPOLATED).astype(np.int32)
+  seen = seen & good
+  known = np.flatnonzero(seen)
+  if len(known) == n:
+    return poses, status
+  if len(known) == 0:
+    return poses, np.where(status == Status.INTERPOLATED, Status.NO_FACE, status)
+  right = np.searchsorted(known, np.arange(n))
+  after, before = known[np.minimum(right, len(known) - 1)], known[np.maximum(right - 1, 0)]
+  before = np.where(seen, np.arange(n), before)
+  after = np.where(seen, np.arange(n), after)
+  inside = (before < np.arange(n)) & (np.arange(n) < after)
+  t = np.where(inside, (np.arange(n) - before) / np.maximum(after - before, 1), 0.0).astype(np.float32)
+  start = np.where(np.arange(n) < known[0], known[0], before)
+
+  def mix(a):
+    a = np.where(np.isfinite(a), a, 0)
+    w = t.reshape((-1,) + (1,) * (a.ndim - 1))
+    return jnp.asarray(a[start] * (1 - w) + a[after] * w)
+
+  nearest = jax.vmap(rotation.nearest_axis_angle)
+  r = np.nan_to_num(np.asarray(poses.rotation))
+  turned = np.asarray(nearest(jnp.asarray(r[after]), jnp.asarray(r[start])))
+  mixed = jax.tree.map(mix, poses)
+  w = t[:, None]
+  return mixed.replace(rotation=jnp.asarray(r[start] * (1 - w) + turned * w)), status

@@ -1,0 +1,158 @@
+"""Stages 1 and 2: camera, identity and the pose of every frame from the landmarks alone."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import bundle, camera, photometric
+from vht_jax import points as pts
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.photometric import Appearance
+from vht_jax.track.frames import spread_frames, view_features
+from vht_jax.types import FlameModel, Identity, Pose, TrackResult
+
+LANDMARK_CHUNK = 128  # frames per call of the landmark fit
+DENSE_STEP = 3  # every third of MediaPipe's 468 points: more cost time and add nothing (solver.md)
+MIN_YAW_SPAN = np.deg2rad(15.0)  # below this the focal length is not determined
+
+
+class LandmarkFit:
+  """Stages 1 and 2: everything that needs only landmarks. Arrays are host side, one row per frame."""
+
+  def __init__(self, model: FlameModel, size: tuple[int, int], config: TrackConfig, weights: Weights):
+    self.model, self.size, self.config, self.weights = model, size, config, weights
+    self.dense_step = DENSE_STEP if config.dense_landmarks else 0
+
+  def observe(self, landmarks, confidence, dense) -> None:
+    if dense is None or not np.isfinite(dense).any():
+      self.dense_step = 0
+    self.lm = bundle.landmark_model(self.model, self.weights, self.dense_step)
+    points, present = bundle.observed_points(self.model, landmarks, dense, self.dense_step)
+    full = np.ones(present.shape, np.float32)
+    full[:, :70] = confidence
+    full = np.where(present, full, 0.0).astype(np.float32)
+    points = np.where(present[..., None], points, 0.0).astype(np.float32)
+    self.seen = (full[:, :68] > 0).any(axis=1)
+    self.xs = None
+    self.appearance = Appearance(
+      texture=jnp.zeros(self.model.texture_basis.shape[-1]),
+      layer=jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)),
+      light=jnp.zeros((9, 3)).at[0].set(np.sqrt(4 * np.pi)),
+    )
+    self.tracks = _tracks(self.lm, jnp.asarray(points), jnp.asarray(full), self.size)
+    self.landmarks = landmarks
+
+  def adjust_camera(self, init: TrackResult | None, progress) -> None:
+    if init is not None:
+      height, width = self.size
+      shared = bundle.initial_shared(self.lm, float(init.identity.camera.focal))
+      self.shared = shared.replace(
+        shape=jnp.asarray(init.identity.shape),
+        principal=(init.identity.camera.principal - 0.5) * jnp.array([width, height]) / max(height, width),
+        offset=shared.offset.at[:70].set(init.identity.lmk_offset),
+      )
+      self.appearance = self.appearance.replace(texture=init.identity.texture, light=init.identity.light)
+      self.focal_sd = 0.0
+      return
+    x0 = np.asarray(_initial(self.lm, self.tracks))
+    chosen = spread_frames(
+      view_features(x0, self.landmarks), np.flatnonzero(self.seen), self.config.n_calibration_frames
+    )
+    yaw = x0[chosen, self.lm.points.exprdirs.shape[-1] + 1]
+    progress.stage("camera", 1)
+    # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
+    padded = np.resize(chosen, self.config.n_calibration_frames)
+    counts = np.bincount(padded, minlength=len(self.seen))[padded].astype(np.float32)
+    tracks = jax.tree.map(lambda a: a[padded], self.tracks)
+    tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
+    focal = jnp.asarray(self.config.focal, jnp.float32) if self.config.focal > 0 else None
+    # Without parallax the data say little and are biased: lean on a focal length that is common for portraits.
+    focal_sd = bundle.LOG_FOCAL_SD if np.ptp(yaw) > MIN_YAW_SPAN else bundle.LOG_FOCAL_SD / 4
+    result = _bundle(self.lm, tracks, self.weights, focal, jnp.asarray(focal_sd, jnp.float32))
+    self.shared, self.focal_sd = result.shared, float(result.focal_relative_sd)
+    progress.advance(1, focal=float(jnp.exp(self.shared.log_focal)))
+    if self.config.focal <= 0 and np.ptp(yaw) < MIN_YAW_SPAN:
+      progress.note(
+        f"the head turns by only {np.rad2deg(np.ptp(yaw)):.0f} degrees: the focal length is a guess "
+        f"(+-{100 * self.focal_sd:.0f} %); give --focal or --fov if you know it"
+      )
+
+  def fit_all(self, progress, init: TrackResult | None = None) -> None:
+    if init is not None:
+      self.xs = np.asarray(
+        _from_poses(self.lm.points, init.poses, self.shared.shape, self.camera(), self.shared.principal)
+      )
+    model, shared = bundle.with_identity(self.lm, self.shared)
+    n = len(self.seen)
+    progress.stage("landmarks", n)
+    xs, costs = [], []
+    for start in range(0, n, LANDMARK_CHUNK):
+      index = np.minimum(np.arange(start, start + LANDMARK_CHUNK), n - 1)
+      tracks = jax.tree.map(lambda a: a[index], self.tracks)
+      x0 = _initial(model, tracks) if self.xs is None else jnp.asarray(self.xs[index])
+      solution = _fit_frames(model, tracks, shared, self.weights, x0)
+      keep = min(LANDMARK_CHUNK, n - start)
+      xs.append(np.asarray(solution.x)[:keep])
+      costs.append(np.asarray(solution.normal.cost)[:keep])
+      progress.advance(keep)
+    self.xs, self.cost = np.concatenate(xs), np.concatenate(costs)
+
+  def keyframes(self) -> np.ndarray:
+    """The configured keyframes, or frames that differ most in view and expression."""
+    if self.config.keyframes:
+      return np.unique(np.array(self.config.keyframes))
+    xs = np.asarray(_initial(self.lm, self.tracks)) if self.xs is None else self.xs
+    features = view_features(xs, self.landmarks)
+    return spread_frames(features, np.flatnonzero(self.seen), self.config.n_keyframes)
+
+  def camera(self):
+    height, width = self.size
+    side = max(height, width)
+    principal = 0.5 + np.asarray(self.shared.principal) * side / np.array([width, height])
+    return camera.make_camera(jnp.exp(self.shared.log_focal), principal)
+
+  def identity(self) -> Identity:
+    return Identity(
+      shape=self.shared.shape,
+      texture=self.appearance.texture,
+      light=self.appearance.light,
+      camera=self.camera(),
+      lmk_offset=self.shared.offset[:70],
+    )
+
+  def poses(self) -> Pose:
+    return _to_poses(self.lm.points, jnp.asarray(self.xs), self.shared.shape, self.camera(), self.shared.principal)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _tracks(model, points, confidence, size):
+  return jax.vmap(lambda p, c: bundle.make_tracks(model, p, c, size))(points, confidence)
+
+
+@jax.jit
+def _initial(model, tracks):
+  return jax.vmap(lambda t: bundle.initial_unknowns(model, t))(tracks)
+
+
+@jax.jit
+def _bundle(model, tracks, weights, focal, focal_sd):
+  return bundle.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd)
+
+
+@jax.jit
+def _fit_frames(model, tracks, shared, weights, x0):
+  return jax.vmap(lambda t, x: bundle.fit_frame(model, t, shared, weights, x))(tracks, x0)
+
+
+@jax.jit
+def _to_poses(points, xs, shape, cam, principal):
+  return jax.vmap(lambda x: pts.to_pose(points, x, shape, cam, principal))(xs)
+
+
+@jax.jit
+def _from_poses(points, poses, shape, cam, principal):
+  return jax.vmap(lambda p: pts.from_pose(points, p, shape, cam, principal))(poses)

@@ -1,0 +1,129 @@
+"""Stages 3 and 4 by Gauss-Newton: the identity from the images of a few keyframes, then every pose from its image."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import bundle, flame, photometric
+from vht_jax import points as pts
+from vht_jax.photometric import Crop
+from vht_jax.track.landmark_stage import LandmarkFit
+
+CROP_METRES = 0.28  # side of the crop at the head's distance
+
+
+class PhotometricFit:
+  """Stages 3 and 4; refines the unknowns of a `LandmarkFit` with the images."""
+
+  def __init__(self, fit: LandmarkFit, clip):
+    self.fit, self.clip, self.config = fit, clip, fit.config
+    self.model = flame.without_lower_neck(fit.model) if fit.config.ignore_lower_neck else fit.model
+
+  def crops(self, index: np.ndarray) -> Crop:
+    rgb, inside, scale, offset = zip(
+      *(crop_head(im, x, self.config.crop_size) for im, x in zip(self.clip.images(index), self.fit.xs[index]))
+    )
+    f32 = lambda a: jnp.asarray(np.stack(a), jnp.float32)
+    return Crop(rgb=f32(rgb) / 255.0, inside=f32(inside), scale=f32(scale), offset=f32(offset))
+
+  def fit_identity(self, progress) -> None:
+    fit, config = self.fit, self.config
+    index = fit.keyframes()
+    progress.stage("identity", 1)
+    surface = _surface(self.model, fit.shared.shape)
+    # Colours know the focal length less well than the landmarks of many views: hold it at the bundle adjustment's.
+    focal_prior = (fit.shared.log_focal, jnp.asarray(2e-3, jnp.float32))
+    fit.shared, fit.appearance, xs, cost = _fit_identity(
+      surface,
+      fit.lm,
+      fit.shared,
+      fit.appearance,
+      jax.tree.map(lambda a: a[index], fit.tracks),
+      self.crops(index),
+      jnp.asarray(fit.xs[index]),
+      fit.weights,
+      focal_prior,
+      config.n_samples,
+      config.identity_steps,
+    )
+    self.identity_cost = np.asarray(cost)
+    progress.advance(1, cost=float(cost[-1]))
+
+  def fit_frames(self, progress) -> None:
+    fit, config = self.fit, self.config
+    sequential = config.schedule == "sequential"
+    n, batch = len(fit.seen), 1 if sequential else config.batch_size
+    progress.stage("frames", n)
+    surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
+    lm, shared = bundle.with_identity(fit.lm, fit.shared)
+    albedo = photometric.albedo_map(surface, fit.appearance)
+    xs, l1 = [], []
+    for start in range(0, n, batch):
+      index = np.minimum(np.arange(start, start + batch), n - 1)
+      x0 = fit.xs[index]
+      if sequential and start > 0 and start not in config.cutframes:
+        x0 = xs[-1]  # where the previous frame ended
+      x, _, error = _fit_photometric(
+        surface, lm, albedo, fit.appearance.light, shared,
+        jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index), fit.weights, jnp.asarray(x0),
+        config.n_samples, config.frame_steps,
+      )  # fmt: skip
+      keep = min(batch, n - start)
+      xs.append(np.asarray(x)[:keep])
+      l1.append(np.asarray(error)[:keep])
+      progress.advance(keep, photometric_l1=float(l1[-1].mean()))
+    fit.xs, self.l1 = np.concatenate(xs), np.concatenate(l1)
+
+
+def crop_head(image: np.ndarray, x: np.ndarray, size: int):
+  """The square around a head whose unknowns are about `x`: rgb, inside mask, and the map from unit coordinates."""
+  import cv2
+
+  height, width = image.shape[:2]
+  side = max(height, width)
+  place = x[-pts.N_POSE + 3 : -pts.N_POSE + 6]
+  w = int(np.clip(CROP_METRES * np.exp(place[2]) * side, 16, 4 * side))
+  x0, y0 = int(place[0] * side + width / 2 - w / 2), int(place[1] * side + height / 2 - w / 2)
+  left, top, right, bottom = max(-x0, 0), max(-y0, 0), max(x0 + w - width, 0), max(y0 + w - height, 0)
+  part = image[max(y0, 0) : max(y0 + w, 0), max(x0, 0) : max(x0 + w, 0)]
+  mask = np.ones(part.shape[:2], np.uint8)
+  if part.size == 0:
+    part, mask = np.zeros((w, w, 3), np.uint8), np.zeros((w, w), np.uint8)
+  elif left or top or right or bottom:
+    part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    mask = cv2.copyMakeBorder(mask, top, bottom, left, right, cv2.BORDER_CONSTANT)
+  mode = cv2.INTER_AREA if w > size else cv2.INTER_LINEAR
+  part, mask = (
+    cv2.resize(part, (size, size), interpolation=mode),
+    cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST),
+  )
+  k = size / w
+  return part, mask, side * k, (np.array([width / 2 - x0, height / 2 - y0]) * k)
+
+
+@jax.jit
+def _surface(model, shape):
+  return photometric.make_surface(model, shape)
+
+
+@functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
+def _fit_identity(surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, n_samples, outer_steps):
+  return photometric.fit_identity(
+    surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior,
+    n_samples=n_samples, outer_steps=outer_steps,
+  )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
+def _fit_photometric(surface, lm, albedo, light, shared, tracks, crops, weights, x0, n_samples, outer_steps):
+  def one(tracks, crop, x):
+    x, normal = photometric.fit_frame(
+      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
+    )
+    return x, normal.cost, photometric.photometric_l1(surface, albedo, light, shared, crop, x)
+
+  return jax.vmap(one)(tracks, crops, x0)
