@@ -26,3 +26,17 @@ def open_head():
   from vht_jax.assets import load_head
 
   return load_head(model="open")
+
+
+@pytest.fixture(scope="session")
+def small_head(open_head):
+  """The embedded head cut to 10 identity and 4 texture components: what the solvers' tests compile for."""
+  import jax.numpy as jnp
+
+  n_shape, n_texture = 10, 4
+  directions = (open_head.j_shapedirs[..., :n_shape], open_head.j_shapedirs[..., open_head.shapedirs.shape[-1] :])
+  return open_head.replace(
+    shapedirs=open_head.shapedirs[..., :n_shape],
+    j_shapedirs=jnp.concatenate(directions, axis=-1),
+    texture_basis=open_head.texture_basis[..., :n_texture],
+  )
