@@ -66,8 +66,8 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   sd = jnp.concatenate([weights.sd_landmark * jnp.asarray(factor), jnp.full(len(pick), 1.0) * weights.sd_dense])
   bias = jnp.concatenate([weights.sd_offset * jnp.asarray(factor), jnp.full(len(pick), 1.0) * 2 * weights.sd_offset])
   p68 = points.template[:68]
-  centred = p68 - jnp.mean(p68, axis=0)
-  dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0)
+  centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
+  dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0, keepdims=True)
   return LandmarkModel(
     points=points,
     relative_sd=sd,
@@ -108,12 +108,12 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   """
   height, width = size
   side = float(max(height, width))
-  uv = (landmarks - jnp.array([width / 2, height / 2], landmarks.dtype)) / side
+  uv = (landmarks - jnp.array([[width / 2, height / 2]], landmarks.dtype)) / side
   seen = confidence > 0
   uv = jnp.where(seen[:, None], uv, 0.0)
   p68 = uv[:68]
   # The spread of all 68 points is a measure of size that, unlike the eye distance, survives profile views.
-  extent = jnp.sqrt(jnp.mean(jnp.sum((p68 - jnp.mean(p68, axis=0)) ** 2, -1)))
+  extent = jnp.sqrt(jnp.mean(jnp.sum((p68 - jnp.mean(p68, axis=0, keepdims=True)) ** 2, -1)))
   bias_scale = jnp.maximum(extent, 1e-4) / model.spread
   eye = model.eye_distance * bias_scale
   open_ = jnp.clip((eye_openness(uv) - MIN_IRIS_OPENING) / MIN_IRIS_OPENING, 0.0, 1.0)
@@ -127,7 +127,7 @@ def initial_unknowns(model: LandmarkModel, tracks: Tracks) -> Array:
   w = (tracks.inverse_sd[:68] > 0).astype(head.dtype)[:, None]
   total = jnp.maximum(jnp.sum(w), 1.0)
   mean_h, mean_u = jnp.sum(w * head, 0) / total, jnp.sum(w * tracks.uv[:68], 0) / total
-  a, b = (head - mean_h) * w, (tracks.uv[:68] - mean_u) * w
+  a, b = (head - mean_h[None]) * w, (tracks.uv[:68] - mean_u[None]) * w
   ridge = 1e-6 * jnp.eye(3, dtype=a.dtype)
   affine = jnp.linalg.solve(jnp.matmul(a.T, a, precision=HIGHEST) + ridge, jnp.matmul(a.T, b, precision=HIGHEST)).T
   # The nearest scaled rotation: polar decomposition of the 2x3 affine map.
@@ -204,7 +204,7 @@ def _whitened(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks):
   residual = (uv - tracks.uv) * tracks.inverse_sd[:, None]
   root, cost = robust(residual)
   scale = (root * tracks.inverse_sd)[:, None, None]
-  return residual * root[:, None], d_x * scale, d_shared * scale, d_offset * scale, cost
+  return residual * root[:, None], d_x * scale, d_shared * scale, d_offset[None] * scale, cost
 
 
 def frame_normal(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks, weights: Weights) -> Normal:

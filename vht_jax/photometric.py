@@ -143,7 +143,7 @@ def albedo_map(surface: Surface, appearance: Appearance) -> Array:
 
 
 def to_pixels(uv: Array, crop: Crop) -> Array:
-  return uv * crop.scale + crop.offset
+  return uv * crop.scale + crop.offset[None]
 
 
 def pose_mesh(surface: Surface, x: Array, shared: Shared):
@@ -216,13 +216,13 @@ def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int
     uv=jnp.einsum("nk,nkc->nc", bary, surface.uv[face], precision=HIGHEST),
     seen_normal=seen,
     color=crop.rgb.reshape(-1, 3)[pixel],
-    weight=good * (count / n),
+    weight=jnp.where(good, count / n, 0.0),
   )
 
 
 def to_world(directions: Array) -> Array:
   """Directions in OpenCV camera axes -> world, where the light lives: half a turn about z."""
-  return directions * jnp.array([-1.0, -1.0, 1.0], directions.dtype)
+  return jnp.concatenate([-directions[..., :2], directions[..., 2:]], axis=-1)
 
 
 def estimate_gain(samples: Samples, albedo: Array, light: Array, weights: Weights) -> Array:
@@ -443,7 +443,7 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
       arrow = arrow.replace(
         cost=arrow.cost + hold * (jnp.sum(held**2) + jnp.sum((xs - xs_start) ** 2)),
         frame_gradient=arrow.frame_gradient + hold * (xs - xs_start),
-        frame_matrix=arrow.frame_matrix + hold * jnp.eye(n, dtype=xs.dtype),
+        frame_matrix=arrow.frame_matrix + hold * jnp.eye(n, dtype=xs.dtype)[None],
         shared_gradient=arrow.shared_gradient + hold * held,
         shared_matrix=arrow.shared_matrix + hold * jnp.eye(held.shape[0], dtype=xs.dtype),
       )
@@ -523,7 +523,8 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
     face = jnp.maximum(fragments.pix_to_face, 0)
     wanted = (crop.rgb / gain + 1.0) / jnp.maximum(S, 0.1) - 1.0 - albedo  # what the layer would have to be
     cosine = -n[..., 2]
-    w = (hit & surface.used[face] & (crop.inside > 0)) * jnp.clip((cosine - MIN_COSINE) / 0.3, 0.0, 1.0)
+    usable = hit & surface.used[face] & (crop.inside > 0)
+    w = jnp.where(usable, jnp.clip((cosine - MIN_COSINE) / 0.3, 0.0, 1.0), 0.0)
     current = shade.sample_texture(jax.image.resize(appearance.layer, base.shape, "linear"), uv)
     error = jnp.sqrt(jnp.mean(((wanted - current) * S) ** 2, -1)) / weights.sd_color
     w = w / jnp.maximum(error, 1.0)

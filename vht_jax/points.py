@@ -136,7 +136,7 @@ def joint_transforms(angles: Array, joints: Array) -> tuple[Array, Array, Array]
   t_child = [mul(R[1], joints[k]) + t_neck - mul(c, joints[k]) for k, c in zip((2, 3, 4), child)]
   rotations = jnp.stack([eye, R[1], *child])
   translations = jnp.stack([jnp.zeros(3, R.dtype), t_neck, *t_child])
-  return rotations, translations, (R[1:] - eye).reshape(-1)
+  return rotations, translations, (R[1:] - eye[None]).reshape(-1)
 
 
 def rigid(pose_part: Array, focal: Array, principal: Array) -> tuple[Array, Array]:
@@ -155,7 +155,7 @@ def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array
   blend_t = jnp.matmul(points.lbs_weights, translations, precision=HIGHEST)
   head = jnp.einsum("nab,nb->na", blend_R, posed, precision=HIGHEST) + blend_t
   R, t = rigid(pose_part, focal, principal)
-  X = jnp.matmul(head - points.pivot, R.T, precision=HIGHEST) + t
+  X = jnp.matmul(head - points.pivot[None], R.T, precision=HIGHEST) + t[None]
   return X, (jnp.einsum("ab,nbc->nac", R, blend_R, precision=HIGHEST), R)
 
 
@@ -176,7 +176,7 @@ def shaped_points(points: Points, shape: Array, expr: Array) -> tuple[Array, Arr
 
 def project(X: Array, focal: Array, principal: Array) -> Array:
   """Camera (N, 3) -> image (N, 2) in units of the longer side, from the image centre."""
-  return X[..., :2] * (focal / X[..., 2:]) + principal
+  return X[:, :2] * (focal / X[:, 2:]) + principal[None]
 
 
 def predict(points: Points, x: Array, shared: Shared, bias_scale: Array) -> Array:
