@@ -301,6 +301,22 @@ def test_help_imports_nothing_heavy():
   assert run.stdout.splitlines()[-1] == "[]", run.stdout[-200:] + run.stderr
 
 
+def test_importing_the_package_does_not_import_jax():
+  """The app sets XLA's log level, which is read when jax is imported, so `vht_jax/__init__.py` has to be lazy."""
+  code = "import sys, vht_jax; print('jax' in sys.modules)"
+  run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
+  assert run.stdout == "False\n", run.stderr
+
+
+def test_everything_that_the_wheel_carries_is_there():
+  import tomllib
+
+  project = tomllib.loads((REPO / "pyproject.toml").read_text())
+  for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]:
+    assert (REPO / source).exists(), source
+  assert set(project["project"]["scripts"].values()) == {"vht_jax.main:cli", "vht_jax.demo:cli"}
+
+
 @pytest.mark.slow
 def test_demo_end_to_end(tmp_path, capsys):
   """The embedded clip, its first second, with the real tracker."""
