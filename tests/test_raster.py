@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax import raster
+from vht_jax import planes, raster
 from vht_jax.camera import from_vht_intrinsics, project
 from vht_jax.raster import fragments_at, rasterize
 
@@ -212,10 +212,13 @@ def test_rejects_wrong_shapes_and_dtypes():
       rasterize(*args, SIZE)
 
 
-def test_vmap_equals_loop(open_head):
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_vmap_equals_loop(open_head, monkeypatch, in_turn):
+  for module in (planes, raster):  # frames in turn as on a CPU, or merged as on an accelerator
+    monkeypatch.setattr(module, "frames_in_turn", lambda: in_turn)
   screens = jnp.stack([jnp.asarray(head_on_screen(open_head, SIZE, i)) for i in range(4)])
   faces = open_head.faces
-  one = lambda s, f: draw(s, f, SIZE)  # noqa: E731
+  one = jax.jit(lambda s, f: rasterize(s, f, SIZE))
   loop = jax.tree.map(lambda *x: jnp.stack(x), *[one(s, faces) for s in screens])
   two_faces = jnp.stack([faces, faces[::-1]])
   cases = {

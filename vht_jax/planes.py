@@ -3,7 +3,7 @@
 Over a triangle on the screen 1 / z and a / z are affine functions of the pixel position for every attribute a, so a
 face is described by the coefficients of those planes and a pixel needs one lookup of its face instead of three lookups
 of its vertices. The lookup dominates the cost of shading on a CPU, and its transpose (a contended scatter-add) even
-more; both are written for a whole batch of frames at once, and the transpose visits only the pixels that see a face.
+more. Both visit only the runs of pixels in which a face is seen, in a loop with a dynamic trip count.
 """
 
 from __future__ import annotations
@@ -16,31 +16,8 @@ from jax import lax
 
 from vht_jax.types import Array
 
-_CHUNK = 32768  # pixels per trip of the backward loop
-
-
-def merge_vmap(fun: Callable) -> Callable:
-  """Makes `vmap` of `fun` one call with a longer first axis.
-
-  Args:
-    fun: a function of arrays that all have the same leading (frame) axis, as have all its outputs, and that treats
-      frames independently.
-
-  Returns:
-    `fun`, whose batching rule merges the mapped axis into the frame axis. (The rule that JAX derives for a gather or
-    scatter with batched operands is several times slower.)
-  """
-  merged = jax.custom_batching.custom_vmap(fun)
-
-  @merged.def_vmap
-  def rule(axis_size, in_batched, *args):
-    args = [a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip(args, in_batched, strict=True)]
-    n_frames = args[0].shape[1]
-    out = merged(*(a.reshape(axis_size * n_frames, *a.shape[2:]) for a in args))
-    out = jax.tree.map(lambda o: o.reshape(axis_size, n_frames, *o.shape[1:]), out)
-    return out, jax.tree.map(lambda _: True, out)
-
-  return merged
+_RUN = 64  # consecutive pixels that are visited or skipped together
+_CHUNK = 32  # runs per trip on a CPU: what is gathered for them stays in cache
 
 
 def face_planes(corners: Array, values: Array) -> Array:
@@ -51,7 +28,7 @@ def face_planes(corners: Array, values: Array) -> Array:
     values: (F, 3, C) attributes at the corners.
 
   Returns:
-    (2 + 3 (C + 1), F): anchor x, y px; then the values of [1 / z, a_1 / z, ..., a_C / z] at the anchor, their d/dx and
+    (F, 2 + 3 (C + 1)): anchor x, y px; then the values of [1 / z, a_1 / z, ..., a_C / z] at the anchor, their d/dx and
     their d/dy. Differentiable; finite for faces without area or behind the camera (which no pixel sees).
   """
   x, y, z = (corners[..., i].T for i in range(3))  # each (3, F): corners first, so that the arithmetic vectorises
@@ -64,86 +41,156 @@ def face_planes(corners: Array, values: Array) -> Array:
   d1, d2 = q[1] - q[0], q[2] - q[0]
   gx = (d1 * vy[None] - d2 * uy[None]) * inv_area[None]
   gy = (d2 * ux[None] - d1 * vx[None]) * inv_area[None]
-  return jnp.concatenate([x[:1], y[:1], q[0], gx, gy])
+  return jnp.concatenate([x[:1], y[:1], q[0], gx, gy]).T
+
+
+def frames_in_turn() -> bool:
+  """Whether batched frames are treated one after the other: on a CPU, whose caches hold one frame's working set."""
+  return jax.default_backend() == "cpu"
+
+
+def merge_vmap(fun: Callable) -> Callable:
+  """Gives `vmap` of `fun` a rule that suits the machine.
+
+  The rule that JAX derives for gathers and scatters with batched operands is several times slower than either a loop
+  over the frames (CPU) or one call with a longer frame axis (accelerators).
+
+  Args:
+    fun: a function of arrays that all have the same leading (frame) axis, as have all its outputs, and that treats
+      frames independently.
+
+  Returns:
+    `fun` with its batching rule; `fun` itself gives reverse mode no derivative, so wrap it in a `custom_vjp`.
+  """
+  merged = jax.custom_batching.custom_vmap(fun)
+
+  @merged.def_vmap
+  def rule(axis_size, in_batched, *args):
+    if frames_in_turn():
+
+      def one(batched):
+        batched = iter(batched)
+        return merged(*(next(batched) if b else a for a, b in zip(args, in_batched, strict=True)))
+
+      out = lax.map(one, [a for a, b in zip(args, in_batched, strict=True) if b])
+    else:
+      args = [a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip(args, in_batched, strict=True)]
+      n_frames = args[0].shape[1]
+      out = merged(*(a.reshape(axis_size * n_frames, *a.shape[2:]) for a in args))
+      out = jax.tree.map(lambda o: o.reshape(axis_size, n_frames, *o.shape[1:]), out)
+    return out, jax.tree.map(lambda _: True, out)
+
+  return merged
 
 
 @jax.custom_vjp
-def sample_planes(planes: Array, pix_to_face: Array) -> tuple[Array, Array]:
+def sample_planes(corners: Array, pix_to_face: Array) -> Array:
   """Attributes at the pixel centres.
 
   Args:
-    planes: (B, 2 + 3 (C + 1), F) from `face_planes`.
+    corners: (B, F, 3, 3 + C) screen x px, y px, depth z m and attributes of each face's corners.
     pix_to_face: (B, H, W) i32, -1 in the background.
 
   Returns:
-    values (B, C, H, W) and 1 / z (B, H, W), both 0 in the background. Differentiable (reverse mode) in `planes`.
+    (B, H, W, C), 0 in the background. Differentiable (reverse mode) in `corners`.
   """
-  return _sample(planes, pix_to_face)
+  return _sample(corners, pix_to_face)
 
 
-def sample_planes_forward(planes: Array, pix_to_face: Array) -> tuple[Array, Array]:
-  """`sample_planes` for one frame, (K, F) and (H, W), in plain operations: forward mode and higher derivatives."""
-  return _evaluate(planes[:, jnp.maximum(pix_to_face, 0)], pix_to_face >= 0)
-
-
-def _evaluate(g, hit):
-  """Planes g (K, ..., H, W) already looked up for every pixel -> values (C, ..., H, W), 1 / z (..., H, W)."""
-  n = (g.shape[0] - 2) // 3
-  dx = jax.lax.broadcasted_iota(g.dtype, hit.shape, hit.ndim - 1) + 0.5 - g[0]
-  dy = jax.lax.broadcasted_iota(g.dtype, hit.shape, hit.ndim - 2) + 0.5 - g[1]
-  q = [g[2 + i] + g[2 + n + i] * dx + g[2 + 2 * n + i] * dy for i in range(n)]
-  inv_z = jnp.where(hit, q[0], 1.0)
-  z = 1.0 / inv_z
-  values = jnp.stack([jnp.where(hit, qi * z, 0.0) for qi in q[1:]]) if n > 1 else jnp.zeros((0, *hit.shape), g.dtype)
-  return values, jnp.where(hit, inv_z, 0.0)
+def sample_planes_forward(corners: Array, pix_to_face: Array) -> Array:
+  """`sample_planes` for one frame, (F, 3, 3 + C), (H, W), in plain operations: forward mode, higher derivatives."""
+  hit = (pix_to_face >= 0)[..., None]
+  pixel = jnp.arange(pix_to_face.size, dtype=jnp.int32)
+  rows = face_planes(corners[..., :3], corners[..., 3:])
+  _, q = _at_pixel(rows[jnp.maximum(pix_to_face, 0)], *_centres(pixel, pix_to_face.shape))
+  return jnp.where(hit, q[..., 1:] / jnp.where(hit, q[..., :1], 1.0), 0.0)
 
 
 @merge_vmap
-def _sample(planes, pix_to_face):
-  n_frames, n_rows, n_faces = planes.shape
-  flat = planes.transpose(1, 0, 2).reshape(n_rows, n_frames * n_faces)
-  offset = (jnp.arange(n_frames, dtype=jnp.int32) * n_faces)[:, None, None]
-  index = jnp.maximum(pix_to_face, 0) + offset
-  looked_up = jnp.stack([flat[i][index] for i in range(n_rows)])
-  values, inv_z = _evaluate(looked_up, pix_to_face >= 0)
-  return jnp.moveaxis(values, 0, 1), inv_z
+def depth_and_bary(corners: Array, pix_to_face: Array) -> tuple[Array, Array]:
+  """Depth and barycentrics at the pixel centres, without gradient.
 
+  Args:
+    corners: (B, F, 3, 3) screen x px, y px, depth z m of each face's corners.
+    pix_to_face: (B, H, W) i32.
 
-def _sample_fwd(planes, pix_to_face):
-  return _sample(planes, pix_to_face), (planes, pix_to_face)
+  Returns:
+    (B, H, W) and (B, H, W, 3), -1 in the background.
+  """
+  one_hot = jnp.broadcast_to(jnp.eye(3, 2, dtype=corners.dtype), (*corners.shape[:2], 3, 2))
+  rows = _rows(jnp.concatenate([corners, one_hot], axis=-1))
 
-
-def _sample_bwd(residuals, cotangents):
-  planes, pix_to_face = residuals
-  return _sample_transpose(planes, pix_to_face, *cotangents), None
-
-
-@merge_vmap
-def _sample_transpose(planes, pix_to_face, ct_values, ct_inv_z):
-  n_frames, n_rows, n_faces = planes.shape
-  n = (n_rows - 2) // 3
-  height, width = pix_to_face.shape[1:]
-  rows = planes.transpose(0, 2, 1).reshape(n_frames * n_faces, n_rows)
-  ct_values = ct_values.transpose(1, 0, 2, 3).reshape(n - 1, -1)
-  ct_inv_z = ct_inv_z.reshape(-1)
-
-  def per_pixel(pixel, face):
-    g = rows[face]
-    dx = (pixel % width).astype(g.dtype)[:, None] + 0.5 - g[:, :1]
-    dy = (pixel // width % height).astype(g.dtype)[:, None] + 0.5 - g[:, 1:2]
-    q = g[:, 2 : 2 + n] + g[:, 2 + n : 2 + 2 * n] * dx + g[:, 2 + 2 * n :] * dy
+  def at(pixel, row):
+    _, q = _at_pixel(rows[row], *_centres(pixel, pix_to_face.shape[1:]))
     z = 1.0 / q[:, :1]
-    ct_q = ct_values[:, pixel].T * z  # a = (a / z) / (1 / z)
-    ct_q0 = ct_inv_z[pixel][:, None] - jnp.sum(ct_q * q[:, 1:], axis=1, keepdims=True) * z
-    ct_q = jnp.concatenate([ct_q0, ct_q], axis=1)
+    b = q[:, 1:] * z
+    return z, jnp.concatenate([b, 1.0 - b[:, :1] - b[:, 1:]], axis=1)
+
+  zbuf, bary = map_seen(at, pix_to_face, corners.shape[1], (1, 3), -1.0, corners.dtype)
+  return zbuf[..., 0], bary
+
+
+def _rows(corners):
+  """`face_planes` of all frames' (B, F, 3, 3 + C), (B * F, K)."""
+  corners = corners.reshape(-1, *corners.shape[2:])
+  return face_planes(corners[..., :3], corners[..., 3:])
+
+
+def _centres(pixel, size):
+  """x, y px of the centres of pixels numbered in scan order."""
+  height, width = size
+  return pixel % width, pixel // width % height
+
+
+def _at_pixel(g, x, y):
+  """Planes g (..., K) at pixels: their distance from the anchor ((..., 1), (..., 1)) and their values (..., C + 1)."""
+  n = (g.shape[-1] - 2) // 3
+  dx = x.reshape(*g.shape[:-1], 1).astype(g.dtype) + 0.5 - g[..., :1]
+  dy = y.reshape(*g.shape[:-1], 1).astype(g.dtype) + 0.5 - g[..., 1:2]
+  return (dx, dy), g[..., 2 : 2 + n] + g[..., 2 + n : 2 + 2 * n] * dx + g[..., 2 + 2 * n :] * dy
+
+
+@merge_vmap
+def _sample(corners, pix_to_face):
+  rows = _rows(corners)
+  n = (rows.shape[-1] - 2) // 3
+
+  def at(pixel, row):
+    g, (x, y) = rows[row], _centres(pixel, pix_to_face.shape[1:])
+    dx, dy = x.astype(g.dtype) + 0.5 - g[:, 0], y.astype(g.dtype) + 0.5 - g[:, 1]
+    z = 1.0 / (g[:, 2] + g[:, 2 + n] * dx + g[:, 2 + 2 * n] * dy)
+    weighted = zip((z, z * dx, z * dy), (g[:, 3 : 2 + n], g[:, 3 + n : 2 + 2 * n], g[:, 3 + 2 * n :]), strict=True)
+    return (sum(w[:, None] * part for w, part in weighted),)
+
+  return map_seen(at, pix_to_face, corners.shape[1], (n - 1,), 0.0, corners.dtype)[0]
+
+
+def _sample_fwd(corners, pix_to_face):
+  return _sample(corners, pix_to_face), (corners, pix_to_face)
+
+
+def _sample_bwd(residuals, ct):
+  corners, pix_to_face = residuals
+  return _sample_transpose(corners, pix_to_face, ct), None
+
+
+@merge_vmap
+def _sample_transpose(corners, pix_to_face, ct):
+  rows, vjp = jax.vjp(_rows, corners)
+  n = (rows.shape[-1] - 2) // 3
+  ct = ct.reshape(-1, n - 1)
+
+  def at(pixel, row):
+    (dx, dy), q = _at_pixel(rows[row], *_centres(pixel, pix_to_face.shape[1:]))
+    z = 1.0 / q[:, :1]
+    ct_q = ct[pixel] * z  # a = (a / z) / (1 / z)
+    ct_q = jnp.concatenate([-jnp.sum(ct_q * q[:, 1:], axis=1, keepdims=True) * z, ct_q], axis=1)
     return jnp.concatenate([ct_q, ct_q * dx, ct_q * dy], axis=1)
 
-  ct_planes = sum_per_row(per_pixel, pix_to_face, n_faces, 3 * n, planes.dtype)
-  value = ct_planes[:, :n]
-  ct_x = -jnp.sum(value * rows[:, 2 + n : 2 + 2 * n], axis=1, keepdims=True)
-  ct_y = -jnp.sum(value * rows[:, 2 + 2 * n :], axis=1, keepdims=True)
-  ct = jnp.concatenate([ct_x, ct_y, ct_planes], axis=1)
-  return ct.reshape(n_frames, n_faces, n_rows).transpose(0, 2, 1)
+  sums = sum_per_row(at, pix_to_face, corners.shape[1], 3 * n, corners.dtype)
+  ct_x = -jnp.sum(sums[:, :n] * rows[:, 2 + n : 2 + 2 * n], axis=1, keepdims=True)
+  ct_y = -jnp.sum(sums[:, :n] * rows[:, 2 + 2 * n :], axis=1, keepdims=True)
+  return vjp(jnp.concatenate([ct_x, ct_y, sums], axis=1))[0]
 
 
 sample_planes.defvjp(_sample_fwd, _sample_bwd)
@@ -172,12 +219,14 @@ def sample_corners_forward(corners: Array, bary: Array, pix_to_face: Array) -> A
 
 @merge_vmap
 def _corners(corners, bary, pix_to_face):
-  n_frames, n_faces, _, n_channels = corners.shape
-  flat = corners.transpose(2, 3, 0, 1).reshape(3, n_channels, n_frames * n_faces)
-  index = jnp.maximum(pix_to_face, 0) + (jnp.arange(n_frames, dtype=jnp.int32) * n_faces)[:, None, None]
-  weights = jnp.where((pix_to_face >= 0)[..., None], bary, 0.0)
-  out = [sum(flat[k, c][index] * weights[..., k] for k in range(3)) for c in range(n_channels)]
-  return jnp.stack(out, axis=-1)
+  _, n_faces, _, n_channels = corners.shape
+  rows, bary = corners.reshape(-1, 3 * n_channels), bary.reshape(-1, 3)
+
+  def at(pixel, row):
+    g, b = rows[row], bary[pixel]
+    return (sum(g[:, k * n_channels : (k + 1) * n_channels] * b[:, k : k + 1] for k in range(3)),)
+
+  return map_seen(at, pix_to_face, n_faces, (n_channels,), 0.0, corners.dtype)[0]
 
 
 def _corners_fwd(corners, bary, pix_to_face):
@@ -194,23 +243,51 @@ def _corners_transpose(corners, bary, pix_to_face, ct):
   _, n_faces, _, n_channels = corners.shape
   bary, ct = bary.reshape(-1, 3), ct.reshape(-1, n_channels)
 
-  def per_pixel(pixel, face):
-    del face
-    return (bary[pixel][:, :, None] * ct[pixel][:, None, :]).reshape(-1, 3 * n_channels)
+  def at(pixel, row):
+    del row
+    b, c = bary[pixel], ct[pixel]
+    return jnp.concatenate([c * b[:, k : k + 1] for k in range(3)], axis=1)
 
-  sums = sum_per_row(per_pixel, pix_to_face, n_faces, 3 * n_channels, corners.dtype)
-  return sums.reshape(corners.shape)
+  return sum_per_row(at, pix_to_face, n_faces, 3 * n_channels, corners.dtype).reshape(corners.shape)
 
 
 sample_corners.defvjp(_corners_fwd, _corners_bwd)
 
 
-def sum_per_row(contribution: Callable, index: Array, n_rows: int, width: int, dtype) -> Array:
-  """The transpose of a lookup of rows: sums what the items contribute to each row, visiting only items that have one.
+def map_seen(fun: Callable, index: Array, n_rows: int, widths: tuple[int, ...], fill: float, dtype) -> list[Array]:
+  """A lookup: evaluates `fun` for the items that refer to a row of a table.
 
   Args:
-    contribution: (item (n,), row (n,)) -> (n, width); item counts through `index.reshape(-1)`, row = frame * N + index.
-    index: (B, ...) i32 row of each item, negative for none.
+    fun: (item (n,), row (n,)) -> (n, width) for every width; item counts through `index.reshape(-1)`, and
+      row = frame * N + index is the row in a table of all frames.
+    index: (B, ...) i32 in [0, N), negative for items that refer to nothing.
+    n_rows: N.
+    widths: of the outputs.
+    fill: value of the outputs for items that refer to nothing.
+    dtype: of the outputs.
+
+  Returns:
+    A list of (B, ..., width).
+  """
+  runs = _Runs(index, n_rows)
+
+  def body(carry):
+    k, out = carry
+    run, item, row, seen = runs.chunk_at(k)
+    new = [jnp.where(seen[:, None], v, fill).reshape(runs.chunk, -1) for v in fun(item, row)]
+    return k + 1, [o.at[run].set(v, mode="drop", unique_indices=True) for o, v in zip(out, new, strict=True)]
+
+  out = [jnp.full((runs.n_runs, _RUN * width), fill, dtype) for width in widths]
+  out = lax.while_loop(runs.more, body, (jnp.int32(0), out))[1]
+  return [o.reshape(-1, w)[: index.size].reshape(*index.shape, w) for o, w in zip(out, widths, strict=True)]
+
+
+def sum_per_row(fun: Callable, index: Array, n_rows: int, width: int, dtype) -> Array:
+  """The transpose of a lookup: sums what the items contribute to each row.
+
+  Args:
+    fun: (item (n,), row (n,)) -> (n, width); arguments as for `map_seen`.
+    index: (B, ...) i32 in [0, N), negative for items that refer to nothing.
     n_rows: N.
     width: length of a row.
     dtype: of the sums.
@@ -218,25 +295,44 @@ def sum_per_row(contribution: Callable, index: Array, n_rows: int, width: int, d
   Returns:
     (B * N, width).
   """
-  n_frames = index.shape[0]
-  index = index.reshape(n_frames, -1)
-  rows = (index + (jnp.arange(n_frames, dtype=jnp.int32) * n_rows)[:, None]).reshape(-1)
-  hit = (index >= 0).reshape(-1)
-  n_items = hit.shape[0]
-  chunk = min(_CHUNK, n_items)
-
-  position = jnp.cumsum(hit, dtype=jnp.int32)
-  total = position[-1]
-  compact = jnp.where(hit, position - 1, n_items + chunk)
-  items = jnp.zeros(n_items + chunk, jnp.int32)
-  items = items.at[compact].set(jnp.arange(n_items, dtype=jnp.int32), mode="drop", unique_indices=True)
+  runs = _Runs(index, n_rows)
+  total = index.shape[0] * n_rows
 
   def body(carry):
     k, sums = carry
-    item = lax.dynamic_slice(items, (k * chunk,), (chunk,))
-    ok = k * chunk + jnp.arange(chunk, dtype=jnp.int32) < total
-    row = jnp.where(ok, rows[item], 0)
-    return k + 1, sums.at[jnp.where(ok, row, n_frames * n_rows)].add(contribution(item, row), mode="drop")
+    _, item, row, seen = runs.chunk_at(k)
+    return k + 1, sums.at[jnp.where(seen, row, total)].add(fun(item, row), mode="drop")
 
-  init = (jnp.int32(0), jnp.zeros((n_frames * n_rows, width), dtype))
-  return lax.while_loop(lambda c: c[0] * chunk < total, body, init)[1]
+  init = jnp.int32(0), jnp.zeros((total, width), dtype)
+  return lax.while_loop(runs.more, body, init)[1]
+
+
+class _Runs:
+  """The runs of `_RUN` consecutive items of which at least one refers to a row, in chunks of static size."""
+
+  def __init__(self, index: Array, n_rows: int):
+    n_frames = index.shape[0]
+    rows = index.reshape(n_frames, -1)
+    rows = jnp.where(rows >= 0, rows + (jnp.arange(n_frames, dtype=jnp.int32) * n_rows)[:, None], -1).reshape(-1)
+    self.n_runs = -(-rows.shape[0] // _RUN)
+    self.rows = jnp.pad(rows, (0, self.n_runs * _RUN - rows.shape[0]), constant_values=-1).reshape(-1, _RUN)
+    # One trip does it all on an accelerator, where a trip costs a round trip to the host.
+    self.chunk = min(_CHUNK if frames_in_turn() else self.n_runs, self.n_runs)
+    used = jnp.any(self.rows >= 0, axis=1)
+    position = jnp.cumsum(used, dtype=jnp.int32)
+    self.n_used = position[-1]
+    where = jnp.where(used, position - 1, self.n_runs + self.chunk)
+    runs = jnp.full(self.n_runs + self.chunk, self.n_runs, jnp.int32)  # n_runs: none, dropped when written
+    self.runs = runs.at[where].set(jnp.arange(self.n_runs, dtype=jnp.int32), mode="drop", unique_indices=True)
+
+  def more(self, carry):
+    """Condition of a loop whose carry starts with the number of the chunk."""
+    return carry[0] * self.chunk < self.n_used
+
+  def chunk_at(self, k):
+    """Chunk k: runs (R,); and of their R * `_RUN` items the number, the row (0 if none), and whether there is one."""
+    run = lax.dynamic_slice(self.runs, (k * self.chunk,), (self.chunk,))
+    valid = jnp.minimum(run, self.n_runs - 1)
+    row = jnp.where((run < self.n_runs)[:, None], self.rows[valid], -1).reshape(-1)
+    item = (valid[:, None] * _RUN + jnp.arange(_RUN, dtype=jnp.int32)[None]).reshape(-1)
+    return run, jnp.minimum(item, self.n_runs * _RUN - 1), jnp.maximum(row, 0), row >= 0

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.planes import face_planes, sample_planes
+from vht_jax.planes import depth_and_bary, frames_in_turn
 from vht_jax.types import Array, Fragments
 
 NEAR = 1e-6  # a face with a vertex at or before this depth (m) is not drawn
@@ -50,7 +50,7 @@ def rasterize(screen: Array, faces: Array, size: tuple[int, int], *, cull_backfa
 
   Returns:
     `Fragments`: pix_to_face (H, W), perspective-correct bary_coords (H, W, 3), zbuf (H, W); -1 in the background.
-    Under `vmap` over `screen` all frames run in one loop.
+    Under `vmap` over `screen` the frames run in turn on a CPU and in one loop on an accelerator.
 
   Raises:
     ValueError: on wrong shapes or dtypes, or a mesh without faces.
@@ -79,14 +79,8 @@ def fragments_at(screen: Array, faces: Array, pix_to_face: Array) -> Fragments:
   Returns:
     `Fragments`, without gradient.
   """
-  corners = lax.stop_gradient(screen)[faces]
-  two_weights = jnp.broadcast_to(jnp.eye(3, 2, dtype=corners.dtype), (faces.shape[0], 3, 2))
-  values, inv_z = sample_planes(face_planes(corners, two_weights)[None], pix_to_face[None])
-  b0, b1 = values[0, 0], values[0, 1]
-  hit = pix_to_face >= 0
-  bary = jnp.where(hit[..., None], jnp.stack([b0, b1, 1.0 - b0 - b1], axis=-1), -1.0)
-  zbuf = jnp.where(hit, 1.0 / jnp.where(hit, inv_z[0], 1.0), -1.0)
-  return Fragments(pix_to_face=pix_to_face, bary_coords=bary, zbuf=zbuf)
+  zbuf, bary = depth_and_bary(lax.stop_gradient(screen)[faces][None], pix_to_face[None])
+  return Fragments(pix_to_face=pix_to_face, bary_coords=bary[0], zbuf=zbuf[0])
 
 
 @functools.cache
@@ -103,9 +97,11 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   @kernel.def_vmap
   def rule(axis_size, in_batched, screen, faces):
     screen_batched, faces_batched = in_batched
-    if faces_batched:  # other faces in each frame: one frame at a time
+    if faces_batched:  # other faces in each frame
       frames = screen if screen_batched else jnp.broadcast_to(screen, (axis_size, *screen.shape))
       return lax.map(lambda args: kernel(*args), (frames, faces)), True
+    if frames_in_turn():
+      return lax.map(lambda s: kernel(s, faces), screen), True
     out = kernel(screen.reshape(-1, *screen.shape[2:]), faces)
     return out.reshape(axis_size, -1, *size), True
 
@@ -114,7 +110,7 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
 
 def _chunk_size(n_blocks: int) -> int:
   """Blocks per trip: in cache on a CPU; few trips, each with a launch and a host sync, on an accelerator."""
-  return min(4096 if jax.default_backend() == "cpu" else 65536, n_blocks)
+  return min(4096 if frames_in_turn() else 65536, n_blocks)
 
 
 def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool) -> Array:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from vht_jax.image import sample_bilinear
 from vht_jax.planes import (
-  face_planes,
   sample_corners,
   sample_corners_forward,
   sample_planes,
@@ -50,11 +49,13 @@ def interpolate(
   Returns:
     (H, W, C), 0 in the background.
   """
-  corner_values = attributes if attributes.ndim == 3 else attributes[faces]
-  planes = face_planes(screen[faces], corner_values)
+  if attributes.ndim == 3:
+    corners = jnp.concatenate([screen[faces], attributes], axis=-1)
+  else:
+    corners = jnp.concatenate([screen, attributes], axis=-1)[faces]
   if forward_mode:
-    return jnp.moveaxis(sample_planes_forward(planes, fragments.pix_to_face)[0], 0, -1)
-  return jnp.moveaxis(sample_planes(planes[None], fragments.pix_to_face[None])[0][0], 0, -1)
+    return sample_planes_forward(corners, fragments.pix_to_face)
+  return sample_planes(corners[None], fragments.pix_to_face[None])[0]
 
 
 def interpolate_corners(attributes: Array, fragments: Fragments, *, forward_mode: bool = False) -> Array:

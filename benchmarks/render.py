@@ -1,0 +1,191 @@
+"""Speed of the renderer: compile and run time apart, against a single-threaded C++ z-buffer in the same run.
+
+Runs in under three minutes and writes build/bench/render.json. Its `ratios` are medians over interleaved repetitions,
+so that a load on the machine hits both sides alike; the absolute times mean little on a shared machine.
+
+  python benchmarks/render.py [--repeats 15] [--output build/bench/render.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import flame
+from vht_jax.assets import load_head
+from vht_jax.camera import make_camera, project
+from vht_jax.edges import antialias, edge_table
+from vht_jax.raster import rasterize
+from vht_jax.shade import interpolate
+
+ROOT = Path(__file__).resolve().parent.parent
+N_FRAMES, N_CHANNELS = 8, 8
+
+
+def build_zbuffer(folder: Path) -> ctypes.CDLL:
+  """Compiles zbuffer.cpp for this machine."""
+  folder.mkdir(parents=True, exist_ok=True)
+  library = folder / "libzbuffer.so"
+  flags = ["-O3", "-march=native", "-shared", "-fPIC"]
+  subprocess.run(["g++", *flags, str(ROOT / "benchmarks/zbuffer.cpp"), "-o", str(library)], check=True)
+  return ctypes.CDLL(str(library))
+
+
+def cpp_functions(library: ctypes.CDLL, screen: np.ndarray, faces: np.ndarray, size: int):
+  """Closures that rasterise one frame in C++: (pix_to_face only, all of Fragments), and the pix_to_face buffer."""
+  screen, faces = np.ascontiguousarray(screen, np.float32), np.ascontiguousarray(faces, np.int32)
+  ids, depth = np.empty((size, size), np.int32), np.empty((size, size), np.float32)
+  bary = np.empty((size, size, 3), np.float32)
+  pointer = lambda a: a.ctypes.data_as(ctypes.c_void_p)  # noqa: E731
+  common = (pointer(screen), pointer(faces), len(faces), size, size, pointer(ids), pointer(depth))
+  keep = (screen, faces, ids, depth, bary)
+
+  def visible():
+    library.visible_faces(*common)
+
+  def fragments():
+    library.rasterize(*common, pointer(bary))
+
+  return visible, fragments, keep
+
+
+def compiled(fun, *args):
+  """Compiles ahead of time; returns a closure that runs it, the compile seconds and XLA's temporary memory in MB."""
+  start = time.perf_counter()
+  executable = jax.jit(fun).lower(*args).compile()
+  seconds = time.perf_counter() - start
+  memory = executable.memory_analysis()
+  total = memory.temp_size_in_bytes + memory.output_size_in_bytes + memory.argument_size_in_bytes
+  return lambda: jax.block_until_ready(executable(*args)), seconds, total / 1e6
+
+
+def interleaved(functions: dict, repeats: int) -> dict[str, list[float]]:
+  """Milliseconds of every repetition; the functions take turns."""
+  for run in functions.values():
+    run()
+  times = {name: [] for name in functions}
+  for _ in range(repeats):
+    for name, run in functions.items():
+      start = time.perf_counter()
+      run()
+      times[name].append(1e3 * (time.perf_counter() - start))
+  return times
+
+
+def scene(model, size: int) -> jax.Array:
+  """(8, V, 3) the head turned by different angles, 70 % of the image's height, in screen coordinates."""
+  camera, pose = make_camera(2.6), flame.neutral_pose(model)
+  shape = jnp.zeros(model.shapedirs.shape[-1])
+
+  def frame(yaw):
+    vertices = flame.skin(model, shape, pose.replace(rotation=pose.rotation.at[1].add(yaw)))
+    return project(camera, vertices, (size, size))
+
+  return jax.jit(jax.vmap(frame))(jnp.linspace(0.3, -0.6, N_FRAMES))
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--repeats", type=int, default=15)
+  parser.add_argument("--output", type=Path, default=ROOT / "build/bench/render.json")
+  args = parser.parse_args()
+  started = time.perf_counter()
+
+  model = load_head(model="open")
+  faces, edges = model.faces, edge_table(np.asarray(model.faces))
+  library = build_zbuffer(args.output.parent)
+  rows, times, mismatches = {}, {}, {}
+
+  def add(functions, name, fun, *inputs):
+    functions[name], seconds, memory = compiled(fun, *inputs)
+    rows[name] = {"compile_s": round(seconds, 2), "memory_MB": round(memory, 1)}
+
+  for size in (256, 512, 1024):
+    screens = scene(model, size)
+    functions, keep = {}, None
+    functions[f"cpp_{size}"], functions[f"cpp_fragments_{size}"], keep = cpp_functions(
+      library, np.asarray(screens[0]), np.asarray(faces), size
+    )
+
+    def draw(s, f, n=size):
+      return rasterize(s, f, (n, n))
+
+    add(functions, f"raster_{size}", lambda s, f: draw(s, f).pix_to_face, screens[0], faces)  # noqa: B023
+    add(functions, f"fragments_{size}", draw, screens[0], faces)
+    if size == 512:
+      attributes = jnp.asarray(np.random.RandomState(0).rand(screens.shape[1], N_CHANNELS), jnp.float32)
+      weight = jnp.asarray(np.random.RandomState(1).randn(size, size, N_CHANNELS), jnp.float32)
+      seen = jax.jit(draw)(screens[0], faces)
+
+      def interpolated(a, s, f, seen, w):
+        return jnp.sum(interpolate(a, s, f, seen) * w)
+
+      def picture(a, s, f, w):
+        return jnp.sum(interpolate(a, s, f, rasterize(s, f, (512, 512))) * w)
+
+      def outlined(a, s, f, w, e):
+        seen = rasterize(s, f, (512, 512))
+        return jnp.sum(antialias(interpolate(a, s, f, seen), s, f, e, seen) * w)
+
+      grad = jax.value_and_grad(interpolated, (0, 1))
+      add(functions, "interp_512", interpolate, attributes, screens[0], faces, seen)
+      add(functions, "interp_grad_512", grad, attributes, screens[0], faces, seen, weight)
+      whole = jax.value_and_grad(picture, (0, 1))
+      add(functions, "render_grad_512", whole, attributes, screens[0], faces, weight)
+      add(
+        functions, "batch8_render_grad_512", jax.vmap(whole, (None, 0, None, None)), attributes, screens, faces, weight
+      )
+      edge = jax.value_and_grad(outlined, (0, 1))
+      add(functions, "edge_render_grad_512", edge, attributes, screens[0], faces, weight, edges)
+      add(functions, "batch8_raster_512", lambda s, f: jax.vmap(draw, (0, None))(s, f).pix_to_face, screens, faces)
+    times |= interleaved(functions, args.repeats)
+    ids = jax.jit(draw)(screens[0], faces).pix_to_face
+    functions[f"cpp_{size}"]()
+    mismatches[size] = int(np.sum(np.asarray(ids) != keep[2]))
+
+  for name, values in times.items():
+    rows.setdefault(name, {}).update(median_ms=round(statistics.median(values), 3), min_ms=round(min(values), 3))
+
+  def ratio(a, b):
+    return round(statistics.median(x / y for x, y in zip(times[a], times[b], strict=True)), 3)
+
+  ratios = {f"raster_{n}_vs_cpp": ratio(f"raster_{n}", f"cpp_{n}") for n in (256, 512, 1024)}
+  ratios |= {f"fragments_{n}_vs_cpp": ratio(f"fragments_{n}", f"cpp_fragments_{n}") for n in (256, 512, 1024)}
+  ratios |= {
+    "interp_grad_512_vs_raster": ratio("interp_grad_512", "raster_512"),
+    "batch8_vs_1_512": ratio("batch8_render_grad_512", "render_grad_512"),
+    "batch8_raster_vs_1_512": ratio("batch8_raster_512", "raster_512"),
+    "edge_vs_hard_grad_512": ratio("edge_render_grad_512", "render_grad_512"),
+  }
+  report = {
+    "machine": f"{os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}, {jax.default_backend()}",
+    "mesh": f"{model.name}, {len(faces)} faces",
+    "seconds": round(time.perf_counter() - started, 1),
+    "ratios": ratios,
+    "memory_MB_batch8_512_gradient": rows["batch8_render_grad_512"]["memory_MB"],
+    "pixels_that_differ_from_cpp": mismatches,
+    "rows": rows,
+  }
+  args.output.parent.mkdir(parents=True, exist_ok=True)
+  args.output.write_text(json.dumps(report, indent=2) + "\n")
+  print(f"{'':24}{'compile s':>10}{'median ms':>11}{'min ms':>9}{'MB':>8}")
+  for name, row in rows.items():
+    numbers = [row.get(k, "") for k in ("compile_s", "median_ms", "min_ms", "memory_MB")]
+    print(f"{name:24}{numbers[0]:>10}{numbers[1]:>11}{numbers[2]:>9}{numbers[3]:>8}")
+  print(json.dumps(ratios, indent=2))
+  print(f"{report['seconds']} s; {args.output}")
+
+
+if __name__ == "__main__":
+  main()
