@@ -96,6 +96,7 @@ def test_too_few_landmarks_are_named(open_head, views):
 @pytest.mark.faults
 def test_nonsense_is_an_input_error(open_head, views):
   landmarks, confidence, _ = views
-  collapsed = np.full_like(landmarks, 12.0)
-  with pytest.raises(InputError, match="camera calibration failed"):
-    cal.calibrate(open_head, collapsed, confidence, SIZE)
+  scattered = np.random.default_rng(0).uniform(0, 200, landmarks.shape)
+  for nonsense in (np.full_like(landmarks, 12.0), scattered):
+    with pytest.raises(InputError, match="camera calibration failed"):
+      cal.calibrate(open_head, nonsense, confidence, SIZE)

@@ -198,7 +198,8 @@ def scene(open_head):
   rgb = np.stack([0.5 + 0.3 * np.sin(x), 0.5 + 0.3 * np.cos(y), 0.5 + 0.2 * np.sin(x + y)], axis=-1)
   observation = Observations(
     rgb=jnp.asarray(rgb, jnp.float32),
-    landmarks=landmarks + jnp.asarray(rng.normal(0, 1.0, (70, 2)), jnp.float32),
+    # Never close to 0, where an absolute value has no derivative.
+    landmarks=landmarks + jnp.asarray(rng.choice([-1, 1], (70, 2)) * rng.uniform(1, 2, (70, 2)), jnp.float32),
     confidence=jnp.ones(70),
     valid=jnp.array(True),
   )

@@ -20,7 +20,9 @@ from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose
 
 MIN_CONFIDENCE = 0.2  # landmarks below are left out
 MIN_POINTS = 6  # per frame, what a pose with an unknown focal length needs
-FOCAL_RANGE = 0.2, 50.0  # in units of the longer image side; beyond, the calibration has failed
+# Beyond these the calibration has failed.
+FOCAL_RANGE = 0.2, 50.0  # in units of the longer image side
+MAX_DISTANCE = 100.0  # m
 
 
 class Calibration(NamedTuple):
@@ -103,10 +105,12 @@ def _calibrate(world: list[np.ndarray], image: list[np.ndarray], size: tuple[int
   translation = np.stack([flip @ np.ravel(t) for t in tvecs])
   found = K[0, 0] / side
   finite = np.isfinite([rms, found]).all() and np.isfinite(rotation).all() and np.isfinite(translation).all()
-  if not finite or not FOCAL_RANGE[0] <= found <= FOCAL_RANGE[1] or (translation[:, 2] <= 0).any():
+  depth = translation[:, 2]
+  placed = FOCAL_RANGE[0] <= found <= FOCAL_RANGE[1] and (depth > 0).all() and (depth < MAX_DISTANCE).all()
+  if not (finite and placed):
     raise InputError(
-      f"camera calibration failed: focal length {found:.3g} times the longer image side, nearest head at"
-      f" {translation[:, 2].min():.3g} m; {_ADVICE}"
+      f"camera calibration failed: focal length {found:.3g} times the longer image side, heads at"
+      f" {depth.min():.3g} to {depth.max():.3g} m; {_ADVICE}"
     )
   return Calibration(make_camera(found), rotation.astype(np.float32), translation.astype(np.float32), float(rms))
 
