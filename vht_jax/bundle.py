@@ -45,7 +45,6 @@ class LandmarkModel:
   relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
   relative_bias: Array  # (N,) the same for its constant bias
   eye_distance: Array  # () m, between the outer eye corners of the template
-  spread: Array  # () m, rms distance of the 68 landmarks from their mean, seen frontally
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
 
@@ -73,7 +72,6 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     relative_sd=sd,
     relative_bias=bias,
     eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
-    spread=jnp.sqrt(jnp.mean(jnp.sum(centred[:, :2] ** 2, -1))),
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
   )
@@ -101,6 +99,14 @@ def eye_openness(landmarks: Array) -> Array:
   return jnp.stack([one(landmarks[36:42]), one(landmarks[42:48])])
 
 
+def rms_spread(points: Array, seen: Array) -> Array:
+  """() rms distance of those of the points (N, 2) that are `seen` (N,) bool from their mean; 0 if there are none."""
+  w = seen[:, None].astype(points.dtype)
+  total = jnp.maximum(jnp.sum(w), 1.0)
+  centred = (points - jnp.sum(points * w, axis=0, keepdims=True) / total) * w
+  return jnp.sqrt(jnp.sum(centred**2) / total)
+
+
 def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]) -> Tracks:
   """One frame's detections (N, 2) px with confidence (N,) in [0, 1] in the units of the fit.
 
@@ -111,10 +117,9 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   uv = (landmarks - jnp.array([[width / 2, height / 2]], landmarks.dtype)) / side
   seen = confidence > 0
   uv = jnp.where(seen[:, None], uv, 0.0)
-  p68 = uv[:68]
-  # The spread of all 68 points is a measure of size that, unlike the eye distance, survives profile views.
-  extent = jnp.sqrt(jnp.mean(jnp.sum((p68 - jnp.mean(p68, axis=0, keepdims=True)) ** 2, -1)))
-  bias_scale = jnp.maximum(extent, 1e-4) / model.spread
+  # The spread of the landmarks is a measure of size that, unlike the eye distance, survives profile views.
+  extent = rms_spread(uv[:68], seen[:68])
+  bias_scale = jnp.maximum(extent, 1e-4) / jnp.maximum(rms_spread(model.points.template[:68, :2], seen[:68]), 1e-3)
   eye = model.eye_distance * bias_scale
   open_ = jnp.clip((eye_openness(uv) - MIN_IRIS_OPENING) / MIN_IRIS_OPENING, 0.0, 1.0)
   confidence = confidence.at[68:70].multiply(open_)
@@ -271,11 +276,32 @@ def bundle_normal(
   F, n = xs.shape
   prior = jax.vmap(lambda x: frame_prior(model, x, weights))(xs)
 
-  # Each point's residual depends on its own offset only: (F, N, 2, 3) blocks, scattered into N x N block columns.
-  own = jnp.eye(n_points, dtype=xs.dtype)
-  d_off = jnp.einsum("fpri,pq->fprqi", d_offset, own).reshape(F, 2 * n_points, 3 * n_points)
+  # Each point's residual depends on its own offset only, so the offsets' part of the matrix is one 3 x 3 block a
+  # point and is summed as such: as dense columns they would be nearly all of the cost.
+  n_camera = n_shape + 3
   J = d_x.reshape(F, -1, n)
-  G = jnp.concatenate([d_shared.reshape(F, 2 * n_points, -1), d_off], axis=-1)
+  G = d_shared.reshape(F * 2 * n_points, n_camera)
+  mix = lambda spec, a, b: jnp.einsum(spec, a, b, precision=HIGHEST)
+  blocks = mix("fpri,fprj->pij", d_offset, d_offset)
+  p = jnp.arange(n_points)
+  own = jnp.zeros((n_points, 3, n_points, 3), xs.dtype).at[p, :, p, :].set(blocks)
+  with_camera = mix("fprs,fpri->spi", d_shared, d_offset).reshape(n_camera, -1)
+  matrix = jnp.block(
+    [
+      [jnp.matmul(G.T, G, precision=HIGHEST), with_camera],
+      [with_camera.T, own.reshape(3 * n_points, 3 * n_points)],
+    ]
+  )
+  cross = jnp.concatenate(
+    [
+      mix("fprn,fprs->fns", d_x, d_shared),
+      mix("fprn,fpri->fnpi", d_x, d_offset).reshape(F, n, -1),
+    ],
+    axis=-1,
+  )
+  gradient = jnp.concatenate(
+    [mix("fprs,fpr->s", d_shared, residual), mix("fpri,fpr->pi", d_offset, residual).reshape(-1)]
+  )
   r = residual.reshape(F, -1)
 
   offset_sd = jnp.repeat(model.relative_bias * model.eye_distance, 3)
@@ -291,16 +317,13 @@ def bundle_normal(
   size = jnp.concatenate([model.size_gradient, jnp.zeros(flat.shape[0] - n_shape, xs.dtype)]) / weights.sd_size
   size_residual = jnp.sum(size * flat)
 
-  Gf = G.reshape(F * 2 * n_points, -1)
   return ArrowNormal(
     cost=jnp.sum(cost) + jnp.sum(prior.cost) + jnp.sum(precision * (flat - mean) ** 2) + size_residual**2,
     frame_gradient=jnp.einsum("fri,fr->fi", J, r, precision=HIGHEST) + prior.gradient,
     frame_matrix=jnp.einsum("fri,frj->fij", J, J, precision=HIGHEST) + prior.matrix,
-    cross=jnp.einsum("fri,frj->fij", J, G, precision=HIGHEST),
-    shared_gradient=jnp.matmul(Gf.T, r.reshape(-1), precision=HIGHEST)
-    + precision * (flat - mean)
-    + size * size_residual,
-    shared_matrix=jnp.matmul(Gf.T, Gf, precision=HIGHEST) + jnp.diag(precision) + jnp.outer(size, size),
+    cross=cross,
+    shared_gradient=gradient + precision * (flat - mean) + size * size_residual,
+    shared_matrix=matrix + jnp.diag(precision) + jnp.outer(size, size),
   )
 
 

@@ -81,7 +81,7 @@ def fit_frame(
     The pose, and the energies before each update (n_steps, sub_steps) as for `fit_identity`.
   """
   model = flame.with_identity(model, identity.shape)
-  texture = flame.albedo(model, identity.texture)
+  texture = flame.albedo(model, identity.texture, identity.texture_layer)
   raw, energies = _descend(
     model,
     _batch_of_one(observation),
@@ -258,4 +258,5 @@ def _identity_rates(identity: Identity, config: TrackConfig, weights: Weights) -
     light=weights.light_lr,
     camera=Camera(focal=0.0 if config.focal else cam_lr, principal=cam_lr, R=0.0, T=0.0),
     lmk_offset=0.0,
+    texture_layer=None if identity.texture_layer is None else 0.0,
   )

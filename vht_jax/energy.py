@@ -123,7 +123,7 @@ def energy(
   Returns:
     () total and the terms of `TERMS`, unweighted except for `pos`, which contains the w_pos_* (as VHT logs them).
   """
-  texture = flame.albedo(model, identity.texture) if pixels.albedo is None else None
+  texture = flame.albedo(model, identity.texture, identity.texture_layer) if pixels.albedo is None else None
   size = targets.shape[1:3]
 
   def frame(raw, observation, target, pixels):

@@ -193,9 +193,18 @@ def vertex_normals(vertices: Array, faces: Array) -> Array:
   return jnp.where(usable, summed * jax.lax.rsqrt(jnp.where(usable, length2, 1.0)), 0.0)
 
 
-def albedo(model: FlameModel, texture: Array) -> Array:
-  """(Ht, Wt, 3) RGB albedo of the (T,) texture code, clipped to [0, 1]; row 0 is v = 1."""
-  return jnp.clip(model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=_HIGHEST), 0.0, 1.0)
+def albedo(model: FlameModel, texture: Array, layer: Array | None = None) -> Array:
+  """(Ht, Wt, 3) RGB albedo of a clip, clipped to [0, 1]; row 0 is v = 1.
+
+  Args:
+    model: the head.
+    texture: (T,) texture code.
+    layer: (Hl, Wl, 3) free albedo on top of the basis, resized to the texture (`Identity.texture_layer`).
+  """
+  map_ = model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=_HIGHEST)
+  if layer is not None:
+    map_ = map_ + jax.image.resize(layer, map_.shape, "linear")
+  return jnp.clip(map_, 0.0, 1.0)
 
 
 def without_lower_neck(model: FlameModel) -> FlameModel:

@@ -397,7 +397,8 @@ def unpack(flat: Array, n_shape: int, n_texture: int) -> tuple[Shared, Array, Ar
 
 
 def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appearance: Appearance, tracks: Tracks,
-                 crops: Crop, xs: Array, weights: Weights, focal_prior, *, n_samples: int, outer_steps: int):  # fmt: skip
+                 crops: Crop, xs: Array, weights: Weights, focal_prior,
+                 *, n_samples: int, outer_steps: int):  # fmt: skip
   """Shape, camera, texture, light and the poses of F keyframes from their images and landmarks.
 
   The free albedo layer is estimated in closed form between Gauss-Newton solves. Without it, photometry makes a face

@@ -4,7 +4,8 @@ Three backends make the picture differentiable in different places:
 
 * ``hard``: one sample per pixel. Exact in the interior of faces; moving an outline has no gradient.
 * ``edge``: the same picture with antialiased outlines (`edges.antialias`), through which they get a gradient.
-* ``soft``: SoftRas (`soft.soft_render`), every face blurred over the screen: wide basins, biased and slow.
+* ``soft``: SoftRas (`soft.soft_render`), every face blurred over the screen: wide basins, biased and slow; textures
+  and light are evaluated at the corners of the faces only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def render_head(
   background: Array | None = None,
   edges=None,
   formula: str = "vht",
+  sigma: float | Array = 1e-5,
+  gamma: float | Array = 1e-4,
 ) -> Rendered:
   """A picture of the head.
 
@@ -38,7 +41,7 @@ def render_head(
     identity: shape, texture, light and camera.
     pose: of the frame.
     size: (H, W) px, static.
-    backend, background, edges, formula: as for `render_mesh`.
+    backend, background, edges, formula, sigma, gamma: as for `render_mesh`.
 
   Returns:
     `Rendered`, three channels.
@@ -49,12 +52,14 @@ def render_head(
     identity.camera,
     size,
     uv=model.uv,
-    texture=flame.albedo(model, identity.texture),
+    texture=flame.albedo(model, identity.texture, identity.texture_layer),
     light=identity.light,
     backend=backend,
     background=background,
     edges=edges,
     formula=formula,
+    sigma=sigma,
+    gamma=gamma,
   )
 
 
@@ -73,6 +78,8 @@ def render_mesh(
   edges=None,
   formula: str = "lambert",
   cull_backfaces: bool = True,
+  sigma: float | Array = 1e-5,
+  gamma: float | Array = 1e-4,
 ) -> Rendered:
   """A picture of any triangle mesh; works under `jit`, `vmap` and `grad`.
 
@@ -91,9 +98,11 @@ def render_mesh(
       left out.
     formula: how light meets colour, see `shade.shade`; static.
     cull_backfaces: static.
+    sigma, gamma: blur of the outlines (NDC^2) and in depth, for the 'soft' backend; traced.
 
   Returns:
-    `Rendered`.
+    `Rendered`. 'soft' colours faces between their corners and blends with `background` by coverage; its `fragments`
+    are those of a hard picture.
 
   Raises:
     ValueError: on an unknown backend, on missing `texture` or `uv`, or when `edges` is needed and cannot be made.
@@ -106,26 +115,33 @@ def render_mesh(
   fragments = rasterize(screen, faces, size, cull_backfaces=cull_backfaces)
   hit = (fragments.pix_to_face >= 0)[..., None]
 
-  # Everything that varies over the surface is looked up in one pass.
-  surface = [] if uv is None else [uv]
-  if colors is not None:
-    surface.append(colors if colors.ndim == 3 else colors[faces])
-  if light is not None:
-    surface.append(flame.vertex_normals(vertices, faces)[faces])
-  values = interpolate(jnp.concatenate(surface, axis=-1), screen, faces, fragments) if surface else None
+  # What varies over the surface, at the face corners; looked up at the pixels in one pass.
+  surface = [jnp.ones((faces.shape[0], 3, 1), screen.dtype)] if colors is None and uv is None else []
+  surface += [] if uv is None else [uv]
+  surface += [] if colors is None else [colors if colors.ndim == 3 else colors[faces]]
+  surface += [] if light is None else [flame.vertex_normals(vertices, faces)[faces]]
+  corners = jnp.concatenate(surface, axis=-1)
 
-  if uv is not None:
-    # No texel is looked up in the background, forwards or backwards: uv = -1 is outside of the texture.
-    rgb = sample_texture(texture, jnp.where(hit, values[..., :2], -1.0))
-  elif colors is not None:
-    rgb = values[..., : colors.shape[-1]]
+  def color(values, seen):
+    n = 0 if light is None else 3
+    base, normals = values[..., : values.shape[-1] - n], values[..., values.shape[-1] - n :]
+    if (
+      uv is not None
+    ):  # uv = -1 is outside of the texture: nothing is looked up in the background, nor summed backwards
+      base = sample_texture(texture, jnp.where(seen, base, -1.0))
+    return base if light is None else shade(base, shading(light, normals), formula)
+
+  if backend == "soft":
+    from vht_jax.soft import soft_render
+
+    at_corners = color(corners, True)
+    rgb, alpha = soft_render(screen, faces, at_corners, size, sigma=sigma, gamma=gamma, cull_backfaces=cull_backfaces)
+    alpha = alpha[..., None]
   else:
-    rgb = jnp.ones((*size, 1), screen.dtype)
-  if light is not None:
-    rgb = shade(rgb, shading(light, values[..., -3:]), formula)
+    rgb, alpha = color(interpolate(corners, screen, faces, fragments), hit), hit.astype(screen.dtype)
   background = jnp.zeros(rgb.shape[-1], rgb.dtype) if background is None else background
-  rgb = jnp.where(hit, rgb, jnp.broadcast_to(background, rgb.shape))
-  alpha = hit.astype(rgb.dtype)
+  rgb = alpha * rgb + (1.0 - alpha) * jnp.broadcast_to(background, rgb.shape)
+
   if backend == "edge":
     from vht_jax.edges import antialias, edge_table
 

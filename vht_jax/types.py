@@ -71,6 +71,8 @@ class Identity:
   camera: Camera
   # Constant bias of the landmark detector, head frame, m (solver.md: the largest systematic error there is).
   lmk_offset: Array  # (70, 3) f32
+  # Free albedo beyond the texture basis, in the texture's layout; None: the basis alone.
+  texture_layer: Array | None = None  # (Hl, Wl, 3) f32
 
 
 @flax.struct.dataclass

@@ -81,6 +81,7 @@ def save_tracked(
     "view": np.array(["image_0000.png"] * n, "<U14"),
     "n_processed": np.asarray(n, np.int64),
     "image_size": np.asarray(size, np.int64),
+    **({} if identity.texture_layer is None else {"vht_jax_texture_layer": np.asarray(identity.texture_layer)}),
     "vht_jax_status": np.asarray(result.status, np.int32),
     "vht_jax_head": np.asarray(head),
   }
@@ -131,6 +132,7 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
     light=jnp.asarray(light, jnp.float32),
     camera=camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
     lmk_offset=jnp.asarray(arrays.get("vht_jax_lmk_offset", np.zeros((70, 3))), jnp.float32),
+    texture_layer=_layer(arrays, path),
   )
   result = TrackResult(
     identity=identity,
@@ -250,3 +252,12 @@ def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
   if missing > 0:
     return np.concatenate([code, np.zeros((*code.shape[:-1], missing), np.float32)], axis=-1)
   return code[..., :size] if cut else code
+
+
+def _layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  layer = arrays.get("vht_jax_texture_layer")
+  if layer is None:
+    return None
+  if layer.ndim != 3 or layer.shape[2] != 3 or not np.isfinite(layer).all():
+    raise InputError(f"{path}: vht_jax_texture_layer: expected finite numbers (height, width, 3); found {layer.shape}")
+  return jnp.asarray(layer, jnp.float32)

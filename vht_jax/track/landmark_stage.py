@@ -56,6 +56,8 @@ class LandmarkFit:
         offset=shared.offset.at[:70].set(init.identity.lmk_offset),
       )
       self.appearance = self.appearance.replace(texture=init.identity.texture, light=init.identity.light)
+      if init.identity.texture_layer is not None:
+        self.appearance = self.appearance.replace(layer=init.identity.texture_layer)
       self.focal_sd = 0.0
       return
     x0 = np.asarray(_initial(self.lm, self.tracks))
@@ -122,6 +124,7 @@ class LandmarkFit:
       light=self.appearance.light,
       camera=self.camera(),
       lmk_offset=self.shared.offset[:70],
+      texture_layer=self.appearance.layer if self.config.photometric else None,
     )
 
   def poses(self) -> Pose:
