@@ -52,8 +52,9 @@ class AdamFit:
     sequential = self.config.schedule == "sequential"
     n, size = len(self.clip), 1 if sequential else self.config.batch_size
     progress.stage("frames", n)
-    # VHT's order: frame 0 keeps what the keyframe stage gave it, every other frame starts at its predecessor.
-    for start in range(1 if sequential and n > 1 else 0, n, size):
+    # VHT's order: the first frame keeps what the keyframe stage gave it, every later one starts at its predecessor.
+    first = int(np.argmax(self.seen)) + 1 if sequential else 0
+    for start in range(first, n, size):
       index = np.minimum(np.arange(start, start + size), n - 1)
       source = index - 1 if sequential else index
       rows = jax.tree.map(lambda a: jnp.asarray(a[source]), self.raw)
