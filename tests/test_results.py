@@ -46,6 +46,7 @@ def make_result(model, n=4, seed=0):
     light=normal(9, 3),
     camera=make_camera(1.7, (0.52, 0.46)),
     lmk_offset=1e-3 * normal(70, 3),
+    texture_layer=0.1 * normal(4, 4, 3),
   )
   status = jnp.asarray([Status.TRACKED, Status.INTERPOLATED] + [Status.TRACKED] * (n - 2), jnp.int32)
   return TrackResult(identity=identity, poses=poses, energies={"photo": normal(n)}, status=status)
