@@ -14,8 +14,8 @@ The sector of the pixel between two directions needs no trigonometry: its area i
 perimeter between them, as all sides are equally far from the centre (`_perimeter`).
 
 *Gradient.* The derivative of a box-filtered image is the flux of the jump through the moving edges (Reynolds'
-transport theorem; Li et al. 2018 sample the same integral): dI = - integral over a b of (I_in - I_out) cross(dx, ds). It
-is linear in the end points and needs no derivative of the shadow's formula. The two agree wherever the visible
+transport theorem; Li et al. 2018 sample the same integral): dI = - integral over a b of (I_in - I_out) cross(dx, ds).
+It is linear in the end points and needs no derivative of the shadow's formula. The two agree wherever the visible
 silhouette is closed, and the flux stays bounded where it ends behind something nearer.
 
 *Visibility.* An edge is a silhouette if the drawn faces at it lie on one side of it. The colours inside and outside are

@@ -194,7 +194,8 @@ class Crossings:
 
     first = jnp.ceil(jnp.minimum(ua, ub) * LINES - 0.5).astype(jnp.int32)
     number = first + n
-    hit = c.ok[:, None] & (number < jnp.ceil(jnp.maximum(ua, ub) * LINES - 0.5).astype(jnp.int32)) & (jnp.abs(slope) >= _OBLIQUE)
+    end = jnp.ceil(jnp.maximum(ua, ub) * LINES - 0.5).astype(jnp.int32)
+    hit = c.ok[:, None] & (number < end) & (jnp.abs(slope) >= _OBLIQUE)
     u = number.astype(ua.dtype) / LINES + 0.5 / LINES
     inverse = 1.0 / jnp.where(jnp.abs(slope) >= _OBLIQUE, slope, 1.0)
     v = va + (u - ua) * inverse
@@ -264,7 +265,8 @@ def _shadow(a: tuple[Array, Array], b: tuple[Array, Array], flipped: Array, cent
   length = jnp.sqrt(du * du + dv * dv)
   cross = sign * (a[0] * dv - a[1] * du)  # negative: 0 is inside
   misplaced = (jnp.abs(cross) < 0.5 * _TIE * length) & jnp.where(centre_inside, cross >= 0, cross <= 0)
-  shift = jnp.where(misplaced, jnp.where(centre_inside, sign, -sign) * _TIE / jnp.where(misplaced, length, 1.0), 0.0)
+  move = jnp.where(centre_inside, sign, -sign) * (jnp.abs(cross) + 1e-5 * length)
+  shift = jnp.where(misplaced, move / jnp.where(misplaced, length * length, 1.0), 0.0)
   a, b = (a[0] - shift * dv, a[1] + shift * du), (b[0] - shift * dv, b[1] + shift * du)
   turn = _perimeter(*b) - _perimeter(*a)
   turn = turn - 4.0 * jnp.round(turn / 4.0)  # the short way round
