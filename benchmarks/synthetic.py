@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,30 +79,51 @@ def animate(model: FlameModel, rng, n_frames: int, yaw_deg: float = 35.0, focal:
   zero = np.zeros(n_frames)
   eyes = np.stack([np.stack([gaze[:, 0], gaze[:, 1], zero], 1)] * 2, 1)
 
-  euler = jnp.asarray(np.stack([pitch, yaw, roll], 1), jnp.float32)
   place = 0.5 + 0.03 * smooth(rng, n_frames, 2, 20)  # where the head is in the image, of the longer side
-  size_in_image = 0.42 / (1 + 0.2 * np.sin(2 * np.pi * 0.8 * t + phase[2]))  # face height (0.2 m) of the longer side
-  distance = focal * 0.2 / size_in_image
+  face_height = 0.42 / (1 + 0.2 * np.sin(2 * np.pi * 0.8 * t + phase[2]))
+  poses = place_heads(
+    model,
+    focal,
+    euler=np.stack([pitch, yaw, roll], 1),
+    place=place,
+    face_height=face_height,
+    expr=expr,
+    neck=neck,
+    jaw=np.stack([jaw, zero, zero], 1),
+    eyes=eyes,
+  )
+  return camera.make_camera(focal), poses
+
+
+def place_heads(model: FlameModel, focal: float, *, euler, place, face_height, expr, neck, jaw, eyes) -> Pose:
+  """Poses (T, ...) from how a head looks in the image.
+
+  Args:
+    model: the head.
+    focal: focal length in units of the longer side.
+    euler: (T, 3) pitch, yaw, roll rad against a head that faces the camera.
+    place: (T, 2) where the head is in the image, in units of the longer side, from the top left of a square image.
+    face_height: (T,) of a face of 0.2 m, in units of the longer side.
+    expr, neck, jaw, eyes: as in `Pose`.
+  """
 
   def head_to_world(angles):
     x, y, z = (flame.rotation.axis_angle_to_matrix(angles[k] * jnp.eye(3)[k]) for k in range(3))
     facing = flame.rotation.axis_angle_to_matrix(jnp.array([0.0, jnp.pi, 0.0]))
     return flame.rotation.matrix_to_axis_angle(facing @ z @ y @ x)
 
-  root = np.asarray(model.j_template[0])
-  translation = np.stack(
-    [-(place[:, 0] - 0.5) * distance / focal, -(place[:, 1] - 0.5) * distance / focal + root[1], distance], 1
-  )
   f32 = lambda a: jnp.asarray(a, jnp.float32)
-  poses = Pose(
+  root = np.asarray(model.j_template[0])
+  distance = focal * 0.2 / face_height
+  x, y = (-(place[:, k] - 0.5) * distance / focal for k in range(2))
+  return Pose(
     expr=f32(expr),
-    rotation=jax.vmap(head_to_world)(euler),
-    translation=f32(translation),
+    rotation=jax.vmap(head_to_world)(f32(euler)),
+    translation=f32(np.stack([x, y + root[1], distance], 1)),
     neck=f32(neck),
-    jaw=f32(np.stack([jaw, zero, zero], 1)),
+    jaw=f32(jaw),
     eyes=f32(eyes),
   )
-  return camera.make_camera(focal), poses
 
 
 def random_light(rng) -> np.ndarray:
@@ -117,35 +139,79 @@ def random_light(rng) -> np.ndarray:
   return light
 
 
+class Surface(NamedTuple):
+  """What is drawn: the head, and whatever is appended to it."""
+
+  faces: jax.Array  # (F, 3)
+  uv: jax.Array  # (F, 3, 2)
+  albedo: jax.Array  # (Ht, Wt, 3)
+  tone: jax.Array  # (V,) factor on the light: what lies in a cavity gets less of it
+  gloss: jax.Array  # (V,) factor on the highlights
+
+
+def head_surface(model: FlameModel, albedo: jax.Array) -> Surface:
+  """The head alone, evenly lit and glossy."""
+  ones = jnp.ones(model.v_template.shape[0])
+  return Surface(model.faces, model.uv, albedo, tone=ones, gloss=ones)
+
+
 @functools.partial(jax.jit, static_argnames=("size",))
-def render_frame(model, identity, pose, albedo, background, specular, gain, size):
-  """A frame at twice the size, averaged down: (H, W, 3)."""
+def render_frame(surface: Surface, vertices, identity: Identity, background, specular, gain, size):
+  """A frame of posed vertices (V, 3) at twice the size, averaged down: (H, W, 3)."""
   big = (2 * size[0], 2 * size[1])
-  vertices = flame.skin(model, identity.shape, pose)
   screen = camera.project(identity.camera, vertices, big)
-  fragments = raster.rasterize(screen, model.faces, big)
-  normals = flame.vertex_normals(vertices, model.faces)
-  n = shade.interpolate(normals, screen, model.faces, fragments)
+  fragments = raster.rasterize(screen, surface.faces, big)
+  normals = flame.vertex_normals(vertices, surface.faces)
+  attributes = jnp.concatenate([normals, surface.tone[:, None], surface.gloss[:, None]], -1)
+  values = shade.interpolate(attributes, screen, surface.faces, fragments)
+  n, tone, gloss = values[..., :3], values[..., 3:4], values[..., 4:]
   n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
-  uv = shade.interpolate_corners(model.uv, fragments)
-  color = shade.shade(shade.sample_texture(albedo, uv), shade.shading(identity.light, n))
+  uv = shade.interpolate_corners(surface.uv, fragments)
+  color = shade.shade(shade.sample_texture(surface.albedo, uv), shade.shading(identity.light, n)) * tone
   half = jnp.array([0.35, 0.45, -0.82])
-  color = color + specular * jnp.maximum(jnp.sum(n * half, -1, keepdims=True), 0.0) ** 40
+  color = color + specular * gloss * jnp.maximum(jnp.sum(n * half, -1, keepdims=True), 0.0) ** 40
   hit = (fragments.pix_to_face >= 0)[..., None]
   image = jnp.where(hit, color * gain, jnp.repeat(jnp.repeat(background, 2, 0), 2, 1))
   image = jnp.clip(image, 0.0, 1.0)
   return image.reshape(size[0], 2, size[1], 2, 3).mean((1, 3))
 
 
-def textured_background(rng, size) -> np.ndarray:
-  """(H, W, 3) blurred colour noise at several scales."""
+# Walls, wood, plants, textiles: the colours of a room.
+ROOM_COLORS = np.array(
+  [
+    (0.72, 0.68, 0.62), (0.52, 0.50, 0.47), (0.45, 0.36, 0.28), (0.60, 0.47, 0.35), (0.35, 0.42, 0.40),
+    (0.40, 0.46, 0.36), (0.32, 0.38, 0.46), (0.50, 0.56, 0.60), (0.55, 0.38, 0.34), (0.80, 0.77, 0.70),
+  ],
+  np.float32,
+)  # fmt: skip
+
+
+def room_background(rng, size) -> np.ndarray:
+  """(H, W, 3) a room out of focus: soft boxes and discs of muted colours before a wall that darkens downwards."""
   import cv2
 
-  out = np.zeros((*size, 3), np.float32)
-  for cell in (8, 32, 128):
-    coarse = rng.uniform(0, 1, (max(size[0] // cell, 2), max(size[1] // cell, 2), 3)).astype(np.float32)
-    out += cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
-  return np.clip(out / 3, 0, 1)
+  height, width = size
+  wall = ROOM_COLORS[rng.integers(len(ROOM_COLORS))] * 0.5 + 0.3
+  out = np.tile(wall * np.linspace(1.05, 0.8, height, dtype=np.float32)[:, None, None], (1, width, 1))
+  side = max(size)
+  for depth in range(3):  # what is farther away is more out of focus
+    layer, cover = np.zeros_like(out), np.zeros((height, width), np.float32)
+    for _ in range(9 + 4 * depth):
+      color = [float(c) for c in ROOM_COLORS[rng.integers(len(ROOM_COLORS))] * rng.uniform(0.55, 1.1)]
+      x, y = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+      tall = int(rng.integers(3))
+      w, h = (int(side * rng.uniform(0.03, 0.12) * (1 if depth else 2)) for _ in range(2))
+      for canvas, value in ((layer, color), (cover, 1.0)):
+        if tall:
+          cv2.rectangle(canvas, (x - w, y - tall * h), (x + w, y + tall * h), value, -1)
+        else:
+          cv2.circle(canvas, (x, y), w, value, -1)
+    sigma = side / (22, 32, 48)[depth]
+    layer = cv2.GaussianBlur(layer, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    cover = cv2.GaussianBlur(cover, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[..., None]
+    alpha = 0.75 * np.minimum(cover, 1)
+    out = out * (1 - alpha) + layer / np.maximum(cover, 1e-3) * alpha
+  return np.clip(out, 0, 1)
 
 
 def texture_detail(rng, size, sd: float) -> np.ndarray:
@@ -182,12 +248,14 @@ def make_clip(
   )
   albedo = flame.albedo(model, identity.texture)
   albedo = jnp.clip(albedo + texture_detail(rng, albedo.shape[:2], realism.texture_detail), 0, 1)
-  background = jnp.asarray(textured_background(rng, size))
+  background = jnp.asarray(room_background(rng, size))
   gain = 1 + realism.exposure_drift * np.sin(2 * np.pi * (np.arange(n_frames) / n_frames + rng.random()))
   frames = np.zeros((n_frames, *size, 3), np.uint8)
+  surface = head_surface(model, albedo)
+  skin = jax.jit(flame.skin)
   for k in range(n_frames):
-    pose = jax.tree.map(lambda a: a[k], poses)
-    image = render_frame(model, identity, pose, albedo, background, realism.specular, float(gain[k]), size)
+    vertices = skin(model, identity.shape, jax.tree.map(lambda a: a[k], poses))
+    image = render_frame(surface, vertices, identity, background, realism.specular, float(gain[k]), size)
     image = np.asarray(image) + realism.image_noise * rng.standard_normal(image.shape)
     frames[k] = np.round(np.clip(image, 0, 1) * 255)
   points, dense = detections(model, identity, poses, size, realism, rng)
@@ -199,7 +267,8 @@ def detections(model, identity, poses, size, realism: Realism, rng):
   index = np.asarray(model.dense_index)
   n_points = 70 + len(index)
   vertices_of = jax.jit(jax.vmap(lambda p: flame.skin(model, identity.shape, p)))
-  neutral = np.asarray(flame.landmarks(model, flame.shape_blend(model, identity.shape, jnp.zeros(model.exprdirs.shape[-1]))))
+  head = flame.shape_blend(model, identity.shape, jnp.zeros(model.exprdirs.shape[-1]))
+  neutral = np.asarray(flame.landmarks(model, head))
   eye = np.linalg.norm(neutral[36] - neutral[45])
   bias = realism.landmark_bias * eye * rng.standard_normal((n_points, 3))
   out = []
