@@ -84,12 +84,12 @@ class Weights:
   sd_landmark: float = 0.006  # noise of one landmark coordinate
   sd_dense: float = 0.02  # of a dense landmark: its bias is not estimated, so it counts as noise
   sd_offset: float = 0.01  # constant detector bias per landmark
-  w_identity: float = 5.0  # identity prior: so many observations of the mean head (solver.md: x5 helps the jaw)
+  w_identity: float = 20.0  # identity prior: so many observations of the mean head; detectors are biased towards it too
   sd_expr: float = 0.4
-  sd_neck: float = 0.05
+  sd_neck: float = 0.02
   sd_jaw: float = 0.15
   sd_gaze: float = 0.3
   sd_color: float = 0.03  # noise of a colour; larger differences count linearly
   sd_layer: float = 0.05  # free albedo beyond the texture basis
-  photo_pixels: float = 30.0  # how many independent pixels a frame's colours count for, beside its landmarks
+  photo_pixels: float = 50.0  # how many independent pixels a frame counts for beside its landmarks (docs/accuracy.md)
   sd_size: float = 0.005  # relative head size: pinned, because one camera cannot see it
