@@ -48,7 +48,7 @@ class TrackConfig:
   steps_per_frame: int = 6
   sub_steps: int = 5
   blur_sigma: tuple[float, float] = (3.0, 1e-4)  # px of the tracked image, first and last step, geometric between
-  # VHT renders at `sampling_scale` times the tracked resolution. 1 fits as well and costs 1/16 (docs/accuracy.md).
+  # VHT renders at `sampling_scale` = 4 times the tracked resolution, sixteen times the work.
   sampling_scale: float = 1.0
   # The photometric stages look at this many of the visible pixels of a frame, other ones in each step; 0: at all.
   pixel_budget: int = 0
