@@ -118,16 +118,18 @@ def depth_and_bary(corners: Array, pix_to_face: Array) -> tuple[Array, Array]:
     (B, H, W) and (B, H, W, 3), -1 in the background.
   """
   one_hot = jnp.broadcast_to(jnp.eye(3, 2, dtype=corners.dtype), (*corners.shape[:2], 3, 2))
-  rows = _rows(jnp.concatenate([corners, one_hot], axis=-1))
+  columns = _rows(jnp.concatenate([corners, one_hot], axis=-1)).T
 
-  def at(pixel, row):
-    _, q = _at_pixel(rows[row], *_centres(pixel, pix_to_face.shape[1:]))
-    z = 1.0 / q[:, :1]
-    b = q[:, 1:] * z
-    return z, jnp.concatenate([b, 1.0 - b[:, :1] - b[:, 1:]], axis=1)
+  def at(pixel, row):  # one lookup per coefficient and one buffer per result: for few channels the fastest layout
+    g, (x, y) = [column[row] for column in columns], _centres(pixel, pix_to_face.shape[1:])
+    dx, dy = x.astype(g[0].dtype) + 0.5 - g[0], y.astype(g[0].dtype) + 0.5 - g[1]
+    inv_z, *b = (g[2 + i] + g[5 + i] * dx + g[8 + i] * dy for i in range(3))
+    z = 1.0 / inv_z
+    return z, b[0] * z, b[1] * z
 
-  zbuf, bary = map_seen(at, pix_to_face, corners.shape[1], (1, 3), -1.0, corners.dtype)
-  return zbuf[..., 0], bary
+  results = map_seen(at, pix_to_face, corners.shape[1], (1, 1, 1), -1.0, corners.dtype)
+  zbuf, b0, b1 = (r[..., 0] for r in results)
+  return zbuf, jnp.stack([b0, b1, jnp.where(pix_to_face >= 0, 1.0 - b0 - b1, -1.0)], axis=-1)
 
 
 def _rows(corners):
@@ -258,8 +260,8 @@ def map_seen(fun: Callable, index: Array, n_rows: int, widths: tuple[int, ...], 
   """A lookup: evaluates `fun` for the items that refer to a row of a table.
 
   Args:
-    fun: (item (n,), row (n,)) -> (n, width) for every width; item counts through `index.reshape(-1)`, and
-      row = frame * N + index is the row in a table of all frames.
+    fun: (item (n,), row (n,)) -> a tuple of (n, width), or (n,) for width 1; item counts through
+      `index.reshape(-1)`, and row = frame * N + index is the row in a table of all frames.
     index: (B, ...) i32 in [0, N), negative for items that refer to nothing.
     n_rows: N.
     widths: of the outputs.
@@ -274,7 +276,8 @@ def map_seen(fun: Callable, index: Array, n_rows: int, widths: tuple[int, ...], 
   def body(carry):
     k, out = carry
     run, item, row, seen = runs.chunk_at(k)
-    new = [jnp.where(seen[:, None], v, fill).reshape(runs.chunk, -1) for v in fun(item, row)]
+    new = [v.reshape(v.shape[0], -1) for v in fun(item, row)]
+    new = [jnp.where(seen[:, None], v, fill).reshape(runs.chunk, -1) for v in new]
     return k + 1, [o.at[run].set(v, mode="drop", unique_indices=True) for o, v in zip(out, new, strict=True)]
 
   out = [jnp.full((runs.n_runs, _RUN * width), fill, dtype) for width in widths]

@@ -1,9 +1,8 @@
 """Hard visibility: which triangle each pixel sees.
 
-The rasteriser works on 8 x 8 pixel tiles. A face owns the tiles that its bounding box touches; a prefix sum over the
-faces numbers all (face, tile) blocks, and a `while_loop` with a dynamic trip count walks over them in chunks of static
-size, so that nothing has a capacity and nothing is ever dropped, whatever the size of the triangles. A block is one
-row of 64 keys, merged into the z-buffer (kept in tiled layout) by a single row-wise scatter-min.
+The rasteriser works on 8 x 8 pixel tiles. All pairs of a face and a tile that it may touch are walked over by `blocks`
+in a loop with a dynamic trip count, so that nothing has a capacity and nothing is ever dropped, whatever the size of
+the triangles. A block is one row of 64 keys, merged into the z-buffer (kept in tiled layout) by a row-wise scatter-min.
 
 *Watertight*: the endpoints of an edge are put in lexicographic order before its edge function is evaluated, so the two
 faces at an edge compute the same bits with opposite sign; the test is inclusive. *Deterministic*: a minimum does not
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vht_jax.blocks import Blocks
 from vht_jax.planes import depth_and_bary, frames_in_turn
 from vht_jax.types import Array, Fragments
 
@@ -108,46 +108,31 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   return kernel
 
 
-def _chunk_size(n_blocks: int) -> int:
-  """Blocks per trip: in cache on a CPU; few trips, each with a launch and a host sync, on an accelerator."""
-  return min(4096 if frames_in_turn() else 65536, n_blocks)
-
-
 def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool) -> Array:
   """(B, V, 3), (F, 3) -> pix_to_face (B, H, W)."""
-  (n_frames, n_faces), (height, width) = (screen.shape[0], faces.shape[0]), size
-  rows, cols = math.ceil(height / _TILE), math.ceil(width / _TILE)
-  n_tiles = n_frames * rows * cols
-
-  records, tile0, n_blocks, inv_z_bits = _setup(screen, faces, size, cull_backfaces)
-  ends = jnp.cumsum(n_blocks[:, 0] * n_blocks[:, 1])
-  starts = ends - n_blocks[:, 0] * n_blocks[:, 1]
-  total = ends[-1]
-  chunk = _chunk_size(n_frames * n_faces * rows * cols)
+  n_frames, n_faces = screen.shape[0], faces.shape[0]
+  n_blocks = n_frames * n_faces * math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
+  low, high, drawn, records, inv_z_bits = _setup(screen, faces, size, cull_backfaces)
+  blocks = Blocks(low, high, drawn, size, _TILE, min(4096 if frames_in_turn() else 65536, n_blocks))
 
   # Per frame: the largest bit pattern of 1 / z (nearest) and how far to shift the distance from it to fit the key.
   # Bit patterns of positive floats are ordered like the floats, so this is a logarithmic depth.
+  bits = jnp.where(
+    blocks.across.reshape(n_frames, n_faces, 1) > 0, inv_z_bits, jnp.array([[[0x7F800000, 0]]], jnp.int32)
+  )
+  nearest = bits[..., 1].max(axis=1)
+  farthest = jnp.minimum(bits[..., 0].min(axis=1), nearest)
   id_bits = n_faces.bit_length()  # not (n_faces - 1): an id of all ones at the far end would equal _EMPTY
   two_pass = 32 - id_bits < _MIN_DEPTH_BITS
-  nearest, farthest = inv_z_bits[:, 0], inv_z_bits[:, 1]
-  depth_bits = 32 if two_pass else 32 - id_bits
-  shift = jnp.maximum(32 - lax.clz(nearest - farthest) - depth_bits, 0)
+  shift = jnp.maximum(32 - lax.clz(nearest - farthest) - (32 if two_pass else 32 - id_bits), 0)
 
   within = jnp.arange(_TILE * _TILE)[None]  # pixel centres relative to their tile
   px, py = (within % _TILE).astype(jnp.float32) + 0.5, (within // _TILE).astype(jnp.float32) + 0.5
 
-  def block_keys(k):
-    """Chunk k: z-buffer row, face id (chunk,), and depth keys (chunk, 64), _EMPTY where the face is not."""
-    block = k * chunk + jnp.arange(chunk, dtype=jnp.int32)
-    record = jnp.minimum(jnp.searchsorted(ends, block, side="right").astype(jnp.int32), n_frames * n_faces - 1)
-    j = block - starts[record]
-    across = jnp.maximum(n_blocks[record, 0], 1)
-    tx, ty = tile0[record, 0] + j % across, tile0[record, 1] + j // across
-    frame = record // n_faces
-    row = jnp.where(block < total, (frame * rows + ty) * cols + tx, n_tiles)
-
-    r = records[record]
-    x0, y0 = (tx * _TILE).astype(jnp.float32), (ty * _TILE).astype(jnp.float32)
+  def keys(chunk):
+    """Of the blocks of a chunk: face ids (n, 1), and depth keys (n, 64), _EMPTY where the face is not."""
+    r, frame = records[chunk.face], chunk.face // n_faces
+    x0, y0 = chunk.px[:, 0] - 0.5, chunk.py[:, 0] - 0.5
     inside = True
     for i in range(3):  # e = c + dx (y - ry) - dy (x - rx), at the tile's origin and then within the tile
       rx, ry, dx, dy, c = (r[:, 5 * i + n] for n in range(5))
@@ -155,60 +140,44 @@ def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backf
       inside &= origin[:, None] + (dx[:, None] * py - dy[:, None] * px) >= 0
     ax, ay, inv_z, gx, gy = (r[:, 15 + n] for n in range(5))
     at_origin = inv_z + gx * (x0 - ax) + gy * (y0 - ay)
-    depth = at_origin[:, None] + (gx[:, None] * px + gy[:, None] * py)
-
-    bits = lax.bitcast_convert_type(depth, jnp.int32)
+    depth = lax.bitcast_convert_type(at_origin[:, None] + (gx[:, None] * px + gy[:, None] * py), jnp.int32)
     near, far = nearest[frame][:, None], farthest[frame][:, None]
-    key = (near - jnp.clip(bits, far, near)).astype(jnp.uint32) >> shift[frame][:, None].astype(jnp.uint32)
-    return row, record % n_faces, inside, key
+    key = (near - jnp.clip(depth, far, near)).astype(jnp.uint32) >> shift[frame][:, None].astype(jnp.uint32)
+    return (chunk.face % n_faces)[:, None].astype(jnp.uint32), jnp.where(inside, key, jnp.uint32(_EMPTY))
 
-  def merge(rows_of):
-    """Scatter-min of all blocks; `rows_of` gives (row (chunk,), keys (chunk, 64)) of chunk k."""
+  def merge(values):
+    """Smallest of values(chunk) at every pixel, in tiled layout."""
+    empty = jnp.full((blocks.n_tiles, _TILE * _TILE), _EMPTY, jnp.uint32)
+    return blocks.loop(lambda chunk, buffer: buffer.at[chunk.row].min(values(chunk), mode="drop"), empty)
 
-    def body(carry):
-      k, buffer = carry
-      row, keys = rows_of(k)
-      return k + 1, buffer.at[row].min(keys, mode="drop")
+  def packed(chunk):
+    face, key = keys(chunk)
+    return jnp.where(key == jnp.uint32(_EMPTY), key, (key << id_bits) | face)
 
-    empty = jnp.full((n_tiles, _TILE * _TILE), _EMPTY, jnp.uint32)
-    return lax.while_loop(lambda c: c[0] * chunk < total, body, (jnp.int32(0), empty))[1]
-
-  def packed(k):
-    row, face, inside, key = block_keys(k)
-    key = (key << id_bits) | face[:, None].astype(jnp.uint32)
-    return row, jnp.where(inside, key, jnp.uint32(_EMPTY))
-
-  def depth_only(k):
-    row, _, inside, key = block_keys(k)
-    return row, jnp.where(inside, key, jnp.uint32(_EMPTY))
-
-  def id_only(k):
-    row, face, inside, key = block_keys(k)
+  def ids_at(best, chunk):
+    face, key = keys(chunk)
     # The tolerance also covers rounding that differs between the two compiled passes.
-    seen = inside & (key <= best[jnp.minimum(row, n_tiles - 1)] + jnp.uint32(_DEPTH_ULPS))
-    return row, jnp.where(seen, face[:, None].astype(jnp.uint32), jnp.uint32(_EMPTY))
+    limit = best[jnp.minimum(chunk.row, blocks.n_tiles - 1)] + jnp.uint32(_DEPTH_ULPS)
+    return jnp.where((key != jnp.uint32(_EMPTY)) & (key <= limit), face, jnp.uint32(_EMPTY))
 
   if two_pass:
-    best = merge(depth_only)
-    ids = merge(id_only)
-    faces_seen = ids.astype(jnp.int32)  # _EMPTY becomes -1
+    best = merge(lambda chunk: keys(chunk)[1])
+    seen = merge(lambda chunk: ids_at(best, chunk)).astype(jnp.int32)  # _EMPTY becomes -1
   else:
-    keys = merge(packed)
-    ids = (keys & jnp.uint32(2**id_bits - 1)).astype(jnp.int32)
-    faces_seen = jnp.where(keys == jnp.uint32(_EMPTY), -1, ids)
-  tiled = faces_seen.reshape(n_frames, rows, cols, _TILE, _TILE)
-  return tiled.transpose(0, 1, 3, 2, 4).reshape(n_frames, rows * _TILE, cols * _TILE)[:, :height, :width]
+    seen = merge(packed)
+    seen = jnp.where(seen == jnp.uint32(_EMPTY), -1, (seen & jnp.uint32(2**id_bits - 1)).astype(jnp.int32))
+  return blocks.untile(seen)
 
 
 def _setup(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool):
   """What the blocks of a face have in common.
 
   Returns:
+    low, high (B, F, 2): bounding boxes, px.
+    drawn (B, F): which faces are in front and face the camera.
     records (B*F, 20): per edge [reference x, y, direction x, y, edge function at the reference], inside positive;
       then the plane of 1 / z [anchor x, y, value, d/dx, d/dy].
-    tile0 (B*F, 2) i32: first tile (column, row).
-    n_blocks (B*F, 2) i32: tiles (across, down); 0 for a face that is not drawn.
-    inv_z_bits (B, 2) i32: bit patterns of the largest and smallest 1 / z of the faces drawn in each frame.
+    inv_z_bits (B, F, 2) i32: bit patterns of the smallest and largest 1 / z of each face.
   """
   n_frames, n_faces = screen.shape[0], faces.shape[0]
   corners = screen[:, faces].reshape(n_frames * n_faces, 9).T
@@ -218,16 +187,6 @@ def _setup(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: b
   drawn = (area < 0) if cull_backfaces else (area != 0)
   drawn &= jnp.all(z > NEAR, axis=0) & jnp.all(jnp.isfinite(corners), axis=0)
 
-  tile0, n_blocks = [], []
-  for xs, length in ((x, size[1]), (y, size[0])):
-    # Pixels whose centre can be inside; clipped before the conversion so that huge coordinates stay in range.
-    first = jnp.clip(jnp.ceil(xs.min(axis=0) - 0.5), 0.0, float(length)).astype(jnp.int32)
-    last = jnp.clip(jnp.floor(xs.max(axis=0) - 0.5), -1.0, length - 1.0).astype(jnp.int32)
-    drawn &= last >= first
-    tile0.append(first // _TILE)
-    n_blocks.append(last // _TILE - first // _TILE + 1)
-  n_blocks = [jnp.where(drawn, n, 0) for n in n_blocks]
-
   sign = jnp.where(area < 0, -1.0, 1.0)
   edges = [_edge(x[i], y[i], x[j], y[j], sign, size) for i, j in ((1, 2), (2, 0), (0, 1))]
   inv_z = 1.0 / jnp.where(z > NEAR, z, 1.0)
@@ -236,11 +195,12 @@ def _setup(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: b
   plane = [x[0], y[0], inv_z[0], (d1 * vy - d2 * uy) * inv_area, (d2 * ux - d1 * vx) * inv_area]
   records = jnp.stack([*edges[0], *edges[1], *edges[2], *plane], axis=1)
 
+  def per_face(*columns):
+    return jnp.stack([c.reshape(n_frames, n_faces) for c in columns], axis=-1)
+
   bits = lax.bitcast_convert_type(inv_z, jnp.int32)
-  nearest = jnp.where(drawn, bits.max(axis=0), 0).reshape(n_frames, n_faces).max(axis=1)
-  farthest = jnp.where(drawn, bits.min(axis=0), 0x7F800000).reshape(n_frames, n_faces).min(axis=1)
-  inv_z_bits = jnp.stack([nearest, jnp.minimum(farthest, nearest)], axis=1)
-  return records, jnp.stack(tile0, axis=1), jnp.stack(n_blocks, axis=1), inv_z_bits
+  low, high = per_face(x.min(axis=0), y.min(axis=0)), per_face(x.max(axis=0), y.max(axis=0))
+  return low, high, per_face(drawn)[..., 0], records, per_face(bits.min(axis=0), bits.max(axis=0))
 
 
 def _edge(px: Array, py: Array, qx: Array, qy: Array, sign: Array, size: tuple[int, int]) -> tuple[Array, ...]:
