@@ -51,10 +51,12 @@ def spread_frames(features: np.ndarray, candidates: np.ndarray, n: int) -> np.nd
   first = int(np.argmin(np.linalg.norm(f - np.median(f, axis=0), axis=1)))
   chosen = [first]
   distance = np.linalg.norm(f - f[first], axis=1)
+  distance[first] = -1.0
   while len(chosen) < min(n, len(candidates)):
     k = int(np.argmax(distance))
     chosen.append(k)
     distance = np.minimum(distance, np.linalg.norm(f - f[k], axis=1))
+    distance[chosen] = -1.0  # frames that look alike are still different frames
   return np.sort(candidates[np.array(chosen)])
 
 
