@@ -20,28 +20,33 @@ _RUN = 64  # consecutive pixels that are visited or skipped together
 _CHUNK = 32  # runs per trip on a CPU: what is gathered for them stays in cache
 
 
-def face_planes(corners: Array, values: Array) -> Array:
+def face_planes(corners: Array) -> Array:
   """Coefficients of the planes of every face.
 
   Args:
-    corners: (F, 3, 3) screen x px, y px, depth z m of each face's corners.
-    values: (F, 3, C) attributes at the corners.
+    corners: (F, 3, 3 + C) screen x px, y px, depth z m and attributes of each face's corners.
 
   Returns:
     (F, 2 + 3 (C + 1)): anchor x, y px; then the values of [1 / z, a_1 / z, ..., a_C / z] at the anchor, their d/dx and
     their d/dy. Differentiable; finite for faces without area or behind the camera (which no pixel sees).
   """
-  x, y, z = (corners[..., i].T for i in range(3))  # each (3, F): corners first, so that the arithmetic vectorises
-  ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
+  n_faces, _, n_columns = corners.shape
+  # One row per quantity, so that the arithmetic vectorises; split, because its transpose is a plain concatenation.
+  parts = lax.split(corners.reshape(n_faces, 3 * n_columns).T, (1, 1, 1, n_columns - 3) * 3)
+  (x0, y0), (x1, y1), (x2, y2) = parts[0:2], parts[4:6], parts[8:10]
+  ux, uy, vx, vy = x1 - x0, y1 - y0, x2 - x0, y2 - y0
   area = ux * vy - uy * vx
   inv_area = 1.0 / jnp.where(jnp.abs(area) > 1e-20, area, 1.0)
-  inv_z = 1.0 / jnp.where(z > 1e-6, z, 1.0)
-  weighted = values.transpose(1, 2, 0) * inv_z[:, None]
-  q = jnp.concatenate([inv_z[:, None], weighted], axis=1)  # (3, C + 1, F)
-  d1, d2 = q[1] - q[0], q[2] - q[0]
-  gx = (d1 * vy[None] - d2 * uy[None]) * inv_area[None]
-  gy = (d2 * ux[None] - d1 * vx[None]) * inv_area[None]
-  return jnp.concatenate([x[:1], y[:1], q[0], gx, gy]).T
+
+  def weighted(z, values):
+    inv_z = 1.0 / jnp.where(z > 1e-6, z, 1.0)
+    return jnp.concatenate([inv_z, values * inv_z])
+
+  q0, q1, q2 = (weighted(*parts[4 * k + 2 : 4 * k + 4]) for k in range(3))  # each (C + 1, F)
+  d1, d2 = q1 - q0, q2 - q0
+  gx = (d1 * vy - d2 * uy) * inv_area
+  gy = (d2 * ux - d1 * vx) * inv_area
+  return jnp.concatenate([x0, y0, q0, gx, gy]).T
 
 
 def frames_in_turn() -> bool:
@@ -101,7 +106,7 @@ def sample_planes_forward(corners: Array, pix_to_face: Array) -> Array:
   """`sample_planes` for one frame, (F, 3, 3 + C), (H, W), in plain operations: forward mode, higher derivatives."""
   hit = (pix_to_face >= 0)[..., None]
   pixel = jnp.arange(pix_to_face.size, dtype=jnp.int32)
-  rows = face_planes(corners[..., :3], corners[..., 3:])
+  rows = face_planes(corners)
   _, q = _at_pixel(rows[jnp.maximum(pix_to_face, 0)], *_centres(pixel, pix_to_face.shape))
   return jnp.where(hit, q[..., 1:] / jnp.where(hit, q[..., :1], 1.0), 0.0)
 
@@ -133,9 +138,8 @@ def depth_and_bary(corners: Array, pix_to_face: Array) -> tuple[Array, Array]:
 
 
 def _rows(corners):
-  """`face_planes` of all frames' (B, F, 3, 3 + C), (B * F, K)."""
-  corners = corners.reshape(-1, *corners.shape[2:])
-  return face_planes(corners[..., :3], corners[..., 3:])
+  """`face_planes` of all frames' (B, F, 3, 3 + C): (B * F, K)."""
+  return face_planes(corners.reshape(-1, *corners.shape[2:]))
 
 
 def _centres(pixel, size):
