@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from vht_jax.track.photometric_stage import PhotometricFit, crop_head
 from vht_jax.types import FlameModel, TrackResult
 
 __all__ = [
-  "AdamFit", "Clip", "LandmarkFit", "PhotometricFit", "Progress",
+  "AdamFit", "Checkpoint", "Clip", "LandmarkFit", "PhotometricFit", "Progress",
   "bridge", "check_frames", "crop_head", "spread_frames", "track", "view_features",
 ]  # fmt: skip
 
@@ -53,6 +54,24 @@ class Progress:
   def note(self, message: str) -> None: ...
 
 
+class Checkpoint:
+  """Keeps what is finished, so that a killed run goes on; this one keeps nothing, `checkpoint.Checkpoint` has files.
+
+  What it gives back is taken for the same clip, head and settings: that is the caller's to check.
+  """
+
+  def load(self, stage: str) -> dict[str, np.ndarray]:
+    """What was saved for a stage; empty if nothing was."""
+    return {}
+
+  def save(self, stage: str, arrays: dict[str, np.ndarray]) -> None:
+    """Keeps the end of a stage, or what there is of it so far, in place of what was kept before."""
+
+  def due(self) -> bool:
+    """Whether it is time to save within a stage."""
+    return False
+
+
 def track(
   model: FlameModel,
   clip: Clip,
@@ -61,6 +80,7 @@ def track(
   *,
   init: TrackResult | None = None,
   progress: Progress | None = None,
+  checkpoint: Checkpoint | None = None,
 ) -> TrackResult:
   """Tracks a clip.
 
@@ -70,6 +90,8 @@ def track(
     config, weights: see `config`.
     init: a former result of the same clip to go on from; its identity is kept and its poses are refined.
     progress: told about every stage.
+    checkpoint: keeps the ends of the stages. The stages that it has are not done again, and the result is the same
+      bit by bit.
 
   Returns:
     The identity, a pose per frame, energies and a status per frame; `timing` in seconds per stage.
@@ -77,8 +99,19 @@ def track(
   Raises:
     InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated.
   """
-  progress = progress or Progress()
+  progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
   clock = Clock()
+
+  def stage(name: str, fit: LandmarkFit | AdamFit, *steps: Callable[[], None]) -> None:
+    state = checkpoint.load(name)
+    if state:
+      fit.restore(state)
+      return
+    with clock(name):
+      for step in steps:
+        step()
+    checkpoint.save(name, fit.state())
+
   landmarks, confidence, dense = clip.landmarks()
   seen = (confidence[:, :68] > 0).any(axis=1)
   check_frames(config, seen)
@@ -89,16 +122,15 @@ def track(
     first.observe(landmarks, confidence, dense)
   vht_start = config.photometric and config.solver == "adam" and config.init == "calibration"
   if not vht_start:
-    with clock("camera"):
-      first.adjust_camera(init, progress)
-    with clock("landmarks"):
-      first.fit_all(progress, init)
+    stage("camera", first, lambda: first.adjust_camera(init, progress))
+    stage("landmarks", first, lambda: first.fit_all(progress, init))
     energies["landmarks"] = jnp.asarray(first.cost)
 
   if config.photometric and config.solver == "adam":
     fit = AdamFit(model, clip, config, weights, seen)
     keyframes = np.union1d(first_face(seen), first.keyframes())
-    with clock("identity"):
+
+    def start():
       if init is not None:
         fit.start(init.identity, init.poses)
       elif not vht_start:
@@ -107,20 +139,19 @@ def track(
         fit.calibrate(keyframes)
       if init is None:
         fit.fit_identity(keyframes, progress)
+
+    stage("identity", fit, start)
     with clock("frames"):
-      fit.fit_frames(progress)
+      fit.fit_frames(progress, checkpoint)
     identity, poses, good = fit.identity, fit.poses(), finite_rows(fit.raw.rotation, fit.raw.expr)
     energies.update({k: jnp.asarray(v) for k, v in fit.terms.items()})
   else:
     if config.photometric:
       photo = PhotometricFit(first, clip)
       if init is None:
-        with clock("identity"):
-          photo.fit_identity(progress)
-        with clock("landmarks"):
-          first.fit_all(progress)
+        stage("identity", first, lambda: photo.fit_identity(progress), lambda: first.fit_all(progress))
       with clock("frames"):
-        photo.fit_frames(progress)
+        photo.fit_frames(progress, checkpoint)
       energies["photometric_l1"] = jnp.asarray(photo.l1)
     identity, poses, good = first.identity(), first.poses(), finite_rows(first.xs)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import calibrate, descent, flame
+from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.types import FlameModel, Identity, Observations, Pose, RawPose
 
@@ -48,12 +49,17 @@ class AdamFit:
     self.put(keyframes, rows)
     progress.advance(1, energy=float(energies["total"][-1, -1]))
 
-  def fit_frames(self, progress) -> None:
+  def fit_frames(self, progress, checkpoint) -> None:
     sequential = self.config.schedule == "sequential"
     n, size = len(self.clip), 1 if sequential else self.config.batch_size
     progress.stage("frames", n)
     # VHT's order: the first frame keeps what the keyframe stage gave it, every later one starts at its predecessor.
     first = int(np.argmax(self.seen)) + 1 if sequential else 0
+    done = checkpoint.load("frames")
+    if done:
+      self.restore(done)
+      progress.advance(int(done["next"]) - first)
+      first = int(done["next"])
     for start in range(first, n, size):
       index = np.minimum(np.arange(start, start + size), n - 1)
       source = index - 1 if sequential else index
@@ -71,6 +77,17 @@ class AdamFit:
       for name, values in last.items():
         self.terms.setdefault(name, np.zeros(n, np.float32))[index] = values
       progress.advance(min(size, n - start), energy=float(last["total"].mean()))
+      if checkpoint.due():
+        checkpoint.save("frames", {**self.state(), "next": np.asarray(start + size)})
+
+  def state(self) -> dict[str, np.ndarray]:
+    """All that a finished stage has changed; `restore` puts it back."""
+    return pack(identity=self.identity, raw=self.raw, **{f"terms.{k}": v for k, v in self.terms.items()})
+
+  def restore(self, state: dict[str, np.ndarray]) -> None:
+    self.identity = unpack(Identity, state, "identity")
+    self.raw = jax.tree.map(np.array, unpack(RawPose, state, "raw"))
+    self.terms = {k.removeprefix("terms."): np.array(v) for k, v in state.items() if k.startswith("terms.")}
 
   def observations(self, index: np.ndarray) -> Observations:
     landmarks, confidence, _ = self.clip.landmarks()

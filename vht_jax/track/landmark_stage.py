@@ -10,8 +10,10 @@ import numpy as np
 
 from vht_jax import bundle, camera, photometric
 from vht_jax import points as pts
+from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.photometric import Appearance
+from vht_jax.points import Shared
 from vht_jax.track.frames import spread_frames, view_features
 from vht_jax.types import FlameModel, Identity, Pose, TrackResult
 
@@ -37,7 +39,7 @@ class LandmarkFit:
     full = np.where(present, full, 0.0).astype(np.float32)
     points = np.where(present[..., None], points, 0.0).astype(np.float32)
     self.seen = (full[:, :68] > 0).any(axis=1)
-    self.xs = None
+    self.xs = self.cost = None
     self.appearance = Appearance(
       texture=jnp.zeros(self.model.texture_basis.shape[-1]),
       layer=jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)),
@@ -102,6 +104,14 @@ class LandmarkFit:
       costs.append(np.asarray(solution.normal.cost)[:keep])
       progress.advance(keep)
     self.xs, self.cost = np.concatenate(xs), np.concatenate(costs)
+
+  def state(self) -> dict[str, np.ndarray]:
+    """All that a finished stage has changed; `restore` puts it back."""
+    return pack(shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, xs=self.xs, cost=self.cost)
+
+  def restore(self, state: dict[str, np.ndarray]) -> None:
+    self.shared, self.appearance = unpack(Shared, state, "shared"), unpack(Appearance, state, "appearance")
+    self.focal_sd, self.xs, self.cost = float(state["focal_sd"]), state.get("xs"), state.get("cost")
 
   def keyframes(self) -> np.ndarray:
     """The configured keyframes, or frames that differ most in view and expression."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from vht_jax import bundle, flame, photometric
 from vht_jax import points as pts
+from vht_jax.checkpoint import pack
 from vht_jax.photometric import Crop
 from vht_jax.track.landmark_stage import LandmarkFit
 
@@ -53,7 +54,7 @@ class PhotometricFit:
     self.identity_cost = np.asarray(cost)
     progress.advance(1, cost=float(cost[-1]))
 
-  def fit_frames(self, progress) -> None:
+  def fit_frames(self, progress, checkpoint) -> None:
     fit, config = self.fit, self.config
     sequential = config.schedule == "sequential"
     n, batch = len(fit.seen), 1 if sequential else config.batch_size
@@ -61,12 +62,14 @@ class PhotometricFit:
     surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
     lm, shared = bundle.with_identity(fit.lm, fit.shared)
     albedo = photometric.albedo_map(surface, fit.appearance)
-    xs, l1 = [], []
-    for start in range(0, n, batch):
+    done = checkpoint.load("frames")
+    xs, l1 = ([done["xs"]], [done["l1"]]) if done else ([], [])
+    progress.advance(sum(map(len, xs)))
+    for start in range(sum(map(len, xs)), n, batch):
       index = np.minimum(np.arange(start, start + batch), n - 1)
       x0 = fit.xs[index]
       if sequential and start > 0 and start not in config.cutframes:
-        x0 = xs[-1]  # where the previous frame ended
+        x0 = xs[-1][-1:]  # where the previous frame ended
       x, _, error = _fit_photometric(
         surface, lm, albedo, fit.appearance.light, shared,
         jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index), fit.weights, jnp.asarray(x0),
@@ -76,6 +79,8 @@ class PhotometricFit:
       xs.append(np.asarray(x)[:keep])
       l1.append(np.asarray(error)[:keep])
       progress.advance(keep, photometric_l1=float(l1[-1].mean()))
+      if checkpoint.due():
+        checkpoint.save("frames", pack(xs=np.concatenate(xs), l1=np.concatenate(l1)))
     fit.xs, self.l1 = np.concatenate(xs), np.concatenate(l1)
 
 
