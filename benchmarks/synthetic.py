@@ -171,7 +171,7 @@ def render_frame(surface: Surface, vertices, identity: Identity, background, spe
   half = jnp.array([0.35, 0.45, -0.82])
   color = color + specular * gloss * jnp.maximum(jnp.sum(n * half, -1, keepdims=True), 0.0) ** 40
   hit = (fragments.pix_to_face >= 0)[..., None]
-  image = jnp.where(hit, color * gain, jnp.repeat(jnp.repeat(background, 2, 0), 2, 1))
+  image = jnp.where(hit, color * jnp.broadcast_to(gain, color.shape), jnp.repeat(jnp.repeat(background, 2, 0), 2, 1))
   image = jnp.clip(image, 0.0, 1.0)
   return image.reshape(size[0], 2, size[1], 2, 3).mean((1, 3))
 
