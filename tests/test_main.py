@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_results import make_result
 
-from vht_jax import demo, results, settings
+from vht_jax import demo, inputs, results, settings
 from vht_jax import main as app
 from vht_jax.landmarks import Detection, write_keypoints
 from vht_jax.types import Status
@@ -63,7 +63,7 @@ def tracker(monkeypatch, result):
   """Replaces the tracker by one that knows the answer; gives the arguments it was called with."""
   calls = {}
 
-  def track(model, dataset, config, weights, *, init=None, progress=None):
+  def track(model, dataset, config, weights, *, init=None, progress=None, checkpoint=None):
     calls.update(model=model, dataset=dataset, config=config, weights=weights, init=init)
     n = len(dataset)
     progress.stage("camera", n)
@@ -151,7 +151,9 @@ def test_resume(clip, tracker, flat, tmp_path):
   argv = [f"--data_path={clip}", "--output_path=o", "--model=open", "--nooverlay"]
   assert app.main([*argv, "--max_frames=3"]) == 0
   assert tracker["init"] is None
-  assert app.main([*argv, "--load_tracked_flame_params=o/tracked_flame_params.npz"]) == 0
+  go_on = [*argv, "--load_tracked_flame_params=o/tracked_flame_params.npz"]
+  assert app.main(go_on) == 2  # the folder holds a run of three frames
+  assert app.main([*go_on, "--restart"]) == 0
   assert tracker["init"].poses.rotation.shape == (5, 3)
   assert tracker["init"].status.tolist() == [0, 0, 0, Status.NO_FACE, Status.NO_FACE]
 
@@ -179,14 +181,14 @@ def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatc
   assert app.main(argv) == 0
   data = tmp_path / "out" / "talk" / "dataset"
   assert (data / "frame_0005" / "keypoints_static_0000.json").exists() and len(searched) == 5
-  assert app.main(argv) == 0
+  assert app.main([*argv, "--output_path=again", f"--data_path={data}"]) == 0
   assert len(searched) == 5  # nothing is done twice
   assert app.main([*argv, "--restart"]) == 0
   assert len(searched) == 10
 
 
 def test_restart_leaves_a_dataset_that_we_did_not_make(clip):
-  app.forget_frames(clip)
+  inputs.forget_dataset(clip)
   assert len(list(clip.iterdir())) == 5
 
 

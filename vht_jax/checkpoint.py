@@ -125,17 +125,9 @@ class Record:
       more = f", and {len(names) - 6} more" if len(names) > 6 else ""
       raise InputError(f"{self.output}: holds a run with other {section} ({shown}{more}); {advice}")
 
-  def same(self, section: str, values: Mapping[str, str]) -> bool:
-    """Whether the record has exactly these values; if not, it has them afterwards."""
-    if self.content.get(section) == dict(values):
-      return True
-    self.content[section] = dict(values)
-    self._write()
-    return False
-
-  def finish(self) -> None:
-    """The results are written: the stages are needed no more."""
-    self.content["finished"] = True
+  def finish(self, report: Mapping[str, str]) -> None:
+    """The results are written, and the report on them as these settings ask for; the stages are needed no more."""
+    self.content |= {"report": dict(report), "finished": True}
     self._write()
     self.checkpoint.clear()
 

@@ -6,11 +6,11 @@ Reads the settings, makes the dataset (frames and landmarks), loads the head, tr
 from __future__ import annotations
 
 import collections
-import dataclasses
+import errno
 import functools
+import json
 import logging
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLOG_minloglevel", "2")
 
+from vht_jax import inputs
 from vht_jax import settings as settings_
 from vht_jax.errors import InputError
+from vht_jax.files import locked
+from vht_jax.inputs import with_paths
 from vht_jax.settings import AppConfig, Settings
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
@@ -30,11 +33,15 @@ if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong f
 
   import numpy as np
 
+  from vht_jax.checkpoint import Record
   from vht_jax.report import Progress
   from vht_jax.types import FlameModel, TrackResult
   from vht_jax.video import FrameFolder
 
 log = logging.getLogger("vht_jax")
+
+# Errors of the system that are about the output's disk and not about the program.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 FILES = {"config": "config.ini", "log": "track.log", "overlay": "overlay.mp4", "summary": "summary.json"}
 
@@ -68,7 +75,7 @@ def main(argv: list[str], prepare=lambda settings: settings) -> int:
       raise
     return 2
   except KeyboardInterrupt:
-    print("\nvht-track: interrupted; frames and landmarks that are done are kept", file=sys.stderr)
+    print("\nvht-track: interrupted; the same command goes on from here", file=sys.stderr)
     return 130
   except Exception as error:
     if debug:
@@ -96,29 +103,45 @@ def run(settings: Settings) -> dict[str, Any]:
     raise InputError(f"{output}: the output folder cannot be made ({error.strerror})") from None
 
   from vht_jax import report
+  from vht_jax.checkpoint import Record
 
-  stop_log = report.start_log(output / FILES["log"])
   try:
-    return _run(settings, output, start)
-  except Exception as error:
-    if not isinstance(error, InputError):
-      log.error("the run failed", exc_info=True)
-      error.vht_log = output / FILES["log"]
-    raise
-  finally:
-    stop_log()
+    with locked(output):
+      record = Record(output, restart=app.restart)
+      if app.restart:
+        (output / FILES["log"]).unlink(missing_ok=True)
+        inputs.forget_dataset(Path(app.data_path))
+      stop_log = report.start_log(output / FILES["log"])
+      try:
+        return _run(settings, output, record, start)
+      except Exception as error:
+        if not isinstance(error, InputError):
+          log.error("the run failed", exc_info=True)
+          error.vht_log = output / FILES["log"]
+        raise
+      finally:
+        stop_log()
+  except OSError as error:
+    if error.errno not in _DISK:
+      raise
+    where = error.filename or output
+    raise InputError(f"{where}: cannot be written ({error.strerror}); afterwards the same command goes on") from error
 
 
-def _run(settings: Settings, output: Path, start: float) -> dict[str, Any]:
+def _run(settings: Settings, output: Path, record: Record, start: float) -> dict[str, Any]:
   app, config, weights = settings
+  choices, report_choices = settings_.describe(settings)
+  advice = (
+    f"go on with the same, or choose another --output_path (with --data_path={app.data_path} its frames and landmarks "
+    "are used again), or begin anew with --restart"
+  )
+  record.agree("settings", choices, advice)
   start_jax(app)
 
   import numpy as np
 
   from vht_jax import report, results
   from vht_jax.assets import load_head
-  from vht_jax.track import track
-  from vht_jax.types import Status
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
@@ -134,44 +157,24 @@ def _run(settings: Settings, output: Path, start: float) -> dict[str, Any]:
       model=app.model if named else "auto",
     )
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
-    dataset = open_dataset(app, config, progress)
-    frames = np.asarray(dataset.frame_ids)
-    init = None
-    if app.load_tracked_flame_params:
-      init = results.for_frames(results.load_tracked(app.load_tracked_flame_params, model), frames)
-
-    result = track(model, dataset, config, weights, init=init, progress=progress)
-    progress.close()
-    results.save_tracked(output / results.FILE_NAME, result, frames, dataset.size, config, model.name)
-    if writer is not None:
-      report.write_scalars(writer, result, frames, config.energy_log_freq)
-
-    landmarks, confidence, _ = dataset.landmarks()
-    projected = results.projected_landmarks(model, result, dataset.size)
-    tracked = np.asarray(result.status) == Status.TRACKED
-    points = (landmarks, confidence, projected)
-    difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
-    progress.close()
-    seconds = time.perf_counter() - start
-    summary = {
-      "frames": len(frames),
-      "tracked": int(tracked.sum()),
-      **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
-      "photometric_l1": difference,
-      **(results.geometry_figures(model, result, frames, app.truth) if app.truth else {}),
-      "seconds_total": seconds,
-      "frames_per_second": len(frames) / seconds,
-      "stage_seconds": {**progress.seconds, **{k: float(v) for k, v in result.timing.items()}},
-      "peak_rss_mb": report.peak_rss_mb(),
-      "head": model.name,
-      "focal": float(result.identity.camera.focal),
-      "image_size": [int(x) for x in dataset.size],
-    }
+    dataset = inputs.open_dataset(app, config, progress)
+    record.agree("input", inputs.describe(app, dataset, model), advice)
+    if record.finished and (output / results.FILE_NAME).exists():
+      if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
+        return already_finished(output)
+      result = results.load_tracked(output / results.FILE_NAME, model).result
+    else:
+      record.agree("environment", inputs.environment(), advice)
+      result = fit(settings, model, dataset, record, progress)
+      results.save_tracked(
+        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model.name
+      )
+    summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
     progress.close()
     if writer is not None:
       writer.close()
-  report.write_summary(output / FILES["summary"], summary)
+  record.finish(report_choices)
   written = [name for name in (results.FILE_NAME, *FILES.values()) if (output / name).exists()]
   text = report.summary_text(summary, output, written)
   log.info("%s", text)
@@ -179,25 +182,75 @@ def _run(settings: Settings, output: Path, start: float) -> dict[str, Any]:
   return summary
 
 
-def with_paths(app: AppConfig) -> AppConfig:
-  """`app` with the folders that follow from the video's name, and the input checked.
+def already_finished(output: Path) -> dict[str, Any]:
+  """Says that there is nothing to do, and gives the summary of the run that did it."""
+  try:
+    summary = json.loads((output / FILES["summary"]).read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise InputError(f"{output / FILES['summary']}: not a summary ({error}); delete it to have it made again") from None
+  message = f"{output}: this run is finished ({summary.get('tracked')} of {summary.get('frames')} frames tracked)"
+  log.info("%s", message)
+  print(f"{message}; its results are kept. --restart does it again")
+  return summary
 
-  Raises:
-    InputError: nothing to track, or a path that is not there.
-  """
-  if not app.video and not app.data_path:
-    raise InputError("nothing to track: give --video=clip.mp4 or --data_path=folder (see --help)")
-  if app.video and not Path(app.video).exists():
-    raise InputError(f"{app.video}: no such video")
-  if not app.video and not Path(app.data_path).is_dir():
-    raise InputError(f"{app.data_path}: no such dataset folder; to make it from a video give --video as well")
-  name = Path(app.video or app.data_path).resolve()
-  output = app.output_path or str(Path("out") / (name.stem if name.is_file() else name.name))
-  data = app.data_path or str(Path(output) / "dataset")
-  for path in (app.truth, app.load_tracked_flame_params):
-    if path and not Path(path).exists():
-      raise InputError(f"{path}: no such file")
-  return dataclasses.replace(app, data_path=data, output_path=output)
+
+def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Record, progress: Progress) -> TrackResult:
+  """Tracks, going on from the checkpoints that an earlier run left."""
+  from vht_jax import results
+  from vht_jax.track import track
+
+  app, config, weights = settings
+  init = None
+  if app.load_tracked_flame_params:
+    init = results.for_frames(results.load_tracked(app.load_tracked_flame_params, model), dataset.frame_ids)
+  result = track(model, dataset, config, weights, init=init, progress=progress, checkpoint=record.checkpoint)
+  progress.close()
+  return result
+
+
+def write_report(
+  settings: Settings,
+  model: FlameModel,
+  result: TrackResult,
+  dataset: FrameFolder,
+  output: Path,
+  progress: Progress,
+  writer: Any,
+  start: float,
+) -> dict[str, Any]:
+  """Writes overlay, scalars and summary of a result; returns the summary. `start` is the run's, `time.perf_counter`."""
+  import numpy as np
+
+  from vht_jax import report, results
+  from vht_jax.types import Status
+
+  app, config, _ = settings
+  frames = np.asarray(dataset.frame_ids)
+  if writer is not None:
+    report.write_scalars(writer, result, frames, config.energy_log_freq)
+  landmarks, confidence, _ = dataset.landmarks()
+  projected = results.projected_landmarks(model, result, dataset.size)
+  tracked = np.asarray(result.status) == Status.TRACKED
+  points = (landmarks, confidence, projected)
+  difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
+  progress.close()
+  seconds = time.perf_counter() - start
+  summary = {
+    "frames": len(frames),
+    "tracked": int(tracked.sum()),
+    **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
+    "photometric_l1": difference,
+    **(results.geometry_figures(model, result, frames, app.truth) if app.truth else {}),
+    "seconds_total": seconds,
+    "frames_per_second": len(frames) / seconds,
+    "stage_seconds": {**progress.seconds, **{k: float(v) for k, v in result.timing.items()}},
+    "peak_rss_mb": report.peak_rss_mb(),
+    "head": model.name,
+    "focal": float(result.identity.camera.focal),
+    "image_size": [int(x) for x in dataset.size],
+  }
+  report.write_summary(output / FILES["summary"], summary)
+  return summary
 
 
 def start_jax(app: AppConfig) -> None:
@@ -227,47 +280,6 @@ def start_jax(app: AppConfig) -> None:
     jax.config.update("jax_compilation_cache_dir", str(Path(base) / "vht_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
   log.info("jax %s on %s", jax.__version__, jax.devices())
-
-
-def open_dataset(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
-  """The frames with landmarks of every one; what an earlier run left is used again.
-
-  Raises:
-    InputError: unreadable input, no face anywhere, a detector that cannot run.
-  """
-  from vht_jax.landmarks import annotate, make_detector
-  from vht_jax.video import FrameFolder, extract_frames
-
-  if app.video:
-    if app.restart:
-      forget_frames(Path(app.data_path))
-    progress.stage("extract", app.max_frames)
-    extract_frames(app.video, app.data_path, app.max_frames or None, progress.at)
-  dataset = FrameFolder(
-    app.data_path,
-    tracking_resolution=config.tracking_resolution,
-    downscale_factor=config.downscale_factor,
-    max_frames=app.max_frames or None,
-  )
-  progress.stage("detect", len(dataset))
-  if app.restart or not all(dataset.keypoint_path(i).exists() for i in range(len(dataset))):
-    detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker)
-    try:
-      annotate(dataset, detector, progress.at, overwrite=app.restart)
-    finally:
-      detector.close()
-  progress.close()
-  return dataset
-
-
-def forget_frames(data_path: Path) -> None:
-  """Deletes the frames that an earlier run extracted; a folder that we did not make is left alone."""
-  from vht_jax.video.layout import SOURCE, frame_folders
-
-  if (data_path / SOURCE).exists():
-    for folder in frame_folders(data_path).values():
-      shutil.rmtree(folder)
-    (data_path / SOURCE).unlink()
 
 
 @functools.cache

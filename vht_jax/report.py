@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.files import write_atomic
 from vht_jax.types import Pose, Status, TrackResult
 
 log = logging.getLogger("vht_jax")
@@ -97,9 +98,15 @@ class _BesideBars(logging.Handler):
       tqdm.write(f"vht-track: {record.getMessage()}", file=sys.stderr)
 
 
+class _LogFile(logging.FileHandler):
+  """A full disk must not end a run for its log."""
+
+  def handleError(self, record: logging.LogRecord) -> None: ...
+
+
 def start_log(path: Path) -> Callable[[], None]:
   """Sends every message of the package to a file and warnings to the terminal as well; returns a function to stop."""
-  file = logging.FileHandler(path, mode="w", encoding="utf-8")
+  file = _LogFile(path, encoding="utf-8")  # appends: a run may have been interrupted
   file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
   terminal = _BesideBars(logging.WARNING)
   names = ("vht_jax", "absl")  # some modules log through absl
@@ -246,7 +253,7 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
       return {k: clean(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-  Path(path).write_text(json.dumps(clean(summary), indent=2) + "\n", encoding="utf-8")
+  write_atomic(Path(path), (json.dumps(clean(summary), indent=2) + "\n").encode())
 
 
 def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) -> str:

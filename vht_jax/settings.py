@@ -20,6 +20,7 @@ from absl import flags
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
+from vht_jax.files import write_atomic
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -62,7 +63,7 @@ HELP = {
   "data_path": "dataset folder (frame_0001/image_0000.png ...): written from --video, reused when it is there",
   "output_path": "folder for the results",
   "max_frames": "track only the first frames; 0: all",
-  "restart": "extract the frames and detect the landmarks again, even if they are there",
+  "restart": "forget an earlier run in the output folder, its frames and landmarks too; without it the run goes on",
   "landmarks": "detector: auto (the first that works), mediapipe, tasks (needs --face_landmarker), face_alignment",
   "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
   "assets": "folder with FLAME's files",
@@ -152,6 +153,14 @@ _AT_LEAST_ONE = frozenset(
   "img_log_freq energy_log_freq save_period".split()
 )
 _POSITIVE = {"downscale_factor", "sampling_scale"}
+# A run may go on with other values of these: where things are (what they hold is compared instead), how the run is
+# watched, keys that nothing reads ...
+_NOT_THE_RUN = frozenset(
+  "config video data_path output_path restart assets model load_tracked_flame_params device compilation_cache debug "
+  "save_period tex_res w_pos_glob".split()
+)
+# ... and what is made from a finished result.
+_REPORT = frozenset("truth overlay frame_rate tensorboard img_log_freq energy_log_freq".split())
 
 
 def packaged(name: str) -> Path:
@@ -289,7 +298,14 @@ def write_ini(path: str | Path, settings: Settings) -> None:
       text = f'"{value}"' if isinstance(value, str) and re.search("[#;'\"]", value) else _text(value)
       lines.append(f"{f'{field.name} = {text}':<40s}  # {HELP.get(field.name, '')}")
     lines.append("")
-  Path(path).write_text("\n".join(lines), encoding="utf-8")
+  write_atomic(Path(path), "\n".join(lines).encode())
+
+
+def describe(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
+  """What determines the result, and what only the report on it: name -> value as text."""
+  values = {f.name: _text(getattr(part, f.name)) for part in settings for f in dataclasses.fields(part)}
+  result = {k: v for k, v in values.items() if k not in _NOT_THE_RUN | _REPORT}
+  return result, {k: values[k] for k in sorted(_REPORT)}
 
 
 def cast(kind: Any, text: str, where: str) -> Any:

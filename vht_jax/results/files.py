@@ -225,7 +225,7 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   data = io.BytesIO()
   np.savez(data, **arrays)
-  write_atomic(path, data.getvalue())
+  write_atomic(path, data.getvalue(), durable=True)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
