@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import points as pts
+from vht_jax.adjoint import Implicit, Unrolled, minimise, minimise_shared
 from vht_jax.config import Weights
-from vht_jax.optimize import ArrowNormal, Normal, levenberg_marquardt, levenberg_marquardt_shared
+from vht_jax.optimize import ArrowNormal, Normal
 from vht_jax.points import Points, Shared
 from vht_jax.types import Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
+EXPERIMENT = None
 HUBER = 2.5  # residuals beyond this many standard deviations count linearly
 LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.7  # weak prior for clips without parallax: 1.6 x the longer side, times or by 2
 PRINCIPAL_SD = 0.01  # of the longer side
@@ -44,6 +46,7 @@ class LandmarkModel:
   points: Points
   relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
   relative_bias: Array  # (N,) the same for its constant bias
+  mean_bias: Array  # (N, 3) m, head frame: what that bias is on average over people
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
@@ -59,11 +62,13 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   vertices = jnp.concatenate([model.lmk_vertices, model.dense_vertices[pick]])
   bary = jnp.concatenate([model.lmk_bary, model.dense_bary[pick]])
   points = pts.surface_points(model, vertices, bary)
-  factor = np.ones(70, np.float32)
+  factor = np.ones(70)
   factor[:17] = 3.0
   factor[17:27] = 1.5
-  sd = jnp.concatenate([weights.sd_landmark * jnp.asarray(factor), jnp.full(len(pick), 1.0) * weights.sd_dense])
-  bias = jnp.concatenate([weights.sd_offset * jnp.asarray(factor), jnp.full(len(pick), 1.0) * 2 * weights.sd_offset])
+  factor = jnp.asarray(factor, points.template.dtype)
+  dense = jnp.ones(len(pick), factor.dtype)
+  sd = jnp.concatenate([weights.sd_landmark * factor, weights.sd_dense * dense])
+  bias = jnp.concatenate([weights.sd_offset * factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
   dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0, keepdims=True)
@@ -71,6 +76,7 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     points=points,
     relative_sd=sd,
     relative_bias=bias,
+    mean_bias=jnp.asarray(EXPERIMENT[: len(sd)]) if EXPERIMENT is not None else jnp.zeros((len(sd), 3)),
     eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
@@ -92,9 +98,11 @@ def observed_points(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray 
 def eye_openness(landmarks: Array) -> Array:
   """(70, 2) -> (2,) height over width of the eyes 36-41 and 42-47."""
 
+  def length(v):  # with a derivative at 0, where missing points are
+    return jnp.sqrt(jnp.sum(v**2) + 1e-20)
+
   def one(p):
-    height = jnp.linalg.norm(p[1] + p[2] - p[4] - p[5]) / 2
-    return height / jnp.maximum(jnp.linalg.norm(p[3] - p[0]), 1e-6)
+    return length(p[1] + p[2] - p[4] - p[5]) / 2 / jnp.maximum(length(p[3] - p[0]), 1e-6)
 
   return jnp.stack([one(landmarks[36:42]), one(landmarks[42:48])])
 
@@ -104,7 +112,7 @@ def rms_spread(points: Array, seen: Array) -> Array:
   w = seen[:, None].astype(points.dtype)
   total = jnp.maximum(jnp.sum(w), 1.0)
   centred = (points - jnp.sum(points * w, axis=0, keepdims=True) / total) * w
-  return jnp.sqrt(jnp.sum(centred**2) / total)
+  return jnp.sqrt(jnp.sum(centred**2) / total + 1e-20)
 
 
 def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]) -> Tracks:
@@ -123,7 +131,24 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   eye = model.eye_distance * bias_scale
   open_ = jnp.clip((eye_openness(uv) - MIN_IRIS_OPENING) / MIN_IRIS_OPENING, 0.0, 1.0)
   confidence = confidence.at[68:70].multiply(open_)
-  return Tracks(uv, jnp.sqrt(jnp.maximum(confidence, 0.0)) / (model.relative_sd * eye), bias_scale)
+  counts = confidence > 0  # the root has no derivative at 0
+  root = jnp.where(counts, jnp.sqrt(jnp.where(counts, confidence, 1.0)), 0.0)
+  return Tracks(uv, root / (model.relative_sd * eye), bias_scale)
+
+
+def nearest_rotation(affine: Array) -> tuple[Array, Array]:
+  """The scaled rotation nearest to an affine camera (2, 3): orthonormal rows (2, 3) and the scale ().
+
+  The polar decomposition in closed form: unlike that of a singular value decomposition, its derivative is finite at
+  equal singular values, which is where a head seen without distortion is.
+  """
+  square = jnp.matmul(affine, affine.T, precision=HIGHEST)
+  # Cayley-Hamilton for the root S of a 2 x 2 matrix Q: S = (Q + sqrt(det Q)) / tr S, tr S = sqrt(tr Q + 2 sqrt(det Q)).
+  det = jnp.sqrt(jnp.maximum(square[0, 0] * square[1, 1] - square[0, 1] * square[1, 0], 1e-18))
+  trace = jnp.sqrt(square[0, 0] + square[1, 1] + 2 * det)
+  root = (square + det * jnp.eye(2, dtype=square.dtype)) / trace
+  adjugate = jnp.array([[root[1, 1], -root[0, 1]], [-root[1, 0], root[0, 0]]])
+  return jnp.matmul(adjugate, affine, precision=HIGHEST) / det, jnp.maximum(trace / 2, 1e-4)
 
 
 def initial_unknowns(model: LandmarkModel, tracks: Tracks) -> Array:
@@ -134,12 +159,10 @@ def initial_unknowns(model: LandmarkModel, tracks: Tracks) -> Array:
   mean_h, mean_u = jnp.sum(w * head, 0) / total, jnp.sum(w * tracks.uv[:68], 0) / total
   a, b = (head - mean_h[None]) * w, (tracks.uv[:68] - mean_u[None]) * w
   ridge = 1e-6 * jnp.eye(3, dtype=a.dtype)
-  affine = jnp.linalg.solve(jnp.matmul(a.T, a, precision=HIGHEST) + ridge, jnp.matmul(a.T, b, precision=HIGHEST)).T
-  # The nearest scaled rotation: polar decomposition of the 2x3 affine map.
-  u, s, vt = jnp.linalg.svd(affine, full_matrices=False)
-  rows = jnp.matmul(u, vt, precision=HIGHEST)
+  factor = jnp.linalg.cholesky(jnp.matmul(a.T, a, precision=HIGHEST) + ridge)
+  affine = jax.scipy.linalg.cho_solve((factor, True), jnp.matmul(a.T, b, precision=HIGHEST)).T
+  rows, scale = nearest_rotation(affine)
   R = jnp.concatenate([rows, jnp.cross(rows[0], rows[1])[None]])
-  scale = jnp.maximum(jnp.mean(s), 1e-4)
   frontal = jnp.array(pts.FRONTAL, R.dtype)
   rotation = pts.rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST))
   place = mean_u + scale * jnp.matmul(rows, model.points.pivot - mean_h, precision=HIGHEST)
@@ -221,7 +244,13 @@ def frame_normal(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks,
 
 
 def fit_frame(
-  model: LandmarkModel, tracks: Tracks, shared: Shared, weights: Weights, x0: Array | None = None, max_steps: int = 8
+  model: LandmarkModel,
+  tracks: Tracks,
+  shared: Shared,
+  weights: Weights,
+  x0: Array | None = None,
+  max_steps: int = 8,
+  adjoint: Implicit | Unrolled | None = None,
 ):
   """Landmark-only pose of one frame (`vmap` it): a `Solution` of the frame's unknowns.
 
@@ -230,9 +259,11 @@ def fit_frame(
     tracks: the frame's landmarks.
     shared: camera and offsets of the clip.
     x0: start; the affine camera's pose by default.
+    adjoint: how derivatives pass, None: they do not.
   """
   x0 = initial_unknowns(model, tracks) if x0 is None else x0
-  return levenberg_marquardt(lambda x: frame_normal(model, x, shared, tracks, weights), x0, max_steps=max_steps)
+  normal = lambda theta, x: frame_normal(theta[0], x, *theta[1:])
+  return minimise(normal, (model, shared, tracks, weights), x0, adjoint, max_steps)
 
 
 def with_identity(model: LandmarkModel, shared: Shared) -> tuple[LandmarkModel, Shared]:
@@ -258,11 +289,12 @@ def unpack(flat: Array, n_shape: int) -> Shared:
 
 def initial_shared(model: LandmarkModel, focal: float | None = None) -> Shared:
   n_points, _, n_shape = model.points.shapedirs.shape
+  dtype = model.points.template.dtype
   return Shared(
-    shape=jnp.zeros(n_shape),
-    log_focal=jnp.asarray(LOG_FOCAL_MEAN if focal is None else np.log(focal), jnp.float32),
-    principal=jnp.zeros(2),
-    offset=jnp.zeros((n_points, 3)),
+    shape=jnp.zeros(n_shape, dtype),
+    log_focal=jnp.asarray(LOG_FOCAL_MEAN if focal is None else np.log(focal), dtype),
+    principal=jnp.zeros(2, dtype),
+    offset=jnp.zeros((n_points, 3), dtype),
   )
 
 
@@ -305,7 +337,9 @@ def bundle_normal(
   r = residual.reshape(F, -1)
 
   offset_sd = jnp.repeat(model.relative_bias * model.eye_distance, 3)
-  mean = jnp.zeros_like(flat).at[n_shape].set(focal_prior[0])
+  mean = jnp.concatenate(
+    [jnp.zeros(n_shape, xs.dtype), focal_prior[0][None], jnp.zeros(2, xs.dtype), model.mean_bias.reshape(-1)]
+  )
   precision = jnp.concatenate(
     [
       jnp.full(n_shape, 1.0, xs.dtype) * weights.w_identity,
@@ -344,6 +378,7 @@ def bundle_adjust(
   focal: Array | None = None,
   focal_sd: Array = LOG_FOCAL_SD,
   max_steps: int = 20,
+  adjoint: Implicit | Unrolled | None = None,
 ) -> BundleResult:
   """Camera, identity, landmark offsets and the poses of F frames from their landmarks alone.
 
@@ -353,16 +388,23 @@ def bundle_adjust(
     weights: priors.
     focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
     focal_sd: () of the prior of its logarithm.
+    adjoint: how derivatives pass, None: they do not.
   """
   n_shape = model.points.shapedirs.shape[-1]
+  dtype = tracks.uv.dtype
   shared0 = initial_shared(model)
-  prior = (jnp.asarray(LOG_FOCAL_MEAN, jnp.float32), jnp.asarray(focal_sd, jnp.float32))
+  prior = (jnp.asarray(LOG_FOCAL_MEAN, dtype), jnp.asarray(focal_sd, dtype))
   if focal is not None:
-    shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, jnp.float32)))
-    prior = (shared0.log_focal, jnp.asarray(1e-4, jnp.float32))
+    shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, dtype)))
+    prior = (shared0.log_focal, jnp.asarray(1e-4, dtype))
   xs0 = jax.vmap(lambda t: initial_unknowns(model, t))(tracks)
-  solution = levenberg_marquardt_shared(
-    lambda xs, flat: bundle_normal(model, xs, flat, tracks, weights, prior), xs0, pack(shared0), max_steps=max_steps
+  solution = minimise_shared(
+    lambda theta, xs, flat: bundle_normal(theta[0], xs, flat, *theta[1:]),
+    (model, tracks, weights, prior),
+    xs0,
+    pack(shared0),
+    adjoint,
+    max_steps,
   )
   # Marginal of log focal; scaled to a unit diagonal first, because the unknowns' units differ by orders of magnitude.
   scale = jax.lax.rsqrt(jnp.diagonal(solution.shared_information))

@@ -39,13 +39,30 @@ class Solution:
 
 
 def damped_cholesky(matrix: Array, damping: Array) -> Array:
-  """Cholesky factor of matrix + damping * diag(matrix) (Marquardt's scaling)."""
+  """Cholesky factor of matrix + damping * diag(matrix) (Marquardt's scaling).
+
+  An unknown that nothing depends on (a zero on the diagonal: the pose of a frame without landmarks) gets a one
+  there, so that it stays where it is.
+  """
   i = jnp.arange(matrix.shape[-1])
-  return jnp.linalg.cholesky(matrix.at[..., i, i].multiply(1 + damping))
+  diagonal = matrix[..., i, i]
+  return jnp.linalg.cholesky(matrix.at[..., i, i].set(jnp.where(diagonal == 0, 1.0, diagonal * (1 + damping))))
+
+
+def while_running(running: Callable, step: Callable, state, max_steps: int):
+  """The solvers' loop: stops when nothing runs any more. `adjoint` has another one, for reverse mode."""
+  del max_steps  # the condition contains it
+  return lax.while_loop(running, step, state)
 
 
 def levenberg_marquardt(
-  normal: Callable[[Array], Normal], x0: Array, *, max_steps: int, tol: float = 1e-5, damping: float = 1e-3
+  normal: Callable[[Array], Normal],
+  x0: Array,
+  *,
+  max_steps: int,
+  tol: float = 1e-5,
+  damping: float = 1e-3,
+  loop: Callable = while_running,
 ) -> Solution:
   """Minimises a sum of squares from x0 (n,); write it for one frame and `vmap` it.
 
@@ -65,7 +82,7 @@ def levenberg_marquardt(
     return pick(trial, x), jax.tree.map(pick, new, model), lam, k + 1, done
 
   start = (x0, normal(x0), jnp.asarray(damping, x0.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-  x, model, _, k, done = lax.while_loop(lambda s: (s[3] < max_steps) & ~s[4], step, start)
+  x, model, _, k, done = loop(lambda s: (s[3] < max_steps) & ~s[4], step, start, max_steps)
   return Solution(x, model, k, done)
 
 
@@ -112,6 +129,7 @@ def levenberg_marquardt_shared(
   max_steps: int,
   tol: float = 1e-5,
   damping: float = 1e-3,
+  loop: Callable = while_running,
 ) -> ArrowSolution:
   """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement."""
 
@@ -138,6 +156,6 @@ def levenberg_marquardt_shared(
     jnp.zeros((), jnp.int32),
     jnp.zeros((), bool),
   )
-  frames, shared, model, _, k, done = lax.while_loop(lambda s: (s[4] < max_steps) & ~s[5], step, start)
+  frames, shared, model, _, k, done = loop(lambda s: (s[4] < max_steps) & ~s[5], step, start, max_steps)
   _, _, information, _ = eliminate_frames(model, jnp.zeros((), dtype))
   return ArrowSolution(frames, shared, model.cost, k, done, information)
