@@ -28,6 +28,7 @@ from vht_jax.types import Array, Fragments
 NEAR = 1e-6  # a face with a vertex at or before this depth (m) is not drawn
 
 _TILE = 8  # pixels; a block is one tile seen by one face
+_CHUNK = 2048  # blocks per trip on a CPU: what is computed for them stays in cache, and few in the last trip are empty
 _EMPTY = 0xFFFFFFFF  # key of a pixel that nothing covers
 # With fewer bits than this left for depth beside the face id, depth and id take one pass each.
 _MIN_DEPTH_BITS = 16
@@ -113,7 +114,7 @@ def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backf
   n_frames, n_faces = screen.shape[0], faces.shape[0]
   n_blocks = n_frames * n_faces * math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
   low, high, drawn, records, inv_z_bits = _setup(screen, faces, size, cull_backfaces)
-  blocks = Blocks(low, high, drawn, size, _TILE, min(4096 if frames_in_turn() else 65536, n_blocks))
+  blocks = Blocks(low, high, drawn, size, _TILE, min(_CHUNK if frames_in_turn() else 65536, n_blocks))
 
   # Per frame: the largest bit pattern of 1 / z (nearest) and how far to shift the distance from it to fit the key.
   # Bit patterns of positive floats are ordered like the floats, so this is a logarithmic depth.
@@ -180,12 +181,12 @@ def _setup(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: b
     inv_z_bits (B, F, 2) i32: bit patterns of the smallest and largest 1 / z of each face.
   """
   n_frames, n_faces = screen.shape[0], faces.shape[0]
-  corners = screen[:, faces].reshape(n_frames * n_faces, 9).T
-  x, y, z = corners[0::3], corners[1::3], corners[2::3]  # each (3, B*F)
+  corners = jnp.transpose(screen, (2, 0, 1))[:, :, faces.T]  # (3, B, 3, F): the arithmetic below runs along memory
+  x, y, z = corners.transpose(0, 2, 1, 3).reshape(3, 3, n_frames * n_faces)  # each (corner, B*F)
   ux, uy, vx, vy = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
   area = ux * vy - uy * vx  # negative: front
   drawn = (area < 0) if cull_backfaces else (area != 0)
-  drawn &= jnp.all(z > NEAR, axis=0) & jnp.all(jnp.isfinite(corners), axis=0)
+  drawn &= jnp.all(z > NEAR, axis=0) & jnp.all(jnp.isfinite(x + y + z), axis=0)
 
   sign = jnp.where(area < 0, -1.0, 1.0)
   edges = [_edge(x[i], y[i], x[j], y[j], sign, size) for i, j in ((1, 2), (2, 0), (0, 1))]
@@ -193,7 +194,7 @@ def _setup(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: b
   inv_area = 1.0 / jnp.where(area == 0, 1.0, area)
   d1, d2 = inv_z[1] - inv_z[0], inv_z[2] - inv_z[0]
   plane = [x[0], y[0], inv_z[0], (d1 * vy - d2 * uy) * inv_area, (d2 * ux - d1 * vx) * inv_area]
-  records = jnp.stack([*edges[0], *edges[1], *edges[2], *plane], axis=1)
+  records = jnp.stack([*edges[0], *edges[1], *edges[2], *plane]).T
 
   def per_face(*columns):
     return jnp.stack([c.reshape(n_frames, n_faces) for c in columns], axis=-1)
