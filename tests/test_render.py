@@ -1,15 +1,16 @@
 """The composition: pictures of the head and of any mesh, their backends, and how they transform."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax import flame
+from vht_jax import flame, planes
 from vht_jax.camera import make_camera, project
 from vht_jax.edges import edge_table
 from vht_jax.raster import rasterize
-from vht_jax.render import render_head, render_mesh
+from vht_jax.render import map_frames, render_head, render_mesh
 from vht_jax.types import Identity
 
 SIZE = (72, 56)
@@ -87,6 +88,30 @@ def test_jit_vmap_and_grad(open_head, edges, backend):
     np.testing.assert_allclose(g, w, atol=2e-4 * float(jnp.abs(w).max()) + 1e-7)
   gradient = want[1][1]
   assert jnp.any(gradient.translation != 0) and jnp.any(gradient.jaw != 0) and jnp.any(want[1][0].light != 0)
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_map_frames_equals_a_loop(open_head, monkeypatch, in_turn):
+  monkeypatch.setattr(planes, "frames_in_turn", lambda: in_turn)
+  identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
+  poses = jax.vmap(lambda t: pose.replace(rotation=pose.rotation.at[1].add(t)))(jnp.array([0.0, 0.4]))
+
+  def brightness(model, identity, pose):
+    return {"mean": jnp.mean(render_head(model, identity, pose, (24, 20)).rgb ** 2)}
+
+  @jax.jit
+  def both(model, identity, poses):
+    grad = jax.jacrev(brightness, 2)
+    each = [grad(model, identity, jax.tree.map(lambda x, i=i: x[i], poses)) for i in range(2)]
+    return map_frames(grad, (None, None, 0))(model, identity, poses), jax.tree.map(lambda *x: jnp.stack(x), *each)
+
+  got, want = both(open_head, identity, poses)
+  chex.assert_trees_all_close(got, want, rtol=1e-3, atol=1e-7)
+  assert jnp.any(want["mean"].translation[0] != want["mean"].translation[1])
+  np.testing.assert_array_equal(map_frames(lambda a, b: a + b)(jnp.arange(3), jnp.arange(3)), [0, 2, 4])
+  for axes in ((0,), (None, None), (1, 0)):
+    with pytest.raises(ValueError, match="map_frames: in_axes"):
+      map_frames(jnp.add, axes)(jnp.ones((3, 3)), jnp.ones((3, 3)))
 
 
 def test_interior_gradient_of_the_whole_pipeline(open_head):

@@ -29,7 +29,7 @@ _HOME = {
   "camera": ("intrinsics", "make_camera", "project"),
   "raster": ("rasterize",),
   "shade": ("interpolate", "sample_texture", "shading", "spherical_harmonics"),
-  "render": ("render_head", "render_mesh"),
+  "render": ("map_frames", "render_head", "render_mesh"),
   "video": ("FrameFolder", "extract_frames", "read_video", "write_video"),
   "landmarks": ("annotate", "make_detector"),
   "results": ("load_tracked", "save_tracked"),

@@ -6,6 +6,8 @@ Three backends make the picture differentiable in different places:
 * ``edge``: the same picture with antialiased outlines (`edges.antialias`), through which they get a gradient.
 * ``soft``: SoftRas (`soft.soft_render`), every face blurred over the screen: wide basins, biased and slow; textures
   and light are evaluated at the corners of the faces only.
+
+All functions take one frame. `vmap` works anywhere; `map_frames` is the `vmap` to use around whole pictures.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ import jax.numpy as jnp
 
 from vht_jax import flame
 from vht_jax.camera import project
+from vht_jax.planes import map_frames
 from vht_jax.raster import rasterize
 from vht_jax.shade import interpolate, sample_texture, shade, shading
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose, Rendered
+
+__all__ = ["BACKENDS", "map_frames", "render_head", "render_mesh"]
 
 BACKENDS = ("hard", "edge", "soft")
 
@@ -125,9 +130,8 @@ def render_mesh(
   def color(values, seen):
     n = 0 if light is None else 3
     base, normals = values[..., : values.shape[-1] - n], values[..., values.shape[-1] - n :]
-    if (
-      uv is not None
-    ):  # uv = -1 is outside of the texture: nothing is looked up in the background, nor summed backwards
+    if uv is not None:
+      # uv = -1 is outside of the texture: nothing is looked up in the background, nor summed backwards.
       base = sample_texture(texture, jnp.where(seen, base, -1.0))
     return base if light is None else shade(base, shading(light, normals), formula)
 
