@@ -2,9 +2,10 @@
 
 Runs in under three minutes and writes build/bench/render.json. Its `ratios` are medians over interleaved repetitions,
 so that a load on the machine hits both sides alike. On a loaded machine the single-threaded C++ keeps its core while
-XLA's threads wait for each other; `ratios_of_minima` come closer to an idle machine there.
+XLA's threads wait for each other; `ratios_of_minima` come closer to an idle machine there. On an accelerator (or with
+--table) a table over sizes and batches follows, with the fraction of the memory bandwidth that is reached.
 
-  python benchmarks/render.py [--repeats 15] [--output build/bench/render.json]
+  python benchmarks/render.py [--repeats 15] [--table] [--output build/bench/render.json]
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vht_jax.assets import load_head
 from vht_jax.camera import make_camera, project
 from vht_jax.edges import antialias, edge_table
 from vht_jax.raster import rasterize
+from vht_jax.render import map_frames
 from vht_jax.shade import interpolate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,8 +86,8 @@ def interleaved(functions: dict, repeats: int) -> dict[str, list[float]]:
   return times
 
 
-def scene(model, size: int) -> jax.Array:
-  """(8, V, 3) the head turned by different angles, 70 % of the image's height, in screen coordinates."""
+def scene(model, size: int, n_frames: int = N_FRAMES) -> jax.Array:
+  """(n_frames, V, 3) the head turned by different angles, 70 % of the image's height, in screen coordinates."""
   camera, pose = make_camera(2.6), flame.neutral_pose(model)
   shape = jnp.zeros(model.shapedirs.shape[-1])
 
@@ -93,12 +95,47 @@ def scene(model, size: int) -> jax.Array:
     vertices = flame.skin(model, shape, pose.replace(rotation=pose.rotation.at[1].add(yaw)))
     return project(camera, vertices, (size, size))
 
-  return jax.jit(jax.vmap(frame))(jnp.linspace(0.3, -0.6, N_FRAMES))
+  return jax.jit(jax.vmap(frame))(jnp.linspace(0.3, -0.6, n_frames))
+
+
+def device_table(model, repeats: int) -> list[dict]:
+  """Forward and gradient over sizes and batches. `bandwidth` is what goes in and out, in the time that it took, as a
+  fraction of the speed at which this device copies memory: a bound from below, as intermediate results count nothing.
+  """
+  block = jnp.ones(2**26, jnp.float32)  # 256 MB, read and written
+  copy = compiled(lambda x: x + 1, block)[0]
+  bytes_per_ms = 2 * block.nbytes / min(interleaved({"copy": copy}, repeats)["copy"])
+  attributes = jnp.asarray(np.random.RandomState(0).rand(model.v_template.shape[0], N_CHANNELS), jnp.float32)
+  table = []
+  for size in (256, 512, 1024):
+
+    def draw(s, f, a, n=size):
+      return rasterize(s, f, (n, n)).pix_to_face
+
+    def loss(s, f, a, n=size):
+      return jnp.sum(interpolate(a, s, f, rasterize(s, f, (n, n))) ** 2)
+
+    for batch in (1, 8, 64):
+      args = (scene(model, size, batch), model.faces, attributes)
+      for name, fun in (("raster", draw), ("render_grad", jax.value_and_grad(loss))):
+        run, seconds, memory = compiled(map_frames(fun, (0, None, None)), *args)
+        ms = statistics.median(interleaved({name: run}, repeats)[name])
+        moved = sum(a.nbytes for a in jax.tree.leaves((args, run())))
+        row = {"name": name, "size": size, "batch": batch, "ms": round(ms, 3), "ms_per_frame": round(ms / batch, 3)}
+        row |= {
+          "compile_s": round(seconds, 2),
+          "MB": round(memory, 1),
+          "bandwidth": round(moved / ms / bytes_per_ms, 4),
+        }
+        table.append(row)
+        print(row)
+  return table
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--repeats", type=int, default=15)
+  parser.add_argument("--table", action="store_true", help="sizes x batches (always on an accelerator)")
   parser.add_argument("--output", type=Path, default=ROOT / "build/bench/render.json")
   args = parser.parse_args()
   started = time.perf_counter()
@@ -124,13 +161,16 @@ def main() -> None:
 
     add(functions, f"raster_{size}", lambda s, f: draw(s, f).pix_to_face, screens[0], faces)  # noqa: B023
     add(functions, f"fragments_{size}", draw, screens[0], faces)
-    if size == 512:
-      attributes = jnp.asarray(np.random.RandomState(0).rand(screens.shape[1], N_CHANNELS), jnp.float32)
-      weight = jnp.asarray(np.random.RandomState(1).randn(size, size, N_CHANNELS), jnp.float32)
-      seen = jax.jit(draw)(screens[0], faces)
+    attributes = jnp.asarray(np.random.RandomState(0).rand(screens.shape[1], N_CHANNELS), jnp.float32)
+    weight = jnp.asarray(np.random.RandomState(1).randn(size, size, N_CHANNELS), jnp.float32)
+    seen = jax.jit(draw)(screens[0], faces)
 
-      def interpolated(a, s, f, seen, w):
-        return jnp.sum(interpolate(a, s, f, seen) * w)
+    def interpolated(a, s, f, seen, w):
+      return jnp.sum(interpolate(a, s, f, seen) * w)
+
+    grad = jax.value_and_grad(interpolated, (0, 1))
+    add(functions, f"interp_grad_{size}", grad, attributes, screens[0], faces, seen, weight)
+    if size == 512:
 
       def picture(a, s, f, w):
         return jnp.sum(interpolate(a, s, f, rasterize(s, f, (512, 512))) * w)
@@ -139,14 +179,11 @@ def main() -> None:
         seen = rasterize(s, f, (512, 512))
         return jnp.sum(antialias(interpolate(a, s, f, seen), s, f, e, seen) * w)
 
-      grad = jax.value_and_grad(interpolated, (0, 1))
       add(functions, "interp_512", interpolate, attributes, screens[0], faces, seen)
-      add(functions, "interp_grad_512", grad, attributes, screens[0], faces, seen, weight)
-      whole = jax.value_and_grad(picture, (0, 1))
+      whole, axes = jax.value_and_grad(picture, (0, 1)), (None, 0, None, None)
       add(functions, "render_grad_512", whole, attributes, screens[0], faces, weight)
-      add(
-        functions, "batch8_render_grad_512", jax.vmap(whole, (None, 0, None, None)), attributes, screens, faces, weight
-      )
+      add(functions, "batch8_render_grad_512", map_frames(whole, axes), attributes, screens, faces, weight)
+      add(functions, "batch8_vmap_render_grad_512", jax.vmap(whole, axes), attributes, screens, faces, weight)
       edge = jax.value_and_grad(outlined, (0, 1))
       add(functions, "edge_render_grad_512", edge, attributes, screens[0], faces, weight, edges)
       add(functions, "batch8_raster_512", lambda s, f: jax.vmap(draw, (0, None))(s, f).pix_to_face, screens, faces)
@@ -158,41 +195,39 @@ def main() -> None:
   for name, values in times.items():
     rows.setdefault(name, {}).update(median_ms=round(statistics.median(values), 3), min_ms=round(min(values), 3))
 
-  def ratio(a, b):
-    return round(statistics.median(x / y for x, y in zip(times[a], times[b], strict=True)), 3)
-
-  ratios = {f"raster_{n}_vs_cpp": ratio(f"raster_{n}", f"cpp_{n}") for n in (256, 512, 1024)}
-  ratios |= {f"fragments_{n}_vs_cpp": ratio(f"fragments_{n}", f"cpp_fragments_{n}") for n in (256, 512, 1024)}
-  ratios |= {
-    "interp_grad_512_vs_raster": ratio("interp_grad_512", "raster_512"),
-    "batch8_vs_1_512": ratio("batch8_render_grad_512", "render_grad_512"),
-    "batch8_raster_vs_1_512": ratio("batch8_raster_512", "raster_512"),
-    "edge_vs_hard_grad_512": ratio("edge_render_grad_512", "render_grad_512"),
+  pairs = {f"{kind}_{n}_vs_cpp": (f"{kind}_{n}", f"{cpp}_{n}")
+           for kind, cpp in (("raster", "cpp"), ("fragments", "cpp_fragments")) for n in (256, 512, 1024)}  # fmt: skip
+  pairs |= {
+    "interp_grad_512_vs_raster": ("interp_grad_512", "raster_512"),
+    "batch8_vs_1_512": ("batch8_render_grad_512", "render_grad_512"),  # `map_frames`
+    "batch8_vmap_vs_1_512": ("batch8_vmap_render_grad_512", "render_grad_512"),
+    "batch8_raster_vs_1_512": ("batch8_raster_512", "raster_512"),
+    "raster_1024_vs_512": ("raster_1024", "raster_512"),  # 4 times the pixels
+    "interp_grad_1024_vs_512": ("interp_grad_1024", "interp_grad_512"),
+    "edge_vs_hard_grad_512": ("edge_render_grad_512", "render_grad_512"),
   }
-
-  def ratio_of_minima(a, b):
-    return round(min(times[a]) / min(times[b]), 3)
-
-  pairs = {name: (name.replace("_vs_cpp", ""), "cpp_" + name.split("_")[1]) for name in ratios if name[:6] == "raster"}
-  pairs |= {"interp_grad_512_vs_raster": ("interp_grad_512", "raster_512")}
-  pairs |= {"batch8_vs_1_512": ("batch8_render_grad_512", "render_grad_512")}
-  pairs |= {"batch8_raster_vs_1_512": ("batch8_raster_512", "raster_512")}
+  ratios = {
+    name: round(statistics.median(x / y for x, y in zip(times[a], times[b], strict=True)), 3)
+    for name, (a, b) in pairs.items()
+  }
   report = {
     "machine": f"{os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}, {jax.default_backend()}",
     "mesh": f"{model.name}, {len(faces)} faces",
     "seconds": round(time.perf_counter() - started, 1),
     "ratios": ratios,
-    "ratios_of_minima": {name: ratio_of_minima(*pair) for name, pair in pairs.items()},
+    "ratios_of_minima": {name: round(min(times[a]) / min(times[b]), 3) for name, (a, b) in pairs.items()},
     "memory_MB_batch8_512_gradient": rows["batch8_render_grad_512"]["memory_MB"],
     "pixels_that_differ_from_cpp": mismatches,
     "rows": rows,
   }
+  if args.table or jax.default_backend() != "cpu":
+    report["table"] = device_table(model, args.repeats)
   args.output.parent.mkdir(parents=True, exist_ok=True)
   args.output.write_text(json.dumps(report, indent=2) + "\n")
-  print(f"{'':24}{'compile s':>10}{'median ms':>11}{'min ms':>9}{'MB':>8}")
+  print(f"{'':28}{'compile s':>10}{'median ms':>11}{'min ms':>9}{'MB':>8}")
   for name, row in rows.items():
     numbers = [row.get(k, "") for k in ("compile_s", "median_ms", "min_ms", "memory_MB")]
-    print(f"{name:24}{numbers[0]:>10}{numbers[1]:>11}{numbers[2]:>9}{numbers[3]:>8}")
+    print(f"{name:28}{numbers[0]:>10}{numbers[1]:>11}{numbers[2]:>9}{numbers[3]:>8}")
   print(json.dumps({"ratios": ratios, "ratios_of_minima": report["ratios_of_minima"]}, indent=2))
   print(f"{report['seconds']} s; {args.output}")
 
