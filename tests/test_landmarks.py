@@ -12,9 +12,10 @@ import pytest
 
 from vht_jax import landmarks as lm
 from vht_jax.errors import InputError
-from vht_jax.landmarks.crop import IBUG68, IRISES, CropTracker, choose_face, overlap, square_crop
+from vht_jax.landmarks.crop import IBUG68, IRISES, CropTracker, square_crop
 from vht_jax.landmarks.detection import AZIMUTH, inside_polygon
 from vht_jax.landmarks.mirror import MIRROR, mirrored_mean
+from vht_jax.landmarks.person import ALIKE, Person, overlap, portrait
 from vht_jax.video import FrameFolder, read_video, write_video
 
 # Mirror image of each of the 68 points.
@@ -149,14 +150,76 @@ def test_file_round_trip_and_vhts_layout(tmp_path):
 # --- choosing and following ---
 
 
-def test_choice_of_the_face():
-  small, large = box(0, 0, 50), box(300, 0, 100)
-  assert choose_face([], None) is None
-  assert choose_face([small, large], None) is large
-  assert choose_face([small, large], box(5, 5, 50)) is small  # the same person, though not the largest
-  assert choose_face([small], box(300, 0, 100), lost=1) is None  # somebody in the background
-  assert choose_face([small], box(300, 0, 100), lost=100) is small
-  assert choose_face([box(600, 0, 90)], box(300, 0, 100), lost=1) is not None  # a cut
+def head(x, y, size, skin):
+  """68 points that fill a square, and a painter of a face of that skin colour around them."""
+  points = (turned(0) - turned(0).min(axis=0)) / np.ptp(turned(0), axis=0) * size + [x, y]
+
+  def paint(image):
+    image[y : y + size, x : x + size] = skin
+    image[y + size // 4 : y + size // 3, x + size // 4 : x + 3 * size // 4] = np.array(skin) // 3  # eyes
+
+  return points.astype(np.float32), paint
+
+
+PALE, BLUE = (230, 190, 170), (30, 80, 220)
+
+
+def test_the_person_at_the_start():
+  small, large, right = box(200, 0, 50), box(300, 0, 100), box(500, 0, 60)
+  boxes, image = [large, small, right], np.zeros((10, 10, 3), np.uint8)
+  assert Person().choose([], image, None) is None
+  assert Person().choose(boxes, image, None) is large
+  assert [Person(i).choose(boxes, image, None) for i in range(4)] == [small, large, right, None]
+
+
+def test_the_person_is_followed_by_overlap_and_found_again_by_likeness():
+  image = np.full((200, 700, 3), 90, np.uint8)
+  (pale, paint_pale), (blue, paint_blue) = head(20, 20, 100, PALE), head(400, 40, 120, BLUE)
+  paint_pale(image), paint_blue(image)
+  here, there = box(20, 20, 100), box(400, 40, 120)
+  points = {20: pale, 400: blue}
+  locate = lambda found: points[int(found[0])]
+  person = Person()
+  person.saw(here, image, pale)
+  assert person.choose([there, here], image, locate) is here  # though the other one is larger
+  person.missed()
+  assert person.choose([there], image, locate) is None  # somebody else
+  person.lost = 1000
+  assert person.choose([there], image, locate) is there  # after seconds what is somewhat alike will do
+  person.cut, person.lost = True, 0
+  assert person.choose([there, here], image, locate) is here  # a new shot with the same person
+  assert person.choose([there], image, locate) is None  # and one of somebody else
+  moved, paint = head(550, 60, 80, PALE)
+  paint(image)
+  points[550] = moved
+  person.cut = False
+  assert person.choose([there, box(550, 60, 80)], image, locate)[0] == 550  # back in another place
+
+
+def test_a_portrait_does_not_depend_on_place_size_or_brightness():
+  image = np.full((300, 700, 3), 90, np.uint8)
+  a, paint_a = head(20, 20, 80, PALE)
+  b, paint_b = head(300, 50, 200, PALE)
+  paint_a(image), paint_b(image)
+  difference = lambda p, q: np.abs(p - q).mean() / 10
+  same = portrait(image, a)
+  assert difference(same, portrait(image, b)) < ALIKE / 2
+  darker = (image * 0.85).astype(np.uint8)
+  assert difference(same, portrait(darker, a)) < ALIKE / 2
+  c, paint_c = head(20, 20, 80, BLUE)
+  paint_c(image)
+  assert difference(same, portrait(image, c)) > ALIKE
+  portrait(image, c + 5000), portrait(image, c * 0)  # outside the image, or a point: no crash
+
+
+def test_a_persons_state_is_json():
+  image = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+  person, other = Person(), Person()
+  person.saw(box(3.1, 4.7, 50.3), image, head(20, 20, 100, PALE)[0])
+  person.missed()
+  other.restore(json.loads(json.dumps(person.state())))
+  assert other.state() == person.state() and other.lost == 1
+  np.testing.assert_array_equal(other.last, person.last)
 
 
 def test_overlap_is_intersection_over_union():
@@ -459,7 +522,19 @@ class FakeDetector:
   name = "fake"
 
   def __init__(self, empty=()):
-    self.calls, self.empty = 0, empty
+    self.calls, self.empty, self.cuts = 0, empty, []
+
+  def faces(self, rgb):
+    return [box(1, 2, 30)] * (1 + int(rgb.mean() > 50))
+
+  def cut(self):
+    self.cuts.append(self.calls)
+
+  def mark(self):
+    return {"calls": self.calls}
+
+  def resume(self, mark):
+    self.calls = mark["calls"]
 
   def detect(self, rgb):
     self.calls += 1
@@ -490,9 +565,54 @@ def test_annotation_goes_on_where_it_stopped(dataset):
   before = {i: dataset.keypoint_path(i).read_text() for i in range(5)}
   assert lm.annotate(dataset, detector) == 4 and detector.calls == 5
   dataset.keypoint_path(3).unlink()
-  assert lm.annotate(dataset, detector) == 4 and detector.calls == 6
-  assert all(dataset.keypoint_path(i).read_text() == text for i, text in before.items() if i != 3)
+  again = FakeDetector(empty=(2,))
+  assert lm.annotate(dataset, again) == 4 and again.calls == 4  # frame 3 depends on those before it
+  assert all(dataset.keypoint_path(i).read_text() == text for i, text in before.items())
   assert lm.annotate(dataset, FakeDetector(), overwrite=True) == 5 and dataset.valid.all()
+
+
+@pytest.mark.parametrize("missing", [[4], [1], [0, 4], [2, 3], range(5)])
+def test_a_killed_annotation_ends_with_the_same_files(dataset, monkeypatch, missing):
+  """Also across segments, with a detector whose every answer depends on all before in the segment."""
+  monkeypatch.setattr("vht_jax.landmarks.marks.SEGMENT", 2)
+  lm.annotate(dataset, FakeDetector(), cuts=[3])
+  before = [dataset.keypoint_path(i).read_text() for i in range(5)]
+  for i in missing:
+    dataset.keypoint_path(i).unlink()
+  detector = FakeDetector()
+  lm.annotate(dataset, detector, cuts=[3])
+  assert [dataset.keypoint_path(i).read_text() for i in range(5)] == before
+
+
+def test_the_detector_hears_of_cuts_and_people_are_counted(dataset):
+  detector = FakeDetector()
+  lm.annotate(dataset, detector, cuts=[2, 4])
+  assert detector.cuts == [2, 4]
+  assert lm.count_faces(dataset, detector) == 2
+
+
+@pytest.mark.faults
+def test_another_detector_does_not_complete_the_landmarks(dataset):
+  lm.annotate(dataset, FakeDetector())
+  dataset.keypoint_path(3).unlink()
+  other = FakeDetector()
+  other.name = "other"
+  with pytest.raises(InputError, match="made by fake.*--restart"):
+    lm.annotate(dataset, other)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mark", [{}, {"calls": 1}, 3, {"crop": [0, 0, 10**9], "factor": 1, "person": {}}])
+def test_a_damaged_mark_is_one_line(dataset, mark):
+  lm.annotate(dataset, FakeDetector())
+  path = dataset.path / "landmarks.json"
+  path.write_text(json.dumps({"detector": "fake", "marks": {"250": mark}}))
+  from vht_jax.landmarks.marks import Marks
+
+  detector = CropTracker(lambda rgb: [], lambda crop, fresh: None)
+  detector.name = "fake"
+  with pytest.raises(InputError, match=r"landmarks\.json: damaged"):
+    Marks(dataset, detector, anew=False).enter(250)
 
 
 def test_a_folder_without_any_face_is_one_line(dataset):

@@ -168,6 +168,15 @@ def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatc
   class Detector:
     name = "test"
 
+    def cut(self):
+      pass
+
+    def mark(self):
+      return {}
+
+    def resume(self, mark):
+      pass
+
     def detect(self, rgb):
       searched.append(rgb.shape)
       points = rng.uniform(10, 60, (68, 2))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import struct
 
 import cv2
@@ -10,8 +11,10 @@ import pytest
 
 from vht_jax.errors import InputError
 from vht_jax.landmarks import Detection, write_keypoints
-from vht_jax.video import FrameFolder, extract_frames, read_video, write_video
+from vht_jax.video import FrameFolder, child, extract_frames, find_cuts, read_video, write_video
+from vht_jax.video.child import extract_in_child
 from vht_jax.video.codec import open_video
+from vht_jax.video.cuts import thumbnail
 from vht_jax.video.extract import encode_png
 from vht_jax.video.frames import resize_antialiased
 
@@ -172,7 +175,7 @@ def test_extraction_makes_vhts_folders(clip, tmp_path):
   info = extract_frames(clip, tmp_path / "data", progress=lambda done, n: calls.append((done, n)))
   assert info == (30.0, 12, (96, 128)) and calls == [(i, 12) for i in range(1, 13)]
   names = sorted(p.name for p in (tmp_path / "data").iterdir())
-  assert names == [f"frame_{i:04d}" for i in range(1, 13)] + ["source.json"]
+  assert names == [f"frame_{i:04d}" for i in range(1, 13)] + ["source.json", "thumbnails.npz"]
   stored = cv2.imread(str(tmp_path / "data/frame_0003/image_0000.png"))[..., ::-1]
   np.testing.assert_array_equal(stored, list(read_video(clip)[1])[2])
   dataset = FrameFolder(tmp_path / "data")
@@ -285,6 +288,114 @@ def test_bad_image_sources(tmp_path):
     extract_frames(make_dataset(tmp_path / "frames"), tmp_path / "data3")
 
 
+# --- extraction in a process of its own ---
+
+
+def test_a_child_extracts_the_same(clip, tmp_path, capfd):
+  calls = []
+  info = extract_in_child(clip, tmp_path / "data", progress=lambda done, n: calls.append((done, n)))
+  assert info == (30.0, 12, (96, 128)) and calls[-1] == (12, 12)
+  extract_frames(clip, tmp_path / "here")
+  for i in range(1, 13):
+    name = f"frame_{i:04d}/image_0000.png"
+    assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+  with pytest.raises(InputError, match="no such"):
+    extract_in_child(tmp_path / "none.mp4", tmp_path / "data2")
+  assert capfd.readouterr().err == ""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  ("code", "words"),
+  [
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed after 0 frames (SIGSEGV)"),
+    ("import sys; sys.exit(3)", "crashed after 0 frames (exit code 3)"),
+    ("import time; print('{\"done\": 7, \"total\": 9}', flush=True); time.sleep(60)", "hangs after 7 frames"),
+    ("print('{\"error\": \"x.mp4: is bad\"}')", "x.mp4: is bad"),
+  ],
+)
+def test_what_happens_to_the_child_is_one_line(tmp_path, monkeypatch, code, words):
+  import subprocess
+  import sys
+
+  start = subprocess.Popen
+  monkeypatch.setattr(child.subprocess, "Popen", lambda command, **kw: start([sys.executable, "-c", code], **kw))
+  monkeypatch.setattr(child, "STALL", 3.0)
+  with pytest.raises(InputError) as error:
+    extract_in_child(tmp_path / "x.mp4", tmp_path / "data")
+  assert words in one_line(error)
+
+
+@pytest.mark.faults
+def test_a_decoder_that_wants_too_much_memory_is_one_line(clip, tmp_path, monkeypatch):
+  """The limit itself, made small: the interpreter with OpenCV does not fit into it."""
+  source = child.__file__
+  small = tmp_path / "small.py"
+  small.write_text(open(source).read().replace("MAX_BYTES = 4 << 30", "MAX_BYTES = 64 << 20"))
+  import subprocess
+  import sys
+
+  start = subprocess.Popen
+  command = [sys.executable, str(small), str(clip), str(tmp_path / "data"), "0"]
+  monkeypatch.setattr(child.subprocess, "Popen", lambda _, **kw: start(command, **kw))
+  with pytest.raises(InputError) as error:
+    extract_in_child(clip, tmp_path / "data")
+  assert "clip.mp4" in one_line(error) and signal.SIGSEGV.name not in one_line(error)
+
+
+# --- cuts ---
+
+
+def shot(kind, n, seed=0):
+  """Thumbnails of n frames of a shot in which something moves fast."""
+  rng = np.random.default_rng(seed)
+  base = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+  return [np.roll(base, i if kind == "pan" else 0, axis=1) for i in range(n)]
+
+
+def test_cuts_are_where_shots_meet():
+  for kind in ("still", "pan"):
+    frames = shot(kind, 12) + shot(kind, 12, 1) + shot(kind, 3, 2) + shot(kind, 9, 3)
+    assert find_cuts(np.stack(frames)) == [12, 24, 27]
+  assert find_cuts(np.stack(shot("pan", 30))) == []
+  assert find_cuts(np.stack(shot("still", 1))) == []
+
+
+def test_flashes_and_exposure_are_no_cuts():
+  frames = shot("still", 20)
+  flash = [*frames[:10], np.full((16, 16, 3), 255, np.uint8), *frames[10:]]
+  assert find_cuts(np.stack(flash)) == []
+  darker = frames[:10] + [np.clip(f.astype(int) - 30, 0, 255).astype(np.uint8) for f in frames[10:]]
+  assert find_cuts(np.stack(darker)) == []
+
+
+def test_the_sample_videos_have_no_cuts_but_their_joins(shared_data):
+  """Fast heads, pans and automatic exposure must not be taken for cuts."""
+  clips = {}
+  for name in ("duda_1080p", "frontal_512", "outdoor", "webcam_400x300"):
+    path = shared_data / "videos" / f"{name}.mp4"
+    if not path.is_file():
+      pytest.skip(f"{path} not present")
+    clips[name] = np.stack([thumbnail(frame) for frame in read_video(path)[1]])
+    assert find_cuts(clips[name]) == [], name
+    assert find_cuts(clips[name][::3]) == [], name
+  for a in clips:
+    for b in clips:
+      if a != b:
+        assert find_cuts(np.concatenate([clips[a][:40], clips[b][100:140]])) == [40]
+
+
+def test_a_dataset_knows_its_cuts_with_or_without_thumbnails(tmp_path):
+  frames = [np.full((96, 128, 3), 40, np.uint8)] * 8 + [picture(size=(96, 128))] * 8
+  write_video(tmp_path / "two.mp4", frames, 25)
+  extract_frames(tmp_path / "two.mp4", tmp_path / "data")
+  assert FrameFolder(tmp_path / "data").find_cuts() == [8]
+  (tmp_path / "data" / "thumbnails.npz").write_bytes(b"damaged")
+  assert FrameFolder(tmp_path / "data").find_cuts() == [8]
+  (tmp_path / "data" / "thumbnails.npz").unlink()
+  assert FrameFolder(tmp_path / "data").find_cuts() == [8]
+
+
 # --- the dataset ---
 
 
@@ -333,7 +444,8 @@ def test_missing_irises_and_faces_have_no_confidence(tmp_path):
     ({"tracking_resolution": [48, 64]}, (48, 64)),
     ({"downscale_factor": 2.0}, (48, 64)),
     ({"downscale_factor": 2.5}, (38, 51)),  # int(H / s), as VHT
-    ({"tracking_resolution": [96, 64], "downscale_factor": 3.0}, (96, 64)),
+    ({"tracking_resolution": [96, 64], "downscale_factor": 3.0}, (48, 64)),  # fitted, not stretched
+    ({"tracking_resolution": [47, 64]}, (47, 64)),  # as it is named, but for rounding
     ({}, (96, 128)),
   ],
 )

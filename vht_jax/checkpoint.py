@@ -65,7 +65,7 @@ class Checkpoint:
 
 
 def pack(**values: Any) -> dict[str, np.ndarray]:
-  """Arrays, numbers and (nested) dataclasses of them as one flat dictionary, 'name.field' -> array; None is left out."""
+  """Arrays, numbers and (nested) dataclasses of them as a flat dict, "name.field" -> array; None is left out."""
   arrays = {}
   for name, value in values.items():
     if dataclasses.is_dataclass(value):

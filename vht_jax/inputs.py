@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong f
   from vht_jax.report import Progress
   from vht_jax.types import FlameModel
   from vht_jax.video import FrameFolder
+
+
+log = logging.getLogger("vht_jax")
 
 
 def with_paths(app: AppConfig) -> AppConfig:
@@ -37,43 +41,85 @@ def with_paths(app: AppConfig) -> AppConfig:
   return dataclasses.replace(app, data_path=data, output_path=output)
 
 
-def open_dataset(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
-  """The frames with landmarks of every one; what an earlier run left is used again.
+def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[FrameFolder, tuple[int, ...]]:
+  """The frames with landmarks of every one, and where new shots start; what an earlier run left is used again.
 
   Raises:
     InputError: unreadable input, no face anywhere, a detector that cannot run.
   """
   from vht_jax.landmarks import annotate, make_detector
-  from vht_jax.video import FrameFolder, extract_frames
+
+  dataset = open_frames(app, config, progress)
+  cuts = sorted({*config.cutframes, *(dataset.find_cuts() if app.find_cuts else ())})
+  if cuts:
+    log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
+  progress.stage("detect", len(dataset))
+  if not all(dataset.keypoint_path(i).exists() for i in range(len(dataset))):
+    detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
+    try:
+      annotate(dataset, detector, progress.at, cuts=cuts)
+    finally:
+      detector.close()
+  progress.close()
+  return dataset, tuple(cuts)
+
+
+def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
+  """The frames alone.
+
+  Raises:
+    InputError: unreadable input.
+  """
+  from vht_jax.video import FrameFolder
+  from vht_jax.video.child import extract_in_child
 
   if app.video:
     progress.stage("extract", app.max_frames)
-    extract_frames(app.video, app.data_path, app.max_frames or None, progress.at)
-  dataset = FrameFolder(
+    extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at)
+    progress.close()
+  return FrameFolder(
     app.data_path,
     tracking_resolution=config.tracking_resolution,
     downscale_factor=config.downscale_factor,
     max_frames=app.max_frames or None,
+    face=whom(app) if app.face.isdigit() else None,
   )
-  progress.stage("detect", len(dataset))
-  if not all(dataset.keypoint_path(i).exists() for i in range(len(dataset))):
-    detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker)
-    try:
-      annotate(dataset, detector, progress.at)
-    finally:
-      detector.close()
-  progress.close()
-  return dataset
+
+
+def count_people(app: AppConfig, config: Any, progress: Progress) -> int:
+  """How many faces the clip shows at once.
+
+  Raises:
+    InputError: unreadable input, a detector that cannot run, or no face.
+  """
+  from vht_jax.landmarks import count_faces, make_detector
+
+  dataset = open_frames(app, config, progress)
+  detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker)
+  try:
+    count = count_faces(dataset, detector)
+  finally:
+    detector.close()
+  if not count:
+    raise InputError(f"{dataset.path}: no face found; a face should be upright and at least 30 pixels wide")
+  return count
+
+
+def whom(app: AppConfig) -> str | int:
+  """Whom `--face` names, as the detectors want it."""
+  return int(app.face) if app.face.isdigit() else app.face
 
 
 def forget_dataset(data_path: Path) -> None:
   """Deletes the frames that an earlier run extracted with their landmarks; a folder that we did not make is left."""
-  from vht_jax.video.layout import SOURCE, frame_folders
+  from vht_jax.video.layout import SOURCE, THUMBNAILS, frame_folders
 
   if (data_path / SOURCE).exists():
     for folder in frame_folders(data_path).values():
-      shutil.rmtree(folder)
-    (data_path / SOURCE).unlink()
+      if not folder.is_symlink():
+        shutil.rmtree(folder)
+    for path in (data_path / THUMBNAILS, *data_path.glob("landmarks*.json"), data_path / SOURCE):
+      path.unlink(missing_ok=True)
 
 
 def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel) -> dict[str, str]:

@@ -6,6 +6,7 @@ Reads the settings, makes the dataset (frames and landmarks), loads the head, tr
 from __future__ import annotations
 
 import collections
+import dataclasses
 import errno
 import functools
 import json
@@ -87,8 +88,12 @@ def main(argv: list[str], prepare=lambda settings: settings) -> int:
     return 1
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
   """Tracks as the settings say, writes everything, prints the summary and returns it.
+
+  Args:
+    settings: all of them.
+    restart: forget an earlier run but keep its dataset; by default what the settings say of both.
 
   Raises:
     InputError: anything the user can cause.
@@ -96,6 +101,8 @@ def run(settings: Settings) -> dict[str, Any]:
   start = time.perf_counter()
   app = with_paths(settings.app)
   settings = settings._replace(app=app)
+  if app.face == "all":
+    return run_all(settings)
   output = Path(app.output_path)
   try:
     output.mkdir(parents=True, exist_ok=True)
@@ -107,7 +114,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
   try:
     with locked(output):
-      record = Record(output, restart=app.restart)
+      record = Record(output, restart=app.restart if restart is None else restart)
       if app.restart:
         (output / FILES["log"]).unlink(missing_ok=True)
         inputs.forget_dataset(Path(app.data_path))
@@ -126,6 +133,23 @@ def run(settings: Settings) -> dict[str, Any]:
       raise
     where = error.filename or output
     raise InputError(f"{where}: cannot be written ({error.strerror}); afterwards the same command goes on") from error
+
+
+def run_all(settings: Settings) -> dict[str, Any]:
+  """`run` for every person, each into a folder of their own; returns the first one's summary."""
+  from vht_jax import report
+
+  app = settings.app
+  if app.restart:
+    inputs.forget_dataset(Path(app.data_path))
+  n_people = inputs.count_people(app, settings.track, report.Progress())
+  summaries = []
+  for i in range(n_people):
+    print(f"face {i} of {n_people}, counted from the left")
+    one = dataclasses.replace(app, face=str(i), output_path=str(Path(app.output_path) / f"face_{i}"))
+    # The frames are shared, so they are made anew once, before the first person.
+    summaries.append(run(settings._replace(app=dataclasses.replace(one, restart=False)), restart=app.restart))
+  return summaries[0]
 
 
 def _run(settings: Settings, output: Path, record: Record, start: float) -> dict[str, Any]:
@@ -157,7 +181,8 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       model=app.model if named else "auto",
     )
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
-    dataset = inputs.open_dataset(app, config, progress)
+    dataset, cuts = inputs.open_dataset(app, config, progress)
+    settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts))
     record.agree("input", inputs.describe(app, dataset, model), advice)
     if record.finished and (output / results.FILE_NAME).exists():
       if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():

@@ -36,6 +36,8 @@ class AppConfig:
   max_frames: int = 0
   restart: bool = False
   landmarks: str = "auto"
+  face: str = "largest"
+  find_cuts: bool = True
   face_landmarker: str | None = None
   assets: str | None = None
   model: str = "auto"
@@ -65,6 +67,9 @@ HELP = {
   "max_frames": "track only the first frames; 0: all",
   "restart": "forget an earlier run in the output folder, its frames and landmarks too; without it the run goes on",
   "landmarks": "detector: auto (the first that works), mediapipe, tasks (needs --face_landmarker), face_alignment",
+  "face": "whom to track: largest, a number (faces are counted from the left, from 0, in the first frame that shows so "
+  "many), or all (one after the other, into face_0, face_1, ...)",
+  "find_cuts": "look for hard cuts; they count like --cutframes",
   "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
   "assets": "folder with FLAME's files",
   "model": "head: auto (FLAME if its files are found, else open), open, flame, or the path of a model file",
@@ -84,10 +89,10 @@ HELP = {
   "n_tex": "texture components, likewise",
   "tex_res": "read for VHT's files and ignored, as VHT does",
   "ignore_lower_neck": "leave the lower neck out of the photometric term",
-  "tracking_resolution": "height, width to which frames are scaled for tracking; default: as they are",
+  "tracking_resolution": "height, width into which frames are scaled for tracking, keeping their shape; default: as is",
   "downscale_factor": "factor by which frames are made smaller for tracking",
   "keyframes": "0-based positions of the frames that determine the identity; default: chosen by yaw and expression",
-  "cutframes": "0-based positions at which a new shot starts",
+  "cutframes": "0-based positions at which a new shot starts, beside those that --find_cuts finds",
   "calibrated": "the camera is known (--focal or --fov) and is not optimised",
   "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
   "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
@@ -232,6 +237,9 @@ def make_settings(values: dict[str, Any]) -> Settings:
         raise InputError(f"{name}: expected a finite number; found {number}")
       if isinstance(number, int | float) and number < 0:
         raise InputError(f"{name}: expected no negative number; found {number}")
+  face = values.get("face", "largest")
+  if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
+    raise InputError(f"face: expected largest, all or a number; found {face!r}")
   if any(n < 1 for n in values.get("tracking_resolution") or ()):
     raise InputError(f"tracking_resolution: expected two positive sizes; found {values['tracking_resolution']}")
   if values.get("fov"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from absl import logging
 
@@ -21,6 +21,7 @@ from vht_jax.landmarks.detection import (
   write_keypoints,
 )
 from vht_jax.landmarks.fan import FaceAlignmentDetector
+from vht_jax.landmarks.marks import SEGMENT, Marks
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
 from vht_jax.landmarks.mediapipe_tasks import TasksDetector
 
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = [
   "N_DENSE",
+  "SEGMENT",
   "Detection",
   "Detector",
   "FaceAlignmentDetector",
   "MediaPipeDetector",
   "TasksDetector",
   "annotate",
+  "count_faces",
   "estimate_yaw",
   "eye_openness",
   "landmark_confidence",
@@ -55,6 +58,18 @@ class Detector(Protocol):
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """(H, W, 3) RGB uint8 -> the face in pixels of that image, or None."""
 
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """(5,) x0, y0, x1, y1 px, score of every face in an image; changes nothing."""
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot: the person may be anywhere."""
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything about the frames before but what it returns, as JSON."""
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on exactly as the detector that gave `mark` did."""
+
   def close(self) -> None:
     """Frees the models."""
 
@@ -68,6 +83,7 @@ def make_detector(
   face_landmarker: str | Path | None = None,
   device: str | None = None,
   min_confidence: float = 0.5,
+  face: str | int = "largest",
 ) -> Detector:
   """The detector of that name.
 
@@ -77,15 +93,16 @@ def make_detector(
     face_landmarker: the .task file; without it $VHT_FACE_LANDMARKER and ./assets/face_landmarker.task are tried.
     device: torch's device for face_alignment, None for the best there is.
     min_confidence: below which MediaPipe discards a face.
+    face: whom to track: 'largest', or a number: faces are counted from the left in the first image that has so many.
 
   Raises:
     InputError: unknown name, or the detector cannot run here: what is missing and how to get it.
   """
   name = name.replace("-", "_").lower()
   makers: dict[str, Callable[[], Detector]] = {
-    "mediapipe": lambda: MediaPipeDetector(min_confidence),
-    "tasks": lambda: TasksDetector(_find_task(face_landmarker), min_confidence),
-    "face_alignment": lambda: FaceAlignmentDetector(device),
+    "mediapipe": lambda: MediaPipeDetector(min_confidence, face),
+    "tasks": lambda: TasksDetector(_find_task(face_landmarker), min_confidence, face),
+    "face_alignment": lambda: FaceAlignmentDetector(device, face),
   }
   if name in makers:
     return makers[name]()
@@ -112,36 +129,54 @@ def _find_task(path: str | Path | None) -> Path:
   )
 
 
+def count_faces(dataset: FrameFolder, detector: Detector, n_frames: int = 12) -> int:
+  """How many people a clip shows: the most faces in one of `n_frames` evenly spaced frames."""
+  indices = sorted({round(i) for i in _spaced(len(dataset), n_frames)})
+  return max(len(detector.faces(image)) for image in dataset.source_images(indices))
+
+
 def annotate(
   dataset: FrameFolder,
   detector: Detector,
   progress: Callable[[int, int], None] | None = None,
   overwrite: bool = False,
+  cuts: Iterable[int] = (),
 ) -> int:
-  """Writes keypoints_static_0000.json beside every image of a dataset that has none yet.
+  """Writes the landmark file beside every image of a dataset that has none yet.
 
-  Files appear whole or not at all, so that a killed run goes on where it stopped. A frame without a face gets
-  `"people": []`.
+  A killed run goes on where it stopped and ends with the same files as an unbroken one: files appear whole or not at
+  all, and every `SEGMENT` frames the detector is brought into a state that is kept in landmarks.json; frames from
+  there on are searched again. A frame without a face gets `"people": []`.
 
   Args:
     dataset: the frames; they are searched at full resolution.
-    detector: see `make_detector`.
+    detector: see `make_detector`; fresh.
     progress: called with (frames done, all frames) after each frame.
     overwrite: search frames again that have a file.
+    cuts: positions at which a new shot starts.
 
   Returns:
     The number of frames with a face.
 
   Raises:
-    InputError: no frame has a face, or an image or an existing file cannot be read.
+    InputError: no frame has a face, an image or an existing file cannot be read, or the files that are there were made
+      by another detector.
   """
-  n = len(dataset)
-  todo = [i for i in range(n) if overwrite or not dataset.keypoint_path(i).exists()]
+  n, cuts = len(dataset), set(cuts)
+  todo = {i for i in range(n) if overwrite or not dataset.keypoint_path(i).exists()}
+  marks = Marks(dataset, detector, anew=len(todo) == n)
   done = n - len(todo)
-  for i, rgb in zip(todo, dataset.source_images(todo)):
+  indices = marks.schedule(todo)
+  for i, rgb in zip(indices, dataset.source_images(indices)):
+    marks.enter(i)
+    if i in cuts:
+      detector.cut()
+    detection = detector.detect(rgb)
+    if i not in todo:
+      continue
     path = dataset.keypoint_path(i)
     try:
-      write_keypoints(path, detector.detect(rgb), detector.name)
+      write_keypoints(path, detection, detector.name)
     except OSError as error:
       raise InputError(f"{path}: cannot be written ({error.strerror})") from error
     done += 1
@@ -158,3 +193,7 @@ def annotate(
     shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
     logging.warning("no face in %d of %d frames (ids %s)", len(missing), n, shown)
   return n - len(missing)
+
+
+def _spaced(n: int, k: int) -> list[float]:
+  return [i * (n - 1) / max(k - 1, 1) for i in range(k)]

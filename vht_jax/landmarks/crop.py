@@ -7,12 +7,14 @@ So: find the face in the whole image once, crop around it, and keep that crop un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.landmarks.detection import N_DENSE, Detection, plausible_iris
+from vht_jax.landmarks.person import Person, area, bounds, overlap
 
 # MediaPipe mesh points that stand for iBUG's 68, chosen for the least distance to dlib's on three videos and exactly
 # symmetric on the canonical mesh; then the irises of eyes 36-41 and 42-47.
@@ -26,43 +28,8 @@ IBUG68 = np.array(
 IRISES = np.array([468, 473])
 
 _CROP_SIDES = (3.0, 2.0, 1.5)  # of the face box; the wide one leaves room to move, the tight ones shut neighbours out
+_LARGEST_CROP = 1 << 15  # px; no face is so large
 _CROP_PIXELS = 512  # wider crops are reduced to this: the mesh sees 192 pixels of about half of it, without aliasing
-_PATIENCE = 25  # frames for which a lost face is waited for before a much smaller one elsewhere is taken instead
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-  """Intersection over union of two boxes x0, y0, x1, y1."""
-  low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:4], b[2:4])
-  both = float(np.prod(np.maximum(high - low, 0.0)))
-  return both / max(area(a) + area(b) - both, 1e-9)
-
-
-def area(box: np.ndarray) -> float:
-  """Of a box x0, y0, x1, y1, px^2."""
-  return float(np.prod(np.maximum(box[2:4] - box[:2], 0.0)))
-
-
-def choose_face(boxes: Sequence[np.ndarray], last: np.ndarray | None, lost: int = 0) -> np.ndarray | None:
-  """The box of the person who is being tracked.
-
-  Args:
-    boxes: (5,) x0, y0, x1, y1, score each.
-    last: the box in which the person was seen last, or None.
-    lost: for how many frames the person has not been seen.
-
-  Returns:
-    The one that overlaps `last` most; else, as after a cut, the largest, unless it is less than half as large as
-    `last` and the loss is recent: then it is rather somebody in the background, and None is returned.
-  """
-  if not boxes:
-    return None
-  largest = max(boxes, key=area)
-  if last is None:
-    return largest
-  nearest = max(boxes, key=lambda box: overlap(box, last))
-  if overlap(nearest, last) > 0.1:
-    return nearest
-  return largest if lost >= _PATIENCE or area(largest) > 0.5 * area(last) else None
 
 
 def square_crop(rgb: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:
@@ -87,20 +54,23 @@ class CropTracker:
   """`detect` for a mesh model and a face finder, keeping to one person and to one crop as long as it can."""
 
   def __init__(
-    self, find: Callable[[np.ndarray], list[np.ndarray]], mesh: Callable[[np.ndarray, bool], np.ndarray | None]
+    self,
+    find: Callable[[np.ndarray], list[np.ndarray]],
+    mesh: Callable[[np.ndarray, bool], np.ndarray | None],
+    face: str | int = "largest",
   ):
     """Args:
     find: rgb (H, W, 3) uint8 -> boxes (5,) x0, y0, x1, y1 px, score.
     mesh: (crop (S, S, 3) uint8, fresh) -> (478, 2) in units of the crop, or None; `fresh` says that the crop is not
       that of the call before, so that nothing may be carried over from there.
+    face: who is tracked, see `Person`.
     """
     self._find = find
     self._mesh = mesh
-    self._crop: tuple[tuple[int, int], int] | None = None  # origin, side
+    self._crop: tuple[tuple[int, int], int] | None = None  # origin (x, y), side
     self._factor = _CROP_SIDES[0]  # side of the crop in units of the face's size
     self._fresh = True  # the crop has moved since the mesh saw it
-    self._last: np.ndarray | None = None  # (5,) box of the last face
-    self._lost = 0
+    self._person = Person(face)
 
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """The tracked person's face in the next frame, None when there is none."""
@@ -111,15 +81,35 @@ class CropTracker:
       points = self._search(rgb)
     if points is None:
       self._crop = None
-      self._lost += 1
+      self._person.missed()
       return None
-    self._lost = 0
-    score = float(self._last[4])
+    score = float(self._person.last[4])
     box = np.append(bounds(points), np.float32(score)).astype(np.float32)
-    self._last = box
-    self._recentre(box)
     landmarks = points[IBUG68]
+    self._person.saw(box, rgb, landmarks)
+    self._recentre(box)
     return Detection(box, landmarks, plausible_iris(landmarks, points[IRISES]), points, score)
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot: the person may be anywhere."""
+    self._crop = None
+    self._person.cut = True
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything but what it returns, as JSON."""
+    self._fresh = True
+    crop = None if self._crop is None else [*self._crop[0], self._crop[1]]
+    return {"crop": crop, "factor": self._factor, "person": self._person.state()}
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on as the tracker that gave `mark` did."""
+    self._fresh = True
+    crop = mark["crop"]
+    if crop is not None and not 0 < int(crop[2]) <= _LARGEST_CROP:
+      raise ValueError(f"a crop of {crop[2]} pixels")
+    self._crop = None if crop is None else ((int(crop[0]), int(crop[1])), int(crop[2]))
+    self._factor = float(mark["factor"])
+    self._person.restore(mark["person"])
 
   def _run(self, rgb: np.ndarray) -> np.ndarray | None:
     origin, side = self._crop
@@ -138,17 +128,25 @@ class CropTracker:
       return None
     points = self._run(rgb)
     # A model that lost its face may have found the neighbour's in the same crop.
-    return points if points is not None and overlap(bounds(points), self._last) > 0.1 else None
+    return points if points is not None and overlap(bounds(points), self._person.last) > 0.1 else None
 
   def _search(self, rgb: np.ndarray) -> np.ndarray | None:
-    found = choose_face(self._find(rgb), self._last, self._lost)
-    if found is None:
-      return None
+    def locate(box):
+      points = self._at(rgb, box)
+      return None if points is None else points[IBUG68]
+
+    found = self._person.choose(self._find(rgb), rgb, locate)
+    points = None if found is None else self._at(rgb, found)
+    if points is not None:
+      self._person.last = found
+    return points
+
+  def _at(self, rgb: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    """The points of the face in `box`."""
     for factor in _CROP_SIDES:
-      self._place(found, factor)
+      self._place(box, factor)
       points = self._run(rgb)
-      if points is not None and overlap(bounds(points), found) > 0.2:
-        self._last = found
+      if points is not None and overlap(bounds(points), box) > 0.2:
         return points
     return None
 
@@ -165,8 +163,3 @@ class CropTracker:
     shift = float(np.max(np.abs((box[:2] + box[2:4]) / 2 - np.array(origin) - side / 2)))
     if shift > 0.5 * side - 0.65 * size or not 0.6 < self._factor * size / side < 1.6:
       self._place(box, self._factor)
-
-
-def bounds(points: np.ndarray) -> np.ndarray:
-  """(4,) x0, y0, x1, y1 of (N, 2)."""
-  return np.concatenate([points.min(axis=0), points.max(axis=0)])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 import urllib.error
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.landmarks.crop import choose_face, overlap
 from vht_jax.landmarks.detection import Detection, plausible_iris
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
+from vht_jax.landmarks.person import Person, overlap
 
 WEIGHTS = ("s3fd-619a316812.pth", "3DFAN4-7835d9f11d.pth.tar", "depth-2a464da4ea.pth.tar")
 
@@ -22,6 +23,7 @@ class FaceAlignmentDetector:
 
   Args:
     device: 'cpu', 'cuda', 'mps', or None for the best that torch has.
+    face: who is tracked, see `Person`.
 
   Raises:
     InputError: the package or its weights are missing.
@@ -29,7 +31,7 @@ class FaceAlignmentDetector:
 
   name = "face-alignment"
 
-  def __init__(self, device: str | None = None):
+  def __init__(self, device: str | None = None, face: str | int = "largest"):
     try:
       import face_alignment
     except (ImportError, OSError) as error:
@@ -50,28 +52,50 @@ class FaceAlignmentDetector:
         "$TORCH_HOME/hub/checkpoints (without the variable: ~/.cache/torch/hub/checkpoints), or use mediapipe"
       ) from error
     try:
-      self._mesh = MediaPipeDetector()
+      self._mesh = MediaPipeDetector(face=face)
     except InputError as error:
       logging.warning("no irises: %s", error)
       self._mesh = None
-    self._last: np.ndarray | None = None
-    self._lost = 0
+    self._person = Person(face)
 
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
-    boxes = [np.asarray(box, np.float32)[:5] for box in self._fan.face_detector.detect_from_image(rgb)]
-    box = choose_face(boxes, self._last, self._lost)
-    found = None if box is None else self._fan.get_landmarks_from_image(rgb, detected_faces=[box])
     mesh = None if self._mesh is None else self._mesh.detect(rgb)  # in every frame: it follows the face
-    if not found:
-      self._lost += 1
+
+    def locate(box: np.ndarray) -> np.ndarray | None:
+      found = self._fan.get_landmarks_from_image(rgb, detected_faces=[box])
+      return np.asarray(found[0], np.float32)[:68, :2] if found else None
+
+    box = self._person.choose(self.faces(rgb), rgb, locate)
+    landmarks = None if box is None else locate(box)
+    if landmarks is None:
+      self._person.missed()
       return None
-    self._last, self._lost = box, 0
-    landmarks = np.asarray(found[0], np.float32)[:68, :2]
+    self._person.saw(box, rgb, landmarks)
     iris = dense = None
     if mesh is not None and overlap(mesh.bounding_box, box) > 0.3:
       iris, dense = mesh.iris, mesh.dense
     return Detection(box, landmarks, plausible_iris(landmarks, iris), dense, float(box[4]))
+
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
+    return [np.asarray(box, np.float32)[:5] for box in self._fan.face_detector.detect_from_image(rgb)]
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot."""
+    self._person.cut = True
+    if self._mesh is not None:
+      self._mesh.cut()
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything but what it returns."""
+    return {"person": self._person.state(), "mesh": None if self._mesh is None else self._mesh.mark()}
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on as the detector that gave `mark` did."""
+    self._person.restore(mark["person"])
+    if self._mesh is not None and mark["mesh"] is not None:
+      self._mesh.resume(mark["mesh"])
 
   def close(self) -> None:
     """Frees the models."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def import_mediapipe():
 class MediaPipeDetector:
   """68 + 2 + 478 points from MediaPipe's attention mesh, with the models that its wheel carries.
 
-  Holds the state of one clip: feed it the frames of one video in order.
+  Holds the state of one clip: feed it the frames of one video in order. `face` says who is tracked, see `Person`.
 
   Raises:
     InputError: mediapipe is missing, lacks a system library, or is too new to have `mp.solutions`.
@@ -48,7 +49,7 @@ class MediaPipeDetector:
 
   name = "mediapipe"
 
-  def __init__(self, min_confidence: float = 0.5):
+  def __init__(self, min_confidence: float = 0.5, face: str | int = "largest"):
     mp = import_mediapipe()
     try:
       face_detection, face_mesh = mp.solutions.face_detection, mp.solutions.face_mesh
@@ -72,11 +73,27 @@ class MediaPipeDetector:
       for graph in (*self._finders, *meshes):
         graph.process(BLACK)  # the graphs report their start-up here and not among the user's messages
       self._close = stack.pop_all().close
-    self._tracker = CropTracker(self._find, mirrored_mean(*(functools.partial(_run, graph) for graph in meshes)))
+    self._tracker = CropTracker(self._find, mirrored_mean(*(functools.partial(_run, graph) for graph in meshes)), face)
 
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
     return self._tracker.detect(rgb)
+
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
+    return self._find(rgb)
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot."""
+    self._tracker.cut()
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything but what it returns."""
+    return self._tracker.mark()
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on as the detector that gave `mark` did."""
+    self._tracker.resume(mark)
 
   def close(self) -> None:
     """Frees the models."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.landmarks.crop import CropTracker, bounds
+from vht_jax.landmarks.crop import CropTracker
 from vht_jax.landmarks.detection import Detection
 from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe
 from vht_jax.landmarks.mirror import mirrored_mean
+from vht_jax.landmarks.person import bounds
 from vht_jax.quiet import quiet_stderr
 
 
@@ -20,6 +22,7 @@ class TasksDetector:
   Args:
     path: the .task file.
     min_confidence: below which a face is discarded.
+    face: who is tracked, see `Person`.
 
   Raises:
     InputError: mediapipe or the file is missing or unusable.
@@ -27,7 +30,7 @@ class TasksDetector:
 
   name = "mediapipe-tasks"
 
-  def __init__(self, path: str | Path, min_confidence: float = 0.5):
+  def __init__(self, path: str | Path, min_confidence: float = 0.5, face: str | int = "largest"):
     if not Path(path).is_file():
       raise InputError(f"{path}: no such file (expected MediaPipe's face_landmarker.task)")
     mp = import_mediapipe()
@@ -57,11 +60,27 @@ class TasksDetector:
     except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as error:
       reason = (str(error).strip() or type(error).__name__).splitlines()[0]
       raise InputError(f"{path}: mediapipe {mp.__version__} cannot use it as a face landmarker ({reason})") from error
-    self._tracker = CropTracker(self._find, mirrored_mean(*self._meshes))
+    self._tracker = CropTracker(self._find, mirrored_mean(*self._meshes), face)
 
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
     return self._tracker.detect(rgb)
+
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
+    return self._find(rgb)
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot."""
+    self._tracker.cut()
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything but what it returns."""
+    return self._tracker.mark()
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on as the detector that gave `mark` did."""
+    self._tracker.resume(mark)
 
   def close(self) -> None:
     """Frees the models."""

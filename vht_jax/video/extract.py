@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.files import write_atomic
+from vht_jax.files import sweep, write_atomic
 from vht_jax.video.codec import DEFAULT_FPS, VideoInfo, open_video
-from vht_jax.video.layout import IMAGE, MASK, SOURCE, frame_folders, frame_name
+from vht_jax.video.cuts import thumbnail
+from vht_jax.video.layout import IMAGE, MASK, SOURCE, THUMBNAILS, frame_folders, frame_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -52,7 +54,7 @@ def extract_frames(
   if state is not None and state.get("identity") != identity:
     raise InputError(
       f"{data_path}: holds the frames of {state.get('source', 'another source')}, not of {source}; choose another data "
-      "path or delete that folder"
+      "path, or make them anew with --restart"
     )
   there = frame_folders(data_path) if data_path.is_dir() else {}
   if state is None and there:
@@ -79,10 +81,12 @@ def extract_frames(
       "complete": False,
     }
     _write_state(data_path, state)
-    for number in _write_frames(itertools.islice(images, limit), data_path, there):
+    thumbnails = {}
+    for number in _write_frames(itertools.islice(images, limit), data_path, there, thumbnails):
       state["frames"].append(number)
       if progress is not None:
         progress(len(state["frames"]), max(total, len(state["frames"])))
+    write_thumbnails(data_path, thumbnails)
     state["complete"] = True
     _write_state(data_path, state)
   except OSError as error:
@@ -90,8 +94,21 @@ def extract_frames(
   return VideoInfo(info.fps, len(state["frames"]), info.size)
 
 
-def _write_frames(images: Iterator, data_path: Path, there: dict[int, Path]) -> Iterator[int]:
-  """Writes each (RGB, alpha or None) under its 1-based number and yields the number when the file is complete."""
+def write_thumbnails(data_path: Path, thumbnails: dict[int, np.ndarray]) -> None:
+  """Keeps the thumbnail of each frame id in the dataset."""
+  data = io.BytesIO()
+  frames, rgb = np.array(list(thumbnails), np.int64), np.array(list(thumbnails.values()), np.uint8)
+  np.savez_compressed(data, frame=frames, rgb=rgb)
+  write_atomic(data_path / THUMBNAILS, data.getvalue())
+
+
+def _write_frames(
+  images: Iterator, data_path: Path, there: dict[int, Path], thumbnails: dict[int, np.ndarray]
+) -> Iterator[int]:
+  """Writes each (RGB, alpha or None) under its 1-based number and yields the number when the file is complete.
+
+  Puts the thumbnails of all frames into `thumbnails`.
+  """
   # PNG encoding costs several times what decoding the video does; zlib and OpenCV release the GIL.
   workers = min(8, os.cpu_count() or 1)
   pending: collections.deque[tuple[int, Future]] = collections.deque()
@@ -99,6 +116,7 @@ def _write_frames(images: Iterator, data_path: Path, there: dict[int, Path]) -> 
     for number, item in enumerate(images, start=1):
       if item is None:
         continue
+      thumbnails[number] = thumbnail(item[0])
       if number in there:
         pending.append((number, pool.submit(int)))
       else:
@@ -114,6 +132,7 @@ def _write_frames(images: Iterator, data_path: Path, there: dict[int, Path]) -> 
 
 def _write_frame(folder: Path, rgb: np.ndarray, alpha: np.ndarray | None) -> None:
   folder.mkdir(exist_ok=True)
+  sweep(folder)
   if alpha is not None:
     write_atomic(folder / MASK, encode_png(alpha))
   write_atomic(folder / IMAGE, encode_png(rgb))  # last: its presence says that the frame is complete

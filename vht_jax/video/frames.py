@@ -9,16 +9,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError
 from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints
-from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
-from vht_jax.video.layout import IMAGE, KEYPOINTS, MASK, SOURCE, frame_folders, intact_png, png_size
+from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
+from vht_jax.video.layout import IMAGE, MASK, SOURCE, THUMBNAILS, frame_folders, intact_png, keypoint_name, png_size
+
+if TYPE_CHECKING:  # it brings jax, which those who only decode do not need
+  from vht_jax.types import Observations
 
 
 class Keypoints(NamedTuple):
@@ -44,15 +47,17 @@ class FrameFolder:
     tracking_resolution: Sequence[int] | None = None,
     downscale_factor: float = 1.0,
     max_frames: int | None = None,
+    face: int | None = None,
     cache_bytes: int = 512 << 20,
   ):
     """Reads names, sizes and ends of the images, not their pixels.
 
     Args:
       path: the folder that holds frame_0001/, ...
-      tracking_resolution: (H, W) to which images are resized and landmarks scaled, or None for
+      tracking_resolution: (H, W) into which the images are scaled, keeping their shape, or None for
       downscale_factor: divides both sides, rounding down (both spellings are VHT's; the first one wins).
       max_frames: only the first so many; None or 0: all.
+      face: whose landmarks: None the main person's (VHT's files), else those of the person with this number.
       cache_bytes: memory for decoded images.
 
     Raises:
@@ -66,6 +71,7 @@ class FrameFolder:
       raise InputError(f"{self.path}: expected frame_0001/{IMAGE}, ... in this folder, found no frame")
     ids = list(folders)[: max_frames or None]
     self._folders = [folders[i] for i in ids]
+    self.face = face
     self.frame_ids = np.array(ids, np.int64)
     self.source_size = self._common_size()
     self.size = _tracked_size(self.source_size, tracking_resolution, downscale_factor)
@@ -95,7 +101,7 @@ class FrameFolder:
 
   def keypoint_path(self, i: int) -> Path:
     """The landmark file of frame i, whether it exists or not."""
-    return self._folders[i] / KEYPOINTS
+    return self._folders[i] / keypoint_name(self.face)
 
   def source_image(self, i: int) -> np.ndarray:
     """Frame i as it was extracted: RGB uint8, `source_size`."""
@@ -131,6 +137,23 @@ class FrameFolder:
   def has_alpha(self) -> bool:
     """Whether any frame has a mask (decided by the files, and by the first image's channels)."""
     return any((f / MASK).is_file() for f in self._folders) or _read_png(self.image_path(0)).shape[2] == 4
+
+  def find_cuts(self) -> list[int]:
+    """Positions of the first frames of new shots (`cuts.find_cuts`)."""
+    from vht_jax.assets.arrays import read_npz
+
+    known = {}
+    if (self.path / THUMBNAILS).is_file():
+      try:
+        file = read_npz(self.path / THUMBNAILS)
+        if file["rgb"].shape == (len(file["frame"]), SIDE, SIDE, 3) and file["rgb"].dtype == np.uint8:
+          known = dict(zip(file["frame"].tolist(), file["rgb"]))
+      except (InputError, KeyError, TypeError) as error:
+        logging.warning("%s: not usable (%s); made anew", self.path / THUMBNAILS, error)
+    missing = [i for i, frame in enumerate(self.frame_ids.tolist()) if frame not in known]
+    for i, image in zip(missing, self.source_images(missing)):
+      known[int(self.frame_ids[i])] = thumbnail(image)
+    return find_cuts(np.stack([known[i] for i in self.frame_ids.tolist()]))
 
   @functools.cached_property
   def detections(self) -> list[Detection | None]:
@@ -187,6 +210,8 @@ class FrameFolder:
 
   def observations(self, indices: Iterable[int]) -> Observations:
     """The frames at these positions, stacked: every field is a numpy array with a leading axis."""
+    from vht_jax.types import Observations
+
     indices = [int(i) for i in indices]
     rgb = np.empty((len(indices), *self.size, 3), np.float32)
     alpha = np.ones((len(indices), *self.size), np.float32) if self.has_alpha else None
@@ -230,12 +255,16 @@ def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, fac
     size = tuple(int(side) for side in resolution)
     if len(size) != 2 or min(size) < 16:
       raise InputError(f"tracking_resolution: expected [height, width] of at least 16 pixels, found {list(resolution)}")
-    stretch = size[0] * source[1] / (size[1] * source[0])
-    if abs(stretch - 1) > 0.02:
-      logging.warning(
-        "tracking_resolution %dx%d stretches the frames of %dx%d (height x width) by %.2f", *size, *source, stretch
-      )
-    return size
+    # Stretching would change the face's proportions; sides that agree within rounding are taken as they are named.
+    factor = min(size[0] / source[0], size[1] / source[1])
+    fitted = tuple(max(round(side * factor), 16) for side in source)
+    if max(abs(a - b) for a, b in zip(size, fitted)) <= 1:
+      return size
+    logging.warning(
+      "tracking_resolution: frames of %dx%d (height x width) become %dx%d, which keeps their shape, rather than %dx%d",
+      *source, *fitted, *size,
+    )  # fmt: skip
+    return fitted
   if not factor > 0:
     raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
   size = tuple(int(side / factor) for side in source)

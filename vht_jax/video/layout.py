@@ -1,7 +1,9 @@
 """VHT's folders of frames: names, and the checks that need no decoding.
 
 data_path/
-  source.json                       ours: where the frames come from; VHT ignores it
+  source.json                       ours, like the next two: where the frames come from; VHT ignores it
+  thumbnails.npz                    for finding cuts
+  landmarks.json                    which detector made the landmarks, and where a killed run goes on
   frame_0001/                       1-based; gaps are allowed
     image_0000.png
     keypoints_static_0000.json
@@ -21,6 +23,9 @@ IMAGE = "image_0000.png"
 KEYPOINTS = "keypoints_static_0000.json"
 MASK = "mask_0000.png"
 SOURCE = "source.json"
+THUMBNAILS = "thumbnails.npz"
+
+MAX_SIDE = 16384  # px, of an image or a video
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -30,6 +35,16 @@ _FRAME = re.compile(r"frame_(?:.*_)?(\d+)")
 def frame_name(frame_id: int) -> str:
   """The folder's name of a 1-based frame id."""
   return f"frame_{frame_id:04d}"
+
+
+def keypoint_name(face: int | None = None) -> str:
+  """The landmark file of the main person, or of the person with a number."""
+  return KEYPOINTS if face is None else f"keypoints_face{face}_0000.json"
+
+
+def landmarks_name(face: int | None = None) -> str:
+  """The file that says how the landmarks of the main person, or of the person with a number, were made."""
+  return "landmarks.json" if face is None else f"landmarks_face{face}.json"
 
 
 def frame_folders(data_path: Path) -> dict[int, Path]:
@@ -61,6 +76,8 @@ def png_size(path: Path) -> tuple[int, int]:
   if b"IEND" not in tail:
     raise InputError(f"{path}: the PNG is cut off; delete it and extract the video again")
   width, height = struct.unpack(">II", head[16:24])
+  if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+    raise InputError(f"{path}: claims {width}x{height} pixels; expected up to {MAX_SIDE} a side")
   return height, width
 
 

@@ -1,0 +1,152 @@
+"""Extraction in a process of its own: a file that crashes, hangs or bloats a decoder ends in one line, not the run.
+
+The child is `python -m vht_jax.video.child SOURCE DATA_PATH MAX_FRAMES`; it talks in lines of JSON on its stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from vht_jax.errors import InputError
+from vht_jax.video.codec import VideoInfo
+from vht_jax.video.extract import extract_frames
+
+MAX_BYTES = 4 << 30  # of the child's memory; 8K video needs about half
+STALL = 120.0  # s without a frame after which the decoder hangs
+_REPORT_EVERY = 0.1  # s
+
+
+def extract_in_child(
+  source: str | Path,
+  data_path: str | Path,
+  max_frames: int | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> VideoInfo:
+  """`extract_frames` in a child process with bounded memory.
+
+  Raises:
+    InputError: as `extract_frames`; and if the decoder crashed, hung or wanted too much memory.
+  """
+  root = str(Path(__file__).resolve().parents[2])
+  paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+  environment = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(paths),
+    "MALLOC_ARENA_MAX": "2",  # reserved memory counts
+    "OPENBLAS_NUM_THREADS": "1",
+  }
+  command = [sys.executable, "-m", __name__, str(source), str(data_path), str(max_frames or 0)]
+  done = 0
+  with tempfile.TemporaryFile() as chatter:
+    child = subprocess.Popen(
+      command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter, env=environment
+    )
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
+    try:
+      while (line := lines.get(timeout=STALL)) is not None:
+        message = _parse(line)
+        if "done" in message:
+          done = message["done"]
+          if progress is not None:
+            progress(done, message["total"])
+        elif "warning" in message:
+          logging.warning("%s", message["warning"])
+        elif "error" in message:
+          raise InputError(message["error"])
+        elif "info" in message:
+          fps, n_frames, size = message["info"]
+          return VideoInfo(fps, n_frames, tuple(size))
+      code = child.wait()
+    except queue.Empty:
+      raise InputError(f"{source}: the decoder hangs after {done} frames; is the file damaged?") from None
+    finally:
+      child.kill()
+      child.wait()
+  raise InputError(f"{source}: the decoder crashed after {done} frames ({_cause(code)}); is the file damaged?")
+
+
+def _forward(stream, lines: queue.Queue) -> None:
+  with stream:
+    for line in stream:
+      lines.put(line)
+  lines.put(None)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+  with contextlib.suppress(ValueError):
+    message = json.loads(line)
+    if isinstance(message, dict):
+      return message
+  return {}  # something that a library printed
+
+
+def _cause(code: int) -> str:
+  with contextlib.suppress(ValueError):
+    if code < 0:
+      return signal.Signals(-code).name
+  return f"exit code {code}"
+
+
+def _limit_memory() -> None:
+  with contextlib.suppress(ImportError, OSError, ValueError):
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+
+
+def main(argv: list[str]) -> int:
+  """The child's side."""
+  source, data_path, max_frames = argv
+
+  def say(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+  class Forward(logging.ABSLHandler):
+    def emit(self, record) -> None:
+      say(warning=record.getMessage())
+
+  logger = logging.get_absl_logger()
+  logger.handlers, logger.propagate = [Forward(None)], False
+  logger.setLevel("WARNING")
+  _limit_memory()
+  last = 0.0
+
+  def progress(done: int, total: int) -> None:
+    nonlocal last
+    if done == total or time.monotonic() - last >= _REPORT_EVERY:
+      last = time.monotonic()
+      say(done=done, total=total)
+
+  try:
+    info = extract_frames(source, data_path, int(max_frames) or None, progress)
+  except BrokenPipeError:  # the run was killed
+    return 1
+  except InputError as error:
+    say(error=str(error))
+  except MemoryError:
+    say(error=f"{source}: decoding it takes more than {MAX_BYTES >> 30} GiB of memory; is the file damaged?")
+  except Exception as error:  # whatever a decoder makes of a broken file, it is the file's fault
+    first = (str(error).strip() or "no message").splitlines()[0]
+    say(error=f"{source}: cannot be decoded ({type(error).__name__}: {first})")
+  else:
+    say(info=[info.fps, info.n_frames, list(info.size)])
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
