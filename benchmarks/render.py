@@ -109,16 +109,16 @@ def device_table(model, repeats: int) -> list[dict]:
   table = []
   for size in (256, 512, 1024):
 
-    def draw(s, f, a, n=size):
+    def draw(s, f, n=size):
       return rasterize(s, f, (n, n)).pix_to_face
 
     def loss(s, f, a, n=size):
       return jnp.sum(interpolate(a, s, f, rasterize(s, f, (n, n))) ** 2)
 
     for batch in (1, 8, 64):
-      args = (scene(model, size, batch), model.faces, attributes)
-      for name, fun in (("raster", draw), ("render_grad", jax.value_and_grad(loss))):
-        run, seconds, memory = compiled(map_frames(fun, (0, None, None)), *args)
+      inputs = (scene(model, size, batch), model.faces, attributes)
+      for name, fun, args in (("raster", draw, inputs[:2]), ("render_grad", jax.value_and_grad(loss), inputs)):
+        run, seconds, memory = compiled(map_frames(fun, (0, *[None] * (len(args) - 1))), *args)
         ms = statistics.median(interleaved({name: run}, repeats)[name])
         moved = sum(a.nbytes for a in jax.tree.leaves((args, run())))
         row = {"name": name, "size": size, "batch": batch, "ms": round(ms, 3), "ms_per_frame": round(ms / batch, 3)}
