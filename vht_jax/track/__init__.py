@@ -19,7 +19,7 @@ import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.adam_stage import AdamFit
-from vht_jax.track.frames import bridge, check_frames, spread_frames, view_features
+from vht_jax.track.frames import bridge, check_frames, finite_rows, spread_frames, view_features
 from vht_jax.track.landmark_stage import LandmarkFit
 from vht_jax.track.photometric_stage import PhotometricFit, crop_head
 from vht_jax.types import FlameModel, TrackResult
@@ -155,7 +155,10 @@ def track(
       energies["photometric_l1"] = jnp.asarray(photo.l1)
     identity, poses, good = first.identity(), first.poses(), finite_rows(first.xs)
 
-  poses, status = bridge(poses, seen, good)
+  if not good[seen].all():
+    frames = np.flatnonzero(seen & ~good)
+    progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
+  poses, status = bridge(poses, seen, good, config.cutframes)
   return TrackResult(
     identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds
   )
@@ -166,9 +169,8 @@ def first_face(seen: np.ndarray) -> np.ndarray:
   return np.flatnonzero(seen)[:1]
 
 
-def finite_rows(*arrays) -> np.ndarray:
-  """(T,) bool: frames all of whose numbers are finite."""
-  return np.all([np.isfinite(np.asarray(a)).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
+def _some(numbers: np.ndarray) -> str:
+  return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
 
 
 class Clock:

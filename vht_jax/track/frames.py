@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,10 @@ import numpy as np
 from vht_jax import rotation
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
+from vht_jax.points import N_POSE
 from vht_jax.types import Pose, Status
+
+HEAD_METRES = 0.2  # about the height of a face
 
 
 def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
@@ -26,6 +31,24 @@ def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
   for k in config.keyframes:
     if not seen[k]:
       raise InputError(f"keyframes: no face was found in frame {k}; choose another")
+
+
+def finite_rows(*arrays) -> np.ndarray:
+  """(T,) bool: frames all of whose numbers are finite."""
+  return np.all([np.isfinite(np.asarray(a)).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
+
+
+def strayed(x: np.ndarray, start: np.ndarray) -> np.ndarray:
+  """(B,) bool: unknowns (B, n) that are not finite, or whose head has left the place `start` in which it was seen.
+
+  The landmarks place a head within a few per cent of its size, so half of it is a fit that went wrong.
+  """
+  place, origin = x[:, -N_POSE + 3 : -N_POSE + 6], start[:, -N_POSE + 3 : -N_POSE + 6]
+  with np.errstate(invalid="ignore", over="ignore"):
+    head = HEAD_METRES * np.exp(origin[:, 2])
+    moved = np.linalg.norm(place[:, :2] - origin[:, :2], axis=1) > 0.5 * head
+    grown = np.abs(place[:, 2] - origin[:, 2]) > 0.5
+  return ~finite_rows(x) | (finite_rows(start) & (moved | grown))
 
 
 def view_features(x0: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -60,13 +83,16 @@ def spread_frames(features: np.ndarray, candidates: np.ndarray, n: int) -> np.nd
   return np.sort(candidates[np.array(chosen)])
 
 
-def bridge(poses: Pose, seen: np.ndarray, good: np.ndarray | None = None) -> tuple[Pose, np.ndarray]:
+def bridge(
+  poses: Pose, seen: np.ndarray, good: np.ndarray | None = None, cuts: Sequence[int] = ()
+) -> tuple[Pose, np.ndarray]:
   """Fills frames without a face, or whose fit is not `good`, from their neighbours.
 
   Returns the poses and the `Status` of every frame.
 
   Between two tracked frames every parameter is interpolated linearly (rotations along the shortest arc); before the
-  first and after the last one it stays as it is there.
+  first and after the last one it stays as it is there. Nothing is interpolated across a cut (`cuts`: first frames of
+  new shots): there the frames take what is nearest in their own shot, if that has any.
   """
   n = len(seen)
   good = np.ones(n, bool) if good is None else good
@@ -81,6 +107,10 @@ def bridge(poses: Pose, seen: np.ndarray, good: np.ndarray | None = None) -> tup
   after, before = known[np.minimum(right, len(known) - 1)], known[np.maximum(right - 1, 0)]
   before = np.where(seen, np.arange(n), before)
   after = np.where(seen, np.arange(n), after)
+  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  before_cut, after_cut = shot[before] != shot, shot[after] != shot
+  before = np.where(before_cut & ~after_cut, after, before)
+  after = np.where(after_cut, before, after)
   inside = (before < np.arange(n)) & (np.arange(n) < after)
   t = np.where(inside, (np.arange(n) - before) / np.maximum(after - before, 1), 0.0).astype(np.float32)
   start = np.where(np.arange(n) < known[0], known[0], before)

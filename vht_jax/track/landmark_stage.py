@@ -14,7 +14,7 @@ from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.photometric import Appearance
 from vht_jax.points import Shared
-from vht_jax.track.frames import spread_frames, view_features
+from vht_jax.track.frames import finite_rows, spread_frames, view_features
 from vht_jax.types import FlameModel, Identity, Pose, TrackResult
 
 LANDMARK_CHUNK = 128  # frames per call of the landmark fit
@@ -64,7 +64,7 @@ class LandmarkFit:
       return
     x0 = np.asarray(_initial(self.lm, self.tracks))
     chosen = spread_frames(
-      view_features(x0, self.landmarks), np.flatnonzero(self.seen), self.config.n_calibration_frames
+      view_features(x0, self.landmarks), np.flatnonzero(self.seen & finite_rows(x0)), self.config.n_calibration_frames
     )
     yaw = x0[chosen, self.lm.points.exprdirs.shape[-1] + 1]
     progress.stage("camera", 1)
@@ -119,7 +119,7 @@ class LandmarkFit:
       return np.unique(np.array(self.config.keyframes))
     xs = np.asarray(_initial(self.lm, self.tracks)) if self.xs is None else self.xs
     features = view_features(xs, self.landmarks)
-    return spread_frames(features, np.flatnonzero(self.seen), self.config.n_keyframes)
+    return spread_frames(features, np.flatnonzero(self.seen & finite_rows(xs)), self.config.n_keyframes)
 
   def camera(self):
     height, width = self.size

@@ -12,6 +12,7 @@ from vht_jax import bundle, flame, photometric
 from vht_jax import points as pts
 from vht_jax.checkpoint import pack
 from vht_jax.photometric import Crop
+from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit
 
 CROP_METRES = 0.28  # side of the crop at the head's distance
@@ -25,9 +26,8 @@ class PhotometricFit:
     self.model = flame.without_lower_neck(fit.model) if fit.config.ignore_lower_neck else fit.model
 
   def crops(self, index: np.ndarray) -> Crop:
-    rgb, inside, scale, offset = zip(
-      *(crop_head(im, x, self.config.crop_size) for im, x in zip(self.clip.images(index), self.fit.xs[index]))
-    )
+    heads = zip(self.clip.images(index), np.nan_to_num(self.fit.xs[index]))
+    rgb, inside, scale, offset = zip(*(crop_head(image, x, self.config.crop_size) for image, x in heads))
     f32 = lambda a: jnp.asarray(np.stack(a), jnp.float32)
     return Crop(rgb=f32(rgb) / 255.0, inside=f32(inside), scale=f32(scale), offset=f32(offset))
 
@@ -70,18 +70,41 @@ class PhotometricFit:
       x0 = fit.xs[index]
       if sequential and start > 0 and start not in config.cutframes:
         x0 = xs[-1][-1:]  # where the previous frame ended
-      x, _, error = _fit_photometric(
-        surface, lm, albedo, fit.appearance.light, shared,
-        jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index), fit.weights, jnp.asarray(x0),
-        config.n_samples, config.frame_steps,
-      )  # fmt: skip
+      tracks, crops = jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index)
+
+      def solve(weights, x0):
+        x, _, error = _fit_photometric(
+          surface, lm, albedo, fit.appearance.light, shared, tracks, crops, weights, jnp.asarray(x0),
+          config.n_samples, config.frame_steps,
+        )  # fmt: skip
+        return np.array(x), np.array(error)
+
+      x0 = np.where(finite_rows(x0)[:, None], x0, fit.xs[index])
+      x, error = guarded(solve, fit.weights, x0, fit.xs[index], fit.seen[index])
       keep = min(batch, n - start)
-      xs.append(np.asarray(x)[:keep])
-      l1.append(np.asarray(error)[:keep])
-      progress.advance(keep, photometric_l1=float(l1[-1].mean()))
+      xs.append(x[:keep])
+      l1.append(error[:keep])
+      progress.advance(keep, photometric_l1=float(np.nan_to_num(error[:keep]).mean()))
       if checkpoint.due():
         checkpoint.save("frames", pack(xs=np.concatenate(xs), l1=np.concatenate(l1)))
     fit.xs, self.l1 = np.concatenate(xs), np.concatenate(l1)
+
+
+def guarded(
+  solve, weights, x0: np.ndarray, landmark_fit: np.ndarray, seen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """`solve(weights, x0)` of a batch of frames; those that go astray once more, from their landmarks and damped.
+
+  Damped: their colours count a tenth. The other frames keep what they have; what strays again is not a number.
+  """
+  x, error = solve(weights, x0)
+  bad = strayed(x, landmark_fit) & seen
+  if bad.any():
+    again, error_again = solve(weights.replace(photo_pixels=weights.photo_pixels * 0.1), landmark_fit)
+    x[bad], error[bad] = again[bad], error_again[bad]
+    bad &= strayed(x, landmark_fit)
+    x[bad], error[bad] = np.nan, np.nan
+  return x, error
 
 
 def crop_head(image: np.ndarray, x: np.ndarray, size: int):
