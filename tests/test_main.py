@@ -142,7 +142,7 @@ def test_config_of_vht_with_only_its_paths_changed(clip, tracker, flat, tmp_path
   text = text.replace("[512,512]", "[64,64]").replace("[137, 339, 521, 613, 581]", "[2, 3]")
   (tmp_path / "person.ini").write_text(text)
   assert app.main(["--config", "person.ini", "--model=open"]) == 0
-  assert tracker["config"].init_steps == 400 and tracker["dataset"].size == (64, 64)
+  assert tracker["config"].init_steps == 400 and tracker["dataset"].size == (51, 64)
   # What we wrote reads as a config as well, and runs the same again.
   assert app.main(["--config", str(tmp_path / "o" / "config.ini"), "--nooverlay"]) == 0
 
