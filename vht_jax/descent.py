@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from vht_jax import flame
+from vht_jax.adjoint import Unrolled, scan
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.energy import Pixels, energy, visible_pixels
 from vht_jax.image import gaussian_blur
@@ -31,6 +32,8 @@ def fit_identity(
   raw: RawPose,
   config: TrackConfig,
   weights: Weights,
+  *,
+  adjoint: Unrolled | None = None,
 ) -> tuple[Identity, RawPose, dict[str, Array]]:
   """VHT's first stage: shape, texture, light and camera of a clip, together with the poses of its keyframes.
 
@@ -42,6 +45,7 @@ def fit_identity(
     raw: where to start, leading axis F.
     config: static; `init_steps` steps. The blur follows `steps_per_frame`, as in VHT.
     weights: traced.
+    adjoint: derivatives of the result by everything traced; None: there are none, which is faster.
 
   Returns:
     Identity, poses (leading axis F), and per term of `energy.TERMS` and for "total" the energies before each update
@@ -49,7 +53,15 @@ def fit_identity(
   """
   rates = _identity_rates(identity, config, weights), _pose_rates(raw, weights)
   (identity, raw), energies = _descend(
-    model, observations, (identity, raw), lambda variables: variables, rates, config.init_steps, config, weights
+    model,
+    observations,
+    (identity, raw),
+    lambda variables: variables,
+    rates,
+    config.init_steps,
+    config,
+    weights,
+    adjoint=adjoint,
   )
   return identity, raw, energies
 
@@ -64,6 +76,7 @@ def fit_frame(
   weights: Weights,
   *,
   n_steps: int | None = None,
+  adjoint: Unrolled | None = None,
 ) -> tuple[RawPose, dict[str, Array]]:
   """VHT's second stage: the pose of one frame, with the identity fixed.
 
@@ -76,6 +89,7 @@ def fit_frame(
     config: static.
     weights: traced.
     n_steps: static; defaults to `config.steps_per_frame` (VHT takes `init_steps` for the first frame of a shot).
+    adjoint: as for `fit_identity`.
 
   Returns:
     The pose, and the energies before each update (n_steps, sub_steps) as for `fit_identity`.
@@ -93,6 +107,7 @@ def fit_frame(
     weights,
     reference=reference,
     texture=texture,
+    adjoint=adjoint,
   )
   return jax.tree.map(lambda x: x[0], raw), energies
 
@@ -177,6 +192,7 @@ def _descend(
   *,
   reference: Array | None = None,
   texture: Array | None = None,
+  adjoint: Unrolled | None = None,
 ) -> tuple[Any, dict[str, Array]]:
   """Minimises the energy of a batch of frames.
 
@@ -187,7 +203,9 @@ def _descend(
     texture: (Ht, Wt, 3) albedo if it is not optimised: its lookup then happens once per step.
   """
   size = observations.rgb.shape[1:3]
-  adam = optax.scale_by_adam()
+  # The second epsilon gives the root a derivative where a gradient is 0; the update does not notice it.
+  adam = optax.scale_by_adam(eps_root=1e-30)
+  plain = adjoint is not None
   # VHT's first update after rasterising does not know where the surface points are seen (docs/parity.md).
   screen_gradients = jnp.where(jnp.arange(config.sub_steps) == 0, 0.0, 1.0).astype(jnp.float32)
 
@@ -197,9 +215,18 @@ def _descend(
     def frame(raw):
       pose = flame.limit_pose(raw)
       pixels = visible_pixels(
-        model, identity, pose, size, scale=config.sampling_scale, budget=config.pixel_budget, phase=phase
+        model,
+        identity,
+        pose,
+        size,
+        scale=config.sampling_scale,
+        budget=config.pixel_budget,
+        phase=phase,
+        frozen=not plain,
       )
-      return pixels if texture is None else pixels.replace(albedo=sample_texture(texture, pixels.uv))
+      if texture is None:
+        return pixels
+      return pixels.replace(albedo=sample_texture(texture, pixels.uv, forward_mode=plain))
 
     return jax.vmap(frame)(raw)
 
@@ -225,6 +252,7 @@ def _descend(
           weights,
           reference=reference,
           screen_gradient=screen_gradient,
+          forward_mode=plain,
         )
 
       (total, terms), gradient = jax.value_and_grad(loss, has_aux=True)(variables)
@@ -238,7 +266,8 @@ def _descend(
   sigmas = blur_schedule(config.blur_sigma, config.steps_per_frame, n_steps)
   phases = np.mod(0.5 + _GOLDEN * np.arange(n_steps), 1.0).astype(np.float32)
   start = variables, adam.init(variables)
-  (variables, _), energies = jax.lax.scan(step, start, (jnp.asarray(sigmas), jnp.asarray(phases)))
+  schedule = jnp.asarray(sigmas), jnp.asarray(phases)
+  (variables, _), energies = scan(step, start, schedule, n_steps, adjoint.checkpoint if plain else 0)
   return variables, energies
 
 

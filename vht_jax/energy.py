@@ -27,7 +27,7 @@ from vht_jax.camera import project, screen_to_unit
 from vht_jax.config import Weights
 from vht_jax.image import sample_bilinear
 from vht_jax.raster import rasterize
-from vht_jax.shade import interpolate_corners, sample_texture, shade, shading
+from vht_jax.shade import differentiable_barycentrics, interpolate_corners, sample_texture, shade, shading
 from vht_jax.types import Array, FlameModel, Fragments, Identity, Observations, Pose, RawPose
 
 TERMS = ("lmk", "eyes_lmk", "photo", "expr_reg", "shape_reg", "tex_reg", "pos", "eyes_sym")
@@ -52,25 +52,33 @@ def visible_pixels(
   scale: float = 1.0,
   budget: int = 0,
   phase: Array | float = 0.5,
+  frozen: bool = True,
 ) -> Pixels:
   """Rasterises one frame for the photometric term.
 
   Args:
     model: the head, without the faces that are to be ignored.
-    identity, pose: what to draw; no gradient flows into them from here.
+    identity, pose: what to draw.
     size: (H, W) of the image in pixels; static.
     scale: the head is sampled at int(scale * size) pixels (VHT's sampling_scale); static.
     budget: use at most that many of the pixels that see the head, evenly spread; 0: all. Static.
     phase: () in [0, 1), which of the pixels a budget picks; another one in every step visits all of them in time.
+    frozen: static; no gradient flows from the pixels. Otherwise the surface points move so as to stay at the pixels'
+      centres, which derivatives of a whole optimisation have to know; which face a pixel sees is constant anyway.
   """
   fine = int(size[0] * scale), int(size[1] * scale)
   vertices = flame.skin(model, _shape_for(model, identity), pose)
   screen = project(identity.camera, vertices, size)
   screen = screen * jnp.array([[fine[1] / size[1], fine[0] / size[0], 1.0]], screen.dtype)
-  return pixels_of(model, rasterize(screen, model.faces, fine), budget=budget, phase=phase)
+  fragments = rasterize(screen, model.faces, fine)
+  if not frozen:
+    fragments = differentiable_barycentrics(fragments, screen, model.faces)
+  return pixels_of(model, fragments, budget=budget, phase=phase, frozen=frozen)
 
 
-def pixels_of(model: FlameModel, fragments: Fragments, *, budget: int = 0, phase: Array | float = 0.5) -> Pixels:
+def pixels_of(
+  model: FlameModel, fragments: Fragments, *, budget: int = 0, phase: Array | float = 0.5, frozen: bool = True
+) -> Pixels:
   """`Pixels` of the (H, W) fragments of a rasteriser; arguments as for `visible_pixels`."""
   face = fragments.pix_to_face.reshape(-1)
   bary = fragments.bary_coords.reshape(-1, 3)
@@ -89,7 +97,8 @@ def pixels_of(model: FlameModel, fragments: Fragments, *, budget: int = 0, phase
     bary = jnp.where(used[:, None], bary[pixel], -1.0)
     zbuf = jnp.where(used, zbuf[pixel], -1.0)
   picked = Fragments(pix_to_face=face[None], bary_coords=bary[None], zbuf=zbuf[None])
-  return Pixels(fragments=picked, uv=interpolate_corners(model.uv, picked), count=count.astype(bary.dtype))
+  uv = interpolate_corners(model.uv, picked, forward_mode=not frozen)
+  return Pixels(fragments=picked, uv=uv, count=count.astype(bary.dtype))
 
 
 def energy(
@@ -102,7 +111,8 @@ def energy(
   weights: Weights,
   *,
   reference: Array | None = None,
-  screen_gradient: Array | float = 1.0,
+  screen_gradient: Array | None = None,
+  forward_mode: bool = False,
 ) -> tuple[Array, dict[str, Array]]:
   """VHT's total energy of a batch of F frames.
 
@@ -117,8 +127,10 @@ def energy(
     weights: traced.
     reference: (3,) or (F, 3) translation that a frame is drawn to, world, m: the previous frame's. None: the mean of
       the batch (VHT's keyframes).
-    screen_gradient: factor of the derivative of where a surface point is seen; 0 gives VHT's gradient in the first
+    screen_gradient: () factor of the derivative of where a surface point is seen, None: 1; 0 gives VHT's gradient in the first
       sub-step after rasterising, which lacks it by accident (docs/parity.md).
+    forward_mode: static; plain operations, through which second derivatives pass and derivatives by `pixels`. The
+      default is much faster and differentiable once, in reverse mode.
 
   Returns:
     () total and the terms of `TERMS`, unweighted except for `pos`, which contains the w_pos_* (as VHT logs them).
@@ -129,11 +141,22 @@ def energy(
   def frame(raw, observation, target, pixels):
     vertices = flame.skin(model, _shape_for(model, identity), flame.limit_pose(raw))
     lmk, eyes_lmk = landmark_energy(predict_landmarks(model, identity, raw, vertices, size), observation, size)
-    albedo = sample_texture(texture, pixels.uv) if pixels.albedo is None else pixels.albedo
+    if pixels.albedo is None:
+      albedo = sample_texture(texture, pixels.uv, forward_mode=forward_mode)
+    else:
+      albedo = pixels.albedo
     screen = project(identity.camera, vertices, size)
     normals = flame.vertex_normals(vertices, model.faces)
     photo = photometric_energy(
-      screen, normals, model.faces, pixels, albedo, identity.light, target, screen_gradient=screen_gradient
+      screen,
+      normals,
+      model.faces,
+      pixels,
+      albedo,
+      identity.light,
+      target,
+      screen_gradient=screen_gradient,
+      forward_mode=forward_mode,
     )
     return {
       "lmk": lmk,
@@ -179,7 +202,7 @@ def predict_landmarks(
   `Identity.lmk_offset`, the detector's constant bias, turns with the head; it is 0 for VHT.
   """
   turn = rotation.axis_angle_to_matrix(raw.rotation)
-  offset = jnp.matmul(jax.lax.stop_gradient(identity.lmk_offset), turn.T, precision=jax.lax.Precision.HIGHEST)
+  offset = jnp.matmul(identity.lmk_offset, turn.T, precision=jax.lax.Precision.HIGHEST)
   return project(identity.camera, flame.landmarks(model, vertices) + offset, size)
 
 
@@ -208,7 +231,8 @@ def photometric_energy(
   light: Array,
   target: Array,
   *,
-  screen_gradient: Array | float = 1.0,
+  screen_gradient: Array | None = None,
+  forward_mode: bool = False,
 ) -> tuple[Array, Array]:
   """L1 distance between the shaded surface and the image where the surface is seen.
 
@@ -224,22 +248,32 @@ def photometric_energy(
     albedo: (1, P, 3) of the pixels.
     light: (9, 3).
     target: (H, W, 3) in [0, 1].
-    screen_gradient: see `energy`.
+    screen_gradient, forward_mode: see `energy`.
 
   Returns:
     () sum of |rendered - observed| over the pixels and colour channels that the head covers, and () their number. A
     pixel budget scales the sum up to all pixels.
   """
   xy = screen[:, :2]
-  fixed = jax.lax.stop_gradient(xy)
-  xy = fixed + screen_gradient * (xy - fixed)
-  surface = interpolate_corners(jnp.concatenate([xy, normals], axis=-1)[faces], pixels.fragments)
+  if screen_gradient is not None:
+    xy = _scale_gradient(xy, screen_gradient.astype(xy.dtype))
+  corners = jnp.concatenate([xy, normals], axis=-1)[faces]
+  surface = interpolate_corners(corners, pixels.fragments, forward_mode=forward_mode)
   rendered = shade(albedo, shading(light, surface[..., 2:]))
-  observed = sample_bilinear(target, surface[..., :2])
+  observed = sample_bilinear(target, surface[..., :2], forward_mode=forward_mode)
   seen = pixels.fragments.pix_to_face >= 0
   absolute = jnp.sum(jnp.where(seen[..., None], jnp.abs(rendered - observed), 0.0))
   used = jnp.maximum(jnp.sum(seen, dtype=absolute.dtype), 1.0)
   return absolute * (pixels.count / used), pixels.count * target.shape[-1]
+
+
+@jax.custom_vjp
+def _scale_gradient(x: Array, factor: Array) -> Array:
+  """x, whose cotangent is multiplied by `factor`; a derivative of that gradient still sees all of x."""
+  return x
+
+
+_scale_gradient.defvjp(lambda x, factor: (x, factor), lambda factor, ct: (factor * ct, jnp.zeros_like(factor)))
 
 
 def squared_norm(code: Array) -> Array:

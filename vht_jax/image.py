@@ -12,12 +12,13 @@ from vht_jax.planes import merge_vmap, sum_per_row
 from vht_jax.types import Array
 
 
-def sample_bilinear(image: Array, xy: Array) -> Array:
+def sample_bilinear(image: Array, xy: Array, *, forward_mode: bool = False) -> Array:
   """Bilinear interpolation, zero outside (`torch.nn.functional.grid_sample`, align_corners=False, zeros).
 
   Args:
     image: (H, W, C).
     xy: (..., 2) px.
+    forward_mode: static; plain operations, differentiable in everything in any mode and order, but slower.
 
   Returns:
     (..., C), differentiable in `xy` (both modes) and in `image` (reverse mode).
@@ -36,8 +37,12 @@ def sample_bilinear(image: Array, xy: Array) -> Array:
       taps.append(jnp.where(ok, y * width + x, -1))
       weights.append((t[..., 0] if i else 1.0 - t[..., 0]) * (t[..., 1] if j else 1.0 - t[..., 1]))
   index, weight = jnp.stack(taps, axis=-1), jnp.stack(weights, axis=-1)
-  texels = take_rows(image.reshape(1, height * width, n_channels), index.reshape(1, -1))
-  texels = texels.reshape(*index.shape, n_channels)
+  if forward_mode:
+    texels = image.reshape(height * width, n_channels)[jnp.maximum(index, 0)]
+    texels = jnp.where((index >= 0)[..., None], texels, 0.0)
+  else:
+    texels = take_rows(image.reshape(1, height * width, n_channels), index.reshape(1, -1))
+    texels = texels.reshape(*index.shape, n_channels)
   return jnp.sum(texels * weight[..., None].astype(image.dtype), axis=-2)
 
 

@@ -59,35 +59,46 @@ def interpolate(
 
 
 def interpolate_corners(attributes: Array, fragments: Fragments, *, forward_mode: bool = False) -> Array:
-  """Corner attributes at the pixels, weighted by the fragments' barycentrics as constants.
+  """Corner attributes at the pixels, weighted by the fragments' barycentrics.
 
   Args:
     attributes: (F, 3, C) per face corner: UVs, or `vertex_attributes[faces]` (VHT's interpolation).
-    fragments: of `rasterize`.
+    fragments: of `rasterize`, whose barycentrics are constants, or of `differentiable_barycentrics`.
     forward_mode: as for `interpolate`.
 
   Returns:
-    (H, W, C), 0 in the background; differentiable in `attributes`.
+    (H, W, C), 0 in the background; differentiable in `attributes`, with `forward_mode` also in the barycentrics.
   """
-  bary, pix_to_face = jax.lax.stop_gradient(fragments.bary_coords), fragments.pix_to_face
+  bary, pix_to_face = fragments.bary_coords, fragments.pix_to_face
   if forward_mode:
     return sample_corners_forward(attributes, bary, pix_to_face)
-  return sample_corners(attributes[None], bary[None], pix_to_face[None])[0]
+  return sample_corners(attributes[None], jax.lax.stop_gradient(bary)[None], pix_to_face[None])[0]
 
 
-def sample_texture(texture: Array, uv: Array) -> Array:
+def differentiable_barycentrics(fragments: Fragments, screen: Array, faces: Array) -> Fragments:
+  """The same fragments with barycentrics that know how they move with the screen (V, 3): any mode and order.
+
+  Which face a pixel sees stays as it is.
+  """
+  corners = jnp.broadcast_to(jnp.eye(3, dtype=screen.dtype), (faces.shape[0], 3, 3))
+  bary = interpolate(corners, screen, faces, fragments, forward_mode=True)
+  return fragments.replace(bary_coords=jnp.where(fragments.pix_to_face[..., None] >= 0, bary, -1.0))
+
+
+def sample_texture(texture: Array, uv: Array, *, forward_mode: bool = False) -> Array:
   """Bilinear texture lookup, zero outside (`grid_sample`, align_corners=False).
 
   Args:
     texture: (Ht, Wt, C); row 0 is v = 1 (OBJ convention).
     uv: (..., 2) in [0, 1], v up.
+    forward_mode: as for `interpolate`.
 
   Returns:
     (..., C), differentiable in both.
   """
   height, width = texture.shape[:2]
   xy = jnp.stack([uv[..., 0] * width, (1.0 - uv[..., 1]) * height], axis=-1)
-  return sample_bilinear(texture, xy)
+  return sample_bilinear(texture, xy, forward_mode=forward_mode)
 
 
 def spherical_harmonics(normals: Array) -> Array:

@@ -1,0 +1,113 @@
+"""A head, a clip and a compiler small enough to differentiate the whole tracker in a test."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import camera, flame
+from vht_jax.types import Identity, Observations, TrackResult
+
+SIZE = (120, 100)  # H, W px
+
+# Gradients of a tracker are long programs that run for milliseconds here: nearly all of the time is compilation.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def quick_jit(fun, **kwargs):
+  return jax.jit(fun, compiler_options=QUICK, **kwargs)
+
+
+def tiny_head(head, n_shape=3, n_expr=5, n_texture=2, dtype=np.float32):
+  """The head cut to a few components, without the lower neck."""
+  n = head.shapedirs.shape[-1]
+  head = flame.without_lower_neck(head).replace(
+    shapedirs=head.shapedirs[..., :n_shape],
+    exprdirs=head.exprdirs[..., :n_expr],
+    j_shapedirs=jnp.concatenate([head.j_shapedirs[..., :n_shape], head.j_shapedirs[..., n : n + n_expr]], -1),
+    texture_basis=head.texture_basis[..., :n_texture],
+    expr_names=(),
+  )
+  return cast(head, dtype)
+
+
+def cast(tree, dtype):
+  """Floating-point leaves in another precision."""
+  return jax.tree.map(lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating) else a, tree)
+
+
+def clip(head, n_frames=3, seed=0, noise_px=0.15):
+  """(observations without images, truth) of a head that turns; one point is missing, one is an outlier."""
+  rng = np.random.default_rng(seed)
+  dtype = head.v_template.dtype
+  n_shape, n_expr = head.shapedirs.shape[-1], head.exprdirs.shape[-1]
+  neutral = flame.neutral_pose(head)
+  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)
+  poses = jax.vmap(lambda _: neutral)(jnp.arange(n_frames)).replace(
+    rotation=neutral.rotation[None] + 0.25 * draw(n_frames, 3),
+    expr=0.3 * jnp.abs(draw(n_frames, n_expr)),
+    jaw=jnp.broadcast_to(jnp.array([[0.1, 0.0, 0.0]], dtype), (n_frames, 3)),
+  )
+  identity = Identity(
+    shape=0.5 * draw(n_shape),
+    texture=0.3 * draw(head.texture_basis.shape[-1]),
+    light=jnp.zeros((9, 3), dtype).at[0].set(3.5).at[1].set(0.3),
+    camera=cast(camera.make_camera(1.8), dtype),
+    lmk_offset=2e-4 * draw(70, 3),
+  )
+
+  def landmarks(pose):
+    return camera.project(identity.camera, flame.landmarks(head, flame.skin(head, identity.shape, pose)), SIZE)[:, :2]
+
+  points = jax.vmap(landmarks)(poses) + noise_px * draw(n_frames, 70, 2)
+  confidence = jnp.asarray(rng.uniform(0.5, 1.0, (n_frames, 70)), dtype)
+  observations = Observations(
+    rgb=None,
+    landmarks=points.at[-1, 3].add(6.0),
+    confidence=confidence.at[0, 10].set(0.0),
+    valid=jnp.ones(n_frames, bool),
+  )
+  truth = TrackResult(identity=identity, poses=poses, energies={}, status=jnp.zeros(n_frames, jnp.int32))
+  return observations, truth
+
+
+def weigh(tree, seed=5):
+  """A scalar that depends on every number of a pytree."""
+  rng = np.random.default_rng(seed)
+  return sum(jnp.sum(jnp.asarray(rng.standard_normal(a.shape), a.dtype) * a) for a in jax.tree.leaves(tree))
+
+
+def slope_errors(fun, gradient, inputs, steps=(1e-5, 1e-4, 1e-3), seed=9):
+  """Relative differences between a gradient and central differences, along one random direction per leaf of `inputs`.
+
+  Args:
+    fun: inputs -> scalar.
+    gradient: its gradient at `inputs`, same structure.
+    inputs: pytree; every leaf is moved by itself, only where it is not 0 if it has zeros (confidences).
+    steps: relative to the leaf; the best of them counts (kinks and rounding limit either side).
+
+  Returns:
+    {path of the leaf: (relative error, slope)}.
+  """
+  rng = np.random.default_rng(seed)
+  leaves, tree = jax.tree_util.tree_flatten_with_path(inputs)
+  out = {}
+  for i, ((path, leaf), slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
+    leaf = np.asarray(leaf)
+    scale = np.abs(leaf).mean() or 1e-3
+    direction = scale * rng.standard_normal(leaf.shape)
+    if "confidence" in jax.tree_util.keystr(path):
+      direction = direction * (leaf != 0)
+    exact = float(np.sum(np.asarray(slope) * direction))
+    errors = []
+    for step in steps:
+      values = [x for _, x in leaves]
+      sides = []
+      for sign in (1, -1):
+        values[i] = jnp.asarray(leaf + sign * step * direction)
+        sides.append(float(fun(jax.tree_util.tree_unflatten(tree, values))))
+      numeric = (sides[0] - sides[1]) / (2 * step)
+      errors.append(abs(numeric - exact) / max(abs(numeric), abs(exact), 1e-12))
+      if errors[-1] < 1e-5:
+        break
+    out[jax.tree_util.keystr(path, simple=True, separator=".")] = (min(errors), exact)
+  return out
