@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 from vht_jax.files import sweep, write_atomic
 
 log = logging.getLogger("vht_jax")
@@ -32,8 +32,8 @@ INTERVAL = 5.0  # s between two checkpoints within a stage
 class Checkpoint:
   """The ends of stages as npz files; see `track.Checkpoint` for the interface."""
 
-  def __init__(self, folder: Path, interval: float = INTERVAL):
-    self.folder, self.interval = Path(folder), interval
+  def __init__(self, folder: Path):
+    self.folder = Path(folder)
     self.last = time.monotonic()
 
   def load(self, stage: str) -> dict[str, np.ndarray]:
@@ -51,7 +51,7 @@ class Checkpoint:
     return arrays
 
   def due(self) -> bool:
-    return time.monotonic() - self.last >= self.interval
+    return time.monotonic() - self.last >= INTERVAL
 
   def save(self, stage: str, arrays: Mapping[str, np.ndarray]) -> None:
     from vht_jax.results import write_npz
@@ -137,7 +137,7 @@ class Record:
     except FileNotFoundError:
       return {}
     except (OSError, ValueError) as error:
-      raise InputError(f"{self.path}: not the record of a run ({error}); --restart begins anew") from None
+      raise InputError(f"{self.path}: not the record of a run ({brief(error)}); --restart begins anew") from None
     sections = [content] + [v for v in content.values() if not isinstance(v, bool)] if isinstance(content, dict) else []
     if not sections or not all(isinstance(s, dict) for s in sections):
       raise InputError(f"{self.path}: not the record of a run; --restart begins anew")

@@ -24,7 +24,7 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 
 from vht_jax import inputs
 from vht_jax import settings as settings_
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 from vht_jax.files import locked
 from vht_jax.inputs import with_paths
 from vht_jax.settings import AppConfig, Settings
@@ -44,7 +44,13 @@ log = logging.getLogger("vht_jax")
 # Errors of the system that are about the output's disk and not about the program.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
-FILES = {"config": "config.ini", "log": "track.log", "overlay": "overlay.mp4", "summary": "summary.json"}
+FILES = {
+  "config": "config.ini",
+  "frames": "frames.csv",
+  "log": "track.log",
+  "overlay": "overlay.mp4",
+  "summary": "summary.json",
+}
 
 
 def cli() -> None:
@@ -71,7 +77,7 @@ def main(argv: list[str], prepare=lambda settings: settings) -> int:
     return 0
   except InputError as error:
     log.debug("input error", exc_info=True)
-    print(f"vht-track: error: {error}", file=sys.stderr)
+    print(f"vht-track: error: {brief(error, 1000)}", file=sys.stderr)
     if debug:
       raise
     return 2
@@ -81,7 +87,7 @@ def main(argv: list[str], prepare=lambda settings: settings) -> int:
   except Exception as error:
     if debug:
       raise
-    first = (str(error).strip() or "no message").splitlines()[0]
+    first = brief((str(error).strip() or "no message").splitlines()[0])
     where = getattr(error, "vht_log", None)
     hint = f"traceback in {where}" if where else "use --debug for the traceback"
     print(f"vht-track: error: {type(error).__name__}: {first} ({hint})", file=sys.stderr)
@@ -230,7 +236,12 @@ def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Rec
     init = results.for_frames(results.load_tracked(app.load_tracked_flame_params, model), dataset.frame_ids)
   result = track(model, dataset, config, weights, init=init, progress=progress, checkpoint=record.checkpoint)
   progress.close()
-  return result
+  landmarks, confidence, _ = dataset.landmarks()
+  projected = results.projected_landmarks(model, result, dataset.size)
+  trust = results.frame_confidence(
+    projected, landmarks, confidence, result.status, result.energies.get("photometric_l1", result.energies.get("photo"))
+  )
+  return result.replace(confidence=trust)
 
 
 def write_report(
@@ -257,12 +268,15 @@ def write_report(
   projected = results.projected_landmarks(model, result, dataset.size)
   tracked = np.asarray(result.status) == Status.TRACKED
   points = (landmarks, confidence, projected)
+  trust = np.ones(len(frames)) if result.confidence is None else np.asarray(result.confidence)
+  doubtful = report.write_frames(output / FILES["frames"], frames, np.asarray(result.status), trust)
   difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
   progress.close()
   seconds = time.perf_counter() - start
   summary = {
     "frames": len(frames),
     "tracked": int(tracked.sum()),
+    "doubtful": doubtful,
     **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
     "photometric_l1": difference,
     **(results.geometry_figures(model, result, frames, app.truth) if app.truth else {}),

@@ -245,6 +245,24 @@ def peak_rss_mb() -> float:
   return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kB on Linux
 
 
+DOUBTFUL = 0.5  # frames of less confidence are listed
+
+
+def write_frames(path: Path, frames: np.ndarray, status: np.ndarray, confidence: np.ndarray) -> int:
+  """frames.csv: how every frame came about and how far it can be trusted, the doubtful ones marked.
+
+  Returns:
+    The number of doubtful frames: not tracked, or of little confidence.
+  """
+  doubtful = (status != Status.TRACKED) | (confidence < DOUBTFUL)
+  rows = [
+    f"{frame},{Status(s).name.lower()},{c:.3f},{'doubtful' if d else ''}"
+    for frame, s, c, d in zip(frames, status, confidence, doubtful)
+  ]
+  write_atomic(Path(path), ("\n".join(["frame,status,confidence,note", *rows]) + "\n").encode())
+  return int(doubtful.sum())
+
+
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
   """summary.json; numbers that are not finite become null, as JSON has none."""
 
@@ -259,6 +277,8 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) -> str:
   """The summary on one screen."""
   lines = [f"tracked {summary['tracked']} of {summary['frames']} frames"]
+  if summary.get("doubtful"):
+    lines[0] += f"; {summary['doubtful']} are doubtful, see frames.csv"
   for title, figures in _LINES:
     parts = [text.format(summary[k]) for k, text in figures if summary.get(k) is not None and _finite(summary[k])]
     if parts:

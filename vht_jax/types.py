@@ -146,4 +146,5 @@ class TrackResult:
   poses: Pose  # leading axis T
   energies: dict[str, Array]  # name -> (T,) f32, unweighted terms at the solution
   status: Array  # (T,) i32, `Status`
+  confidence: Array | None = None  # (T,) f32 in [0, 1], see `results.frame_confidence`
   timing: dict[str, Any] = flax.struct.field(pytree_node=False, default_factory=dict)  # stage -> seconds

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 
 MAX_BYTES = 4 << 30  # of one array held in memory; FLAME's largest, its texture basis, is 0.6 GB
 
@@ -26,11 +26,14 @@ def read_npz(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, np.nd
   Raises:
     InputError: the file is not an npz, is truncated, holds objects or claims absurd sizes.
   """
-  arrays = {}
+  arrays, total = {}, 0
   with _open_zip(path) as archive:
     for info in archive.infolist():
       key = info.filename.removesuffix(".npy")
       if info.filename.endswith(".npy") and (keys is None or key in keys):
+        total += info.file_size
+        if total > MAX_BYTES:
+          raise InputError(f"{path}: claims more than {MAX_BYTES >> 30} GiB of data")
         with _reading(f"{path} [{key}]"), archive.open(info) as file:
           arrays[key] = _read_numbers(file, f"{path} [{key}]", info.file_size)
   return arrays
@@ -138,4 +141,4 @@ def _reading(where: str) -> Iterator[None]:
   except InputError:
     raise
   except Exception as error:
-    raise InputError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+    raise InputError(f"{where}: cannot be read ({type(error).__name__}: {brief(error)})") from error

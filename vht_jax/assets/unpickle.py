@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vht_jax.assets.arrays import MAX_BYTES
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 
 # What a pickle may name, as a pattern over "module.name" -> what we make of it.
 _ALLOWED = [
@@ -80,7 +80,7 @@ def loads(data: bytes, where: str) -> Any:
   except InputError:
     raise
   except Exception as error:  # whatever a corrupt stream does to the pickle machine, it is the file's fault
-    message = f"{where}: not a readable pickle, truncated or corrupt ({type(error).__name__}: {error})"
+    message = f"{where}: not a readable pickle, truncated or corrupt ({type(error).__name__}: {brief(error)})"
     raise InputError(message) from error
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
 
 N_FACE = 68
+FARTHEST = 1e5  # px, of a coordinate in a file
 N_DENSE = 478  # MediaPipe's face mesh with irises
 EYES = (slice(36, 42), slice(42, 48))  # eye on the image's left, on its right (of a face that looks at the camera)
 
@@ -176,12 +177,13 @@ def read_keypoints(path: Path) -> Detection | None:
     iris = None if iris is None else np.array(iris, np.float64).reshape(-1, 3)[[1, 0]]
     dense = person.get("dense_keypoints_2d")
     dense = None if dense is None else np.array(dense, np.float32).reshape(N_DENSE, 3)[:, :2]
-    if not np.isfinite(face).all() or (dense is not None and not np.isfinite(dense).all()):
-      raise ValueError("a coordinate is not finite")
+    for points in (face, dense):
+      if points is not None and not (np.abs(points) < FARTHEST).all():  # NaN is not less either
+        raise ValueError("a coordinate is not finite, or far outside any image")
   except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
     raise InputError(
       f"{path}: not a landmark file (expected people[0].face_keypoints_2d with 68 x, y, z triplets, found: "
-      f"{type(error).__name__}: {error}); delete it to have it made again"
+      f"{type(error).__name__}: {brief(error)}); delete it to have it made again"
     ) from error
   landmarks = face[:, :2].astype(np.float32)
   if iris is not None:

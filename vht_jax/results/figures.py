@@ -137,6 +137,40 @@ def pose_errors(poses: Pose, truth: Pose) -> dict[str, float]:
   }
 
 
+def frame_confidence(
+  projected: np.ndarray,
+  detected: np.ndarray,
+  confidence: np.ndarray,
+  status: np.ndarray,
+  photometric_l1: np.ndarray | None = None,
+) -> np.ndarray:
+  """(T,) in [0, 1]: how far each frame can be trusted, for finding those worth a look; not a probability.
+
+  The product of three factors: how much of the face the detector sees, and how much worse than usual in this clip the
+  head fits the landmarks and the image (1/2 at three times the median). 0 for frames that are not tracked.
+
+  Args:
+    projected, detected: (T, 70, 2) px.
+    confidence: (T, 70) of the landmarks.
+    status: (T,) `Status`.
+    photometric_l1: (T,) mean difference of colours, if the images were used.
+  """
+  tracked = np.asarray(status) == Status.TRACKED
+  seen = np.asarray(confidence)[:, :68].mean(axis=1)
+
+  def usual(error, floor):
+    typical = max(float(np.median(error[tracked & np.isfinite(error)])), floor)
+    return 1.0 / (1.0 + (np.nan_to_num(error, nan=np.inf) / (3.0 * typical)) ** 4)
+
+  if not tracked.any():
+    return np.zeros(len(tracked), np.float32)
+  found = np.minimum(seen, 1.0)
+  for error, floor in ((nme(projected, detected, confidence, slice(0, 68)), 1.0), (photometric_l1, 0.01)):
+    if error is not None and np.isfinite(np.asarray(error)[tracked]).any():
+      found = found * usual(np.asarray(error, np.float64), floor)
+  return np.where(tracked, found, 0.0).astype(np.float32)
+
+
 def projected_landmarks(model: FlameModel, result: TrackResult, size: tuple[int, int]) -> np.ndarray:
   """(T, 70, 2) px: the head's landmarks in an image of `size` = (H, W), without the detector's offsets."""
 

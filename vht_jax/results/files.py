@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ import numpy as np
 
 from vht_jax import camera as cameras
 from vht_jax import flame, rotation
+from vht_jax.assets import arrays as arrays_
 from vht_jax.config import TrackConfig
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
 from vht_jax.types import Camera, FlameModel, Identity, RawPose, Status, TrackResult
 
@@ -83,6 +82,7 @@ def save_tracked(
     "image_size": np.asarray(size, np.int64),
     **({} if identity.texture_layer is None else {"vht_jax_texture_layer": np.asarray(identity.texture_layer)}),
     "vht_jax_status": np.asarray(result.status, np.int32),
+    **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(head),
   }
   write_npz(path, arrays)
@@ -102,6 +102,11 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
   missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size", "K") if k not in arrays]
   if missing:
     raise InputError(f"{path}: expected VHT's tracked parameters; the key {missing[0]!r} is missing")
+  for name in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size", "K", "RT", "n_processed"):
+    if name in arrays and arrays[name].dtype.kind not in "fiu":
+      raise InputError(f"{path}: {name}: expected numbers; found {arrays[name].dtype}")
+  if arrays["frame"].ndim != 1 or len(arrays["frame"]) == 0:
+    raise InputError(f"{path}: frame: expected the frames' numbers; found shape {arrays['frame'].shape}")
   n = len(arrays["frame"])
   n_processed = int(arrays.get("n_processed", n))
   for name, width in _PER_FRAME.items():
@@ -115,7 +120,11 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
   size = tuple(int(x) for x in np.ravel(arrays["image_size"]))
   if len(size) != 2 or min(size) < 1:
     raise InputError(f"{path}: image_size: expected (height, width); found {size}")
-  light = arrays["light"].reshape(-1, 9, 3)[0]
+  light, offset = arrays["light"], arrays.get("vht_jax_lmk_offset", np.zeros((70, 3)))
+  if light.shape != (n, 9, 3):
+    raise InputError(f"{path}: light: expected shape ({n}, 9, 3); found {light.shape}")
+  if offset.shape != (70, 3) or offset.dtype.kind != "f" or not np.isfinite(offset).all():
+    raise InputError(f"{path}: vht_jax_lmk_offset: expected finite numbers (70, 3); found {offset.shape}")
   raw = RawPose(
     expr=arrays["expr"],
     rotation=arrays["rotation"],
@@ -129,16 +138,19 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
   identity = Identity(
     shape=jnp.asarray(arrays["shape"], jnp.float32),
     texture=jnp.asarray(arrays["texture"], jnp.float32),
-    light=jnp.asarray(light, jnp.float32),
+    light=jnp.asarray(light[0], jnp.float32),
     camera=camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
-    lmk_offset=jnp.asarray(arrays.get("vht_jax_lmk_offset", np.zeros((70, 3))), jnp.float32),
+    lmk_offset=jnp.asarray(offset, jnp.float32),
     texture_layer=_layer(arrays, path),
   )
   result = TrackResult(
     identity=identity,
     poses=poses,
-    energies={k.removeprefix("vht_jax_energy_"): v for k, v in arrays.items() if k.startswith("vht_jax_energy_")},
-    status=jnp.asarray(arrays.get("vht_jax_status", status), jnp.int32),
+    energies={
+      k.removeprefix("vht_jax_energy_"): _rows(arrays, path, k, n) for k in arrays if k.startswith("vht_jax_energy_")
+    },
+    status=_rows(arrays, path, "vht_jax_status", n, status).astype(jnp.int32),
+    confidence=_rows(arrays, path, "vht_jax_confidence", n),
   )
   head = str(arrays.get("vht_jax_head", ""))
   if model is not None:
@@ -182,6 +194,7 @@ def for_frames(tracked: Tracked, frames: np.ndarray) -> TrackResult:
   return result.replace(
     poses=jax.tree.map(take, result.poses),
     energies={name: take(value) for name, value in result.energies.items()},
+    confidence=None if result.confidence is None else take(result.confidence),
     status=jnp.where(jnp.asarray(known), take(result.status), jnp.asarray(Status.NO_FACE, jnp.int32)),
   )
 
@@ -229,20 +242,18 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-  """Every array of an npz file; nothing in it is executed.
+  """Every array of an npz file; nothing in it is executed, and no header can make it allocate more than the file holds.
 
   Raises:
     InputError: no such file, or not a complete npz file of plain arrays.
   """
+  if not Path(path).is_file():
+    raise InputError(f"{path}: no such file")
   try:
-    with np.load(path, allow_pickle=False) as file:
-      return {name: file[name] for name in file.files}
-  except FileNotFoundError:
-    raise InputError(f"{path}: no such file") from None
-  except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-    raise InputError(
-      f"{path}: expected an npz file of plain arrays; it is damaged or of another kind ({error})"
-    ) from None
+    return {name: array.copy() for name, array in arrays_.read_npz(Path(path)).items()}  # writable
+  except InputError as error:
+    message = f"{path}: expected an npz file of plain arrays; it is damaged or of another kind ({brief(error)})"
+    raise InputError(message) from None
 
 
 def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
@@ -254,10 +265,22 @@ def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
   return code[..., :size] if cut else code
 
 
+def _rows(
+  arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, default: np.ndarray | None = None
+) -> jax.Array | None:
+  """One number per frame; `default` when there is no such key."""
+  values = arrays.get(name, default)
+  if values is None:
+    return None
+  if values.shape != (n,) or values.dtype.kind not in "fiu":
+    raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
+  return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))
+
+
 def _layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
   layer = arrays.get("vht_jax_texture_layer")
   if layer is None:
     return None
-  if layer.ndim != 3 or layer.shape[2] != 3 or not np.isfinite(layer).all():
+  if layer.ndim != 3 or layer.shape[2] != 3 or layer.dtype.kind != "f" or not np.isfinite(layer).all():
     raise InputError(f"{path}: vht_jax_texture_layer: expected finite numbers (height, width, 3); found {layer.shape}")
   return jnp.asarray(layer, jnp.float32)
