@@ -1,20 +1,29 @@
 # make demo [VIDEO=path]   install into .venv if needed, then track the built-in clip (or your video) into out/
-# make test                install into .venv if needed, then run the fast tests;  make test-all: all of them
+# make test                install into .venv if needed, then run the fast tests, JOBS=2 at a time
+# make test-all: all of them;  make test-faults: killed runs and broken input, some ten minutes
+# make doctor              what of the installation works, and what is missing
 # PYTHON=python3.12 chooses the interpreter, VENV=path another environment.
 
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint configs bench-render bench-track clean
+.PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.demo $(if $(VIDEO),"--video=$(VIDEO)")
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m faults
+
+doctor: $(VENV)/.installed
+	$(BIN)/python -m vht_jax.doctor
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet "ruff>=0.6"

@@ -22,7 +22,7 @@ from vht_jax import results, settings
 from vht_jax.assets import load_head
 from vht_jax.checkpoint import Record
 from vht_jax.errors import InputError
-from vht_jax.landmarks import Detection, read_keypoints, write_keypoints
+from vht_jax.landmarks import Detection, write_keypoints
 from vht_jax.video import FrameFolder, extract_frames, write_video
 from vht_jax.video.child import extract_in_child
 
@@ -83,7 +83,7 @@ def mutate_text(text: str, rng) -> str:
 
   pieces = re.split(r"(-?\d+\.?\d*)", text)
   for i in rng.integers(len(pieces), size=rng.integers(1, 4)):
-    pieces[i] = str(rng.choice(["1e999", "-1", "NaN", "99999999999999999999", "null", "[]", "{}", '""', "1e30", "\x00"]))
+    pieces[i] = str(rng.choice(["1e999", "-1", "NaN", "9" * 20, "null", "[]", "{}", '""', "1e30", "\x00"]))
   text = "".join(pieces)
   return mutate(text.encode(), rng).decode("utf-8", "replace") if rng.random() < 0.5 else text
 
@@ -144,7 +144,7 @@ def flame(tmp_path, arrays, texture, monkeypatch):  # noqa: F811
 
 @seeds(10)
 def test_pickles(flame, seed):
-  """4 mutations each of the model, the landmark embedding (an .npy of objects), the masks: 40 with one refusal at least."""
+  """The model, the landmark embedding (an .npy of objects) and the masks."""
   rng = np.random.default_rng(seed)
   for name in ("generic_model.pkl", "generic_model.pkl", "landmark_embedding_with_eyes.npy", "FLAME_masks.pkl"):
     path = flame / name

@@ -325,7 +325,7 @@ def test_everything_that_the_wheel_carries_is_there():
   project = tomllib.loads((REPO / "pyproject.toml").read_text())
   for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]:
     assert (REPO / source).exists(), source
-  assert set(project["project"]["scripts"].values()) == {"vht_jax.main:cli", "vht_jax.demo:cli"}
+  assert set(project["project"]["scripts"].values()) == {"vht_jax.main:cli", "vht_jax.demo:cli", "vht_jax.doctor:cli"}
 
 
 @pytest.mark.slow
