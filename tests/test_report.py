@@ -118,14 +118,38 @@ def test_log_has_everything_and_the_terminal_only_warnings(tmp_path, capsys):
   stop = report.start_log(tmp_path / "track.log")
   try:
     logging.getLogger("vht_jax").info("quiet %d", 1)
-    logging.getLogger("absl").warning("loud")
+    for _ in range(3):
+      logging.getLogger("absl").warning("loud")
     logging.getLogger("vht_jax").error("the app prints this itself")
   finally:
     stop()
   logging.getLogger("vht_jax").info("after")
   text = (tmp_path / "track.log").read_text()
-  assert "quiet 1" in text and "loud" in text and "the app prints" in text and "after" not in text
+  assert "quiet 1" in text and text.count("loud") == 1 and "the app prints" in text and "after" not in text
   assert capsys.readouterr().err == "vht-track: loud\n"
+
+
+def test_a_stage_is_one_line_of_the_log(caplog):
+  caplog.set_level(logging.INFO, logger="vht_jax")
+  progress = report.Progress()
+  progress.stage("frames", 4)
+  for error in (0.2, 0.1234567):
+    progress.advance(2, photometric_l1=error)
+  progress.stage("report", 1)
+  progress.close()
+  assert len(caplog.messages) == 2
+  assert caplog.messages[0].startswith("frames: 4 done in 0.0 s, photometric_l1 0.1235")
+
+
+def test_every_frame_is_listed_and_the_doubtful_are_marked(tmp_path):
+  status = np.array([Status.TRACKED, Status.INTERPOLATED, Status.TRACKED, Status.DIVERGED])
+  trust = np.array([0.9, 0.0, 0.2, 0.0])
+  assert report.write_frames(tmp_path / "frames.csv", np.array([1, 2, 4, 5]), status, trust) == 3
+  assert (tmp_path / "frames.csv").read_text().splitlines() == [
+    "frame,status,confidence,note", "1,tracked,0.900,", "2,interpolated,0.000,doubtful", "4,tracked,0.200,doubtful",
+    "5,diverged,0.000,doubtful",
+  ]  # fmt: skip
+  assert "3 are doubtful, see frames.csv" in report.summary_text({**SUMMARY, "doubtful": 3}, tmp_path, [])
 
 
 def test_progress_counts_and_times(capsys):

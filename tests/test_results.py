@@ -350,3 +350,42 @@ def test_projected_landmarks_match_one_frame_at_a_time(open_head):
   pose = jax.tree.map(lambda x: x[2], result.poses)
   points = flame.landmarks(open_head, flame.skin(open_head, result.identity.shape, pose))
   np.testing.assert_allclose(found[2], project(result.identity.camera, points, (48, 64))[:, :2], atol=1e-3)
+
+
+def test_confidence_finds_the_frames_that_stand_out():
+  rng = np.random.default_rng(0)
+  detected = rng.uniform(0, 100, (1, 70, 2)) + np.zeros((20, 1, 1))
+  projected = detected + rng.normal(0, 1, (20, 70, 2))
+  seen = np.ones((20, 70))
+  status = np.full(20, Status.TRACKED)
+  photo = np.full(20, 0.03)
+  trust = results.frame_confidence(projected, detected, seen, status, photo)
+  assert trust.dtype == np.float32 and trust.min() > 0.9 and trust.max() <= 1
+  projected[3] += 30  # the head is beside the face
+  photo[7] = 0.3  # colours do not fit
+  seen[9, :40] = 0.1  # half of the face is turned away
+  status[11] = Status.INTERPOLATED
+  trust = results.frame_confidence(projected, detected, seen, status, photo)
+  assert np.flatnonzero(trust < 0.5).tolist() == [3, 7, 9, 11] and trust[11] == 0
+  assert not results.frame_confidence(projected, detected, seen, np.full(20, Status.NO_FACE)).any()
+  photo[5] = np.nan  # the fit gave up on its colours
+  assert results.frame_confidence(projected, detected, seen, status, photo)[5] == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["vht_jax_confidence", "vht_jax_status", "vht_jax_energy_photo"])
+def test_a_row_per_frame_is_expected(saved, name):
+  path, result = saved
+  arrays = results.read_npz(path)
+  results.write_npz(path, {**arrays, name: np.zeros(3, np.float32)})
+  with pytest.raises(InputError, match=f"{name}: expected 4 numbers"):
+    results.load_tracked(path)
+
+
+def test_confidence_is_kept(saved, open_head):
+  path, result = saved
+  trust = jnp.asarray([0.1, 0.2, 0.3, 0.4], jnp.float32)
+  results.save_tracked(path, result.replace(confidence=trust), np.arange(1, 5), (48, 64), TrackConfig())
+  loaded = results.load_tracked(path)
+  np.testing.assert_array_equal(loaded.result.confidence, trust)
+  np.testing.assert_array_equal(results.for_frames(loaded, np.array([2, 4, 9])).confidence, trust[jnp.array([1, 3, 3])])

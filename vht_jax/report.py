@@ -53,8 +53,7 @@ class Progress:
     from tqdm import tqdm
 
     self.close()
-    log.info("%s (%d)", name, total)
-    self.name, self.start, self.step = name, time.perf_counter(), 0
+    self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
     # disable=None: tqdm is silent when stderr is not a terminal
     self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=None, leave=False, dynamic_ncols=True, unit="frame")
 
@@ -64,6 +63,7 @@ class Progress:
     self.step += n
     self.bar.update(n)
     if energies:
+      self.energies = energies
       self.bar.set_postfix({k: f"{float(v):.4g}" for k, v in energies.items()}, refresh=False)
       if self.writer is not None and self.step % self.every < n:
         for name, value in energies.items():
@@ -85,7 +85,8 @@ class Progress:
       self.bar = None
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
-      log.info("%s: %.1f s", self.name, elapsed)
+      last = "".join(f", {k} {float(v):.4g}" for k, v in self.energies.items())
+      log.info("%s: %d done in %.1f s%s", self.name, self.step, elapsed, last)
 
 
 class _BesideBars(logging.Handler):
@@ -96,6 +97,22 @@ class _BesideBars(logging.Handler):
 
     if record.levelno < logging.ERROR:
       tqdm.write(f"vht-track: {record.getMessage()}", file=sys.stderr)
+
+
+class _Once(logging.Filter):
+  """Lets a warning pass the first time; a clip of many frames would repeat it for each."""
+
+  def __init__(self):
+    super().__init__()
+    self.seen: set[str] = set()
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    if record.levelno != logging.WARNING:
+      return True
+    message = record.getMessage()
+    new = message not in self.seen
+    self.seen.add(message)
+    return new
 
 
 class _LogFile(logging.FileHandler):
@@ -109,6 +126,8 @@ def start_log(path: Path) -> Callable[[], None]:
   file = _LogFile(path, encoding="utf-8")  # appends: a run may have been interrupted
   file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
   terminal = _BesideBars(logging.WARNING)
+  for handler in (file, terminal):
+    handler.addFilter(_Once())
   names = ("vht_jax", "absl")  # some modules log through absl
   before = []
   for name in names:
