@@ -31,7 +31,7 @@ class Blocks:
   """The (face, tile) pairs of a batch of frames.
 
   Args:
-    low, high: (B, F, 2) corners of each face's box, px (x, y).
+    low, high: (B, F, 2) corners of each face's box, px (x, y); pixel centres and buffers have their dtype.
     drawn: (B, F) bool; other faces have no blocks. Their boxes may be anything.
     size: (H, W) px.
     tile: side of a tile, px.
@@ -39,7 +39,7 @@ class Blocks:
   """
 
   def __init__(self, low: Array, high: Array, drawn: Array, size: tuple[int, int], tile: int, chunk_size: int):
-    self.size, self.tile, self.chunk_size = size, tile, chunk_size
+    self.size, self.tile, self.chunk_size, self.dtype = size, tile, chunk_size, low.dtype
     self.n_frames, self.n_faces = drawn.shape
     self.rows, self.cols = math.ceil(size[0] / tile), math.ceil(size[1] / tile)
     self.n_tiles = self.n_frames * self.rows * self.cols
@@ -68,8 +68,8 @@ class Blocks:
     tx, ty = self.first[0][face] + j % across, self.first[1][face] + j // across
     row = (face // self.n_faces * self.rows + ty) * self.cols + tx
     within = jnp.arange(self.tile * self.tile, dtype=jnp.int32)[None]
-    px = (tx[:, None] * self.tile + within % self.tile).astype(jnp.float32) + 0.5
-    py = (ty[:, None] * self.tile + within // self.tile).astype(jnp.float32) + 0.5
+    px = (tx[:, None] * self.tile + within % self.tile).astype(self.dtype) + 0.5
+    py = (ty[:, None] * self.tile + within // self.tile).astype(self.dtype) + 0.5
     return Chunk(ok, face, jnp.where(ok, row, self.n_tiles), px, py)
 
   def loop(self, body: Callable, init):
@@ -78,8 +78,8 @@ class Blocks:
     return lax.while_loop(lambda c: c[0] * self.chunk_size < self.ends[-1], step, (jnp.int32(0), init))[1]
 
   def buffer(self, value: float = 0.0) -> Array:
-    """(B * tiles, tile * tile) f32: images in tiled layout, to which a block contributes one row."""
-    return jnp.full((self.n_tiles, self.tile * self.tile), value, jnp.float32)
+    """(B * tiles, tile * tile): images in tiled layout, to which a block contributes one row."""
+    return jnp.full((self.n_tiles, self.tile * self.tile), value, self.dtype)
 
   def untile(self, buffer: Array) -> Array:
     """Tiled layout -> (B, H, W)."""
