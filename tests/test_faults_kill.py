@@ -70,7 +70,7 @@ def command(home, name, extra="", flags=()):
 
 
 def start(home, name, extra="", flags=(), **options):
-  environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(home / "xla"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+  environment = {"JAX_COMPILATION_CACHE_DIR": str(home / "xla"), "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
   return subprocess.Popen(
     command(home, name, extra, flags), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     **options,
