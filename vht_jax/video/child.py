@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -19,11 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from vht_jax.errors import InputError
 from vht_jax.video.codec import VideoInfo
 from vht_jax.video.extract import extract_frames
+
+log = logging.getLogger("absl")  # where the package's decoders warn
 
 MAX_BYTES = 4 << 30  # of the child's memory; 8K video needs about half
 STALL = 120.0  # s without a frame after which the decoder hangs
@@ -65,7 +66,7 @@ def extract_in_child(
           if progress is not None:
             progress(done, message["total"])
         elif "warning" in message:
-          logging.warning("%s", message["warning"])
+          log.warning("%s", message["warning"])
         elif "error" in message:
           raise InputError(message["error"])
         elif "info" in message:
@@ -116,13 +117,11 @@ def main(argv: list[str]) -> int:
   def say(**message: Any) -> None:
     print(json.dumps(message), flush=True)
 
-  class Forward(logging.ABSLHandler):
-    def emit(self, record) -> None:
+  class Forward(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
       say(warning=record.getMessage())
 
-  logger = logging.get_absl_logger()
-  logger.handlers, logger.propagate = [Forward(None)], False
-  logger.setLevel("WARNING")
+  log.handlers, log.propagate = [Forward()], False
   _limit_memory()
   last = 0.0
 
