@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow]
 REPO = Path(__file__).resolve().parent.parent
 RESULT = "tracked_flame_params.npz"
 FLAGS = [
-  "--model=open", "--max_frames=24", "--downscale_factor=4", "--crop_size=64", "--n_samples=200", "--identity_steps=2",
+  "--model=open", "--max_frames=16", "--downscale_factor=4", "--crop_size=64", "--n_samples=200", "--identity_steps=2",
   "--frame_steps=1", "--n_shape=10", "--n_tex=5", "--n_keyframes=3", "--n_calibration_frames=6", "--batch_size=4",
   "--nooverlay",
 ]  # fmt: skip
@@ -70,7 +70,8 @@ def command(home, name, extra="", flags=()):
 
 
 def start(home, name, extra="", flags=(), **options):
-  environment = {"JAX_COMPILATION_CACHE_DIR": str(home / "xla"), "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+  cache = {"JAX_COMPILATION_CACHE_DIR": str(home / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+  environment = {**cache, "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
   return subprocess.Popen(
     command(home, name, extra, flags), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     **options,
