@@ -21,7 +21,6 @@ from vht_jax.points import Points, Shared
 from vht_jax.types import Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
-EXPERIMENT = None
 HUBER = 2.5  # residuals beyond this many standard deviations count linearly
 LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.7  # weak prior for clips without parallax: 1.6 x the longer side, times or by 2
 PRINCIPAL_SD = 0.01  # of the longer side
@@ -46,7 +45,6 @@ class LandmarkModel:
   points: Points
   relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
   relative_bias: Array  # (N,) the same for its constant bias
-  mean_bias: Array  # (N, 3) m, head frame: what that bias is on average over people
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
@@ -76,7 +74,6 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     points=points,
     relative_sd=sd,
     relative_bias=bias,
-    mean_bias=jnp.asarray(EXPERIMENT[: len(sd)]) if EXPERIMENT is not None else jnp.zeros((len(sd), 3)),
     eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
@@ -337,9 +334,7 @@ def bundle_normal(
   r = residual.reshape(F, -1)
 
   offset_sd = jnp.repeat(model.relative_bias * model.eye_distance, 3)
-  mean = jnp.concatenate(
-    [jnp.zeros(n_shape, xs.dtype), focal_prior[0][None], jnp.zeros(2, xs.dtype), model.mean_bias.reshape(-1)]
-  )
+  mean = jnp.zeros_like(flat).at[n_shape].set(focal_prior[0])
   precision = jnp.concatenate(
     [
       jnp.full(n_shape, 1.0, xs.dtype) * weights.w_identity,

@@ -39,7 +39,7 @@ class TrackConfig:
   batch_size: int = 8  # frames optimised at once by the batched schedule
   crop_size: int = 256  # px, side of the square around the head that the Gauss-Newton stages look at
   n_samples: int = 2000  # pixels of it per solve
-  identity_steps: int = 10  # Gauss-Newton: rasterisations of the keyframe stage
+  identity_steps: int = 20  # Gauss-Newton: rasterisations of the keyframe stage
   frame_steps: int = 3  # and of the frame stage
   focal: float = 0.0  # fixed focal length in units of the longer side; 0: estimated
 
@@ -84,12 +84,15 @@ class Weights:
   sd_landmark: float = 0.006  # noise of one landmark coordinate
   sd_dense: float = 0.02  # of a dense landmark: its bias is not estimated, so it counts as noise
   sd_offset: float = 0.01  # constant detector bias per landmark
-  w_identity: float = 20.0  # identity prior: so many observations of the mean head; detectors are biased towards it too
+  w_identity: float = 2.0  # identity prior: so many observations of the mean head
   sd_expr: float = 0.4
-  sd_neck: float = 0.02
+  sd_neck: float = 0.03
   sd_jaw: float = 0.15
   sd_gaze: float = 0.3
   sd_color: float = 0.03  # noise of a colour; larger differences count linearly
-  sd_layer: float = 0.05  # free albedo beyond the texture basis
-  photo_pixels: float = 50.0  # how many independent pixels a frame counts for beside its landmarks (docs/accuracy.md)
+  sd_layer: float = 0.02  # free albedo beyond the texture basis
+  # How many independent pixels a frame counts for beside its landmarks (docs/accuracy.md): at most, when the identity is
+  # estimated (less if the model does not explain this person's looks), and when the frames are tracked.
+  photo_pixels: float = 1000.0
+  frame_pixels: float = 50.0
   sd_size: float = 0.005  # relative head size: pinned, because one camera cannot see it

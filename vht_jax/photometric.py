@@ -27,11 +27,14 @@ from vht_jax.raster import rasterize
 from vht_jax.types import Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
+UNEXPLAINED = ("teeth", "tongue", "mouth_cavity", "eye_socket")  # masks; in the shade of something else
 MIN_COSINE = 0.25  # surfaces seen more obliquely carry more modelling error than information
 LAYER_SIZE = 128  # texels per side of the free albedo layer
 LIGHT_SD = 1.0  # of the light coefficients beyond the constant one
 APPEARANCE_STEPS = 3  # rasterisations of the keyframe stage that fit colours only
 INNER_STEPS = 2  # Levenberg-Marquardt steps per rasterisation
+FEWEST_PIXELS = 10.0  # a frame counts for at least so many
+PLAUSIBLE_SHAPE = 0.8  # rms of an identity code that the colours may ask for, in standard deviations
 
 
 @flax.struct.dataclass
@@ -51,7 +54,7 @@ class Surface:
   vertices: Points  # all V vertices
   faces: Array  # (F, 3)
   uv: Array  # (F, 3, 2)
-  used: Array  # (F,) bool: faces whose colour the model can explain (skin and eyes, not scalp, mouth or neck)
+  used: Array  # (F,) bool: faces whose colour the model can explain
   normal_dirs: Array  # (V, 3, E + S) d(unit normal) / d[expression, shape]
   texture_mean: Array  # (Ht, Wt, 3)
   texture_basis: Array  # (Ht, Wt, 3, T)
@@ -82,14 +85,12 @@ class Samples:
 
 
 def explained_faces(model: FlameModel) -> Array:
-  """(F,) bool: faces of the face region and the eyeballs; every face when the model has no such masks."""
-  masks = model.masks
-  if "face" not in masks:
-    return jnp.ones(model.faces.shape[0], bool)
-  mask = masks["face"]
-  for name in ("left_eyeball", "right_eyeball"):
-    mask = mask | masks.get(name, False)
-  return jnp.all(mask[model.faces], axis=1)
+  """(F,) bool: faces whose colour the model can explain: not those inside the mouth or behind the eyeballs."""
+  hidden = jnp.zeros(model.faces.shape[0], bool)
+  for name in UNEXPLAINED:
+    if name in model.masks:
+      hidden = hidden | jnp.all(model.masks[name][model.faces], axis=1)
+  return ~hidden
 
 
 def make_surface(model: FlameModel, shape: Array) -> Surface:
@@ -397,7 +398,7 @@ def unpack(flat: Array, n_shape: int, n_texture: int) -> tuple[Shared, Array, Ar
 
 
 def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appearance: Appearance, tracks: Tracks,
-                 crops: Crop, xs: Array, weights: Weights, focal_prior,
+                 crops: Crop, xs: Array, weights: Weights, focal_prior, pixels: Array,
                  *, n_samples: int, outer_steps: int):  # fmt: skip
   """Shape, camera, texture, light and the poses of F keyframes from their images and landmarks.
 
@@ -409,21 +410,25 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     shared, appearance, xs: start; `xs` (F, E + 14).
     tracks, crops: leading axis F.
     focal_prior: (mean, sd) of log focal.
+    pixels: () how many independent pixels a frame counts for at first. How much the colours know depends on how well
+      the model explains this person (hair, make-up, beards), and their residual does not tell: the free albedo layer
+      hides it. The identity tells: colours that are trusted too much drive it out of the range of people. So they are
+      trusted more while the rms of the code stays below PLAUSIBLE_SHAPE, and less above.
 
   Returns:
-    shared, appearance, xs, cost per outer step (outer_steps,).
+    shared, appearance, xs, pixels, cost per outer step (outer_steps,).
   """
   n_shape, n_texture = surface.vertices.shapedirs.shape[-1], appearance.texture.shape[0]
   images9 = jax.vmap(with_gradient)(crops.rgb)
   F, n = xs.shape
 
   def outer(state, step):
-    shared, appearance, xs = state
+    shared, appearance, xs, pixels = state
     # Colours first: geometry must not bend to explain a texture that is not estimated yet.
     hold = jnp.where(step < APPEARANCE_STEPS, 1e8, 0.0)
     flat_start, xs_start = bundle.pack(shared), xs
     samples = jax.lax.map(
-      lambda a: sample_pixels(surface, a[0], shared, a[1], n_samples, weights.photo_pixels), (xs, crops)
+      lambda a: sample_pixels(surface, a[0], shared, a[1], n_samples, pixels), (xs, crops)
     )
     basis = jax.lax.map(
       lambda uv: shade.sample_texture(surface.texture_basis.reshape(*surface.texture_basis.shape[:2], -1), uv),
@@ -487,10 +492,14 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     xs = solution.frames
     appearance = appearance.replace(texture=texture, light=light)
     appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, gains, weights))
-    return (shared, appearance, xs), solution.cost
+    excess = jnp.mean(shared.shape**2) / PLAUSIBLE_SHAPE**2
+    change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))
+    pixels = jnp.clip(pixels * change, FEWEST_PIXELS, weights.photo_pixels)
+    return (shared, appearance, xs, pixels), solution.cost
 
-  (shared, appearance, xs), costs = jax.lax.scan(outer, (shared, appearance, xs), jnp.arange(outer_steps))
-  return shared, appearance, xs, costs
+  start = (shared, appearance, xs, pixels)
+  (shared, appearance, xs, pixels), costs = jax.lax.scan(outer, start, jnp.arange(outer_steps))
+  return shared, appearance, xs, pixels, costs
 
 
 def pad_shared(arrow: ArrowNormal, k: int) -> ArrowNormal:

@@ -127,7 +127,8 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
 
   masks = regions.regions(surface, v, painted, rig.weights, np.array([centres["left_eye"], centres["right_eye"]]))
   uv = texture.unwrap(surface, v, painted, centres)
-  lmk = (v[surface.faces[lmk_face[:68]]] * lmk_bary[:68, :, None]).sum(1)
+  face, bary = landmarks.embed("lmk68", points, v, surface.faces, skin, surface.mirror, seen=False)
+  lmk = (v[surface.faces[face]] * bary[:, :, None]).sum(1)
   albedo, variations = texture.paint(surface, v, uv, painted, centres, lmk)
 
   corners = np.c_[surface.faces.ravel(), uv.reshape(-1, 2)]

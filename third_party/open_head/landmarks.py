@@ -45,7 +45,9 @@ def closest_points(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarra
   return index, bary / bary.sum(1, keepdims=True)
 
 
-def embed(name: str, points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, allowed: np.ndarray, mirror):
+def embed(
+  name: str, points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, allowed: np.ndarray, mirror, seen: bool = True
+):
   """Attaches one of the table's landmark sets to the mesh, exactly mirror symmetric.
 
   Args:
@@ -55,12 +57,15 @@ def embed(name: str, points: np.ndarray, vertices: np.ndarray, faces: np.ndarray
     faces: (F, 3).
     allowed: ids of the faces that may carry landmarks.
     mirror: (V,) left/right partners.
+    seen: where MediaPipe sees the landmarks on average, not where they are by their definition.
 
   Returns:
     (L,) faces and (L, 3) barycentric coordinates.
   """
   table = json.loads(TABLE.read_text())[name]
   targets = np.array([np.array(entry["weights"]) @ points[entry["vertices"]] for entry in table])
+  if seen:
+    targets = targets + 1e-3 * np.array([entry["seen"] for entry in table])
   index, bary = closest_points(targets, vertices[faces[allowed]])
   index = allowed[index]
   # Landmarks on the midline lie on edges between vertices of the midline.

@@ -18,6 +18,7 @@ from vht_jax.track.frames import finite_rows, spread_frames, view_features
 from vht_jax.types import FlameModel, Identity, Pose, TrackResult
 
 LANDMARK_CHUNK = 128  # frames per call of the landmark fit
+FIRST_PIXELS = 50.0  # independent pixels that a frame's colours count for until the identity stage knows better
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: more cost time and add nothing (solver.md)
 MIN_YAW_SPAN = np.deg2rad(15.0)  # below this the focal length is not determined
 
@@ -47,6 +48,7 @@ class LandmarkFit:
     )
     self.tracks = _tracks(self.lm, jnp.asarray(points), jnp.asarray(full), self.size)
     self.landmarks = landmarks
+    self.pixels = FIRST_PIXELS
 
   def adjust_camera(self, init: TrackResult | None, progress) -> None:
     if init is not None:
@@ -107,11 +109,13 @@ class LandmarkFit:
 
   def state(self) -> dict[str, np.ndarray]:
     """All that a finished stage has changed; `restore` puts it back."""
-    return pack(shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, xs=self.xs, cost=self.cost)
+    return pack(shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, pixels=self.pixels,
+                xs=self.xs, cost=self.cost)  # fmt: skip
 
   def restore(self, state: dict[str, np.ndarray]) -> None:
     self.shared, self.appearance = unpack(Shared, state, "shared"), unpack(Appearance, state, "appearance")
-    self.focal_sd, self.xs, self.cost = float(state["focal_sd"]), state.get("xs"), state.get("cost")
+    self.focal_sd, self.pixels = float(state["focal_sd"]), float(state["pixels"])
+    self.xs, self.cost = state.get("xs"), state.get("cost")
 
   def keyframes(self) -> np.ndarray:
     """The configured keyframes, or frames that differ most in view and expression."""

@@ -15,6 +15,8 @@ from vht_jax.photometric import Crop
 from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit
 
+# The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
+FOCAL_BIAS_SD = 0.3
 CROP_METRES = 0.28  # side of the crop at the head's distance
 
 
@@ -36,9 +38,10 @@ class PhotometricFit:
     index = fit.keyframes()
     progress.stage("identity", 1)
     surface = _surface(self.model, fit.shared.shape)
-    # Colours know the focal length less well than the landmarks of many views: hold it at the bundle adjustment's.
-    focal_prior = (fit.shared.log_focal, jnp.asarray(2e-3, jnp.float32))
-    fit.shared, fit.appearance, xs, cost = _fit_identity(
+    fixed = config.focal > 0
+    sd = 2e-3 if fixed else np.hypot(fit.focal_sd, FOCAL_BIAS_SD)
+    focal_prior = (fit.shared.log_focal, jnp.asarray(sd, jnp.float32))
+    fit.shared, fit.appearance, xs, pixels, cost = _fit_identity(
       surface,
       fit.lm,
       fit.shared,
@@ -48,9 +51,13 @@ class PhotometricFit:
       jnp.asarray(fit.xs[index]),
       fit.weights,
       focal_prior,
+      jnp.asarray(fit.pixels, jnp.float32),
       config.n_samples,
       config.identity_steps,
     )
+    fit.pixels = float(pixels)
+    fit.xs = np.array(fit.xs)
+    fit.xs[index] = np.asarray(xs)
     self.identity_cost = np.asarray(cost)
     progress.advance(1, cost=float(cost[-1]))
 
@@ -62,6 +69,7 @@ class PhotometricFit:
     surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
     lm, shared = bundle.with_identity(fit.lm, fit.shared)
     albedo = photometric.albedo_map(surface, fit.appearance)
+    weights = fit.weights.replace(photo_pixels=min(fit.pixels, float(fit.weights.frame_pixels)))
     done = checkpoint.load("frames")
     xs, l1 = ([done["xs"]], [done["l1"]]) if done else ([], [])
     progress.advance(sum(map(len, xs)))
@@ -80,7 +88,7 @@ class PhotometricFit:
         return np.array(x), np.array(error)
 
       x0 = np.where(finite_rows(x0)[:, None], x0, fit.xs[index])
-      x, error = guarded(solve, fit.weights, x0, fit.xs[index], fit.seen[index])
+      x, error = guarded(solve, weights, x0, fit.xs[index], fit.seen[index])
       keep = min(batch, n - start)
       xs.append(x[:keep])
       l1.append(error[:keep])
@@ -139,9 +147,11 @@ def _surface(model, shape):
 
 
 @functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
-def _fit_identity(surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, n_samples, outer_steps):
+def _fit_identity(
+  surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, n_samples, outer_steps
+):
   return photometric.fit_identity(
-    surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior,
+    surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels,
     n_samples=n_samples, outer_steps=outer_steps,
   )  # fmt: skip
 
