@@ -63,7 +63,7 @@ def tracker(monkeypatch, result):
   """Replaces the tracker by one that knows the answer; gives the arguments it was called with."""
   calls = {}
 
-  def track(model, dataset, config, weights, *, init=None, progress=None, checkpoint=None):
+  def track(model, dataset, config, weights, *, init=None, progress=None, checkpoint=None, debug_checks=False):
     calls.update(model=model, dataset=dataset, config=config, weights=weights, init=init)
     n = len(dataset)
     progress.stage("camera", n)

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from test_track import unknowns_at
 
+from vht_jax.camera import make_camera
 from vht_jax.config import Weights
+from vht_jax.flame import neutral_pose
+from vht_jax.track.adam_stage import AdamFit
+from vht_jax.track.checks import check_stage
 from vht_jax.track.frames import bridge, finite_rows, strayed
 from vht_jax.track.photometric_stage import guarded
-from vht_jax.types import Pose, Status
+from vht_jax.types import Identity, Pose, RawPose, Status
 
 pytestmark = pytest.mark.faults
 
@@ -105,3 +109,65 @@ def test_a_shot_without_a_face_stays_still():
   seen = np.array([1, 1, 0, 0, 0, 1, 1], bool)
   found, _ = bridge(poses(7), seen, cuts=[2, 5])
   np.testing.assert_allclose(found.translation[:, 0], [0, 1, 1, 1, 1, 5, 6])
+
+
+# --- Adam, frame after frame ---
+
+
+def adam(n=6, sick=()):
+  """The stage with a solver that adds 1 to every number, and NaN in the listed calls."""
+  fit = AdamFit.__new__(AdamFit)
+  fit.seen, fit.weights = np.ones(n, bool), Weights()
+  zeros = lambda *shape: np.zeros((n, *shape), np.float32)
+  fit.raw = RawPose(zeros(4), zeros(3), zeros(3), zeros(3), zeros(3), zeros(2, 3))
+  fit.model = fit.identity = fit.config = None
+  fit.observations = lambda index: None
+  fit.calls = []
+
+  def solver(model, observations, identity, rows, references, config, weights, steps):
+    fit.calls.append(float(weights.lr))
+    wrong = np.nan if len(fit.calls) - 1 in sick else 1.0
+    return jax.tree.map(lambda a: a + wrong, rows), {"total": np.full((len(rows.expr), 1, 1), wrong)}
+
+  return fit, solver
+
+
+@pytest.mark.parametrize(("sick", "n_calls", "lost"), [((), 1, False), ((0,), 2, False), ((0, 1), 2, True)])
+def test_adam_tries_again_at_lower_rates(monkeypatch, sick, n_calls, lost):
+  fit, solver = adam(sick=sick)
+  monkeypatch.setattr("vht_jax.track.adam_stage._fit_frames", solver)
+  rows, last = fit.solve(np.array([2]), jax.tree.map(lambda a: a[[1]], fit.raw), 3)
+  assert len(fit.calls) == n_calls and np.isnan(rows.expr).any() == lost == np.isnan(last["total"]).any()
+  if n_calls == 2:
+    assert fit.calls[1] == pytest.approx(fit.calls[0] / 10)
+
+
+def test_a_frame_that_diverged_is_not_where_the_next_one_starts():
+  fit, _ = adam()
+  assert fit.sound(3) == 3
+  fit.raw.expr[3] = np.nan
+  fit.raw.rotation[2, 0] = np.inf
+  assert fit.sound(3) == 1 and fit.sound(4) == 4 and fit.sound(0) == 0
+
+
+# --- --debug_checks ---
+
+
+def test_debug_checks_name_the_stage_and_the_frame(small_head):
+  identity = Identity(
+    shape=jnp.zeros(small_head.shapedirs.shape[-1]), texture=jnp.zeros(4), light=jnp.zeros((9, 3)),
+    camera=make_camera(1.5), lmk_offset=jnp.zeros((70, 3)),
+  )  # fmt: skip
+  pose = neutral_pose(small_head, jnp.array([0.0, 0.0, 1.0], jnp.float32))
+  poses = jax.tree.map(lambda a: jnp.broadcast_to(a, (4, *a.shape)), pose)
+  check = lambda poses, frames=(0, 1, 2, 3): check_stage("frames", small_head, identity, poses, frames, (48, 64))
+  check(poses)
+  broken = poses.replace(expr=poses.expr.at[2, 3].set(jnp.nan))
+  with pytest.raises(FloatingPointError, match="after stage frames, frame at position 2: expr is not finite"):
+    check(broken)
+  check(broken, frames=(0, 1, 3))  # a frame without a face is nobody's business
+  behind = poses.replace(translation=poses.translation.at[1, 2].set(-1.0))
+  with pytest.raises(FloatingPointError, match="position 1: the head is behind the camera"):
+    check(behind)
+  with pytest.raises(FloatingPointError, match="position 0: (division by zero|nan|focal)"):
+    check_stage("camera", small_head, identity.replace(camera=make_camera(np.nan)), poses, [0], (48, 64))

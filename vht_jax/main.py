@@ -234,7 +234,10 @@ def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Rec
   init = None
   if app.load_tracked_flame_params:
     init = results.for_frames(results.load_tracked(app.load_tracked_flame_params, model), dataset.frame_ids)
-  result = track(model, dataset, config, weights, init=init, progress=progress, checkpoint=record.checkpoint)
+  result = track(
+    model, dataset, config, weights,
+    init=init, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
+  )  # fmt: skip
   progress.close()
   landmarks, confidence, _ = dataset.landmarks()
   projected = results.projected_landmarks(model, result, dataset.size)

@@ -51,6 +51,7 @@ class AppConfig:
   compilation_cache: bool = True
   save_period: int = 1
   debug: bool = False
+  debug_checks: bool = False
 
 
 class Settings(NamedTuple):
@@ -83,6 +84,7 @@ HELP = {
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
   "save_period": "read for VHT's files and ignored: results are written once, at the end",
   "debug": "show the traceback of an error",
+  "debug_checks": "check every frame's head after each stage, operation by operation (JAX's checkify; slow)",
   # TrackConfig
   "n_shape": "identity components to fit, at most what the head has",
   "n_expr": "expression components, likewise",
@@ -163,7 +165,7 @@ _POSITIVE = {"downscale_factor", "sampling_scale"}
 # watched, keys that nothing reads ...
 _NOT_THE_RUN = frozenset(
   "config video data_path output_path restart assets model load_tracked_flame_params device compilation_cache debug "
-  "save_period tex_res w_pos_glob".split()
+  "debug_checks save_period tex_res w_pos_glob".split()
 )
 # ... and what is made from a finished result.
 _REPORT = frozenset("truth overlay frame_rate tensorboard img_log_freq energy_log_freq".split())

@@ -19,6 +19,7 @@ import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.adam_stage import AdamFit
+from vht_jax.track.checks import check_stage
 from vht_jax.track.frames import bridge, check_frames, finite_rows, spread_frames, view_features
 from vht_jax.track.landmark_stage import LandmarkFit
 from vht_jax.track.photometric_stage import PhotometricFit, crop_head
@@ -81,6 +82,7 @@ def track(
   init: TrackResult | None = None,
   progress: Progress | None = None,
   checkpoint: Checkpoint | None = None,
+  debug_checks: bool = False,
 ) -> TrackResult:
   """Tracks a clip.
 
@@ -92,12 +94,14 @@ def track(
     progress: told about every stage.
     checkpoint: keeps the ends of the stages. The stages that it has are not done again, and the result is the same
       bit by bit.
+    debug_checks: check the head of every frame after each stage (slow; see `checks`).
 
   Returns:
     The identity, a pose per frame, energies and a status per frame; `timing` in seconds per stage.
 
   Raises:
     InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated.
+    FloatingPointError: `debug_checks` found a number that is none.
   """
   progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
   clock = Clock()
@@ -125,6 +129,8 @@ def track(
     stage("camera", first, lambda: first.adjust_camera(init, progress))
     stage("landmarks", first, lambda: first.fit_all(progress, init))
     energies["landmarks"] = jnp.asarray(first.cost)
+    if debug_checks:
+      check_stage("landmarks", model, first.identity(), first.poses(), np.flatnonzero(seen), clip.size)
 
   if config.photometric and config.solver == "adam":
     fit = AdamFit(model, clip, config, weights, seen)
@@ -155,6 +161,8 @@ def track(
       energies["photometric_l1"] = jnp.asarray(photo.l1)
     identity, poses, good = first.identity(), first.poses(), finite_rows(first.xs)
 
+  if debug_checks:
+    check_stage("frames", model, identity, poses, np.flatnonzero(seen), clip.size)
   if not good[seen].all():
     frames = np.flatnonzero(seen & ~good)
     progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")

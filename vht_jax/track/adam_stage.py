@@ -11,6 +11,7 @@ import numpy as np
 from vht_jax import calibrate, descent, flame
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.track.frames import finite_rows
 from vht_jax.types import FlameModel, Identity, Observations, Pose, RawPose
 
 START_MARGIN = 0.02  # poses start this far inside the joint limits, where tanh still has a slope
@@ -62,23 +63,43 @@ class AdamFit:
       first = int(done["next"])
     for start in range(first, n, size):
       index = np.minimum(np.arange(start, start + size), n - 1)
-      source = index - 1 if sequential else index
+      source = self.sound(index[0] - 1)[None] if sequential else index
       rows = jax.tree.map(lambda a: jnp.asarray(a[source]), self.raw)
       if sequential and not self.seen[start]:
         self.put(index, rows)
         progress.advance(1)
         continue
       steps = self.config.init_steps if sequential and start in self.config.cutframes else self.config.steps_per_frame
-      rows, energies = _fit_frames(
-        self.model, self.observations(index), self.identity, rows, rows.translation, self.config, self.weights, steps
-      )
+      rows, last = self.solve(index, rows, steps)
       self.put(index, rows)
-      last = jax.tree.map(lambda e: np.asarray(e)[:, -1, -1], energies)
       for name, values in last.items():
         self.terms.setdefault(name, np.zeros(n, np.float32))[index] = values
       progress.advance(min(size, n - start), energy=float(last["total"].mean()))
       if checkpoint.due():
         checkpoint.save("frames", {**self.state(), "next": np.asarray(start + size)})
+
+  def solve(self, index: np.ndarray, start: RawPose, steps: int) -> tuple[RawPose, dict[str, np.ndarray]]:
+    """Fits a batch of frames; those whose numbers are none afterwards once more, at a tenth of the rates."""
+    observations = self.observations(index)
+
+    def attempt(weights):
+      rows, energies = _fit_frames(
+        self.model, observations, self.identity, start, start.translation, self.config, weights, steps
+      )
+      return jax.tree.map(np.array, (rows, jax.tree.map(lambda e: e[:, -1, -1], energies)))
+
+    found = attempt(self.weights)
+    bad = ~finite_rows(*jax.tree.leaves(found[0])) & self.seen[index]
+    if bad.any():
+      w = self.weights
+      again = attempt(w.replace(lr=w.lr * 0.1, pos_lr=w.pos_lr * 0.1, light_lr=w.light_lr * 0.1))
+      found = jax.tree.map(lambda a, b: np.where(bad.reshape(-1, *[1] * (a.ndim - 1)), b, a), found, again)
+    return found
+
+  def sound(self, i: int) -> np.ndarray:
+    """The last frame up to i whose numbers are numbers, so that one that diverged is nobody's start; () int."""
+    good = np.flatnonzero(finite_rows(*jax.tree.map(lambda a: a[: i + 1], jax.tree.leaves(self.raw))))
+    return good[-1] if len(good) else np.int64(i)
 
   def state(self) -> dict[str, np.ndarray]:
     """All that a finished stage has changed; `restore` puts it back."""
