@@ -1,0 +1,164 @@
+"""Accuracy and speed of the tracker: against known truth, on real video, and against VHT's method on the same clips.
+
+Writes build/bench/track.json: `truth.<method>` has medians over the clips under the names of summary.json,
+`real.<clip>` the summaries of whole runs of the app, `ratios` how many times more seconds a frame costs with
+`configs/vht.ini`. The clips are `synthetic.make_clip`'s: what the renderer does is more than what the tracker's model
+knows. VHT's method takes seconds per step and frame, so it sees every n-th frame of fewer clips; its seconds per frame
+are those of its frame stage alone, which favours it.
+
+  python benchmarks/track.py [--people 8] [--frames 60] [--videos ../shared/data/videos]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import synthetic
+
+from vht_jax import results
+from vht_jax.assets import load_head
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.settings import make_settings, packaged, read_ini
+from vht_jax.track import track
+from vht_jax.types import FlameModel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--people", type=int, default=8)
+  parser.add_argument("--frames", type=int, default=60)
+  parser.add_argument("--size", type=int, default=512)
+  parser.add_argument("--vht_people", type=int, default=1, help="clips that VHT's method tracks too; 0: none")
+  parser.add_argument("--vht_every", type=int, default=10, help="and which of their frames")
+  parser.add_argument("--methods", nargs="*", default=["default", "landmarks", "crippled"])
+  parser.add_argument("--videos", type=Path, default=ROOT.parent / "shared" / "data" / "videos")
+  parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench" / "track.json")
+  args = parser.parse_args()
+  jax.config.update("jax_compilation_cache_dir", str(ROOT / "build" / "bench" / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+  model = load_head(model="open")
+  report = {"clips": vars(args) | {"videos": None, "output": None}, "truth": {}, "real": {}, "ratios": {}}
+  found: dict[str, list[dict[str, float]]] = {}
+  for seed in range(args.people):
+    clip = synthetic.make_clip(model, seed, args.frames, (args.size, args.size))
+    for method in args.methods:
+      figures = measure(model, clip, **METHODS[method])
+      found.setdefault(method, []).append(figures)
+      show(f"{method} {seed}", figures)
+    if seed < args.vht_people:
+      vht = make_settings(read_ini(packaged("vht.ini")))
+      config = dataclasses.replace(vht.track, tracking_resolution=None)
+      few = every(clip, args.vht_every)
+      for name, settings in (("vht", {"config": config, "weights": vht.weights}), ("default_few", {})):
+        figures = measure(model, few, **settings)
+        found.setdefault(name, []).append(figures)
+        show(f"{name} {seed}", figures)
+    report["truth"] = {name: medians(rows) for name, rows in found.items()}
+    write(args.output, report)
+
+  if "vht" in found:
+    slow, fast = report["truth"]["vht"], report["truth"].get("default", report["truth"]["default_few"])
+    report["ratios"]["seconds_per_frame_vht_over_default"] = slow["seconds_per_frame"] / fast["seconds_per_frame"]
+    few = report["truth"]["default_few"]
+    report["ratios"]["face_mm_default_over_vht"] = few["face_mm"] / slow["face_mm"]
+  for video in sorted(args.videos.glob("*.mp4")) if args.videos.is_dir() else []:
+    report["real"][video.stem] = run_app(video)
+    show(video.stem, report["real"][video.stem])
+    write(args.output, report)
+  write(args.output, report)
+  print(json.dumps(report["truth"], indent=2), args.output)
+
+
+# One clip of each person is tracked by all of these.
+METHODS = {
+  "default": {},
+  "landmarks": {"config": TrackConfig(photometric=False)},
+  "crippled": {"n_shape": 50},  # the truth has identity components that the tracker has not
+}
+
+
+def measure(
+  model: FlameModel,
+  clip: synthetic.SyntheticClip,
+  config: TrackConfig = TrackConfig(),
+  weights: Weights = Weights(),
+  n_shape: int | None = None,
+) -> dict[str, float]:
+  """Errors of one clip under the names of summary.json; seconds without compilation, as stages after the first run."""
+  cut = model if n_shape is None else with_components(model, n_shape)
+  start = time.perf_counter()
+  result = track(cut, clip, config, weights)
+  seconds = time.perf_counter() - start
+  truth = result.replace(identity=clip.identity, poses=clip.poses)
+  face = np.asarray(model.masks["face"])
+  vertices = results.posed_vertices(cut, result), results.posed_vertices(model, truth)
+  focal = float(clip.identity.camera.focal)
+  projected = results.projected_landmarks(cut, result, clip.size)
+  seen = np.ones(len(clip), bool)
+  return {
+    **results.vertex_errors(*vertices, face),
+    "focal_error": abs(float(result.identity.camera.focal) - focal) / focal,
+    **results.pose_errors(result.poses, clip.poses),
+    **results.landmark_figures(projected, clip.points, np.ones(clip.points.shape[:2]), seen),
+    "seconds_total": seconds,
+    "seconds_per_frame": result.timing.get("frames", result.timing.get("landmarks", np.nan)) / len(clip),
+  }
+
+
+def with_components(model: FlameModel, n_shape: int) -> FlameModel:
+  """The head with its first identity components only."""
+  full = model.shapedirs.shape[-1]
+  joints = np.delete(np.asarray(model.j_shapedirs), np.s_[n_shape:full], axis=-1)
+  return model.replace(shapedirs=model.shapedirs[..., :n_shape], j_shapedirs=jax.numpy.asarray(joints))
+
+
+def every(clip: synthetic.SyntheticClip, step: int) -> synthetic.SyntheticClip:
+  rows = slice(0, None, step)
+  return dataclasses.replace(
+    clip,
+    poses=jax.tree.map(lambda a: a[rows], clip.poses),
+    frames=clip.frames[rows],
+    points=clip.points[rows],
+    dense=None if clip.dense is None else clip.dense[rows],
+  )
+
+
+def run_app(video: Path) -> dict[str, float]:
+  """summary.json of the whole app on a video: decoding, detection, tracking, overlay."""
+  output = ROOT / "build" / "bench" / video.stem
+  subprocess.run(
+    [sys.executable, "-m", "vht_jax", f"--video={video}", f"--output_path={output}", "--restart"], check=True
+  )
+  summary = json.loads((output / "summary.json").read_text())
+  return {key: value for key, value in summary.items() if isinstance(value, int | float)}
+
+
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+  return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def show(name: str, figures: dict[str, float]) -> None:
+  keys = ("vertex_mm", "face_mm", "focal_error", "rotation_deg", "jaw_deg", "gaze_deg", "nme68_median", "nme51_median",
+          "iris_median", "jitter_ratio", "seconds_per_frame", "frames_per_second")  # fmt: skip
+  print(f"{name:16s}", "  ".join(f"{k} {figures[k]:.3f}" for k in keys if k in figures), flush=True)
+
+
+def write(path: Path, report: dict) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()
