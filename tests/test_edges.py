@@ -500,4 +500,4 @@ def test_head_gradients_match_finite_differences_of_a_supersampled_render(open_h
 
 @pytest.mark.slow
 def test_head_gradients_at_256(open_head):
-  check_accuracy(open_head, (256, 256), 8, 0.3, 0.1, bound=0.1)
+  check_accuracy(open_head, (256, 256), 16, 0.3, 0.1, bound=0.1)

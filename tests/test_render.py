@@ -219,6 +219,60 @@ def test_soft_backend_tends_to_the_hard_picture(open_head):
   assert float(jnp.mean(jnp.abs(soft.rgb - hard.rgb))) < 0.04
 
 
+def ball():
+  """A sphere of 10 cm, 80 cm in front of the camera: vertices (V, 3), faces (F, 3), uv (F, 3, 2)."""
+  u, v = np.meshgrid(np.linspace(0, 1, 13), np.linspace(0, 1, 9))
+  phi, theta = 2 * np.pi * u, np.pi * (v - 0.5)
+  sphere = np.stack([np.cos(theta) * np.cos(phi), np.sin(theta), np.cos(theta) * np.sin(phi)], -1).reshape(-1, 3)
+  q = (np.arange(8)[:, None] * 13 + np.arange(12)).ravel()
+  faces = np.concatenate([np.stack([q, q + 13, q + 1], 1), np.stack([q + 1, q + 13, q + 14], 1)])
+  uv = np.stack([u, v], -1).reshape(-1, 2)[faces]
+  vertices = jnp.asarray(0.1 * sphere + [0, 0, 0.8], jnp.float32)
+  return vertices, jnp.asarray(faces, jnp.int32), jnp.asarray(uv, jnp.float32)
+
+
+@pytest.mark.parametrize("backend", ["hard", *(pytest.param(b, marks=pytest.mark.slow) for b in ("edge", "soft"))])
+def test_everything_is_finite_for_broken_geometry(backend):
+  vertices, faces, uv = ball()
+  behind_half = jnp.arange(len(vertices))[:, None] % 2 == 0
+  broken = {
+    "whole": vertices,
+    "collapsed": vertices.at[:60].set(vertices[0]),
+    "a point": jnp.zeros_like(vertices) + jnp.array([[0.0, 0.0, 0.8]]),
+    "a line": vertices * jnp.array([[1.0, 0.0, 0.0]]) + jnp.array([[0.0, 0.0, 0.8]]),
+    "seen edge on": vertices * jnp.array([[0.0, 1.0, 1.0]]),
+    "behind the camera": vertices * jnp.array([[1.0, 1.0, -1.0]]),
+    "around the camera": vertices - jnp.array([[0.0, 0.0, 0.8]]),
+    "partly behind": jnp.where(behind_half, -vertices, vertices),
+    "at the camera": vertices.at[:30].set(0.0),
+    "partly outside": vertices + jnp.array([[0.35, 0.2, 0.0]]),
+    "outside": vertices + jnp.array([[50.0, 0.0, 0.0]]),
+    "tiny": vertices * 1e-4 + jnp.array([[0.0, 0.0, 0.8]]),
+    "huge": vertices * 1e5,
+  }
+  camera, edges = make_camera(1.5), edge_table(np.asarray(faces))
+  texture = jnp.asarray(np.random.RandomState(0).rand(8, 8, 3), jnp.float32)
+  light = jnp.asarray(np.random.RandomState(1).rand(9, 3), jnp.float32)
+
+  @jax.jit
+  @jax.vmap
+  def value_and_grads(v):
+    def loss(v, texture, light):
+      out = render_mesh(
+        v, faces, camera, (20, 28), uv=uv, texture=texture, light=light, backend=backend, edges=edges, sigma=1e-3
+      )
+      return jnp.sum((out.rgb - 0.3) ** 2) + jnp.sum((out.alpha - 0.3) ** 2), out
+
+    return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(v, texture, light)
+
+  (values, out), gradients = value_and_grads(jnp.stack(list(broken.values())))
+  for i, name in enumerate(broken):
+    for x in jax.tree.leaves((values, out, gradients)):
+      assert jnp.all(jnp.isfinite(x[i])), name
+  assert 20 < out.alpha[0].sum() < 300 and out.alpha[list(broken).index("behind the camera")].sum() == 0
+  assert jnp.any(gradients[0][0] != 0) and jnp.any(gradients[1][0] != 0) and jnp.any(gradients[2][0] != 0)
+
+
 def test_wrong_arguments_are_named():
   v, f, camera = jnp.zeros((3, 3)), jnp.array([[0, 1, 2]]), make_camera(1.0)
   with pytest.raises(ValueError, match="backend must be one of hard, edge, soft, got 'fast'"):

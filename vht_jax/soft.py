@@ -12,8 +12,8 @@ faces and the background by coverage and nearness z'_j = (far - z_j) / (far - ne
   rgb = (sum_j w_j c_j + w_b background) / (sum_j w_j + w_b).
 
 z'_max counts as a constant in derivatives: it cancels except where faces cover hardly more than eps (at most 2e-5 of
-the gradient in the tests). z_j and c_j are interpolated with perspective-correct barycentric coordinates, clipped to the triangle outside it. The
-truncation, eps, clipping and units are PyTorch3D's.
+the gradient in the tests). z_j and c_j are interpolated with perspective-correct barycentric coordinates, clipped to
+the triangle outside it. The truncation, eps, clipping and units are PyTorch3D's.
 
 The gradient is that of these formulas. As a gradient of the silhouette of a *hard* image it is biased in magnitude
 (`edges.antialias` is not), but it reaches as far as sigma lets it. As w_b is negligible near any surface, rgb hardly
