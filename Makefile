@@ -8,7 +8,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track clean
+.PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track bench-adjoint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.demo $(if $(VIDEO),"--video=$(VIDEO)")
@@ -35,6 +35,9 @@ configs: $(VENV)/.installed
 
 bench-render: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py
+
+bench-adjoint: $(VENV)/.installed
+	$(BIN)/python benchmarks/adjoint.py
 
 bench-track: $(VENV)/.installed
 	$(BIN)/python benchmarks/track.py

@@ -30,6 +30,11 @@ _HOME = {
   "raster": ("rasterize",),
   "shade": ("interpolate", "sample_texture", "shading", "spherical_harmonics"),
   "render": ("map_frames", "render_head", "render_mesh"),
+  "adjoint": ("Implicit", "Unrolled"),
+  "functional": (
+    "PosedHead", "fit_frame", "fit_frames", "fit_identity", "landmarks_only", "residuals", "track_fn", "with_pose",
+  ),
+  "export": ("export_tracker", "load_tracker"),
   "video": ("FrameFolder", "extract_frames", "read_video", "write_video"),
   "landmarks": ("annotate", "make_detector"),
   "results": ("load_tracked", "save_tracked"),

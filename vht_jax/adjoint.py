@@ -40,6 +40,7 @@ from vht_jax.optimize import (
 from vht_jax.types import Array
 
 HIGHEST = lax.Precision.HIGHEST
+MAX_CG = 100  # iterations of the conjugate gradients; some ten are needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +263,6 @@ def _conjugate_gradients(matvec, b, inverse):
   """Solves matvec(x) = b, preconditioned by twice `inverse`; NaN if it does not get there: then b is no minimum's."""
   combine = lambda s, x, y: jax.tree.map(lambda p, q: s * p + q, x, y)
   dtype = jax.tree.leaves(b)[0].dtype
-  size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(b))
   tol = float(jnp.finfo(dtype).eps) ** 0.6
 
   def step(state):
@@ -278,7 +278,7 @@ def _conjugate_gradients(matvec, b, inverse):
   zero = jax.tree.map(jnp.zeros_like, b)
   z = inverse(b)
   rz0 = _dot(b, z)
-  more = lambda state: (state[3] > tol**2 * rz0) & (state[4] < min(size, 100)) & state[5]
+  more = lambda state: (state[3] > tol**2 * rz0) & (state[4] < MAX_CG) & state[5]
   x, _, _, rz, _, convex = lax.while_loop(more, step, (zero, b, z, rz0, jnp.int32(0), jnp.bool_(True)))
   good = convex & (rz <= tol**2 * rz0)
   return jax.tree.map(lambda a: jnp.where(good, a, jnp.nan), x)
