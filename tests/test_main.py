@@ -196,6 +196,58 @@ def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatc
   assert len(searched) == 10
 
 
+def test_a_finished_run_is_left_alone_and_its_report_can_be_made_again(clip, tracker, flat, tmp_path, capsys):
+  argv = [f"--data_path={clip}", "--output_path=o", "--model=open", "--nooverlay"]
+  assert app.main(argv) == 0
+  result, tracker["model"] = (tmp_path / "o" / results.FILE_NAME).read_bytes(), None
+  assert app.main(argv) == 0
+  assert "this run is finished (4 of 5 frames tracked)" in capsys.readouterr().out
+  assert app.main([*argv[:-1]]) == 0  # now with the overlay
+  assert (tmp_path / "o" / "overlay.mp4").exists()
+  assert tracker["model"] is None and (tmp_path / "o" / results.FILE_NAME).read_bytes() == result
+  assert app.main([*argv, "--w_photo=3"]) == 2
+  error = capsys.readouterr().err
+  assert "w_photo: 30.0 -> 3.0" in error and "--restart" in error and "--output_path" in error
+  assert app.main([*argv, "--w_photo=3", "--restart"]) == 0
+  assert tracker["model"] is not None and (clip / "frame_0005").exists()  # a dataset that is not ours stays
+
+
+def test_everybody_gets_a_folder(tracker, flat, tmp_path, monkeypatch, capsys):
+  from vht_jax.video import write_video
+
+  rng = np.random.default_rng(1)
+  write_video("two.mp4", (rng.integers(0, 255, (*SIZE, 3), np.uint8) for _ in range(5)), 25)
+  faces = []
+
+  class Detector:
+    name = "test"
+
+    def faces(self, rgb):
+      return [np.zeros(5, np.float32)] * 2
+
+    def detect(self, rgb):
+      return Detection(np.array([0, 0, 9, 9, 1.0]), rng.uniform(10, 60, (68, 2)))
+
+    def cut(self): ...
+
+    def mark(self):
+      return {}
+
+    def close(self): ...
+
+  def make_detector(*_, face="largest", **__):
+    faces.append(face)
+    return Detector()
+
+  monkeypatch.setattr("vht_jax.landmarks.make_detector", make_detector)
+  assert app.main(["--video=two.mp4", "--model=open", "--nooverlay", "--face=all", "--nofind_cuts"]) == 0
+  assert faces[1:] == [0, 1]
+  for i in range(2):
+    assert (tmp_path / "out" / "two" / f"face_{i}" / results.FILE_NAME).exists()
+    assert (tmp_path / "out" / "two" / "dataset" / "frame_0003" / f"keypoints_face{i}_0000.json").exists()
+  assert "face 1 of 2" in capsys.readouterr().out
+
+
 def test_restart_leaves_a_dataset_that_we_did_not_make(clip):
   inputs.forget_dataset(clip)
   assert len(list(clip.iterdir())) == 5

@@ -75,7 +75,8 @@ def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
 
   if app.video:
     progress.stage("extract", app.max_frames)
-    extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at)
+    info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at)
+    progress.at(info.n_frames, info.n_frames)
     progress.close()
   return FrameFolder(
     app.data_path,
