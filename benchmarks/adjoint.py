@@ -50,7 +50,7 @@ def make_problem(n_frames: int):
     valid=jnp.ones(n_frames, bool),
   )
   truth = TrackResult(identity=identity, poses=poses, energies={}, status=jnp.zeros(n_frames, jnp.int32))
-  return landmarks_only(model), observations, truth
+  return landmarks_only(model, dense=False), observations, truth
 
 
 def scalar(result: TrackResult):

@@ -55,14 +55,12 @@ def run(steps: int = 400, n_train: int = 2048, n_test: int = 128, jit=jax.jit) -
     x0 = jax.vmap(lambda t: bundle.initial_unknowns(person, t))(tracks)
     return x0 if params is None else x0 + network.apply(params, observations.landmarks)
 
-  def fit(x0, tracks, adjoint):
-    return jax.vmap(lambda t, x: bundle.fit_frame(person, t, shared, weights, x, adjoint=adjoint))(tracks, x0)
-
   def loss(params, observations):
     tracks = track(observations)
     x0 = start(params, observations, tracks)
     cost = jax.vmap(lambda x, t: bundle.frame_normal(person, x, shared, t, weights).cost)(x0, tracks)
-    after = fit(x0, tracks, Unrolled(max_steps=1)).normal.cost
+    one_step = lambda t, x: bundle.fit_frame(person, t, shared, weights, x, adjoint=Unrolled(max_steps=1))
+    after = jax.vmap(one_step)(tracks, x0).normal.cost
     return jnp.mean(jnp.log(after)) + 0.3 * jnp.mean(jnp.log(cost))
 
   def costs(params, observations):
@@ -70,7 +68,12 @@ def run(steps: int = 400, n_train: int = 2048, n_test: int = 128, jit=jax.jit) -
     tracks = track(observations)
     x0 = start(params, observations, tracks)
     first = jax.vmap(lambda x, t: bundle.frame_normal(person, x, shared, t, weights).cost)(x0, tracks)
-    return jnp.stack([first] + [fit(x0, tracks, Unrolled(max_steps=k)).normal.cost for k in range(1, MAX_STEPS + 1)])
+
+    def after(k):  # without an adjoint the number of iterations need not be static
+      run = lambda t, x: bundle.fit_frame(person, t, shared, weights, x, max_steps=k).normal.cost
+      return jax.vmap(run)(tracks, x0)
+
+    return jnp.concatenate([first[None], jax.lax.map(after, jnp.arange(1, MAX_STEPS + 1, dtype=jnp.int32))])
 
   optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   state = optimiser.init(params)

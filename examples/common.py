@@ -28,7 +28,7 @@ class Frames(NamedTuple):
 
 def small_head(n_expr: int = 12) -> FlameModel:
   """The open head with few components, reduced to the corners of its landmarks' triangles."""
-  return functional.landmarks_only(load_head(model="open", n_shape=6, n_expr=n_expr, n_texture=1))
+  return functional.landmarks_only(load_head(model="open", n_shape=6, n_expr=n_expr, n_texture=1), dense=False)
 
 
 def make_identity(model: FlameModel, seed: int = 0) -> Identity:

@@ -51,7 +51,8 @@ def run(steps: int = 40, n_frames: int = 64, rate: float = 0.1, jit=jax.jit) -> 
   before, history = float(judge(log_weights, test, model, identity)), []
   for _ in range(steps):
     value, gradient = slope(log_weights, train, model, identity)
-    update, state = optimiser.update(gradient, state)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its int32 step count
+      update, state = optimiser.update(gradient, state)
     log_weights = optax.apply_updates(log_weights, update)
     history.append(float(value))
   after = float(judge(log_weights, test, model, identity))

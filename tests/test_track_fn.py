@@ -31,7 +31,7 @@ BAR = 1e-4
 
 @pytest.fixture(scope="module")
 def head(open_head):
-  return landmarks_only(tiny_head(open_head))
+  return landmarks_only(tiny_head(open_head), dense=False)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def landmark_inputs(head, observations, weights=SPREADS):
 @pytest.mark.parametrize("how", [Implicit(max_steps=60, tol=1e-14), Unrolled(max_steps=4)], ids=["implicit", "unrolled"])
 def test_derivatives_of_a_fit_of_landmarks_with_a_known_identity(open_head, how):
   with jax.enable_x64(True):
-    head = landmarks_only(tiny_head(open_head, dtype=np.float64))
+    head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
     observations, truth = clip(head)
     identity = {"shape": truth.identity.shape, "lmk_offset": truth.identity.lmk_offset}
     camera = {"focal": truth.identity.camera.focal, "principal": truth.identity.camera.principal}
@@ -92,7 +92,7 @@ def test_derivatives_of_a_fit_of_landmarks_with_a_known_identity(open_head, how)
 @pytest.mark.slow
 def test_derivatives_of_a_bundle_adjustment(open_head):
   with jax.enable_x64(True):
-    head = landmarks_only(tiny_head(open_head, dtype=np.float64))
+    head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
     observations, _ = clip(head)
     inputs = landmark_inputs(head, observations, (*SPREADS, "sd_offset", "sd_size", "w_identity"))
 
@@ -206,7 +206,7 @@ from vht_jax.assets import load_head
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.functional import landmarks_only, track_fn
 assert jax.device_count() == 4
-head = landmarks_only(tiny_head(load_head(model="open")))
+head = landmarks_only(tiny_head(load_head(model="open")), dense=False)
 clips = [clip(head, n_frames=2, seed=k) for k in range(4)]
 observations, truth = (jax.tree.map(lambda *a: jnp.stack(a), *t) for t in zip(*clips))
 run = quick_jit(jax.vmap(lambda o, t: track_fn(head, o, TrackConfig(photometric=False), Weights(), t, size=SIZE).poses))
@@ -271,7 +271,7 @@ def test_frames_without_a_face_are_bridged_and_harmless(tracked, head):
   result = run(head, observations, Weights(), truth)
   assert list(np.asarray(result.status)) == [Status.TRACKED, Status.INTERPOLATED, Status.TRACKED]
   mean = 0.5 * (result.poses.translation[0] + result.poses.translation[2])
-  np.testing.assert_allclose(result.poses.translation[1], mean, atol=1e-6)
+  np.testing.assert_allclose(result.poses.translation[1], mean, atol=1e-5)
 
   def loss(landmarks):
     observed = observations.replace(landmarks=landmarks)

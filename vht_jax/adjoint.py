@@ -66,7 +66,7 @@ class Unrolled:
   # So many steps are recomputed together on the way back: memory holds the states between such groups and everything
   # inside one group. 1: the least memory. 0: no recomputation, everything is kept.
   checkpoint: int = 1
-  max_steps: int = 8  # of Levenberg-Marquardt; all of them are made, those after convergence change nothing
+  max_steps: int = 8  # of Levenberg-Marquardt; all of them are made
 
   def __post_init__(self):
     if self.checkpoint < 0:
@@ -136,7 +136,7 @@ def minimise(
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
-    return levenberg_marquardt(at, x0, max_steps=adjoint.max_steps, loop=loop)
+    return levenberg_marquardt(at, x0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
   return levenberg_marquardt(at, x0, max_steps=max_steps)
 
 
@@ -158,7 +158,7 @@ def minimise_shared(
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
-    return levenberg_marquardt_shared(at, frames0, shared0, max_steps=adjoint.max_steps, loop=loop)
+    return levenberg_marquardt_shared(at, frames0, shared0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
   return levenberg_marquardt_shared(at, frames0, shared0, max_steps=max_steps)
 
 

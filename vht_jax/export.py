@@ -65,7 +65,7 @@ def export_tracker(
   if known_identity:
     shapes |= {"shape": (model.shapedirs.shape[-1],), "focal": (), "principal": (2,), "lmk_offset": (70, 3)}
   arguments = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-  run = jax.jit(exportable(landmarks_only(model), config, weights, size))
+  run = jax.jit(exportable(landmarks_only(model, dense=False), config, weights, size))
   exported = export.export(run, platforms=platforms)(arguments)
   Path(path).write_bytes(exported.serialize(vjp_order=vjp_order))
   return exported
