@@ -32,7 +32,8 @@ def normal(theta, x):
 @pytest.fixture
 def points():
   rng = np.random.default_rng(0)
-  return np.asarray(curved(jnp.zeros((7, 2)), jnp.array([0.3, -0.4, 0.2]))).reshape(7, 2) + 0.3 * rng.standard_normal((7, 2))
+  on = np.asarray(curved(jnp.zeros((7, 2)), jnp.array([0.3, -0.4, 0.2]))).reshape(7, 2)
+  return on + 0.3 * rng.standard_normal((7, 2))
 
 
 def outcome(theta, x0, how):

@@ -1,6 +1,5 @@
 """The examples of training through the tracker, in short."""
 
-import sys
 from pathlib import Path
 
 import numpy as np

@@ -27,6 +27,7 @@ ADAM = TrackConfig(solver="adam", init_steps=2, steps_per_frame=2, sub_steps=2, 
 HEAD = ("v_template", "shapedirs", "exprdirs", "posedirs", "j_template", "j_shapedirs", "lbs_weights", "lmk_bary")
 SPREADS = ("sd_landmark", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
 BAR = 1e-4
+CONVERGED = Implicit(max_steps=60, tol=1e-14)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def landmark_inputs(head, observations, weights=SPREADS):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [Implicit(max_steps=60, tol=1e-14), Unrolled(max_steps=4)], ids=["implicit", "unrolled"])
+@pytest.mark.parametrize("how", [CONVERGED, Unrolled(max_steps=4)], ids=["implicit", "unrolled"])
 def test_derivatives_of_a_fit_of_landmarks_with_a_known_identity(open_head, how):
   with jax.enable_x64(True):
     head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
@@ -98,8 +99,7 @@ def test_derivatives_of_a_bundle_adjustment(open_head):
 
     def build(d):
       observed, weights = observations.replace(**d["observed"]), Weights().replace(**d["weights"])
-      how = Implicit(max_steps=60, tol=1e-14)
-      return track_fn(head.replace(**d["model"]), observed, LANDMARKS, weights, size=SIZE, adjoint=how)
+      return track_fn(head.replace(**d["model"]), observed, LANDMARKS, weights, size=SIZE, adjoint=CONVERGED)
 
     check_slopes(inputs, build, "landmarks")
 

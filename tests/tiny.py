@@ -32,7 +32,8 @@ def tiny_head(head, n_shape=3, n_expr=5, n_texture=2, dtype=np.float32):
 
 def cast(tree, dtype):
   """Floating-point leaves in another precision."""
-  return jax.tree.map(lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating) else a, tree)
+  is_float = lambda a: jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating)
+  return jax.tree.map(lambda a: jnp.asarray(a, dtype) if is_float(a) else a, tree)
 
 
 def clip(head, n_frames=3, seed=0, noise_px=0.15):

@@ -127,8 +127,8 @@ def energy(
     weights: traced.
     reference: (3,) or (F, 3) translation that a frame is drawn to, world, m: the previous frame's. None: the mean of
       the batch (VHT's keyframes).
-    screen_gradient: () factor of the derivative of where a surface point is seen, None: 1; 0 gives VHT's gradient in the first
-      sub-step after rasterising, which lacks it by accident (docs/parity.md).
+    screen_gradient: () factor of the derivative of where a surface point is seen, None: 1; 0 gives VHT's gradient in
+      the first sub-step after rasterising, which lacks it by accident (docs/parity.md).
     forward_mode: static; plain operations, through which second derivatives pass and derivatives by `pixels`. The
       default is much faster and differentiable once, in reverse mode.
 
