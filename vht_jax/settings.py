@@ -144,7 +144,7 @@ HELP = {
   "sd_gaze": "spread of the eye angles, rad",
   "sd_color": "Gauss-Newton: noise of a colour (of 1); larger differences count linearly",
   "sd_layer": "spread of the free albedo beyond the texture basis",
-  "photo_pixels": "independent pixels that a frame's colours count for, beside its landmarks: at most, for the identity",
+  "photo_pixels": "independent pixels that a frame's colours count for beside its landmarks, at most, for the identity",
   "frame_pixels": "the same when the frames are tracked",
   "sd_size": "spread of the relative head size",
 }

@@ -62,7 +62,7 @@ class LandmarkFit:
       self.appearance = self.appearance.replace(texture=init.identity.texture, light=init.identity.light)
       if init.identity.texture_layer is not None:
         self.appearance = self.appearance.replace(layer=init.identity.texture_layer)
-      self.focal_sd = 0.0
+      self.focal_sd, self.turns = 0.0, False
       return
     x0 = np.asarray(_initial(self.lm, self.tracks))
     chosen = spread_frames(
@@ -77,11 +77,12 @@ class LandmarkFit:
     tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
     focal = jnp.asarray(self.config.focal, jnp.float32) if self.config.focal > 0 else None
     # Without parallax the data say little and are biased: lean on a focal length that is common for portraits.
-    focal_sd = bundle.LOG_FOCAL_SD if np.ptp(yaw) > MIN_YAW_SPAN else bundle.LOG_FOCAL_SD / 4
+    self.turns = bool(np.ptp(yaw) > MIN_YAW_SPAN)
+    focal_sd = bundle.LOG_FOCAL_SD if self.turns else bundle.LOG_FOCAL_SD / 4
     result = _bundle(self.lm, tracks, self.weights, focal, jnp.asarray(focal_sd, jnp.float32))
     self.shared, self.focal_sd = result.shared, float(result.focal_relative_sd)
     progress.advance(1, focal=float(jnp.exp(self.shared.log_focal)))
-    if self.config.focal <= 0 and np.ptp(yaw) < MIN_YAW_SPAN:
+    if self.config.focal <= 0 and not self.turns:
       progress.note(
         f"the head turns by only {np.rad2deg(np.ptp(yaw)):.0f} degrees: the focal length is a guess "
         f"(+-{100 * self.focal_sd:.0f} %); give --focal or --fov if you know it"
@@ -109,12 +110,15 @@ class LandmarkFit:
 
   def state(self) -> dict[str, np.ndarray]:
     """All that a finished stage has changed; `restore` puts it back."""
-    return pack(shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, pixels=self.pixels,
-                xs=self.xs, cost=self.cost)  # fmt: skip
+    return pack(
+      shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, turns=self.turns, pixels=self.pixels,
+      xs=self.xs, cost=self.cost,
+    )  # fmt: skip
 
   def restore(self, state: dict[str, np.ndarray]) -> None:
     self.shared, self.appearance = unpack(Shared, state, "shared"), unpack(Appearance, state, "appearance")
-    self.focal_sd, self.pixels = float(state["focal_sd"]), float(state["pixels"])
+    self.focal_sd, self.turns = float(state["focal_sd"]), bool(state["turns"])
+    self.pixels = float(state["pixels"])
     self.xs, self.cost = state.get("xs"), state.get("cost")
 
   def keyframes(self) -> np.ndarray:

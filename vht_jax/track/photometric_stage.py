@@ -16,7 +16,7 @@ from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit
 
 # The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
-FOCAL_BIAS_SD = 0.3
+FOCAL_BIAS_SD = 0.1
 CROP_METRES = 0.28  # side of the crop at the head's distance
 
 
@@ -38,8 +38,9 @@ class PhotometricFit:
     index = fit.keyframes()
     progress.stage("identity", 1)
     surface = _surface(self.model, fit.shared.shape)
-    fixed = config.focal > 0
-    sd = 2e-3 if fixed else np.hypot(fit.focal_sd, FOCAL_BIAS_SD)
+    # A head that hardly turns does not show the focal length: its colours only seem to know.
+    free = fit.turns and config.focal <= 0
+    sd = np.hypot(fit.focal_sd, FOCAL_BIAS_SD) if free else 2e-3
     focal_prior = (fit.shared.log_focal, jnp.asarray(sd, jnp.float32))
     fit.shared, fit.appearance, xs, pixels, cost = _fit_identity(
       surface,
