@@ -58,7 +58,7 @@ def map_frames(fun: Callable, in_axes: tuple[int | None, ...] | int = 0) -> Call
   """`jax.vmap` over the leading axis, with the frames one after the other on a CPU.
 
   `vmap` of a picture and of what is computed from it holds each intermediate image of all frames at once. A CPU's
-  caches hold those of one frame: eight frames of 512 x 512 take about half the time and a quarter of the memory in
+  caches hold those of one frame: eight frames of 512 x 512 take two thirds of the time and a quarter of the memory in
   turn. To differentiate, map the gradient (`map_frames(jax.grad(loss))`) and not the loss, so that one frame's
   intermediate images are forgotten before the next one's.
 
