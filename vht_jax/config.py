@@ -32,6 +32,7 @@ class TrackConfig:
   init: str = "landmarks"  # "landmarks": bundle adjustment of the landmarks; "calibration": VHT's cv2.calibrateCamera
   solver: str = "gn"  # "gn": Gauss-Newton; "adam": VHT's first-order stages
   schedule: str = "batched"  # "batched": chunks of frames in parallel; "sequential": each frame starts at its predecessor
+  smooth: bool = True  # two-sided smoothing of all frames by their measured noise (Gauss-Newton, batched schedule)
   photometric: bool = True  # False: the landmark fit is the result
   dense_landmarks: bool = True  # use MediaPipe's 468 points beside the 68 + 2 when they are there
   n_keyframes: int = 8  # how many keyframes the automatic choice takes for the photometric identity stage

@@ -99,6 +99,7 @@ HELP = {
   "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
   "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
   "schedule": "batched (frames in parallel) or sequential (each frame starts at its predecessor, as in VHT)",
+  "smooth": "Gauss-Newton, batched: smooth the poses in time, as far as their measured noise asks for it",
   "photometric": "use the image; without it the fit to the landmarks is the result",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
   "n_keyframes": "number of keyframes when they are chosen automatically",

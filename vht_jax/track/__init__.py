@@ -4,6 +4,7 @@
   stage 2  landmarks  the pose of every frame from its landmarks, all frames at once
   stage 3  identity   shape, texture, light and camera from the images of a few keyframes
   stage 4  frames     every pose from its image, many frames at once
+  stage 5  smooth     all poses together, as far as their noise asks for it
 
 `jit` and everything that happens on the host lives in this folder; the functions that it calls are pure.
 """
@@ -159,7 +160,11 @@ def track(
       with clock("frames"):
         photo.fit_frames(progress, checkpoint)
       energies["photometric_l1"] = jnp.asarray(photo.l1)
-    identity, poses, good = first.identity(), first.poses(), finite_rows(first.xs)
+    good = finite_rows(first.xs)
+    if config.smooth and config.schedule != "sequential":
+      with clock("smooth"):
+        first.smooth(good)
+    identity, poses = first.identity(), first.poses()
 
   if debug_checks:
     check_stage("frames", model, identity, poses, np.flatnonzero(seen), clip.size)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, camera, photometric
+from vht_jax import bundle, camera, photometric, smooth
 from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
@@ -17,6 +17,8 @@ from vht_jax.points import Shared
 from vht_jax.track.frames import finite_rows, spread_frames, view_features
 from vht_jax.types import FlameModel, Identity, Pose, TrackResult
 
+SMOOTH_CHUNK, SMOOTH_MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
+SMOOTH_FEWEST = 8
 LANDMARK_CHUNK = 128  # frames per call of the landmark fit
 FIRST_PIXELS = 50.0  # independent pixels that a frame's colours count for until the identity stage knows better
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: more cost time and add nothing (solver.md)
@@ -108,6 +110,38 @@ class LandmarkFit:
       progress.advance(keep)
     self.xs, self.cost = np.concatenate(xs), np.concatenate(costs)
 
+  def smooth(self, good: np.ndarray) -> None:
+    """Smooths the unknowns within each shot; `good` (T,) frames count, and the others are bridged later."""
+    n, cuts = len(self.seen), sorted(c for c in self.config.cutframes if 0 < c < len(self.seen))
+    good = good & self.seen
+    if good.sum() < SMOOTH_FEWEST:
+      return
+    model, shared = bundle.with_identity(self.lm, self.shared)
+    frames = np.arange(n)
+    # (n_unknowns, T) from here on; the gaps are filled.
+    xs = np.stack([np.interp(frames, frames[good], column[good]) for column in np.asarray(self.xs).T])
+    xs, variance = xs.astype(np.float32), []
+    for start in range(0, n, LANDMARK_CHUNK):
+      index = np.minimum(np.arange(start, start + LANDMARK_CHUNK), n - 1)
+      tracks = jax.tree.map(lambda a: a[index], self.tracks)
+      variance.append(np.asarray(_variance(model, tracks, shared, self.weights, xs.T[index])))
+    variance = np.where(good, np.concatenate(variance)[:n].T, np.inf).astype(np.float32)
+    counted = variance.copy()
+    counted[:, cuts] = np.inf  # the difference across a cut is no motion
+    noise, acceleration = _noise(xs, counted)
+    smoothed = xs.copy()
+    for first, last in zip([0, *cuts], [*cuts, n]):
+      for start in range(first, last, SMOOTH_CHUNK):
+        # A fixed length with some frames before and after, which then change nothing any more.
+        rows = np.arange(start - SMOOTH_MARGIN, start + SMOOTH_CHUNK + SMOOTH_MARGIN)
+        inside = (rows >= first) & (rows < last)
+        rows = np.clip(rows, first, last - 1)
+        part = np.asarray(_smooth(xs[:, rows], np.where(inside, variance[:, rows], np.inf), noise, acceleration))
+        keep = inside.copy()
+        keep[:SMOOTH_MARGIN] = keep[SMOOTH_MARGIN + SMOOTH_CHUNK :] = False
+        smoothed[:, rows[keep]] = part[:, keep]
+    self.xs = np.where(good[:, None] & np.isfinite(smoothed.T), smoothed.T, self.xs)
+
   def state(self) -> dict[str, np.ndarray]:
     """All that a finished stage has changed; `restore` puts it back."""
     return pack(
@@ -167,6 +201,22 @@ def _bundle(model, tracks, weights, focal, focal_sd):
 @jax.jit
 def _fit_frames(model, tracks, shared, weights, x0):
   return jax.vmap(lambda t, x: bundle.fit_frame(model, t, shared, weights, x))(tracks, x0)
+
+
+@jax.jit
+def _variance(model, tracks, shared, weights, xs):
+  one = lambda t, x: smooth.marginal_variance(bundle.frame_normal(model, x, shared, t, weights).matrix)
+  return jax.vmap(one)(tracks, xs)
+
+
+@jax.jit
+def _noise(xs, variance):
+  return jax.vmap(smooth.measure_noise)(xs, variance)
+
+
+@jax.jit
+def _smooth(xs, variance, noise, acceleration):
+  return jax.vmap(smooth.smooth)(xs, variance, noise, acceleration)
 
 
 @jax.jit
