@@ -186,8 +186,61 @@ def test_constant_light_and_the_two_formulas():
   np.testing.assert_allclose(
     sh.shade(albedo, jnp.ones_like(albedo)), sh.shade(albedo, jnp.ones_like(albedo), "lambert")
   )
-  with pytest.raises(ValueError, match="phong"):
-    sh.shade(albedo, irradiance, "phong")
+  np.testing.assert_allclose(sh.shade(albedo, irradiance, "physical"), 0.125)
+  for formula in sh.FORMULAS:
+    back = sh.unshade(sh.shade(albedo, irradiance, formula), irradiance, formula)
+    np.testing.assert_allclose(back, albedo, atol=1e-6)
+  for reject in (sh.shade, sh.unshade, sh.shading):
+    with pytest.raises(ValueError, match="phong"):
+      reject(albedo, irradiance, "phong")
+
+
+def real_harmonics(n):
+  """Orthonormal real spherical harmonics up to degree 2, in the order of `spherical_harmonics`; numpy float64."""
+  x, y, z = n[..., 0], n[..., 1], n[..., 2]
+  one, two = np.sqrt(3 / (4 * np.pi)), np.sqrt(15 / (4 * np.pi))
+  third = [two * x * y, two * x * z, two * y * z, two / 2 * (x**2 - y**2), two / np.sqrt(12) * (3 * z**2 - 1)]
+  return np.stack([np.full_like(x, np.sqrt(1 / (4 * np.pi))), one * x, one * y, one * z, *third], -1)
+
+
+def test_physical_light_is_irradiance_over_pi():
+  rng = np.random.RandomState(0)
+  unit = lambda v: v / np.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+  n = unit(rng.randn(2000, 3))
+
+  def shading(light):
+    return np.asarray(sh.shading(jnp.asarray(light, jnp.float32), jnp.asarray(n, jnp.float32), "physical"))
+
+  # Surroundings of radiance 1, projected numerically: a white surface reflects 1 whichever way it faces.
+  z, w = np.polynomial.legendre.leggauss(16)
+  phi = 2 * np.pi * np.arange(32) / 32
+  sky = np.stack([np.outer(np.sqrt(1 - z**2), f(phi)) for f in (np.cos, np.sin)] + [np.outer(z, np.ones(32))], -1)
+  solid_angle = w[:, None] * np.full(32, 2 * np.pi / 32)
+  ones = np.einsum("ij,ijk->k", solid_angle, real_harmonics(sky))
+  reflected = shading(np.repeat(ones[:, None], 3, 1))
+  np.testing.assert_allclose(reflected, 1.0, atol=1e-5)
+
+  # Any smooth radiance: the integral of radiance * cosine / pi over the hemisphere, with a sum over the sky.
+  light = rng.randn(9, 3)
+  many = unit(rng.randn(400_000, 3))
+  radiance, few = real_harmonics(many) @ light, n[:3]
+  integral = np.maximum(few @ many.T, 0) @ radiance * (4 * np.pi / len(many)) / np.pi
+  np.testing.assert_allclose(shading(light)[:3], integral, atol=0.02)
+
+  # A distant source of irradiance pi: max(cos, 0) up to what 9 terms hold. With t the cosine these are the Legendre
+  # terms 1/4 + t/2 + (5/32)(3 t^2 - 1): off by 3/32 at most, at the equator, and by 1/6 - 1/16 - 1/12 - 5/256 =
+  # 1/768 in the mean square.
+  towards = unit(rng.randn(3))
+  got = shading(np.repeat(np.pi * real_harmonics(towards)[:, None], 3, 1))[:, 0]
+  t = n @ towards
+  np.testing.assert_allclose(got, 0.25 + t / 2 + 5 / 32 * (3 * t**2 - 1), atol=1e-5)
+  error = got - np.maximum(t, 0)
+  assert 0.09 < np.abs(error).max() < 3 / 32 + 1e-5
+  np.testing.assert_allclose(np.mean(error**2), 1 / 768, rtol=0.05)
+
+  # VHT's bands 1 and 2 are pi times these.
+  physical, vht = (np.asarray(sh.spherical_harmonics(jnp.asarray(n, jnp.float32), f)) for f in ("physical", "lambert"))
+  np.testing.assert_allclose(physical * [1, *8 * [np.pi]], vht, rtol=1e-5, atol=1e-6)
 
 
 def golden_fragments(shared_data, case):

@@ -89,7 +89,7 @@ def bake_texture(
 
     color = sample_bilinear(picture, screen[..., :2])
     if light is not None:
-      color = unshade(color, shading(light, normal), formula)
+      color = unshade(color, shading(light, normal, formula), formula)
     return (sums[0] + weight[..., None] * color, sums[1] + weight), None
 
   init = jnp.zeros((*size, images.shape[-1]), images.dtype), jnp.zeros(size, images.dtype)

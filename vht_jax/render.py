@@ -133,7 +133,7 @@ def render_mesh(
     if uv is not None:
       # uv = -1 is outside of the texture: nothing is looked up in the background, nor summed backwards.
       base = sample_texture(texture, jnp.where(seen, base, -1.0))
-    return base if light is None else shade(base, shading(light, normals), formula)
+    return base if light is None else shade(base, shading(light, normals, formula), formula)
 
   if backend == "soft":
     from vht_jax.soft import soft_render

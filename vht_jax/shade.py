@@ -28,6 +28,9 @@ SH_FACTORS = (
   math.pi / 4 * 1.5 * math.sqrt(5 / (12 * math.pi)),
   math.pi / 4 * 0.5 * math.sqrt(5 / (4 * math.pi)),
 )
+# The lobe of a surface that reflects what arrives and no more, irradiance / pi: 1, 2 / 3, 1 / 4.
+PHYSICAL_SH_FACTORS = (SH_FACTORS[0], *(f / math.pi for f in SH_FACTORS[1:]))
+FORMULAS = ("vht", "lambert", "physical")
 
 
 def interpolate(
@@ -101,24 +104,32 @@ def sample_texture(texture: Array, uv: Array, *, forward_mode: bool = False) -> 
   return sample_bilinear(texture, xy, forward_mode=forward_mode)
 
 
-def spherical_harmonics(normals: Array) -> Array:
-  """The 9 basis functions of VHT's lighting at normals (..., 3) -> (..., 9)."""
+def spherical_harmonics(normals: Array, formula: str = "vht") -> Array:
+  """The 9 basis functions of the lighting at normals (..., 3) -> (..., 9); formula as for `shading`."""
+  _check(formula)
+  factors = PHYSICAL_SH_FACTORS if formula == "physical" else SH_FACTORS
   x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
   basis = [jnp.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3.0 * z * z - 1.0]
-  return jnp.stack([f * b for f, b in zip(SH_FACTORS, basis, strict=True)], axis=-1)
+  return jnp.stack([f * b for f, b in zip(factors, basis, strict=True)], axis=-1)
 
 
-def shading(light: Array, normals: Array) -> Array:
-  """Irradiance per colour channel.
+def shading(light: Array, normals: Array, formula: str = "vht") -> Array:
+  """Irradiance per colour channel, up to the scale of the formula.
 
   Args:
     light: (9, 3) coefficients; light[0] = sqrt(4 pi) and 0 elsewhere is a constant shading of 1.
-    normals: (..., 3) in the frame of the light (world).
+    normals: (..., 3) unit, in the frame of the light (world).
+    formula: see `shade`. With 'physical' the result is irradiance / pi and the coefficients are those of the
+      surroundings' radiance in real, orthonormal spherical harmonics; with the others, VHT's, degrees 1 and 2 count
+      pi times as much. Static.
 
   Returns:
     (..., 3), not clamped.
+
+  Raises:
+    ValueError: on another formula.
   """
-  return jnp.matmul(spherical_harmonics(normals), light, precision=jax.lax.Precision.HIGHEST)
+  return jnp.matmul(spherical_harmonics(normals, formula), light, precision=jax.lax.Precision.HIGHEST)
 
 
 def shade(albedo: Array, shading: Array, formula: str = "vht") -> Array:
@@ -127,8 +138,9 @@ def shade(albedo: Array, shading: Array, formula: str = "vht") -> Array:
   Args:
     albedo: (..., 3) in [0, 1].
     shading: (..., 3).
-    formula: 'vht', (albedo + 1) * shading - 1: VHT lights an albedo that it takes to be in [-1, 1]; or 'lambert',
-      albedo * shading. Static.
+    formula: 'vht', (albedo + 1) * shading - 1: VHT lights an albedo that it takes to be in [-1, 1]; 'lambert',
+      albedo * shading, under the light of a VHT track; or 'physical', the same under light that is radiance
+      (`shading`), which conserves energy: a track's light with its degrees 1 and 2 times pi. Static.
 
   Returns:
     (..., 3), not clamped.
@@ -136,18 +148,17 @@ def shade(albedo: Array, shading: Array, formula: str = "vht") -> Array:
   Raises:
     ValueError: on another formula.
   """
-  if formula == "vht":
-    return (albedo + 1.0) * shading - 1.0
-  if formula == "lambert":
-    return albedo * shading
-  raise ValueError(f"shade: formula must be 'vht' or 'lambert', got {formula!r}")
+  _check(formula)
+  return (albedo + 1.0) * shading - 1.0 if formula == "vht" else albedo * shading
 
 
 def unshade(color: Array, shading: Array, formula: str = "vht") -> Array:
   """Inverse of `shade`: the albedo (..., 3) that shows as `color` under `shading` (at least 0.05 per channel)."""
+  _check(formula)
   shading = jnp.maximum(shading, 0.05)
-  if formula == "vht":
-    return (color + 1.0) / shading - 1.0
-  if formula == "lambert":
-    return color / shading
-  raise ValueError(f"unshade: formula must be 'vht' or 'lambert', got {formula!r}")
+  return (color + 1.0) / shading - 1.0 if formula == "vht" else color / shading
+
+
+def _check(formula: str) -> None:
+  if formula not in FORMULAS:
+    raise ValueError(f"shade: formula must be one of {', '.join(FORMULAS)}, got {formula!r}")
