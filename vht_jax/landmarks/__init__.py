@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from absl import logging
 
 from vht_jax.errors import InputError
+from vht_jax.files import sweep
 from vht_jax.landmarks.detection import (
   N_DENSE,
   Detection,
@@ -176,6 +177,7 @@ def annotate(
       continue
     path = dataset.keypoint_path(i)
     try:
+      sweep(path.parent)
       write_keypoints(path, detection, detector.name)
     except OSError as error:
       raise InputError(f"{path}: cannot be written ({error.strerror})") from error
