@@ -25,12 +25,9 @@ def render(
   )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=3, static_argnames=("cull_backfaces", "constant_nearest"))
-def dense(
-  screen, faces, colors, size, sigma=1e-3, gamma=1e-2, background=0.0, near=0.1, far=10.0, cull_backfaces=True,
-  constant_nearest=False,
-):  # fmt: skip
-  """The formulas of the module, one pixel and one face at a time, in NDC."""
+@functools.partial(jax.jit, static_argnums=3, static_argnames="cull_backfaces")
+def dense(screen, faces, colors, size, sigma=1e-3, gamma=1e-2, background=0.0, near=0.1, far=10.0, cull_backfaces=True):
+  """The formulas of the module, one pixel and one face at a time, in NDC; nothing is held constant in derivatives."""
   half = min(size) / 2
   background = jnp.broadcast_to(background, (colors.shape[-1],)).astype(screen.dtype)
   colors = colors[faces] if colors.ndim == 2 else colors
@@ -65,9 +62,8 @@ def dense(
     cover = jnp.where(seen, jax.nn.sigmoid(x), 0.0)
     log_miss = jnp.where(seen, jax.nn.log_sigmoid(-x), 0.0)
     nearest = jnp.minimum(jnp.min(jnp.where(seen, z, jnp.inf)), far)
-    nearest = jax.lax.stop_gradient(nearest) if constant_nearest else nearest
     w = jnp.where(seen, cover * jnp.exp(jnp.where(seen, nearest - z, 0.0) / (far - near) / gamma), 0.0)
-    rest = jnp.maximum(jnp.exp((1e-10 - (far - nearest) / (far - near)) / gamma), 1e-10)
+    rest = jnp.exp((nearest - far) / (far - near) / gamma)
     shown = jnp.einsum("fk,fkc->fc", bary, colors)
     return (w @ shown + rest * background) / (jnp.sum(w) + rest), 1 - jnp.exp(jnp.sum(log_miss))
 
@@ -120,13 +116,8 @@ def test_equals_the_dense_oracle_in_value_and_gradient(cull_backfaces):
     assert np.abs(want[1][0]).max() > 0.1
 
 
-dense_constant_nearest = functools.partial(dense, constant_nearest=True)
-
-
 @pytest.mark.slow
 def test_equals_the_dense_oracle_in_float64():
-  # `soft` leaves out how the nearest depth, to which weights are relative, depends on the vertices. It cancels except
-  # where a face covers hardly more than the eps of the background: up to 2e-5 of the gradient, and nothing else.
   rng = np.random.RandomState(9)
   with jax.enable_x64(True):
     ct = jnp.asarray(rng.randn(*SIZE, 2)), jnp.asarray(rng.randn(*SIZE))
@@ -135,13 +126,12 @@ def test_equals_the_dense_oracle_in_float64():
       parameters = (jnp.asarray(p, jnp.float64) for p in (*case, [0.2, 0.9], 0.5, 3.0))
       args = (screen.astype(jnp.float64), faces, colors.astype(jnp.float64), *parameters)
       got = pull(render, True, args, ct)
-      for oracle, tolerance in ((dense, 2e-5), (dense_constant_nearest, 1e-8)):
-        want = pull(oracle, True, args, ct)
-        for g, w in zip(got[0], want[0], strict=True):
-          assert g.dtype == jnp.float64
-          np.testing.assert_allclose(g, w, atol=1e-9)
-        for name, g, w in zip(NAMES, got[1], want[1], strict=True):
-          assert relative(g, w) < tolerance, (name, case, relative(g, w))
+      want = pull(dense, True, args, ct)
+      for g, w in zip(got[0], want[0], strict=True):
+        assert g.dtype == jnp.float64
+        np.testing.assert_allclose(g, w, atol=1e-9)
+      for name, g, w in zip(NAMES, got[1], want[1], strict=True):
+        assert relative(g, w) < 1e-8, (name, case, relative(g, w))
 
 
 def test_silhouette_is_the_alpha_and_differentiates_in_sigma():

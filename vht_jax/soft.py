@@ -8,12 +8,13 @@ the screen, face j covers the pixel with probability
 and the silhouette is the probability that any face does, alpha = 1 - prod_j (1 - D_j). Colours are a softmax over the
 faces and the background by coverage and nearness z'_j = (far - z_j) / (far - near):
 
-  w_j = D_j exp((z'_j - z'_max) / gamma),   w_b = max(exp((eps - z'_max) / gamma), eps),   eps = 1e-10,
+  w_j = D_j exp((z'_j - s) / gamma),   w_b = exp(-s / gamma): the background is at far,
   rgb = (sum_j w_j c_j + w_b background) / (sum_j w_j + w_b).
 
-z'_max counts as a constant in derivatives: it cancels except where faces cover hardly more than eps (at most 2e-5 of
-the gradient in the tests). z_j and c_j are interpolated with perspective-correct barycentric coordinates, clipped to
-the triangle outside it. The truncation, eps, clipping and units are PyTorch3D's.
+The shift s = max(0, max_j z'_j) only prevents overflow: it cancels, in rgb and in all derivatives, and so may be held
+constant in them. z_j and c_j are interpolated with perspective-correct barycentric coordinates, clipped to the triangle
+outside it. The truncation, clipping and units are PyTorch3D's. (PyTorch3D also keeps w_b >= 1e-10, which does depend
+on s; where a face just reaches a pixel, D_j = 1e-4, that moves the colour by 1e-6 of its distance to the background.)
 
 The gradient is that of these formulas. As a gradient of the silhouette of a *hard* image it is biased in magnitude
 (`edges.antialias` is not), but it reaches as far as sigma lets it. As w_b is negligible near any surface, rgb hardly
@@ -38,7 +39,7 @@ from vht_jax.planes import merge_vmap
 from vht_jax.raster import NEAR
 from vht_jax.types import Array
 
-_EPS = 1e-10  # weight of the background where a surface is near
+_TINY = 1e-15  # no 0 / 0, should rounding let a pixel see a face in the pass over depths and not in that over colours
 _RADIUS = math.log(1 / 1e-4 - 1)  # faces whose coverage is below 1e-4 are left out; in units of sigma
 _MIN_AREA = 2e-8  # NDC^2, twice the area; smaller faces have no usable barycentric coordinates
 _FAR_OUT = 1e8  # px (and m); faces that reach further are dropped, before squares overflow
@@ -88,10 +89,13 @@ def soft_render(
   parameters = jnp.stack([sigma_px, gamma * (far - near), far])
   sums, nearest = _aggregate(size)(corners[None], colors.astype(corners.dtype)[None], parameters[None], drawn[None])
   log_miss, weight, *weighted = (s[0] for s in sums)
-  z_max = (far - lax.stop_gradient(nearest[0])) / (far - near)
-  rest = jnp.maximum(jnp.exp((_EPS - z_max) / gamma), _EPS)
+  shift = (far - lax.stop_gradient(nearest[0])) / (far - near)
+  rest = jnp.maximum(jnp.exp(-shift / gamma), _TINY)
   background = jnp.broadcast_to(jnp.asarray(background, corners.dtype), colors.shape[-1:])
-  rgb = jnp.stack([(w + rest * background[c]) / (weight + rest) for c, w in enumerate(weighted)], axis=-1)
+  # As a departure from the background: where there is no face, derivatives vanish exactly and not up to rounding.
+  rgb = jnp.stack(
+    [background[c] + (w - weight * background[c]) / (weight + rest) for c, w in enumerate(weighted)], axis=-1
+  )
   return rgb, -jnp.expm1(log_miss)
 
 
