@@ -77,14 +77,11 @@ def run(steps: int = 400, n_train: int = 2048, n_test: int = 128, jit=jax.jit) -
 
   optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   state = optimiser.init(params)
-  slope, follow = jit(jax.value_and_grad(loss)), jit(costs)
+  update, follow = jit(common.train_step(loss, optimiser)), jit(costs)
   history = []
   for step in range(steps):
     pick = jnp.arange(step * BATCH, (step + 1) * BATCH) % n_train
-    value, gradient = slope(params, jax.tree.map(lambda a: a[pick], train.observations))
-    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its int32 step count
-      update, state = optimiser.update(gradient, state)
-    params = optax.apply_updates(params, update)
+    params, state, value = update(params, state, jax.tree.map(lambda a: a[pick], train.observations))
     history.append(float(value))
   plain, learned = (np.asarray(follow(p, test.observations)) for p in (None, params))
   best = np.minimum(plain, learned).min(axis=0)

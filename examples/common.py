@@ -127,6 +127,18 @@ def unknowns(person, poses: Pose, identity: Identity) -> Array:
   return jax.vmap(one)(poses)
 
 
+def train_step(loss, optimiser, value_and_slope=jax.value_and_grad):
+  """(params, state, *arguments) -> (params, state, loss): one step of an optax optimiser, to be compiled as a whole."""
+
+  def step(params, state, *arguments):
+    value, slope = value_and_slope(loss)(params, *arguments)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its int32 step count
+      update, state = optimiser.update(slope, state)
+    return jax.tree.map(lambda p, u: p + u, params, update), state, value
+
+  return step
+
+
 def save_plot(path: Path, title: str, x_label: str, y_label: str, curves: dict[str, tuple]) -> None:
   """A line plot as a PNG.
 

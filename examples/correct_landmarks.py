@@ -59,15 +59,12 @@ def run(steps: int = 150, n_train: int = 512, n_test: int = 64, jit=jax.jit) -> 
 
   optimiser = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   state = optimiser.init(params)
-  slope, judge = jit(jax.value_and_grad(error)), jit(error)
+  update, judge = jit(common.train_step(error, optimiser)), jit(error)
   uncorrected = float(judge(None, test, model, identity))
   history, checks = [], []
   for step in range(steps):
     pick = jnp.arange(step * BATCH, (step + 1) * BATCH) % n_train
-    value, gradient = slope(params, jax.tree.map(lambda a: a[pick], train), model, identity)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its int32 step count
-      update, state = optimiser.update(gradient, state)
-    params = optax.apply_updates(params, update)
+    params, state, value = update(params, state, jax.tree.map(lambda a: a[pick], train), model, identity)
     history.append(float(value))
     if step % max(steps // 10, 1) == 0 or step == steps - 1:
       checks.append((step, float(judge(params, test, model, identity))))

@@ -1,6 +1,6 @@
 """Learns the tracker's weights: descends the vertex error of tracked frames with respect to priors and noise levels.
 
-Six numbers go in and one comes out, so the derivative is taken in forward mode (`jax.jacfwd`), through the implicit
+Five numbers go in and one comes out, so the derivative is taken in forward mode (`jax.jacfwd`), through the implicit
 function theorem. The detector here is three times as noisy as the default weights expect. Judged on frames that were
 not used. Writes out/examples/learn_weights.png.
 
@@ -20,11 +20,11 @@ from vht_jax.adjoint import Implicit
 from vht_jax.config import Weights
 from vht_jax.functional import fit_frames
 
-LEARNED = ("sd_landmark", "sd_offset", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
+LEARNED = ("sd_landmark", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
 NOISE = 0.02  # of the eye distance
 
 
-def run(steps: int = 40, n_frames: int = 64, rate: float = 0.1, jit=jax.jit) -> dict:
+def run(steps: int = 30, n_frames: int = 128, rate: float = 0.1, jit=jax.jit) -> dict:
   model = common.small_head()
   identity = common.make_identity(model)
   train, test = (common.make_frames(model, identity, n_frames, seed, noise=NOISE) for seed in (1, 2))
@@ -46,14 +46,11 @@ def run(steps: int = 40, n_frames: int = 64, rate: float = 0.1, jit=jax.jit) -> 
   log_weights = {name: jnp.log(jnp.float32(getattr(Weights(), name))) for name in LEARNED}
   state = optimiser.init(log_weights)
   # The state never enters the compiled program: one compilation serves every setting of the weights.
-  slope = jit(lambda *args: (error(*args), jax.jacfwd(error)(*args)))
-  judge = jit(error)
+  forward = lambda fun: lambda *args: (fun(*args), jax.jacfwd(fun)(*args))
+  step, judge = jit(common.train_step(error, optimiser, forward)), jit(error)
   before, history = float(judge(log_weights, test, model, identity)), []
   for _ in range(steps):
-    value, gradient = slope(log_weights, train, model, identity)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its int32 step count
-      update, state = optimiser.update(gradient, state)
-    log_weights = optax.apply_updates(log_weights, update)
+    log_weights, state, value = step(log_weights, state, train, model, identity)
     history.append(float(value))
   after = float(judge(log_weights, test, model, identity))
   return {
