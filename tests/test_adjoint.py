@@ -46,12 +46,12 @@ EXACT = Implicit(max_steps=60, tol=1e-15)
 def test_implicit_equals_central_differences_and_gauss_newton_alone_does_not(points):
   with jax.enable_x64(True):
     theta, x0 = jnp.asarray(points), jnp.zeros(3)
-    run = quick_jit(lambda p: outcome(p, x0, EXACT))
-    gradient = quick_jit(jax.grad(run))(theta)
+    outcome_of = lambda p: outcome(p, x0, EXACT)
+    run, gradient = quick_jit(outcome_of), quick_jit(jax.grad(outcome_of))(theta)
     direction = np.random.default_rng(1).standard_normal(points.shape)
     numeric = (run(theta + 1e-4 * direction) - run(theta - 1e-4 * direction)) / 2e-4
     assert float(jnp.sum(gradient * direction)) == pytest.approx(float(numeric), rel=1e-6)
-    forward = quick_jit(lambda: jax.jvp(run, (theta,), (jnp.asarray(direction),))[1])()
+    forward = quick_jit(lambda: jax.jvp(outcome_of, (theta,), (jnp.asarray(direction),))[1])()
     assert float(forward) == pytest.approx(float(numeric), rel=1e-6)
 
     x = quick_jit(lambda p: minimise(normal, p, x0, EXACT, 30).x)(theta)
@@ -67,8 +67,8 @@ def test_unrolled_agrees_at_convergence_and_knows_the_start(points):
     implicit = quick_jit(jax.grad(lambda p: outcome(p, x0, EXACT)))(theta)
     unrolled = quick_jit(jax.grad(lambda p: outcome(p, x0, Unrolled(max_steps=25))))(theta)
     np.testing.assert_allclose(unrolled, implicit, atol=1e-6)
-    short = quick_jit(lambda x: outcome(theta, x, Unrolled(max_steps=1)))
-    slope = quick_jit(jax.grad(short))(x0)
+    after_one = lambda x: outcome(theta, x, Unrolled(max_steps=1))
+    short, slope = quick_jit(after_one), quick_jit(jax.grad(after_one))(x0)
     numeric = [(short(x0 + 1e-5 * e) - short(x0 - 1e-5 * e)) / 2e-5 for e in np.eye(3)]
     np.testing.assert_allclose(slope, numeric, rtol=1e-6)
     assert (quick_jit(jax.grad(lambda x: outcome(theta, x, EXACT)))(x0) == 0).all()
@@ -86,8 +86,8 @@ def test_a_fit_that_did_not_converge_has_no_derivative(points):
 
 def test_vmap_differentiates_each_fit_by_itself(points):
   theta = jnp.asarray(np.stack([points, 1.3 * points, points[::-1]]), jnp.float32)
-  slope = quick_jit(jax.grad(lambda p: outcome(p, jnp.zeros(3), Implicit())))
-  together = quick_jit(jax.vmap(slope))(theta)
+  gradient = jax.grad(lambda p: outcome(p, jnp.zeros(3), Implicit()))
+  slope, together = quick_jit(gradient), quick_jit(jax.vmap(gradient))(theta)
   for k in range(3):
     np.testing.assert_allclose(together[k], slope(theta[k]), rtol=2e-3, atol=1e-4)
 
