@@ -8,11 +8,17 @@ import sys
 from vht_jax.errors import InputError
 from vht_jax.main import main
 from vht_jax.settings import Settings, packaged
+from vht_jax.supervise import supervised
 
 
 def cli() -> None:
   """Entry point of `vht-demo`."""
-  sys.exit(main(sys.argv[1:], prepare))
+  sys.exit(supervised("vht-demo", "vht_jax.demo:run", sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+  """The app with the demo's defaults; returns the exit code."""
+  return main(argv, prepare)
 
 
 def prepare(settings: Settings) -> Settings:

@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 from vht_jax.errors import InputError, brief
+from vht_jax.supervise import supervised
 
 PACKAGES = (
   "vht-jax", "jax", "jaxlib", "numpy", "opencv-python", "mediapipe", "av", "pillow", "optax", "flax", "face-alignment",
@@ -35,7 +36,7 @@ class Finding(NamedTuple):
 
 def cli() -> None:
   """Entry point of `vht-doctor`."""
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(supervised("vht-doctor", "vht_jax.doctor:main", sys.argv[1:]))
 
 
 def main(argv: list[str]) -> int:

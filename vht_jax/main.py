@@ -28,6 +28,7 @@ from vht_jax.errors import InputError, brief
 from vht_jax.files import locked
 from vht_jax.inputs import with_paths
 from vht_jax.settings import AppConfig, Settings
+from vht_jax.supervise import supervised
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
   from collections.abc import Callable
@@ -55,7 +56,7 @@ FILES = {
 
 def cli() -> None:
   """Entry point of `vht-track`."""
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(supervised("vht-track", "vht_jax.main:main", sys.argv[1:]))
 
 
 def main(argv: list[str], prepare=lambda settings: settings) -> int:
