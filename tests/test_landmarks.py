@@ -2,10 +2,11 @@
 
 import enum
 import json
+import socket
 import subprocess
 import sys
 import types
-import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -506,13 +507,35 @@ def test_face_alignment_without_package_or_weights(monkeypatch):
   monkeypatch.setitem(sys.modules, "face_alignment", None)
   with pytest.raises(InputError, match="pip install face-alignment"):
     lm.make_detector("face_alignment")
-  offline = urllib.error.URLError("[Errno -2] Name or service not known")
-  monkeypatch.setitem(sys.modules, "face_alignment", fake_face_alignment([], {}, error=offline))
-  with pytest.raises(InputError) as error:
+  broken = RuntimeError("PytorchStreamReader failed\nreading zip archive")
+  monkeypatch.setitem(sys.modules, "face_alignment", fake_face_alignment([], {}, error=broken))
+  with pytest.raises(InputError, match=r"cannot load its weights \(PytorchStreamReader .*checkpoints") as error:
     lm.make_detector("face_alignment", device="cpu")
-  for word in ("s3fd-619a316812.pth", "3DFAN4-7835d9f11d.pth.tar", "depth-2a464da4ea.pth.tar", "checkpoints"):
-    assert word in str(error.value)
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", ["urlopen", "socket"])
+def test_face_alignment_downloads_nothing(monkeypatch, tmp_path, capfd, how):
+  """The package fetches weights that are missing; here it is told which file to ask the user for."""
+  module = fake_face_alignment([], {})
+  address = "https://localhost:9/python-fan/s3fd-619a316812.pth"
+
+  def load(self, *_, **__):
+    print(f"Downloading: {address}", file=sys.stderr)
+    if how == "urlopen":
+      urllib.request.urlopen(urllib.request.Request(address))
+    socket.create_connection(("weights.example", 443))
+
+  module.FaceAlignment.__init__ = load
+  monkeypatch.setitem(sys.modules, "face_alignment", module)
+  monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+  before = urllib.request.OpenerDirector.open, socket.getaddrinfo
+  with pytest.raises(InputError, match="none is downloaded during a run") as error:
+    lm.make_detector("face_alignment", device="cpu")
+  assert (address if how == "urlopen" else "weights.example") in str(error.value)
+  assert str(tmp_path / "hub" / "checkpoints") in str(error.value) and "\n" not in str(error.value)
+  assert capfd.readouterr().err == "" and before == (urllib.request.OpenerDirector.open, socket.getaddrinfo)
 
 
 # --- annotation ---

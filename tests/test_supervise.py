@@ -26,7 +26,11 @@ def sleep(argv):
   try: time.sleep(60)
   except KeyboardInterrupt: print("interrupted"); return 130
 """
-CODE = "import sys; from vht_jax.supervise import supervised; sys.exit(supervised('vht-test', sys.argv[1], sys.argv[2:]))"
+CODE = """
+import sys
+from vht_jax.supervise import supervised
+sys.exit(supervised("vht-test", sys.argv[1], sys.argv[2:]))
+"""
 
 
 def start(folder, target, *argv, **options):

@@ -133,11 +133,11 @@ def detectors() -> Iterator[Finding]:
     make_detector(name).close()
     return [Finding(name, True, f"--landmarks={name}")]
 
-  # FAN would download its weights: the network is not the doctor's to use.
+  # FAN's networks are large: they are loaded when they are wanted.
   names = [name for name in NAMES if name not in ("auto", "face_alignment")]
   found = [f for name in names for f in attempt(name, lambda name=name: check(name))]
   fan = importlib.util.find_spec("face_alignment") is not None
-  text = "--landmarks=face_alignment; it loads or downloads its weights on first use" if fan else ""
+  text = "--landmarks=face_alignment; it says at its start which weights it lacks" if fan else ""
   found.append(Finding("face_alignment", fan, text or "pip install 'vht-jax[face-alignment]'"))
   works = any(f.ok for f in found)
   yield from (f._replace(needed=not works) for f in found)

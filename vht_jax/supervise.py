@@ -1,7 +1,7 @@
 """The programs work in a child, so that a crash of native code in them ends in one line that says where it happened.
 
-Decoders of images, MediaPipe and XLA are native code that a damaged file or a lack of memory can bring down, and with it
-the process in which they run: nothing in there can catch that. So `vht-track`, `vht-demo` and `vht-doctor` are two
+Decoders of images, MediaPipe and XLA are native code that a damaged file or a lack of memory can bring down, and with
+it the process in which they run: nothing in there can catch that. So `vht-track`, `vht-demo` and `vht-doctor` are two
 processes: the one that the user started waits for the one that works. Videos are decoded in yet another one, with
 bounded memory (`video.child`). With --debug there is one process, as debuggers want it.
 """
@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-# -P and this instead of -m and PYTHONPATH: a json.py in the working folder, which may hold anything that was downloaded,
-# is not taken for Python's, and neither is one that lies beside the package.
+# -P and this instead of -m and PYTHONPATH: a json.py in the working folder, which may hold anything that was
+# downloaded, is not taken for Python's.
 _START = (
   "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
   "from vht_jax.supervise import main; sys.exit(main(sys.argv[1:]))"
@@ -97,7 +97,7 @@ def _name(code: int) -> str:
 
 
 def _where(text: str) -> str:
-  """Where the thread that crashed was, outside of this package and within, from what faulthandler wrote; '' if unknown."""
+  """Where the thread that crashed was, outside of this package and within, as faulthandler has it; '' if unknown."""
   start = text.find("Current thread")
   calls = re.findall(r'^  File "([^"\n]+)", line (\d+) in (\S+)', text[max(start, 0) :].partition("\n\n")[0], re.M)
   ours = [call for call in calls if call[0].startswith(str(_HERE))]

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import urllib.error
+import io
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from vht_jax.errors import InputError
+from vht_jax.errors import InputError, brief
 from vht_jax.landmarks.detection import Detection, plausible_iris
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
 from vht_jax.landmarks.person import Person, overlap
 
-WEIGHTS = ("s3fd-619a316812.pth", "3DFAN4-7835d9f11d.pth.tar", "depth-2a464da4ea.pth.tar")
+
+class _Fetch(OSError):
+  """Something wants a file from the network."""
 
 
 class FaceAlignmentDetector:
   """68 points of face-alignment's THREE_D networks; irises and dense points from MediaPipe where that is installed.
+
+  The package downloads its weights when they are missing. Here it may not: nothing is fetched during a run.
 
   Args:
     device: 'cpu', 'cuda', 'mps', or None for the best that torch has.
     face: who is tracked, see `Person`.
 
   Raises:
-    InputError: the package or its weights are missing.
+    InputError: the package or its weights are missing: which file to fetch, and where to put it.
   """
 
   name = "face-alignment"
@@ -45,11 +54,17 @@ class FaceAlignmentDetector:
     if "compile" in inspect.signature(face_alignment.FaceAlignment).parameters:
       options["compile"] = False
     try:
-      self._fan = face_alignment.FaceAlignment(kind, **options)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
+      with _offline():
+        self._fan = face_alignment.FaceAlignment(kind, **options)
+    except _Fetch as error:
       raise InputError(
-        f"face-alignment has no weights and could not download them ({error}); put {', '.join(WEIGHTS)} into "
-        "$TORCH_HOME/hub/checkpoints (without the variable: ~/.cache/torch/hub/checkpoints), or use mediapipe"
+        f"face-alignment lacks a file of weights, and none is downloaded during a run: fetch {error} into "
+        f"{_checkpoints()} ($TORCH_HOME chooses another folder; it may then ask for up to two more), or use mediapipe"
+      ) from error
+    except (OSError, RuntimeError) as error:
+      raise InputError(
+        f"face-alignment cannot load its weights ({brief(error)}); if a file in {_checkpoints()} is damaged, delete it "
+        "and fetch it again, or use mediapipe"
       ) from error
     try:
       self._mesh = MediaPipeDetector(face=face)
@@ -101,6 +116,31 @@ class FaceAlignmentDetector:
     """Frees the models."""
     if self._mesh is not None:
       self._mesh.close()
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+  """Whatever asks for a URL, or for a host's address, gets a `_Fetch`; torch's announcement of a download is dropped."""
+
+  def no_url(opener, url, *_, **__):
+    raise _Fetch(getattr(url, "full_url", url))
+
+  def no_host(host, *_, **__):
+    raise _Fetch(host if isinstance(host, str) else repr(host))
+
+  opened, resolved = urllib.request.OpenerDirector.open, socket.getaddrinfo
+  urllib.request.OpenerDirector.open, socket.getaddrinfo = no_url, no_host
+  try:
+    with contextlib.redirect_stderr(io.StringIO()):
+      yield
+  finally:
+    urllib.request.OpenerDirector.open, socket.getaddrinfo = opened, resolved
+
+
+def _checkpoints() -> Path:
+  """Where torch looks for weights."""
+  cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub" / "checkpoints"
 
 
 def _best_device() -> str:
