@@ -197,6 +197,16 @@ def test_the_person_is_followed_by_overlap_and_found_again_by_likeness():
   assert person.choose([there, box(550, 60, 80)], image, locate)[0] == 550  # back in another place
 
 
+def test_the_latest_portraits_are_kept_and_the_first_ones():
+  person, size = Person(), 16
+  for value in range(0, 50 * 20, 50):  # 5 apart
+    seen = np.full((size, size, 3), value, np.int16)
+    person.saw_portrait(seen)
+  assert [int(p[0, 0, 0]) for p in person.portraits] == [0, 50, 100, 150, 800, 850, 900, 950]
+  person.saw_portrait(np.full((size, size, 3), 5000, np.int16))  # somebody else
+  assert len(person.portraits) == 8 and person.portraits[-1][0, 0, 0] == 950
+
+
 def test_a_portrait_does_not_depend_on_place_size_or_brightness():
   image = np.full((300, 700, 3), 90, np.uint8)
   a, paint_a = head(20, 20, 80, PALE)

@@ -120,7 +120,7 @@ class FaceAlignmentDetector:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-  """Whatever asks for a URL, or for a host's address, gets a `_Fetch`; torch's announcement of a download is dropped."""
+  """Whatever asks for a URL or a host's address gets a `_Fetch`; torch's announcement of a download is dropped."""
 
   def no_url(opener, url, *_, **__):
     raise _Fetch(getattr(url, "full_url", url))
