@@ -1,0 +1,153 @@
+"""Whole runs of the app on clips with two faces, a cut, a person who leaves, and frames that are hard to read.
+
+The clips are put together from the sample videos. tests/test_faults_faces.py asks whether the detector finds the right
+face in them; here is what the tracker makes of it.
+"""
+
+import csv
+import json
+import socket
+import urllib.request
+
+import cv2
+import numpy as np
+import pytest
+from test_faults_faces import SIDE, beside, detect, people  # noqa: F401  people: a fixture
+
+from vht_jax import main as app
+from vht_jax import results
+from vht_jax.assets import load_head
+from vht_jax.types import Status
+from vht_jax.video import FrameFolder, write_video
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+  """No run asks for anything from the network."""
+
+  def refuse(*args, **_):
+    raise AssertionError(f"the network was asked for {args}")
+
+  monkeypatch.setattr(socket, "getaddrinfo", refuse)
+  monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
+
+
+FLAGS = ["--model=open", "--n_shape=50", "--n_tex=5", "--nophotometric", "--nooverlay", "--landmarks=mediapipe"]
+
+
+class Run:
+  """What a run of the app left: statuses, confidences, projected and detected landmarks (T, 70, 2) px."""
+
+  def __init__(self, output, dataset, face=None):
+    self.summary = json.loads((output / "summary.json").read_text())
+    with open(output / "frames.csv", newline="") as file:
+      self.rows = list(csv.DictReader(file))
+    tracked = results.load_tracked(output / results.FILE_NAME, load_head(model="open", n_shape=50, n_texture=5))
+    self.status = np.asarray(tracked.result.status)
+    self.trust = np.array([float(row["confidence"]) for row in self.rows])
+    self.doubtful = np.array([row["note"] == "doubtful" for row in self.rows])
+    self.dataset = FrameFolder(dataset, face=face)
+    self.detected, confidence, _ = self.dataset.landmarks()
+    model = load_head(model="open", n_shape=50, n_texture=5)
+    self.points = results.projected_landmarks(model, tracked.result, self.dataset.size)
+    self.nme = results.nme(self.points, self.detected, confidence, slice(0, 68))
+    self.eye = np.nanmedian(np.linalg.norm(self.detected[:, 36] - self.detected[:, 45], axis=-1)[self.dataset.valid])
+
+  def acceleration(self):
+    """(T,) per cent of the eye distance: mean second difference of the 68 points around each frame; NaN at the ends."""
+    p = self.points[:, :68]
+    second = np.linalg.norm(p[:-2] - 2 * p[1:-1] + p[2:], axis=-1).mean(axis=1)
+    return np.concatenate([[np.nan], 100 * second / self.eye, [np.nan]])
+
+  def speed(self):
+    """(T - 1,) per cent of the eye distance: how far the 68 points go on average from each frame to the next."""
+    return 100 * np.linalg.norm(np.diff(self.points[:, :68], axis=0), axis=-1).mean(axis=1) / self.eye
+
+  def check_report(self):
+    """Every frame has a status and a confidence; the bad ones are listed and counted."""
+    assert len(self.rows) == len(self.dataset) == self.summary["frames"]
+    assert [row["status"] for row in self.rows] == [Status(s).name.lower() for s in self.status]
+    assert np.isfinite(self.points).all() and ((self.trust >= 0) & (self.trust <= 1)).all()
+    tracked = self.status == Status.TRACKED
+    assert self.summary["tracked"] == tracked.sum() and self.summary["doubtful"] == self.doubtful.sum()
+    np.testing.assert_array_equal(self.doubtful, ~tracked | (self.trust < 0.5))
+    assert not self.trust[~tracked].any()
+
+
+def track(frames, folder, *flags, face=None):
+  folder.mkdir(exist_ok=True)
+  if not (folder / "clip.mp4").exists():
+    write_video(folder / "clip.mp4", frames, 25)
+  argv = [f"--video={folder / 'clip.mp4'}", f"--output_path={folder / 'out'}", *FLAGS, *flags]
+  assert app.main(argv) == 0
+  return Run(folder / "out" if face is None else folder / "out" / f"face_{face}", folder / "out" / "dataset", face)
+
+
+@pytest.fixture(scope="module")
+def alone(people, tmp_path_factory):  # noqa: F811
+  """(60, 2, 2) px: centre of each person's detected landmarks, alone in the picture."""
+  folder = tmp_path_factory.mktemp("alone")
+  found = [detect(frames, folder, f"person{i}") for i, frames in enumerate(people)]
+  return np.stack([[d.landmarks.mean(axis=0) for d in dataset.detections] for dataset in found], axis=1)
+
+
+def test_two_faces_each_is_tracked(people, alone, tmp_path):  # noqa: F811
+  assert track(beside(*people), tmp_path, "--face=all", face=0) is not None
+  for face in (0, 1):
+    run = Run(tmp_path / "out" / f"face_{face}", tmp_path / "out" / "dataset", face)
+    run.check_report()
+    assert (run.status == Status.TRACKED).all()
+    away = np.linalg.norm(run.points[:, :68].mean(axis=1) - [SIDE * face, 0] - alone[:, face], axis=-1)
+    assert away.max() < 8, away
+    assert np.median(run.nme) < 2.0 and run.nme.max() < 4.0
+
+
+def test_a_cut(people, tmp_path):  # noqa: F811
+  """The same person from nearer and in another place."""
+  person = people[1]
+  matrix = np.array([[1.25, 0, -80.0], [0, 1.25, -70.0]])
+  elsewhere = [cv2.warpAffine(f, matrix, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE) for f in person[30:]]
+  run = track(person[:30] + elsewhere, tmp_path)
+  run.check_report()
+  assert run.dataset.find_cuts() == [30]
+  assert "new shots start at frames 31" in (tmp_path / "out" / "track.log").read_text()
+  assert (run.status == Status.TRACKED).all()
+  inside = np.r_[2:28, 32:58]
+  # The head jumps with the picture, in one step: had anything been smoothed across, these would be far off.
+  assert np.linalg.norm((run.points[30] - run.points[29])[:68].mean(axis=0)) > 20
+  assert run.nme[[28, 29, 30, 31]].max() <= run.nme[inside].max()
+  assert run.acceleration()[[28, 31]].max() <= run.acceleration()[inside].max()
+
+
+@pytest.mark.parametrize("person", [0, 1])
+def test_a_face_that_leaves_for_20_frames(people, tmp_path, person):  # noqa: F811
+  frames = [f.copy() for f in people[person]]
+  for i in range(20, 40):
+    frames[i][:] = 100
+  run = track(frames, tmp_path, "--nofind_cuts")
+  run.check_report()
+  expected = np.full(60, Status.TRACKED)
+  expected[20:40] = Status.INTERPOLATED
+  np.testing.assert_array_equal(run.status, expected)
+  assert run.summary["tracked"] == 40 and run.doubtful[20:40].all()
+  inside = np.r_[2:18, 42:58]
+  acceleration, speed = run.acceleration(), run.speed()
+  # From where the person left to where they come back in a straight line, without a jump at its ends.
+  assert acceleration[21:39].max() < np.median(acceleration[inside])
+  assert speed[[19, 39]].max() <= speed[inside].max()
+  assert run.nme[[18, 19, 40, 41]].max() <= 1.1 * run.nme[inside].max()
+  if person == 0:  # the other one nods in the gap: what is a straight line there has an edge where they come back
+    assert acceleration[[19, 20, 39, 40]].max() <= acceleration[inside].max()
+
+
+def test_a_face_that_leaves_at_a_cut(people, tmp_path):  # noqa: F811
+  """Nothing is bridged across a cut: frames without a face keep the nearest pose of their own shot."""
+  frames = [f.copy() for f in people[0][:30]] + [f[:, ::-1].copy() for f in people[0][30:]]
+  for i in range(25, 36):
+    frames[i][:] = 100
+  run = track(frames, tmp_path, "--nofind_cuts", "--cutframes=30")
+  run.check_report()
+  np.testing.assert_array_equal(np.flatnonzero(run.status == Status.INTERPOLATED), np.arange(25, 36))
+  assert np.ptp(run.points[24:30], axis=0).max() < 0.1 and np.ptp(run.points[30:37], axis=0).max() < 0.1
+  assert np.linalg.norm((run.points[30] - run.points[29])[:68], axis=-1).mean() > 5
