@@ -389,3 +389,24 @@ def test_confidence_is_kept(saved, open_head):
   loaded = results.load_tracked(path)
   np.testing.assert_array_equal(loaded.result.confidence, trust)
   np.testing.assert_array_equal(results.for_frames(loaded, np.array([2, 4, 9])).confidence, trust[jnp.array([1, 3, 3])])
+
+
+def test_standard_deviations_are_kept_and_follow_their_frames(saved, open_head):
+  path, result = saved
+  sd = jax.tree.map(lambda a: jnp.abs(a) + 0.1, result.poses)
+  sd = sd.replace(jaw=sd.jaw.at[1].set(jnp.inf))  # a bridged frame
+  certain = result.replace(pose_sd=sd, focal_sd=jnp.float32(0.03))
+  results.save_tracked(path, certain, np.arange(1, 5), (48, 64), TrackConfig())
+  loaded = results.load_tracked(path, open_head)
+  assert float(loaded.result.focal_sd) == pytest.approx(0.03)
+  jax.tree.map(np.testing.assert_array_equal, loaded.result.pose_sd, sd)
+  np.testing.assert_array_equal(results.for_frames(loaded, np.array([3, 1])).pose_sd.expr, sd.expr[jnp.array([2, 0])])
+  arrays = results.read_npz(path)
+  for damage, words in (
+    ({"vht_jax_sd_jaw": np.ones((4, 2), np.float32)}, "vht_jax_sd_jaw: expected"),
+    ({"vht_jax_sd_expr": -arrays["vht_jax_sd_expr"]}, "vht_jax_sd_expr: expected"),
+    ({"vht_jax_focal_sd": np.float32(np.nan)}, "vht_jax_focal_sd: expected"),
+  ):
+    results.write_npz(path, {**arrays, **damage})
+    with pytest.raises(InputError, match=words):
+      results.load_tracked(path)

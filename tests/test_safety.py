@@ -46,7 +46,8 @@ class Solver:
     self.starts.append(x0.copy())
     x = x0 + 0.001
     x[2] = x[2] + self.answers.pop(0)
-    return x, np.full(len(x), 0.1, np.float32)
+    call = len(self.starts)
+    return x, np.full(len(x), 0.1, np.float32), {"expr": np.full((len(x), 4), call, np.float32)}
 
 
 ALL = np.ones(5, bool)
@@ -54,23 +55,24 @@ ALL = np.ones(5, bool)
 
 def test_a_healthy_batch_is_solved_once():
   solver = Solver(0.0)
-  x, error = guarded(solver, Weights(), unknowns(), unknowns(), ALL)
+  x, error, sd = guarded(solver, Weights(), unknowns(), unknowns(), ALL)
   assert len(solver.weights) == 1 and np.isfinite(x).all() and np.isfinite(error).all()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30, 3.0])
 def test_a_frame_that_goes_astray_is_solved_again_damped_from_its_landmarks(wrong):
   solver, landmark_fit = Solver(wrong, 0.0), unknowns() + 0.01
-  x, error = guarded(solver, Weights(), unknowns(), landmark_fit, ALL)
+  x, error, sd = guarded(solver, Weights(), unknowns(), landmark_fit, ALL)
   assert solver.weights[1] < solver.weights[0]
   np.testing.assert_array_equal(solver.starts[1], landmark_fit)
   np.testing.assert_allclose(x[2], landmark_fit[2] + 0.001)
   np.testing.assert_array_equal(x[[0, 1, 3, 4]], unknowns()[[0, 1, 3, 4]] + np.float32(0.001))  # the first answer
   assert np.isfinite(error).all()
+  np.testing.assert_array_equal(sd["expr"][:, 0], [1, 1, 2, 1, 1])  # of the answer that was kept
 
 
 def test_what_strays_twice_is_no_number_and_alone():
-  x, error = guarded(Solver(np.nan, 3.0), Weights(), unknowns(), unknowns(), ALL)
+  x, error, _ = guarded(Solver(np.nan, 3.0), Weights(), unknowns(), unknowns(), ALL)
   np.testing.assert_array_equal(finite_rows(x), [True, True, False, True, True])
   assert np.isnan(error[2]) and np.isfinite(error[[0, 1, 3, 4]]).all()
   solver = Solver(np.nan)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import smooth
+from vht_jax import smooth, uncertainty
 
 f32 = lambda a: jnp.asarray(a, jnp.float32)
 
@@ -74,5 +74,5 @@ def test_unrelated_pictures_are_left_alone():
 def test_marginal_variance_is_the_diagonal_of_the_inverse():
   a = np.random.default_rng(5).standard_normal((4, 9))
   H = a @ a.T
-  np.testing.assert_allclose(smooth.marginal_variance(f32(H)), np.diag(np.linalg.inv(H)), rtol=1e-3)
-  assert not np.isfinite(smooth.marginal_variance(jnp.full((4, 4), jnp.nan))).any()
+  np.testing.assert_allclose(uncertainty.marginal_variance(f32(H)), np.diag(np.linalg.inv(H)), rtol=1e-3)
+  assert not np.isfinite(uncertainty.marginal_variance(jnp.full((4, 4), jnp.nan))).any()

@@ -374,14 +374,16 @@ def write_overlay(
   n = len(dataset)
   seen = flame.without_lower_neck(model) if config.ignore_lower_neck else model
   chosen = range(n) if app.overlay else np.unique(np.linspace(0, n - 1, min(n, 50)).astype(int)).tolist()
-  render = functools.partial(renderer(dataset.size), seen, result.identity)
-  detected, confidence, projected = points
+  size = report.panel_size(dataset.size)  # what is shown is what is rendered: 1080p frames need no 1080p pictures
+  render = functools.partial(renderer(size), seen, result.identity)
+  factor = np.array([size[1] / dataset.size[1], size[0] / dataset.size[0]])
+  detected, confidence, projected = points[0] * factor, points[1], points[2] * factor
   status = np.asarray(result.status)
   differences = []
 
   def pictures():
     for i, rgb, alpha in report.rendered(render, result.poses, chosen):
-      image = dataset.image(i)
+      image = report.shrink(dataset.image(i), size)
       if status[i] == Status.TRACKED:
         differences.append(report.photometric_l1(image, rgb, alpha))
       caption = report.caption(dataset.frame_ids[i], status[i])

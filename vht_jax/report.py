@@ -173,6 +173,20 @@ def write_scalars(writer: Any, result: TrackResult, frames: np.ndarray, every: i
 # The overlay video
 
 
+def panel_size(size: tuple[int, int]) -> tuple[int, int]:
+  """(h, w) of one of the overlay's pictures of frames of `size` (H, W): even (H.264 wants it), at most `PANEL`."""
+  scale = min(1.0, PANEL / max(size))
+  height, width = (max(2, round(n * scale / 2) * 2) for n in size)
+  return height, width
+
+
+def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """An (H, W, 3) uint8 image as (h, w, 3), averaging."""
+  import cv2
+
+  return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
 def panels(
   image: np.ndarray,
   rgb: np.ndarray,
@@ -185,7 +199,7 @@ def panels(
   """One picture of the overlay: input | render | overlay | landmarks, in two rows (portraits: in one).
 
   Args:
-    image: (H, W, 3) uint8.
+    image: (H, W, 3) uint8, of `panel_size`.
     rgb, alpha: (H, W, 3), (H, W) rendering in [0, 1].
     detected: (70, 2) px, green; those with (70,) `confidence` 0 are left out.
     projected: (70, 2) px, pink, joined to the detected ones.
@@ -197,20 +211,14 @@ def panels(
   import cv2
 
   height, width = image.shape[:2]
-  scale = min(1.0, PANEL / max(height, width))
-  small = (max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2))  # even: H.264 wants it
   a = np.clip(alpha, 0.0, 1.0)[..., None]
   render = np.clip(rgb, 0.0, 1.0) * a * 255.0 + 40.0 * (1.0 - a)
   mixed = image * (1.0 - 0.65 * a) + np.clip(rgb, 0.0, 1.0) * 255.0 * 0.65 * a
-  pictures = [
-    cv2.resize(p.astype(np.uint8), small, interpolation=cv2.INTER_AREA) for p in (image, render, mixed, image)
-  ]
-  points = pictures[3] = np.ascontiguousarray(pictures[3])
-  factor = np.array([small[0] / width, small[1] / height])
+  pictures = [p.astype(np.uint8) for p in (image, render, mixed, image)]
+  points = pictures[3]
   # Sub-pixel drawing: OpenCV takes 1/16 px, and its pixel centres are whole numbers where ours are halves.
-  fixed = [np.round((np.nan_to_num(p) * factor - 0.5) * 16).astype(int).clip(-(2**18), 2**18)
-           for p in (detected, projected)]  # fmt: skip
-  radius = max(2, round(max(small) / 280))
+  fixed = [np.round((np.nan_to_num(p) - 0.5) * 16).astype(int).clip(-(2**18), 2**18) for p in (detected, projected)]
+  radius = max(2, round(max(height, width) / 280))
   for i in range(len(detected)):
     if confidence[i] > 0:
       cv2.line(points, fixed[0][i], fixed[1][i], (255, 255, 255), 1, cv2.LINE_AA, 4)

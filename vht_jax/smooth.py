@@ -19,14 +19,6 @@ LEAST_MOTION = 0.02  # variance of second differences over that of the noise: le
 RIDGE = 1e-4  # of a typical estimate's weight, where there is none at all
 
 
-def marginal_variance(information: Array) -> Array:
-  """(n,) variances of the unknowns of one frame from its normal matrix (n, n); inf where that is singular."""
-  unit = 1.0 / jnp.sqrt(jnp.maximum(jnp.diagonal(information), 1e-30))
-  scaled = information * jnp.outer(unit, unit) + 1e-6 * jnp.eye(len(unit), dtype=unit.dtype)
-  variance = jnp.diagonal(jnp.linalg.inv(scaled)) * unit**2
-  return jnp.where(jnp.isfinite(variance) & (variance > 0), variance, jnp.inf)
-
-
 def measure_noise(x: Array, variance: Array) -> tuple[Array, Array]:
   """Variances of white noise () and of true second differences () in a sequence.
 

@@ -147,4 +147,7 @@ class TrackResult:
   energies: dict[str, Array]  # name -> (T,) f32, unweighted terms at the solution
   status: Array  # (T,) i32, `Status`
   confidence: Array | None = None  # (T,) f32 in [0, 1], see `results.frame_confidence`
+  # Standard deviations of every number of `poses` as its own frame knows it (`uncertainty`), inf where not tracked.
+  pose_sd: Pose | None = None  # leading axis T
+  focal_sd: Array | None = None  # () relative standard deviation of the focal length; 0: given
   timing: dict[str, Any] = flax.struct.field(pytree_node=False, default_factory=dict)  # stage -> seconds

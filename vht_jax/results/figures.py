@@ -5,6 +5,7 @@ Errors of landmarks are in percent of the distance between the detected outer ey
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from vht_jax import camera as cameras
 from vht_jax import flame
 from vht_jax.errors import InputError
+from vht_jax.functional import landmarks_only
 from vht_jax.results.files import load_tracked, read_npz
 from vht_jax.types import FlameModel, Pose, Status, TrackResult
 
@@ -173,17 +175,27 @@ def frame_confidence(
 
 def projected_landmarks(model: FlameModel, result: TrackResult, size: tuple[int, int]) -> np.ndarray:
   """(T, 70, 2) px: the head's landmarks in an image of `size` = (H, W), without the detector's offsets."""
-
-  def one(pose):
-    points = flame.landmarks(model, flame.skin(model, result.identity.shape, pose))
-    return cameras.project(result.identity.camera, points, size)[:, :2]
-
-  return _over_frames(one, result.poses)
+  corners = landmarks_only(model, dense=False)
+  return _over_frames(lambda poses: _project(corners, result.identity, poses, tuple(size)), result.poses)
 
 
 def posed_vertices(model: FlameModel, result: TrackResult) -> np.ndarray:
   """(T, V, 3) vertices in the world, m."""
-  return _over_frames(lambda pose: flame.skin(model, result.identity.shape, pose), result.poses)
+  return _over_frames(lambda poses: _skin(model, result.identity.shape, poses), result.poses)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _project(model, identity, poses, size):
+  def one(pose):
+    points = flame.landmarks(model, flame.skin(model, identity.shape, pose))
+    return cameras.project(identity.camera, points, size)[:, :2]
+
+  return jax.vmap(one)(poses)
+
+
+@jax.jit
+def _skin(model, shape, poses):
+  return jax.vmap(lambda pose: flame.skin(model, shape, pose))(poses)
 
 
 def geometry_figures(
@@ -230,11 +242,13 @@ def geometry_figures(
 
 
 def _over_frames(function, poses: Pose) -> np.ndarray:
-  """`function` of every pose, a chunk of frames at a time."""
+  """`function` of the poses, a chunk of frames at a time: always as many, so that it is compiled once."""
   n = len(poses.expr)
-  poses = jax.tree.map(jnp.asarray, poses)
-  chunks = [jax.tree.map(lambda x, i=i: x[i : i + _CHUNK], poses) for i in range(0, n, _CHUNK)]
-  return np.concatenate([np.asarray(jax.vmap(function)(chunk)) for chunk in chunks])
+  parts = []
+  for start in range(0, n, _CHUNK):
+    index = np.minimum(np.arange(start, start + _CHUNK), n - 1)
+    parts.append(np.asarray(function(_take(poses, index)))[: n - start])
+  return np.concatenate(parts)
 
 
 def _take(tree: Any, rows: np.ndarray) -> Any:

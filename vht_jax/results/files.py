@@ -23,7 +23,7 @@ from vht_jax.assets import arrays as arrays_
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
-from vht_jax.types import Camera, FlameModel, Identity, RawPose, Status, TrackResult
+from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, TrackResult
 
 FILE_NAME = "tracked_flame_params.npz"
 
@@ -73,7 +73,10 @@ def save_tracked(
     "RT": RT,
     "vht_jax_lmk_offset": identity.lmk_offset,
     **{f"vht_jax_energy_{name}": value for name, value in result.energies.items()},
+    **({} if result.focal_sd is None else {"vht_jax_focal_sd": result.focal_sd}),
   }
+  if result.pose_sd is not None:
+    arrays |= {f"vht_jax_sd_{f.name}": getattr(result.pose_sd, f.name) for f in dataclasses.fields(Pose)}
   arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
   arrays |= {
     "frame": np.asarray(frames, np.int64),
@@ -151,6 +154,8 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
     },
     status=_rows(arrays, path, "vht_jax_status", n, status).astype(jnp.int32),
     confidence=_rows(arrays, path, "vht_jax_confidence", n),
+    pose_sd=_pose_sd(arrays, path, poses),
+    focal_sd=_focal_sd(arrays, path),
   )
   head = str(arrays.get("vht_jax_head", ""))
   if model is not None:
@@ -171,6 +176,9 @@ def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
       texture=jnp.asarray(_resized(identity.texture, model.texture_basis.shape[-1], cut=True)),
     ),
     poses=poses.replace(expr=jnp.asarray(_resized(poses.expr, model.exprdirs.shape[-1], cut=True))),
+    pose_sd=result.pose_sd and result.pose_sd.replace(
+      expr=jnp.asarray(_resized(result.pose_sd.expr, model.exprdirs.shape[-1], cut=True))
+    ),
   )
 
 
@@ -195,6 +203,7 @@ def for_frames(tracked: Tracked, frames: np.ndarray) -> TrackResult:
     poses=jax.tree.map(take, result.poses),
     energies={name: take(value) for name, value in result.energies.items()},
     confidence=None if result.confidence is None else take(result.confidence),
+    pose_sd=jax.tree.map(take, result.pose_sd),
     status=jnp.where(jnp.asarray(known), take(result.status), jnp.asarray(Status.NO_FACE, jnp.int32)),
   )
 
@@ -275,6 +284,30 @@ def _rows(
   if values.shape != (n,) or values.dtype.kind not in "fiu":
     raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
   return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))
+
+
+def _pose_sd(arrays: dict[str, np.ndarray], path: str | Path, poses: Pose) -> Pose | None:
+  """Standard deviations in the shapes of `poses`; None when there are none (the expression's may be shorter)."""
+  fields = {}
+  for field in dataclasses.fields(Pose):
+    values, like = arrays.get(f"vht_jax_sd_{field.name}"), np.shape(getattr(poses, field.name))
+    if values is None:
+      return None
+    if field.name == "expr" and values.ndim == 2 and values.shape[0] == like[0]:
+      like = values.shape
+    if values.shape != like or values.dtype.kind != "f" or not (values >= 0).all():
+      raise InputError(f"{path}: vht_jax_sd_{field.name}: expected standard deviations {like}; found {values.shape}")
+    fields[field.name] = jnp.asarray(values, jnp.float32)
+  return Pose(**fields)
+
+
+def _focal_sd(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  value = arrays.get("vht_jax_focal_sd")
+  if value is None:
+    return None
+  if value.shape != () or value.dtype.kind != "f" or not value >= 0:
+    raise InputError(f"{path}: vht_jax_focal_sd: expected a standard deviation; found {value.shape} of {value.dtype}")
+  return jnp.asarray(value, jnp.float32)
 
 
 def _layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,7 +25,7 @@ from vht_jax.track.checks import check_stage
 from vht_jax.track.frames import bridge, check_frames, finite_rows, spread_frames, view_features
 from vht_jax.track.landmark_stage import LandmarkFit
 from vht_jax.track.photometric_stage import PhotometricFit, crop_head
-from vht_jax.types import FlameModel, TrackResult
+from vht_jax.types import FlameModel, Status, TrackResult
 
 __all__ = [
   "AdamFit", "Checkpoint", "Clip", "LandmarkFit", "PhotometricFit", "Progress",
@@ -172,8 +173,14 @@ def track(
     frames = np.flatnonzero(seen & ~good)
     progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
   poses, status = bridge(poses, seen, good, config.cutframes)
+  if first.sd is not None and not (config.photometric and config.solver == "adam"):
+    tracked = status == Status.TRACKED
+    rows = lambda a: jnp.asarray(np.where(tracked.reshape(-1, *[1] * (a.ndim - 1)), a, np.inf))
+    certainty = {"pose_sd": jax.tree.map(rows, first.sd), "focal_sd": jnp.asarray(first.focal_sd, jnp.float32)}
+  else:
+    certainty = {}
   return TrackResult(
-    identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds
+    identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds, **certainty
   )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, camera, photometric, smooth
+from vht_jax import bundle, camera, photometric, smooth, uncertainty
 from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
@@ -42,7 +42,7 @@ class LandmarkFit:
     full = np.where(present, full, 0.0).astype(np.float32)
     points = np.where(present[..., None], points, 0.0).astype(np.float32)
     self.seen = (full[:, :68] > 0).any(axis=1)
-    self.xs = self.cost = None
+    self.xs = self.cost = self.sd = None
     self.appearance = Appearance(
       texture=jnp.zeros(self.model.texture_basis.shape[-1]),
       layer=jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)),
@@ -98,17 +98,19 @@ class LandmarkFit:
     model, shared = bundle.with_identity(self.lm, self.shared)
     n = len(self.seen)
     progress.stage("landmarks", n)
-    xs, costs = [], []
+    xs, costs, sds = [], [], []
     for start in range(0, n, LANDMARK_CHUNK):
       index = np.minimum(np.arange(start, start + LANDMARK_CHUNK), n - 1)
       tracks = jax.tree.map(lambda a: a[index], self.tracks)
       x0 = _initial(model, tracks) if self.xs is None else jnp.asarray(self.xs[index])
-      solution = _fit_frames(model, tracks, shared, self.weights, x0)
+      solution, sd = _fit_frames(model, tracks, shared, self.weights, x0, self.camera())
       keep = min(LANDMARK_CHUNK, n - start)
       xs.append(np.asarray(solution.x)[:keep])
       costs.append(np.asarray(solution.normal.cost)[:keep])
+      sds.append(jax.tree.map(lambda a: np.asarray(a)[:keep], sd))
       progress.advance(keep)
     self.xs, self.cost = np.concatenate(xs), np.concatenate(costs)
+    self.sd = jax.tree.map(lambda *parts: np.concatenate(parts), *sds)
 
   def smooth(self, good: np.ndarray) -> None:
     """Smooths the unknowns within each shot; `good` (T,) frames count, and the others are bridged later."""
@@ -146,7 +148,7 @@ class LandmarkFit:
     """All that a finished stage has changed; `restore` puts it back."""
     return pack(
       shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, turns=self.turns, pixels=self.pixels,
-      xs=self.xs, cost=self.cost,
+      xs=self.xs, cost=self.cost, sd=self.sd,
     )  # fmt: skip
 
   def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -154,6 +156,7 @@ class LandmarkFit:
     self.focal_sd, self.turns = float(state["focal_sd"]), bool(state["turns"])
     self.pixels = float(state["pixels"])
     self.xs, self.cost = state.get("xs"), state.get("cost")
+    self.sd = unpack(Pose, state, "sd") if "sd.expr" in state else None
 
   def keyframes(self) -> np.ndarray:
     """The configured keyframes, or frames that differ most in view and expression."""
@@ -199,13 +202,23 @@ def _bundle(model, tracks, weights, focal, focal_sd):
 
 
 @jax.jit
-def _fit_frames(model, tracks, shared, weights, x0):
-  return jax.vmap(lambda t, x: bundle.fit_frame(model, t, shared, weights, x))(tracks, x0)
+def _fit_frames(model, tracks, shared, weights, x0, cam):
+  def one(t, x):
+    solution = bundle.fit_frame(model, t, shared, weights, x)
+    return solution, pose_deviation(model.points, solution.x, shared, cam, solution.normal.matrix)
+
+  return jax.vmap(one)(tracks, x0)
+
+
+def pose_deviation(points, x, shared: Shared, cam, information) -> Pose:
+  """Standard deviations of the pose of one frame; shapes as in `uncertainty.pose_deviation`."""
+  to_pose = lambda x: pts.to_pose(points, x, shared.shape, cam, shared.principal)
+  return uncertainty.pose_deviation(to_pose, x, information)
 
 
 @jax.jit
 def _variance(model, tracks, shared, weights, xs):
-  one = lambda t, x: smooth.marginal_variance(bundle.frame_normal(model, x, shared, t, weights).matrix)
+  one = lambda t, x: uncertainty.marginal_variance(bundle.frame_normal(model, x, shared, t, weights).matrix)
   return jax.vmap(one)(tracks, xs)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from vht_jax import bundle, flame, photometric
 from vht_jax import points as pts
-from vht_jax.checkpoint import pack
+from vht_jax.checkpoint import pack, unpack
 from vht_jax.photometric import Crop
 from vht_jax.track.frames import finite_rows, strayed
-from vht_jax.track.landmark_stage import LandmarkFit
+from vht_jax.track.landmark_stage import LandmarkFit, pose_deviation
+from vht_jax.types import Pose
 
 # The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
 FOCAL_BIAS_SD = 0.1
@@ -75,7 +76,7 @@ class PhotometricFit:
     albedo = photometric.albedo_map(surface, fit.appearance)
     weights = fit.weights.replace(photo_pixels=min(fit.pixels, float(fit.weights.frame_pixels)))
     done = checkpoint.load("frames")
-    xs, l1 = ([done["xs"]], [done["l1"]]) if done else ([], [])
+    xs, l1, sds = ([done["xs"]], [done["l1"]], [unpack(Pose, done, "sd")]) if done else ([], [], [])
     progress.advance(sum(map(len, xs)))
     for start in range(sum(map(len, xs)), n, batch):
       index = np.minimum(np.arange(start, start + batch), n - 1)
@@ -85,38 +86,45 @@ class PhotometricFit:
       tracks, crops = jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index)
 
       def solve(weights, x0):
-        x, _, error = _fit_photometric(
-          surface, lm, albedo, fit.appearance.light, shared, tracks, crops, weights, jnp.asarray(x0),
+        found = _fit_photometric(
+          surface, lm, albedo, fit.appearance.light, shared, tracks, crops, weights, jnp.asarray(x0), fit.camera(),
           config.n_samples, config.frame_steps,
         )  # fmt: skip
-        return np.array(x), np.array(error)
+        return jax.tree.map(np.array, found)
 
       x0 = np.where(finite_rows(x0)[:, None], x0, fit.xs[index])
-      x, error = guarded(solve, weights, x0, fit.xs[index], fit.seen[index])
+      x, error, sd = guarded(solve, weights, x0, fit.xs[index], fit.seen[index])
       keep = min(batch, n - start)
       xs.append(x[:keep])
       l1.append(error[:keep])
+      sds.append(jax.tree.map(lambda a: a[:keep], sd))
       progress.advance(keep, photometric_l1=float(np.nan_to_num(error[:keep]).mean()))
       if checkpoint.due():
-        checkpoint.save("frames", pack(xs=np.concatenate(xs), l1=np.concatenate(l1)))
-    fit.xs, self.l1 = np.concatenate(xs), np.concatenate(l1)
+        checkpoint.save("frames", pack(xs=np.concatenate(xs), l1=np.concatenate(l1), sd=_joined(sds)))
+    fit.xs, self.l1, fit.sd = np.concatenate(xs), np.concatenate(l1), _joined(sds)
 
 
 def guarded(
   solve, weights, x0: np.ndarray, landmark_fit: np.ndarray, seen: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, Pose]:
   """`solve(weights, x0)` of a batch of frames; those that go astray once more, from their landmarks and damped.
 
   Damped: their colours count a tenth. The other frames keep what they have; what strays again is not a number.
   """
-  x, error = solve(weights, x0)
+  x, error, sd = solve(weights, x0)
   bad = strayed(x, landmark_fit) & seen
   if bad.any():
-    again, error_again = solve(weights.replace(photo_pixels=weights.photo_pixels * 0.1), landmark_fit)
+    again, error_again, sd_again = solve(weights.replace(photo_pixels=weights.photo_pixels * 0.1), landmark_fit)
     x[bad], error[bad] = again[bad], error_again[bad]
+    for rows, rows_again in zip(jax.tree.leaves(sd), jax.tree.leaves(sd_again)):
+      rows[bad] = rows_again[bad]
     bad &= strayed(x, landmark_fit)
     x[bad], error[bad] = np.nan, np.nan
-  return x, error
+  return x, error, sd
+
+
+def _joined(parts: list[Pose]) -> Pose:
+  return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
 def crop_head(image: np.ndarray, x: np.ndarray, size: int):
@@ -161,11 +169,12 @@ def _fit_identity(
 
 
 @functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
-def _fit_photometric(surface, lm, albedo, light, shared, tracks, crops, weights, x0, n_samples, outer_steps):
+def _fit_photometric(surface, lm, albedo, light, shared, tracks, crops, weights, x0, cam, n_samples, outer_steps):
   def one(tracks, crop, x):
     x, normal = photometric.fit_frame(
       surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
     )
-    return x, normal.cost, photometric.photometric_l1(surface, albedo, light, shared, crop, x)
+    sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)
+    return x, photometric.photometric_l1(surface, albedo, light, shared, crop, x), sd
 
   return jax.vmap(one)(tracks, crops, x0)
