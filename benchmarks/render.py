@@ -204,8 +204,10 @@ def main() -> None:
     "batch8_raster_vs_1_512": ("batch8_raster_512", "raster_512"),
     # Against pixels: 4 times as many. At 1024 XLA's buffers exceed 32 MB, and the C library maps them anew each time.
     "raster_1024_vs_512": ("raster_1024", "raster_512"),
+    "raster_1024_vs_256": ("raster_1024", "raster_256"),
     "interp_grad_512_vs_256": ("interp_grad_512", "interp_grad_256"),
     "interp_grad_1024_vs_512": ("interp_grad_1024", "interp_grad_512"),
+    "interp_grad_1024_vs_256": ("interp_grad_1024", "interp_grad_256"),
     "edge_vs_hard_grad_512": ("edge_render_grad_512", "render_grad_512"),
   }
   ratios = {
