@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SIZE, clip, quick_jit, slope_errors, tiny_head, weigh
+from tiny import SIZE, clip, quick_jit, slopes, tiny_head, weigh
 
 from vht_jax import bundle, flame, functional
 from vht_jax.adjoint import Implicit, Unrolled
@@ -26,8 +26,11 @@ LANDMARKS = TrackConfig(photometric=False)
 ADAM = TrackConfig(solver="adam", init_steps=2, steps_per_frame=2, sub_steps=2, blur_sigma=(1.0, 1e-4))
 HEAD = ("v_template", "shapedirs", "exprdirs", "posedirs", "j_template", "j_shapedirs", "lbs_weights", "lmk_bary")
 SPREADS = ("sd_landmark", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
-BAR = 1e-4
-CONVERGED = Implicit(max_steps=60, tol=1e-14)
+POSE = ("expr", "rotation", "translation", "neck", "jaw", "eyes")
+BAR = 1e-4  # relative
+# To rounding, as differences of small steps ask: the cost alone would fix a solution to 1e-8 of its spread.
+CONVERGED = Implicit(max_steps=60, tol=1e-12, polish=12)
+QUIET = 0.05  # px of noise: only the outlier is beyond Huber's kink and nothing near it, where a derivative jumps
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +46,23 @@ def tracked(head):
   return run, observations, truth
 
 
-def check_slopes(inputs, build, energy: str, steps=(1e-5, 1e-4, 1e-3), constant=()):
+def check_slopes(inputs, build, energy: str, constant=(), largest=1.0):
   """Every leaf of `inputs` by reverse mode against central differences; `constant`: those with derivative zero."""
 
   def loss(inputs):
     result = build(inputs)
     return weigh((result.identity, result.poses)) + 1e-3 * jnp.sum(result.energies[energy])
 
-  value = quick_jit(loss)
-  errors = slope_errors(value, quick_jit(jax.grad(loss))(inputs), inputs, steps)
-  for name, (error, slope) in errors.items():
+  found = slopes(quick_jit(loss), quick_jit(jax.grad(loss))(inputs), inputs, largest)
+  for name, (exact, numeric, spread) in found.items():
+    print(f"{name:28s} {exact: .3e}, error {abs(numeric / (exact or 1) - 1):.0e}, of differences {spread:.0e}")
+  for name, (exact, numeric, spread) in found.items():
     if name.startswith(constant) and constant:
-      assert slope == 0.0, name
+      assert exact == 0.0, name
+      assert abs(numeric) < 1e-6, (name, numeric)
     else:
-      assert error < BAR, (name, error, slope)
-  return errors
+      assert spread < BAR * abs(numeric), (name, "the differences are no judge", numeric, spread)
+      assert abs(numeric - exact) < BAR * abs(numeric), (name, exact, numeric)
 
 
 def landmark_inputs(head, observations, weights=SPREADS):
@@ -69,16 +74,16 @@ def landmark_inputs(head, observations, weights=SPREADS):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [CONVERGED, Unrolled(max_steps=4)], ids=["implicit", "unrolled"])
+@pytest.mark.parametrize("how", [CONVERGED, Unrolled(max_steps=2)], ids=["implicit", "unrolled"])
 def test_derivatives_of_a_fit_of_landmarks_with_a_known_identity(open_head, how):
   with jax.enable_x64(True):
     head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
-    observations, truth = clip(head)
+    observations, truth = clip(head, noise_px=QUIET)
     identity = {"shape": truth.identity.shape, "lmk_offset": truth.identity.lmk_offset}
-    camera = {"focal": truth.identity.camera.focal, "principal": truth.identity.camera.principal}
-    # The starts' slopes are tiny after a few steps: only the poses that still matter, an unconverged direction.
+    camera = {name: getattr(truth.identity.camera, name) for name in ("focal", "principal", "R", "T")}
     inputs = landmark_inputs(head, observations) | {"identity": identity, "camera": camera}
-    inputs["poses"] = {"rotation": truth.poses.rotation, "translation": truth.poses.translation}
+    # Two steps of the unrolled solver: after more of them it hardly matters where they began.
+    inputs["poses"] = {name: getattr(truth.poses, name) for name in POSE}
 
     def build(d):
       person = truth.identity.replace(**d["identity"], camera=truth.identity.camera.replace(**d["camera"]))
@@ -94,7 +99,7 @@ def test_derivatives_of_a_fit_of_landmarks_with_a_known_identity(open_head, how)
 def test_derivatives_of_a_bundle_adjustment(open_head):
   with jax.enable_x64(True):
     head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
-    observations, _ = clip(head)
+    observations, _ = clip(head, noise_px=QUIET)
     inputs = landmark_inputs(head, observations, (*SPREADS, "sd_offset", "sd_size", "w_identity"))
 
     def build(d):
@@ -134,7 +139,7 @@ def test_derivatives_of_adam(open_head, start):
       observed, weights = observations.replace(**d["observed"]), Weights().replace(**d["weights"])
       return track_fn(head.replace(**d["model"]), observed, ADAM, weights, person, adjoint=Unrolled(max_steps=3))
 
-    check_slopes(inputs, build, "total", steps=(1e-6, 1e-7, 1e-5, 1e-4, 1e-3))
+    check_slopes(inputs, build, "total")
 
 
 @pytest.mark.slow

@@ -77,17 +77,21 @@ def weigh(tree, seed=5):
   return sum(jnp.sum(jnp.asarray(rng.standard_normal(a.shape), a.dtype) * a) for a in jax.tree.leaves(tree))
 
 
-def slope_errors(fun, gradient, inputs, steps=(1e-5, 1e-4, 1e-3), seed=9):
-  """Relative differences between a gradient and central differences, along one random direction per leaf of `inputs`.
+def slopes(fun, gradient, inputs, largest=1.0, seed=9):
+  """A gradient beside central differences, along one random direction per leaf of `inputs`.
+
+  Which step of the differences counts is decided by the differences alone: kinks spoil large ones and rounding (or a
+  solver that stops) small ones, and where extrapolated differences of three steps agree best neither does. So a wrong
+  gradient has no choice of steps to hide behind.
 
   Args:
     fun: inputs -> scalar.
     gradient: its gradient at `inputs`, same structure.
     inputs: pytree; every leaf is moved by itself, only where it is not 0 if it has zeros (confidences).
-    steps: relative to the leaf; the best of them counts (kinks and rounding limit either side).
+    largest: step to begin with, relative to the leaf; every further one is a quarter of it.
 
   Returns:
-    {path of the leaf: (relative error, slope)}.
+    {path of the leaf: (slope by the gradient, slope by differences, how far the differences disagree)}.
   """
   rng = np.random.default_rng(seed)
   leaves, tree = jax.tree_util.tree_flatten_with_path(inputs)
@@ -99,16 +103,22 @@ def slope_errors(fun, gradient, inputs, steps=(1e-5, 1e-4, 1e-3), seed=9):
     if "confidence" in jax.tree_util.keystr(path):
       direction = direction * (leaf != 0)
     exact = float(np.sum(np.asarray(slope) * direction))
-    errors = []
-    for step in steps:
-      values = [x for _, x in leaves]
+    values = [x for _, x in leaves]
+    central, extrapolated = [], []
+    best, numeric = np.inf, np.nan
+    for step in largest * 0.25 ** np.arange(16):
       sides = []
       for sign in (1, -1):
         values[i] = jnp.asarray(leaf + sign * step * direction)
         sides.append(float(fun(jax.tree_util.tree_unflatten(tree, values))))
-      numeric = (sides[0] - sides[1]) / (2 * step)
-      errors.append(abs(numeric - exact) / max(abs(numeric), abs(exact), 1e-12))
-      if errors[-1] < 1e-5:
+      central.append((sides[0] - sides[1]) / (2 * step))
+      extrapolated.append(central[-1] if len(central) == 1 else (16 * central[-1] - central[-2]) / 15)
+      if len(central) < 3:
+        continue
+      spread = np.ptp([central[-1], *extrapolated[-2:]])
+      if spread < best:
+        best, numeric = spread, extrapolated[-1]
+      if best < 1e-6 * abs(numeric):
         break
-    out[jax.tree_util.keystr(path, simple=True, separator=".")] = (min(errors), exact)
+    out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, float(best)
   return out
