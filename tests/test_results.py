@@ -352,6 +352,22 @@ def test_projected_landmarks_match_one_frame_at_a_time(open_head):
   np.testing.assert_allclose(found[2], project(result.identity.camera, points, (48, 64))[:, :2], atol=1e-3)
 
 
+def test_detail_of_a_face_says_which_way_it_was_shaken():
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 255, (120, 120, 3), np.uint8)
+  points = rng.uniform(20, 100, (68, 2))
+  sharp = results.face_detail(image, points)
+  column = np.repeat(image.mean(axis=0, keepdims=True).astype(np.uint8), 120, axis=0)
+  shaken = results.face_detail(column, points)
+  assert shaken[1] < 0.1 * sharp[1] and shaken[0] > 0.5 * sharp[0]
+  larger = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)
+  np.testing.assert_allclose(results.face_detail(larger, 2 * points), sharp, rtol=0.25)
+  darker = (image * 0.5).astype(np.uint8)
+  np.testing.assert_allclose(results.face_detail(darker, points), sharp, rtol=0.02)
+  assert np.isnan(results.face_detail(image, points + 500)).all()
+  assert np.isfinite(results.face_detail(np.zeros_like(image), points)).all()
+
+
 def test_confidence_finds_the_frames_that_stand_out():
   rng = np.random.default_rng(0)
   detected = rng.uniform(0, 100, (1, 70, 2)) + np.zeros((20, 1, 1))
@@ -368,6 +384,11 @@ def test_confidence_finds_the_frames_that_stand_out():
   trust = results.frame_confidence(projected, detected, seen, status, photo)
   assert np.flatnonzero(trust < 0.5).tolist() == [3, 7, 9, 11] and trust[11] == 0
   assert not results.frame_confidence(projected, detected, seen, np.full(20, Status.NO_FACE)).any()
+  detail = np.full((20, 2), 0.2)
+  detail[13] = 0.2, 0.08  # shaken up and down
+  detail[11] = np.nan
+  trust = results.frame_confidence(projected, detected, seen, status, photo, detail)
+  assert np.flatnonzero(trust < 0.5).tolist() == [3, 7, 9, 11, 13]
   photo[5] = np.nan  # the fit gave up on its colours
   assert results.frame_confidence(projected, detected, seen, status, photo)[5] == 0
 

@@ -228,6 +228,8 @@ def already_finished(output: Path) -> dict[str, Any]:
 
 def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Record, progress: Progress) -> TrackResult:
   """Tracks, going on from the checkpoints that an earlier run left."""
+  import numpy as np
+
   from vht_jax import results
   from vht_jax.track import track
 
@@ -242,9 +244,12 @@ def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Rec
   progress.close()
   landmarks, confidence, _ = dataset.landmarks()
   projected = results.projected_landmarks(model, result, dataset.size)
-  trust = results.frame_confidence(
-    projected, landmarks, confidence, result.status, result.energies.get("photometric_l1", result.energies.get("photo"))
-  )
+  difference = result.energies.get("photometric_l1", result.energies.get("photo"))
+  detail = np.full((len(dataset), 2), np.nan)
+  faces = np.flatnonzero(dataset.valid)
+  for i, image in zip(faces, dataset.source_images(faces)):
+    detail[i] = results.face_detail(image, dataset.detections[i].landmarks)
+  trust = results.frame_confidence(projected, landmarks, confidence, result.status, difference, detail)
   return result.replace(confidence=trust)
 
 
