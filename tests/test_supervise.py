@@ -22,8 +22,9 @@ def crash(argv): ctypes.string_at(0)
 def eaten(argv): os.kill(os.getpid(), signal.SIGKILL)
 def failing(argv): raise ValueError("x")
 def sleep(argv):
-  print(os.getpid(), flush=True)
-  try: time.sleep(60)
+  try:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
   except KeyboardInterrupt: print("interrupted"); return 130
 """
 CODE = """
