@@ -33,7 +33,7 @@ def test_a_landmark_network_beats_the_bare_tracker():
 def test_a_learned_start_halves_the_iterations():
   import amortised_start
 
-  out = amortised_start.run(steps=250, n_train=1024, n_test=64, jit=quick_jit)
+  out = amortised_start.run(steps=1000, n_train=4096, n_test=64, jit=quick_jit)
   assert out["affine"] > 2
   assert out["learned"] <= 0.5 * out["affine"]
 
