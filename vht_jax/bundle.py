@@ -66,7 +66,9 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   factor = jnp.asarray(factor, points.template.dtype)
   dense = jnp.ones(len(pick), factor.dtype)
   sd = jnp.concatenate([weights.sd_landmark * factor, weights.sd_dense * dense])
-  bias = jnp.concatenate([weights.sd_offset * factor, 2 * weights.sd_offset * dense])
+  # Without its bias an iris says where the eye looks: of all points these have to be believed least.
+  bias_factor = factor.at[68:].set(2.0)
+  bias = jnp.concatenate([weights.sd_offset * bias_factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
   dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0, keepdims=True)

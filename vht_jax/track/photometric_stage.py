@@ -71,7 +71,7 @@ class PhotometricFit:
     surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
     lm, shared = bundle.with_identity(fit.lm, fit.shared)
     # Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are.
-    belief = np.sqrt(min(fit.pixels / float(fit.weights.photo_pixels), 1.0))
+    belief = min(fit.pixels / float(fit.weights.photo_pixels), 1.0)
     shared = shared.replace(offset=shared.offset * np.float32(belief))
     albedo = photometric.albedo_map(surface, fit.appearance)
     weights = fit.weights.replace(photo_pixels=min(fit.pixels, float(fit.weights.frame_pixels)))
