@@ -147,7 +147,7 @@ def save_plot(path: Path, title: str, x_label: str, y_label: str, curves: dict[s
   """
   import cv2
 
-  width, height, left, right, top, bottom = 900, 520, 90, 30, 50, 70
+  width, height, left, right, top, bottom = 900, 520, 90, 30, 70, 70
   ink, palette = (60, 60, 60), [(200, 110, 30), (50, 50, 210), (60, 150, 60), (160, 60, 160)]
   picture = np.full((height, width, 3), 255, np.uint8)
   xs, ys = (np.concatenate([np.asarray(c[k], float) for c in curves.values()]) for k in (0, 1))
@@ -170,8 +170,8 @@ def save_plot(path: Path, title: str, x_label: str, y_label: str, curves: dict[s
   for k, (label, (x, y)) in enumerate(curves.items()):
     color = palette[k % len(palette)]
     cv2.polylines(picture, [at(x, y)], False, color, 2, cv2.LINE_AA)
-    cv2.line(picture, (width - 330, top + 12 + 24 * k), (width - 300, top + 12 + 24 * k), color, 2)
-    text(label, width - 290, top + 17 + 24 * k)
+    cv2.line(picture, (width - 330, 16 + 20 * k), (width - 300, 16 + 20 * k), color, 2)
+    text(label, width - 290, 21 + 20 * k)
   text(title, left, 30, 0.65)
   text(x_label, width / 2 - 40, height - 18)
   text(y_label, 10, 30 if not title else 46, 0.45)

@@ -84,6 +84,18 @@ def test_a_fit_that_did_not_converge_has_no_derivative(points):
   assert np.isfinite(slope(Implicit())).all()
 
 
+def test_polish_finds_the_gradient_s_zero(points):
+  """The solver alone stops where the cost rounds, at the root of the precision."""
+  with jax.enable_x64(True):
+    theta, x0 = jnp.asarray(points), jnp.zeros(3)
+    left = []
+    for polish in (0, 40):
+      how = Implicit(max_steps=60, tol=1e-8, polish=polish)
+      found = quick_jit(lambda p: minimise(normal, p, x0, how, 30))(theta)
+      left.append(float(jnp.abs(found.normal.gradient).max()))
+    assert left[1] < 1e-12 < left[0]
+
+
 def test_vmap_differentiates_each_fit_by_itself(points):
   theta = jnp.asarray(np.stack([points, 1.3 * points, points[::-1]]), jnp.float32)
   gradient = jax.grad(lambda p: outcome(p, jnp.zeros(3), Implicit()))
@@ -177,3 +189,5 @@ def test_options_are_checked():
     Unrolled(checkpoint=-1)
   with pytest.raises(InputError, match="unconverged"):
     Implicit(unconverged="ignore")
+  with pytest.raises(InputError, match="polish"):
+    Implicit(polish=-1)

@@ -202,13 +202,14 @@ def test_other_weights_do_not_compile_again(head):
   poses = [compiled(observations, Weights(sd_expr=sd, lr=sd), truth) for sd in (0.1, 0.4, 1.6)]
   assert float(jnp.abs(poses[0].expr).mean()) < float(jnp.abs(poses[2].expr).mean())
   compiled(observations.replace(confidence=0.5 * observations.confidence), Weights(), truth)
+  assert compiled._cache_size() == 1
 
 
 @pytest.mark.slow
 def test_sharded_over_four_devices_equals_one():
   code = """
 import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from tiny import SIZE, clip, quick_jit, tiny_head
 from vht_jax.assets import load_head
 from vht_jax.config import TrackConfig, Weights
@@ -218,7 +219,7 @@ head = landmarks_only(tiny_head(load_head(model="open")), dense=False)
 clips = [clip(head, n_frames=2, seed=k) for k in range(4)]
 observations, truth = (jax.tree.map(lambda *a: jnp.stack(a), *t) for t in zip(*clips))
 run = quick_jit(jax.vmap(lambda o, t: track_fn(head, o, TrackConfig(photometric=False), Weights(), t, size=SIZE).poses))
-mesh = jax.make_mesh((4,), ("clip",))
+mesh = Mesh(jax.devices(), ("clip",))  # of `make_mesh` the axes are "explicit" in newer versions: XLA would not split
 spread = jax.device_put((observations, truth), NamedSharding(mesh, P("clip")))
 alone, together = run(observations, truth), run(*spread)
 assert len(together.expr.sharding.device_set) == 4, together.expr.sharding
