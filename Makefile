@@ -7,6 +7,7 @@
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
+export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track bench-adjoint clean
 

@@ -1,6 +1,9 @@
 """Strict promotion for every test, and the data that tests share."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the app does; read when jax is imported
 
 import jax
 import pytest

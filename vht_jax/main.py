@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 # takes from the cache (they differ in tuning flags only), and MediaPipe greets.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLOG_minloglevel", "2")
+# XLA's Cholesky factorisations on a CPU are OpenBLAS's. Ours are small and many: a second thread brings nothing, and
+# waits actively, which costs a factor of 50 as soon as another process wants the core (docs/benchmarks.md).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from vht_jax import inputs
 from vht_jax import settings as settings_
