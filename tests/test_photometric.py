@@ -469,7 +469,8 @@ def test_fit_identity_improves_shape_and_appearance(
 
     return found, error(shared, appearance, xs), error(*found[:3])
 
-  (found, appearance, poses, pixels, costs), before, after = run(xs, start)
+  (found, appearance, poses, pixels, costs, focal_sd), before, after = run(xs, start)
+  assert 0 < focal_sd < 3e-3  # nearly given
   assert 50 <= pixels <= weights.photo_pixels
   assert after < 0.4 * before and after < 0.04
   assert np.isfinite(costs).all() and costs[-1] < costs[0]

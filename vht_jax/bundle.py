@@ -403,15 +403,19 @@ def bundle_adjust(
     adjoint,
     max_steps,
   )
-  # Marginal of log focal; scaled to a unit diagonal first, because the unknowns' units differ by orders of magnitude.
-  scale = jax.lax.rsqrt(jnp.diagonal(solution.shared_information))
-  information = solution.shared_information * scale[:, None] * scale[None]
-  unit = jnp.zeros_like(scale).at[n_shape].set(1.0)
-  variance = jnp.linalg.solve(information, unit)[n_shape] * scale[n_shape] ** 2
   return BundleResult(
     shared=unpack(solution.shared, n_shape),
     xs=solution.frames,
     cost=solution.cost,
     steps=solution.steps,
-    focal_relative_sd=jnp.sqrt(jnp.maximum(variance, 0.0)),
+    focal_relative_sd=focal_deviation(solution.shared_information, n_shape),
   )
+
+
+def focal_deviation(information: Array, n_shape: int) -> Array:
+  """() standard deviation of log focal length, from the shared unknowns' `shared_information` (m, m) (`pack`)."""
+  # Scaled to a unit diagonal, because the unknowns' units differ by orders of magnitude.
+  scale = jax.lax.rsqrt(jnp.diagonal(information))
+  unit = jnp.zeros_like(scale).at[n_shape].set(1.0)
+  column = jnp.linalg.solve(information * scale[:, None] * scale[None], unit)
+  return jnp.sqrt(jnp.maximum(column[n_shape], 0.0)) * scale[n_shape]

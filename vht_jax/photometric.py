@@ -416,7 +416,7 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
       trusted more while the rms of the code stays below PLAUSIBLE_SHAPE, and less above.
 
   Returns:
-    shared, appearance, xs, pixels, cost per outer step (outer_steps,).
+    shared, appearance, xs, pixels, cost per outer step (outer_steps,), standard deviation of log focal ().
   """
   n_shape, n_texture = surface.vertices.shapedirs.shape[-1], appearance.texture.shape[0]
   images9 = jax.vmap(with_gradient)(crops.rgb)
@@ -495,11 +495,12 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     excess = jnp.mean(shared.shape**2) / PLAUSIBLE_SHAPE**2
     change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))
     pixels = jnp.clip(pixels * change, FEWEST_PIXELS, weights.photo_pixels)
-    return (shared, appearance, xs, pixels), solution.cost
+    focal_sd = bundle.focal_deviation(solution.shared_information, n_shape)
+    return (shared, appearance, xs, pixels), (solution.cost, focal_sd)
 
   start = (shared, appearance, xs, pixels)
-  (shared, appearance, xs, pixels), costs = jax.lax.scan(outer, start, jnp.arange(outer_steps))
-  return shared, appearance, xs, pixels, costs
+  (shared, appearance, xs, pixels), (costs, focal_sd) = jax.lax.scan(outer, start, jnp.arange(outer_steps))
+  return shared, appearance, xs, pixels, costs, focal_sd[-1]
 
 
 def pad_shared(arrow: ArrowNormal, k: int) -> ArrowNormal:

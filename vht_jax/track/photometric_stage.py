@@ -43,7 +43,7 @@ class PhotometricFit:
     free = fit.turns and config.focal <= 0
     sd = np.hypot(fit.focal_sd, FOCAL_BIAS_SD) if free else 2e-3
     focal_prior = (fit.shared.log_focal, jnp.asarray(sd, jnp.float32))
-    fit.shared, fit.appearance, xs, pixels, cost = _fit_identity(
+    fit.shared, fit.appearance, xs, pixels, cost, focal_sd = _fit_identity(
       surface,
       fit.lm,
       fit.shared,
@@ -58,6 +58,8 @@ class PhotometricFit:
       config.identity_steps,
     )
     fit.pixels = float(pixels)
+    if free:
+      fit.focal_sd = float(focal_sd)
     fit.xs = np.array(fit.xs)
     fit.xs[index] = np.asarray(xs)
     self.identity_cost = np.asarray(cost)
