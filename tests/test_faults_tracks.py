@@ -136,12 +136,11 @@ def test_a_face_that_leaves_for_20_frames(people, tmp_path, person):  # noqa: F8
   assert run.summary["tracked"] == 40 and run.doubtful[20:40].all()
   inside = np.r_[2:18, 42:58]
   acceleration, speed = run.acceleration(), run.speed()
-  # From where the person left to where they come back in a straight line, without a jump at its ends.
-  assert acceleration[21:39].max() < np.median(acceleration[inside])
+  # From where the person left to where they come back, without a jump in place or speed: nowhere in the gap or at its
+  # ends does the head accelerate harder than elsewhere.
+  assert acceleration[19:41].max() <= acceleration[inside].max()
   assert speed[[19, 39]].max() <= speed[inside].max()
   assert run.nme[[18, 19, 40, 41]].max() <= 1.1 * run.nme[inside].max()
-  if person == 0:  # the other one nods in the gap: what is a straight line there has an edge where they come back
-    assert acceleration[[19, 20, 39, 40]].max() <= acceleration[inside].max()
 
 
 def test_a_face_that_leaves_at_a_cut(people, tmp_path):  # noqa: F811

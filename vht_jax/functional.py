@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from vht_jax import bundle, descent, flame, rotation
+from vht_jax import bundle, descent, flame, gaps
 from vht_jax import points as pts
 from vht_jax.adjoint import Implicit, Unrolled, no_derivative, scan
 from vht_jax.bundle import LandmarkModel, Tracks
@@ -416,8 +416,8 @@ def _identity(model: FlameModel, shared: Shared, size: tuple[int, int]) -> Ident
 def bridge(poses: Pose, seen: Array, good: Array) -> tuple[Pose, Array]:
   """Fills frames without a face, or whose fit is not `good`, from their neighbours.
 
-  Between two tracked frames every parameter is interpolated linearly (rotations along the shortest arc); before the
-  first and after the last one it stays as it is there.
+  Between two tracked frames every parameter goes on with the speed it has at both (`gaps.fill`); before the first and
+  after the last one it stays as it is there. The clip is one shot.
 
   Args:
     poses: leading axis T.
@@ -426,28 +426,9 @@ def bridge(poses: Pose, seen: Array, good: Array) -> tuple[Pose, Array]:
   Returns:
     Poses, and the `Status` (T,) of every frame.
   """
-  n = seen.shape[0]
   known = seen & good
-  index = jnp.arange(n, dtype=jnp.int32)
-  before = lax.cummax(jnp.where(known, index, -1))
-  after = lax.cummin(jnp.where(known, index, n), reverse=True)
-  start = jnp.where(before >= 0, before, jnp.minimum(after, n - 1))
-  end = jnp.where(after < n, after, start)
+  filled = gaps.fill(poses, known, jnp.zeros(len(seen), jnp.int32))
   some = jnp.any(known)
-  t = (index - start) / jnp.maximum(end - start, 1)
-
-  def mix(a, b):
-    w = jnp.where(end > start, t, 0.0).astype(a.dtype).reshape(-1, *(1,) * (a.ndim - 1))
-    return a * (1 - w) + b * w
-
-  def fill(a):
-    finite = jnp.where(jnp.isfinite(a), a, 0.0)
-    return jnp.where(some, mix(finite[start], finite[end]), a)
-
-  r = jnp.where(jnp.isfinite(poses.rotation), poses.rotation, 0.0)
-  turned = jax.vmap(rotation.nearest_axis_angle)(r[end], r[start])
-  filled = jax.tree.map(fill, poses)
-  filled = filled.replace(rotation=jnp.where(some, mix(r[start], turned), poses.rotation))
   missing = jnp.where(some, Status.INTERPOLATED.value, Status.NO_FACE.value)
   tracked = jnp.where(good, Status.TRACKED.value, Status.DIVERGED.value)
   return filled, jnp.where(seen, tracked, missing).astype(jnp.int32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import rotation
+from vht_jax import gaps
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.points import N_POSE
@@ -90,39 +90,20 @@ def bridge(
 
   Returns the poses and the `Status` of every frame.
 
-  Between two tracked frames every parameter is interpolated linearly (rotations along the shortest arc); before the
-  first and after the last one it stays as it is there. Nothing is interpolated across a cut (`cuts`: first frames of
-  new shots): there the frames take what is nearest in their own shot, if that has any.
+  Between two tracked frames every parameter goes on with the speed it has at both (`gaps.fill`); before the first and
+  after the last one it stays as it is there. Nothing is interpolated across a cut (`cuts`: first frames of new shots):
+  there the frames take what is nearest in their own shot, if that has any.
   """
   n = len(seen)
   good = np.ones(n, bool) if good is None else good
   status = np.where(seen, np.where(good, Status.TRACKED, Status.DIVERGED), Status.INTERPOLATED).astype(np.int32)
-  seen = seen & good
-  known = np.flatnonzero(seen)
-  if len(known) == n:
+  known = seen & good
+  if known.all():
     return poses, status
-  if len(known) == 0:
+  if not known.any():
     return poses, np.where(status == Status.INTERPOLATED, Status.NO_FACE, status)
-  right = np.searchsorted(known, np.arange(n))
-  after, before = known[np.minimum(right, len(known) - 1)], known[np.maximum(right - 1, 0)]
-  before = np.where(seen, np.arange(n), before)
-  after = np.where(seen, np.arange(n), after)
   shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
-  before_cut, after_cut = shot[before] != shot, shot[after] != shot
-  before = np.where(before_cut & ~after_cut, after, before)
-  after = np.where(after_cut, before, after)
-  inside = (before < np.arange(n)) & (np.arange(n) < after)
-  t = np.where(inside, (np.arange(n) - before) / np.maximum(after - before, 1), 0.0).astype(np.float32)
-  start = np.where(np.arange(n) < known[0], known[0], before)
+  return _fill(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32)), status
 
-  def mix(a):
-    a = np.where(np.isfinite(a), a, 0)
-    w = t.reshape((-1,) + (1,) * (a.ndim - 1))
-    return jnp.asarray(a[start] * (1 - w) + a[after] * w)
 
-  nearest = jax.vmap(rotation.nearest_axis_angle)
-  r = np.nan_to_num(np.asarray(poses.rotation))
-  turned = np.asarray(nearest(jnp.asarray(r[after]), jnp.asarray(r[start])))
-  mixed = jax.tree.map(mix, poses)
-  w = t[:, None]
-  return mixed.replace(rotation=jnp.asarray(r[start] * (1 - w) + turned * w)), status
+_fill = jax.jit(gaps.fill)
