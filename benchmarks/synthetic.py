@@ -95,6 +95,17 @@ def animate(model: FlameModel, rng, n_frames: int, yaw_deg: float = 35.0, focal:
   return camera.make_camera(focal), poses
 
 
+def plain_identity(model: FlameModel, rng, camera_) -> Identity:
+  """A shape N(0, 1) under a camera, without looks: for clips of landmarks only."""
+  return Identity(
+    shape=jnp.asarray(rng.standard_normal(model.shapedirs.shape[-1]), jnp.float32),
+    texture=jnp.zeros(model.texture_basis.shape[-1]),
+    light=jnp.zeros((9, 3)),
+    camera=camera_,
+    lmk_offset=jnp.zeros((70, 3)),
+  )
+
+
 def place_heads(model: FlameModel, focal: float, *, euler, place, face_height, expr, neck, jaw, eyes) -> Pose:
   """Poses (T, ...) from how a head looks in the image.
 
@@ -169,7 +180,7 @@ def render_frame(surface: Surface, vertices, identity: Identity, background, spe
   uv = shade.interpolate_corners(surface.uv, fragments)
   color = shade.shade(shade.sample_texture(surface.albedo, uv), shade.shading(identity.light, n)) * tone
   half = jnp.array([0.35, 0.45, -0.82])
-  color = color + specular * gloss * jnp.maximum(jnp.sum(n * half, -1, keepdims=True), 0.0) ** 40
+  color = color + specular * gloss * jnp.maximum(jnp.sum(n * half[None, None], -1, keepdims=True), 0.0) ** 40
   hit = (fragments.pix_to_face >= 0)[..., None]
   image = jnp.where(hit, color * jnp.broadcast_to(gain, color.shape), jnp.repeat(jnp.repeat(background, 2, 0), 2, 1))
   image = jnp.clip(image, 0.0, 1.0)

@@ -148,7 +148,7 @@ def test_empty_list():
     ("blur_sigma = [1]\n", r"a\.ini:1: blur_sigma: expected 2 values"),
     ("calibrated = maybe\n", "expected true or false"),
     ("just words\n", r"a\.ini:1: expected 'key = value'; found 'just words'"),
-    ("schedule = parallel\n", "schedule: expected one of batched, sequential; found 'parallel'"),
+    ("schedule = parallel\n", "schedule: expected one of batched, joint, sequential; found 'parallel'"),
     ("sub_steps = 0\n", "sub_steps: expected at least 1; found 0"),
     ("w_lmk = -1\n", "w_lmk: expected no negative number"),
     ("w_lmk = nan\n", "w_lmk: expected a finite number"),

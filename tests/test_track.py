@@ -326,3 +326,40 @@ def test_photometry_on_a_small_clip(small_head, clip, weights, project):
   assert (np.asarray(result.status) == Status.TRACKED).all()
   for a, b in zip(jax.tree.leaves((result.identity, result.poses)), jax.tree.leaves((again.identity, again.poses)), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+class Memory(track.Checkpoint):
+  """Keeps stages as the files would."""
+
+  def __init__(self):
+    self.stages = {}
+
+  def load(self, stage):
+    return self.stages.get(stage, {})
+
+  def save(self, stage, arrays):
+    self.stages[stage] = {k: np.array(v) for k, v in arrays.items()}
+
+
+@pytest.mark.slow
+def test_joint_schedule_and_going_on_after_it(small_head, clip, weights, project):
+  """The identity from all frames; a run that was killed after it ends with the same numbers."""
+  config = TrackConfig(**{**SMALL.__dict__, "photometric": True, "schedule": "joint"})
+  memory = Memory()
+  result = track.track(small_head, clip, config, weights, checkpoint=memory)
+  assert nme(project(result), clip).max() < 0.02
+  assert np.median(turned_deg(result, clip)) < 2.0
+  assert abs(float(result.identity.camera.focal) / 1.8 - 1) < 0.1
+  assert result.timing["joint"] > 0 and "joint" in memory.stages
+  again = track.track(small_head, clip, config, weights, checkpoint=memory)
+  assert "joint" not in again.timing
+  for a, b in zip(jax.tree.leaves((result.identity, result.poses, result.energies, result.pose_sd)),
+                  jax.tree.leaves((again.identity, again.poses, again.energies, again.pose_sd)), strict=True):  # fmt: skip
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("settings", [{"photometric": False}, {"solver": "adam"}])
+def test_joint_needs_gauss_newton_on_images(settings):
+  with pytest.raises(InputError, match="schedule: joint is for Gauss-Newton on images"):
+    track.check_frames(TrackConfig(schedule="joint", **settings), np.ones(3, bool))

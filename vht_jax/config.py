@@ -31,7 +31,9 @@ class TrackConfig:
   # Method.
   init: str = "landmarks"  # "landmarks": bundle adjustment of the landmarks; "calibration": VHT's cv2.calibrateCamera
   solver: str = "gn"  # "gn": Gauss-Newton; "adam": VHT's first-order stages
-  schedule: str = "batched"  # "batched": chunks of frames in parallel; "sequential": each frame starts at its predecessor
+  # "batched": chunks of frames in parallel; "sequential": each frame starts at its predecessor; "joint": batched, then
+  # identity and camera from the images of all frames and not only of the keyframes, and the poses again.
+  schedule: str = "batched"
   smooth: bool = True  # two-sided smoothing of all frames by their measured noise (Gauss-Newton, batched schedule)
   photometric: bool = True  # False: the landmark fit is the result
   dense_landmarks: bool = True  # use MediaPipe's 468 points beside the 68 + 2 when they are there
@@ -39,9 +41,9 @@ class TrackConfig:
   n_calibration_frames: int = 24  # and for the landmark bundle adjustment
   batch_size: int = 8  # frames optimised at once by the batched schedule
   crop_size: int = 256  # px, side of the square around the head that the Gauss-Newton stages look at
-  n_samples: int = 2000  # pixels of it per solve
-  identity_steps: int = 20  # Gauss-Newton: rasterisations of the keyframe stage
-  frame_steps: int = 3  # and of the frame stage
+  n_samples: int = 1000  # pixels of it per solve
+  identity_steps: int = 14  # Gauss-Newton: rasterisations of the keyframe stage
+  frame_steps: int = 2  # and of the frame stage
   focal: float = 0.0  # fixed focal length in units of the longer side; 0: estimated
 
   # Schedule of the photometric stages.
@@ -85,6 +87,7 @@ class Weights:
   sd_landmark: float = 0.006  # noise of one landmark coordinate
   sd_dense: float = 0.02  # of a dense landmark: its bias is not estimated, so it counts as noise
   sd_offset: float = 0.005  # constant detector bias per landmark
+  sd_closure: float = 0.015  # of the openings of lids and lips, which no offset explains
   w_identity: float = 2.0  # identity prior: so many observations of the mean head
   sd_expr: float = 0.4
   sd_neck: float = 0.03

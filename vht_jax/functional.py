@@ -107,7 +107,7 @@ def track_fn(
   else:
     identity, start, energies = init.identity, init.poses, None
   if init is not None or config.photometric:
-    fit = fit_frames if config.schedule == "batched" else fit_frames_in_turn
+    fit = fit_frames_in_turn if config.schedule == "sequential" else fit_frames
     start, energies = fit(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)
   good = jnp.all(jnp.isfinite(start.rotation), -1) & jnp.all(jnp.isfinite(start.expr), -1)
   poses, status = bridge(start, seen, good)
@@ -259,7 +259,8 @@ def residuals(
 ) -> Array:
   """(70, 2) landmark residuals of one frame, predicted minus observed, in standard deviations; 0 for missing points.
 
-  These are what the fits of landmarks square and sum (beyond 2.5 linearly), without the priors.
+  These are what the fits of landmarks square and sum (beyond 2.5 linearly), without the priors and without the openings
+  of lids and lips (`bundle`).
   """
   size = _image_size(observation, size)
   one = jax.tree.map(lambda a: a[None], observation)

@@ -98,7 +98,8 @@ HELP = {
   "calibrated": "the camera is known (--focal or --fov) and is not optimised",
   "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
   "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
-  "schedule": "batched (frames in parallel) or sequential (each frame starts at its predecessor, as in VHT)",
+  "schedule": "batched (frames in parallel), joint (the same, then identity and poses from all frames together; slower) or "
+  "sequential (each frame starts at its predecessor, as in VHT)",
   "smooth": "Gauss-Newton, batched: smooth the poses in time, as far as their measured noise asks for it",
   "photometric": "use the image; without it the fit to the landmarks is the result",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
@@ -138,6 +139,7 @@ HELP = {
   "sd_landmark": "landmark least squares: noise of a landmark coordinate, in outer eye distances",
   "sd_dense": "the same for a dense landmark",
   "sd_offset": "constant bias of the detector per landmark, in outer eye distances",
+  "sd_closure": "noise and bias of the openings of lids and lips, in outer eye distances",
   "w_identity": "landmark least squares: strength of the identity prior",
   "sd_expr": "spread of an expression coefficient",
   "sd_neck": "spread of the neck angles, rad",
@@ -154,7 +156,7 @@ CHOICES = {
   "landmarks": ("auto", "mediapipe", "tasks", "face_alignment"),
   "init": ("landmarks", "calibration"),
   "solver": ("gn", "adam"),
-  "schedule": ("batched", "sequential"),
+  "schedule": ("batched", "joint", "sequential"),
 }
 # Sizes, counts and divisors: at least 1, or strictly positive.
 _AT_LEAST_ONE = frozenset(

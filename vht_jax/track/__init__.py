@@ -4,6 +4,7 @@
   stage 2  landmarks  the pose of every frame from its landmarks, all frames at once
   stage 3  identity   shape, texture, light and camera from the images of a few keyframes
   stage 4  frames     every pose from its image, many frames at once
+           joint      (schedule 'joint') identity and camera from all images, and the poses again
   stage 5  smooth     all poses together, as far as their noise asks for it
 
 `jit` and everything that happens on the host lives in this folder; the functions that it calls are pure.
@@ -108,7 +109,7 @@ def track(
   progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
   clock = Clock()
 
-  def stage(name: str, fit: LandmarkFit | AdamFit, *steps: Callable[[], None]) -> None:
+  def stage(name: str, fit: LandmarkFit | PhotometricFit | AdamFit, *steps: Callable[[], None]) -> None:
     state = checkpoint.load(name)
     if state:
       fit.restore(state)
@@ -160,6 +161,8 @@ def track(
         stage("identity", first, lambda: photo.fit_identity(progress), lambda: first.fit_all(progress))
       with clock("frames"):
         photo.fit_frames(progress, checkpoint)
+      if config.schedule == "joint" and init is None:
+        stage("joint", photo, lambda: photo.fit_jointly(progress))
       energies["photometric_l1"] = jnp.asarray(photo.l1)
     good = finite_rows(first.xs)
     if config.smooth and config.schedule != "sequential":

@@ -22,6 +22,8 @@ def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
   n = len(seen)
   if n == 0:
     raise InputError("the dataset has no frames")
+  if config.schedule == "joint" and not (config.photometric and config.solver == "gn"):
+    raise InputError("schedule: joint is for Gauss-Newton on images; leave out --solver=adam or --nophotometric")
   if not seen.any():
     raise InputError(f"no face was found in any of the {n} frames; is there a person in the video?")
   for name in ("keyframes", "cutframes"):

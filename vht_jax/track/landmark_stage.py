@@ -65,6 +65,7 @@ class LandmarkFit:
       if init.identity.texture_layer is not None:
         self.appearance = self.appearance.replace(layer=init.identity.texture_layer)
       self.focal_sd, self.turns = 0.0, False
+      self.landmark_focal = np.array([self.shared.log_focal, self.focal_sd], np.float32)
       return
     x0 = np.asarray(_initial(self.lm, self.tracks))
     chosen = spread_frames(
@@ -83,6 +84,7 @@ class LandmarkFit:
     focal_sd = bundle.LOG_FOCAL_SD if self.turns else bundle.LOG_FOCAL_SD / 4
     result = _bundle(self.lm, tracks, self.weights, focal, jnp.asarray(focal_sd, jnp.float32))
     self.shared, self.focal_sd = result.shared, float(result.focal_relative_sd)
+    self.landmark_focal = np.array([self.shared.log_focal, self.focal_sd], np.float32)
     progress.advance(1, focal=float(jnp.exp(self.shared.log_focal)))
     if self.config.focal <= 0 and not self.turns:
       progress.note(
@@ -148,13 +150,13 @@ class LandmarkFit:
     """All that a finished stage has changed; `restore` puts it back."""
     return pack(
       shared=self.shared, appearance=self.appearance, focal_sd=self.focal_sd, turns=self.turns, pixels=self.pixels,
-      xs=self.xs, cost=self.cost, sd=self.sd,
+      xs=self.xs, cost=self.cost, sd=self.sd, landmark_focal=self.landmark_focal,
     )  # fmt: skip
 
   def restore(self, state: dict[str, np.ndarray]) -> None:
     self.shared, self.appearance = unpack(Shared, state, "shared"), unpack(Appearance, state, "appearance")
     self.focal_sd, self.turns = float(state["focal_sd"]), bool(state["turns"])
-    self.pixels = float(state["pixels"])
+    self.pixels, self.landmark_focal = float(state["pixels"]), state["landmark_focal"]
     self.xs, self.cost = state.get("xs"), state.get("cost")
     self.sd = unpack(Pose, state, "sd") if "sd.expr" in state else None
 

@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, flame, photometric
+from vht_jax import bundle, flame, joint, photometric
 from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.photometric import Crop
+from vht_jax.points import Shared
 from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit, pose_deviation
-from vht_jax.types import Pose
+from vht_jax.types import Array, Pose
 
 # The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
 FOCAL_BIAS_SD = 0.1
+JOINT_STEPS = 2  # of the identity from all frames
 CROP_METRES = 0.28  # side of the crop at the head's distance
 
 
@@ -39,10 +41,6 @@ class PhotometricFit:
     index = fit.keyframes()
     progress.stage("identity", 1)
     surface = _surface(self.model, fit.shared.shape)
-    # A head that hardly turns does not show the focal length: its colours only seem to know.
-    free = fit.turns and config.focal <= 0
-    sd = np.hypot(fit.focal_sd, FOCAL_BIAS_SD) if free else 2e-3
-    focal_prior = (fit.shared.log_focal, jnp.asarray(sd, jnp.float32))
     fit.shared, fit.appearance, xs, pixels, cost, focal_sd = _fit_identity(
       surface,
       fit.lm,
@@ -52,32 +50,94 @@ class PhotometricFit:
       self.crops(index),
       jnp.asarray(fit.xs[index]),
       fit.weights,
-      focal_prior,
+      self.focal_prior(),
       jnp.asarray(fit.pixels, jnp.float32),
       config.n_samples,
       config.identity_steps,
     )
     fit.pixels = float(pixels)
-    if free:
+    if self.free:
       fit.focal_sd = float(focal_sd)
     fit.xs = np.array(fit.xs)
     fit.xs[index] = np.asarray(xs)
     self.identity_cost = np.asarray(cost)
     progress.advance(1, cost=float(cost[-1]))
 
-  def fit_frames(self, progress, checkpoint) -> None:
+  def believed(self) -> Shared:
+    """What the frames share, as their poses are estimated by it.
+
+    Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are. That of the
+    irises is believed: there is no shape to tell it from, and without it the eyes would turn instead.
+    """
+    offset = np.array(self.fit.shared.offset)
+    belief = np.full((len(offset), 1), min(self.fit.pixels / float(self.fit.weights.photo_pixels), 1.0), np.float32)
+    belief[68:70] = 1.0
+    return self.fit.shared.replace(offset=jnp.asarray(offset * belief))
+
+  def fit_jointly(self, progress) -> None:
+    """Identity and camera from all frames at once, and all poses again; after `fit_frames`.
+
+    A step that does not lower the energy of the clip is taken back and is the last.
+    """
+    fit, config = self.fit, self.config
+    focal_prior = self.focal_prior()
+    n, batch = len(fit.seen), config.batch_size
+    valid = fit.seen & finite_rows(fit.xs)
+    weights = fit.weights.replace(photo_pixels=fit.pixels)  # as in the identity stage
+    last = None
+    for k in range(JOINT_STEPS + 1):
+      progress.stage("joint", n)
+      surface = _surface(self.model, fit.shared.shape)
+      albedo, total = photometric.albedo_map(surface, fit.appearance), None
+      for start in range(0, n, batch):
+        index = np.minimum(np.arange(start, start + batch), n - 1)
+        counts = valid[index] & (np.arange(start, start + batch) < n)
+        part = _reduce(
+          surface, fit.lm, albedo, fit.appearance.light, fit.shared, jax.tree.map(lambda a: a[index], fit.tracks),
+          self.crops(index), weights, jnp.asarray(np.nan_to_num(fit.xs[index])), counts, config.n_samples,
+        )  # fmt: skip
+        total = part if total is None else total + part
+        progress.advance(min(batch, n - start))
+      moved, cost, focal_sd = _shared_step(fit.lm, fit.shared, total, fit.weights, focal_prior, float(config.n_keyframes))
+      progress.advance(0, cost=float(cost))
+      if last is not None and not float(cost) < last[0]:
+        _, fit.shared, fit.xs, self.l1, fit.sd, fit.focal_sd = last
+        return
+      if k == JOINT_STEPS:
+        return
+      last = float(cost), fit.shared, fit.xs, self.l1, fit.sd, fit.focal_sd
+      fit.shared = moved
+      if self.free:
+        fit.focal_sd = float(focal_sd)
+      self.fit_frames(progress)
+
+  @property
+  def free(self) -> bool:
+    """Whether the images may move the focal length: a head that hardly turns only seems to show it."""
+    return self.fit.turns and self.config.focal <= 0
+
+  def focal_prior(self) -> tuple[Array, Array]:
+    """Mean and standard deviation of log focal in the stages with images: the landmarks' answer."""
+    mean, sd = self.fit.landmark_focal
+    return jnp.asarray(mean), jnp.asarray(np.hypot(sd, FOCAL_BIAS_SD) if self.free else 2e-3, jnp.float32)
+
+  def state(self) -> dict[str, np.ndarray]:
+    return {**self.fit.state(), "l1": self.l1}
+
+  def restore(self, state: dict[str, np.ndarray]) -> None:
+    self.fit.restore(state)
+    self.l1 = state["l1"]
+
+  def fit_frames(self, progress, checkpoint=None) -> None:
     fit, config = self.fit, self.config
     sequential = config.schedule == "sequential"
     n, batch = len(fit.seen), 1 if sequential else config.batch_size
     progress.stage("frames", n)
     surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
-    lm, shared = bundle.with_identity(fit.lm, fit.shared)
-    # Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are.
-    belief = min(fit.pixels / float(fit.weights.photo_pixels), 1.0)
-    shared = shared.replace(offset=shared.offset * np.float32(belief))
+    lm, shared = bundle.with_identity(fit.lm, self.believed())
     albedo = photometric.albedo_map(surface, fit.appearance)
     weights = fit.weights.replace(photo_pixels=min(fit.pixels, float(fit.weights.frame_pixels)))
-    done = checkpoint.load("frames")
+    done = checkpoint.load("frames") if checkpoint else {}
     xs, l1, sds = ([done["xs"]], [done["l1"]], [unpack(Pose, done, "sd")]) if done else ([], [], [])
     progress.advance(sum(map(len, xs)))
     for start in range(sum(map(len, xs)), n, batch):
@@ -101,7 +161,7 @@ class PhotometricFit:
       l1.append(error[:keep])
       sds.append(jax.tree.map(lambda a: a[:keep], sd))
       progress.advance(keep, photometric_l1=float(np.nan_to_num(error[:keep]).mean()))
-      if checkpoint.due():
+      if checkpoint and checkpoint.due():
         checkpoint.save("frames", pack(xs=np.concatenate(xs), l1=np.concatenate(l1), sd=_joined(sds)))
     fit.xs, self.l1, fit.sd = np.concatenate(xs), np.concatenate(l1), _joined(sds)
 
@@ -168,6 +228,18 @@ def _fit_identity(
     surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels,
     n_samples=n_samples, outer_steps=outer_steps,
   )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames="n_samples")
+def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples):
+  return joint.reduce_frames(
+    surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples
+  )
+
+
+@jax.jit
+def _shared_step(lm, shared, total, weights, focal_prior, n_independent):
+  return joint.shared_step(lm, shared, total, weights, focal_prior, n_independent, 1e-3)
 
 
 @functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
