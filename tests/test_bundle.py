@@ -1,5 +1,6 @@
 """Landmark least squares on heads whose truth is known."""
 
+import functools
 from unittest import mock
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from vht_jax import bundle, rotation
 from vht_jax import points as pts
 from vht_jax.config import Weights
+from vht_jax.functional import landmarks_only
 
 SIZE = (1000, 800)  # H, W px
 F = 10  # frames of the synthetic clips
@@ -288,6 +290,108 @@ def test_bundle_gradient_equals_autodiff(lm, weights, synthesise):
   np.testing.assert_allclose(arrow.shared_matrix, arrow.shared_matrix.T, rtol=1e-3, atol=1.0)
 
 
+@pytest.mark.differentiable
+def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
+  """Rows, gradient and matrix with lids and lips against forward mode; offsets are not in the openings' rows."""
+  tracks, xs, shared = synthesise(4, bias=0.02, noise=0.01)
+  one = jax.tree.map(lambda a: a[0], tracks)
+  # Closed eyes, so that their rows weigh; one point that is not seen.
+  uv = one.uv.at[jnp.array([41, 40])].set(one.uv[jnp.array([37, 38])])
+  one = one.replace(uv=uv, inverse_sd=one.inverse_sd.at[62].set(0.0))
+  upper, lower = bundle.OPENINGS.T
+
+  def residuals(x, flat):
+    shared = bundle.unpack(flat, 10)
+    uv = pts.predict(lm.points, x, shared, one.bias_scale)
+    without = pts.predict(lm.points, x, shared.replace(offset=0 * shared.offset), one.bias_scale)
+    opening = without[upper] - without[lower] - (one.uv[upper] - one.uv[lower])
+    eye = lm.eye_distance * one.bias_scale
+    wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (bundle.OPEN * eye)
+    # Points of full confidence that are in sight: the opening's sd is the weight's own.
+    counts = jnp.sqrt(one.inverse_sd[upper] * one.inverse_sd[lower]) * weights.sd_landmark * eye
+    scale = counts / (weights.sd_closure * eye) / (1 + wide**2)
+    return jnp.concatenate([(uv - one.uv) * one.inverse_sd[:, None], opening * scale[:, None]])
+
+  @jax.jit
+  def both(x, flat):
+    rows = bundle._whitened(lm, x, bundle.unpack(flat, 10), one)
+    many = jax.tree.map(lambda a: a[None], one)
+    arrow = bundle.bundle_normal(lm, x[None], flat, many, weights, (jnp.float32(0.5), jnp.float32(0.7)))
+    return rows, arrow, residuals(x, flat), *jax.jacfwd(residuals, (0, 1))(x, flat)
+
+  x = xs[0] + 0.01
+  (r, d_x, d_shared, d_offset, cost), arrow, expected, J_x, J_shared = both(x, bundle.pack(shared))
+  root, total = bundle.robust(expected)
+  assert r.shape == (77, 2) and d_offset.shape == (70, 2, 3)
+  assert np.abs(expected[70:72]).max() > 0.5 and np.all(r[75] == 0)  # lids weigh; (62, 66) lacks a point
+  np.testing.assert_allclose(cost, total, rtol=1e-4)
+  np.testing.assert_allclose(r, expected * root[:, None], atol=2e-3)
+  J_x, J_shared = J_x * root[:, None, None], J_shared * root[:, None, None]
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
+  close(d_x, J_x)
+  close(d_shared, J_shared[..., :13])
+  assert np.all(J_shared[70:, :, 13:] == 0)
+  # Both normal equations are made of these rows; the priors are all that is added.
+  prior = bundle.frame_prior(lm, x, weights)
+  frame = jax.jit(bundle.frame_normal)(lm, x, shared, one, weights)
+  J, e = J_x.reshape(154, -1), (expected * root[:, None]).reshape(-1)
+  for normal in ((frame.gradient, frame.matrix), (arrow.frame_gradient[0], arrow.frame_matrix[0])):
+    close(normal[0] - prior.gradient, J.T @ e)
+    close(normal[1] - prior.matrix, J.T @ J)
+  close(arrow.cross[0], J.T @ J_shared.reshape(154, -1))
+
+
+@pytest.mark.faults
+@pytest.mark.differentiable
+def test_openings_without_landmarks_have_derivatives(lm, weights):
+  """Missing points, and lids that coincide exactly: no root is differentiated at zero."""
+  head = np.asarray(lm.points.template)
+  px = np.stack([500 + 2000 * head[:, 0], 500 - 2000 * head[:, 1]], -1).astype(np.float32)
+  px[[41, 40]] = px[[37, 38]]
+  confidence = np.ones(70, np.float32)
+  confidence[[43, 61]] = 0
+  shared = bundle.initial_shared(lm)
+
+  @jax.jit
+  @jax.grad
+  def slope(given):
+    tracks = bundle.make_tracks(lm, *given, SIZE)
+    return bundle.frame_normal(lm, 0.01 + bundle.initial_unknowns(lm, tracks), shared, tracks, weights).cost
+
+  for c in (confidence, 0 * confidence):
+    assert all(np.isfinite(g).all() for g in slope((px, jnp.asarray(c))))
+
+
+def test_points_that_face_away_lose_their_weight(small_head, weights):
+  """Of the turned head's jaw line the far half is a guess; seen from the front nothing is lost that is in sight."""
+  lm = bundle.landmark_model(small_head, weights, 3)
+  np.testing.assert_allclose(jnp.linalg.norm(lm.normals, axis=-1), 1.0, rtol=1e-5)
+
+  @jax.jit
+  @jax.vmap
+  def weight(yaw):
+    x = jnp.zeros(pts.n_unknowns(lm.points)).at[-13].set(yaw).at[-9].set(0.8)
+    px = pts.predict(lm.points, x, bundle.initial_shared(lm, 20.0), jnp.float32(0)) * max(SIZE) + 500.0
+    tracks = bundle.make_tracks(lm, px, jnp.ones(len(px), jnp.float32), SIZE)
+    return tracks.inverse_sd * lm.relative_sd * lm.eye_distance * tracks.bias_scale
+
+  front, right, left = weight(jnp.deg2rad(jnp.array([0.0, 60.0, -60.0])))
+  np.testing.assert_allclose(front[:70], 1.0, atol=1e-3)  # folds of lids and lips, whose skin faces back, too
+  near, far = (right, left) if right[2] > right[14] else (left, right)
+  for w, away, toward in ((near, np.r_[11:17], np.r_[0:6]), (far, np.r_[0:6], np.r_[11:17])):
+    np.testing.assert_allclose(w[away], bundle.HIDDEN_WEIGHT, atol=1e-3)
+    np.testing.assert_allclose(w[toward], 1.0, atol=1e-3)
+  assert front.min() >= bundle.HIDDEN_WEIGHT - 1e-6 and np.all(weight(jnp.zeros(1)) <= 1 + 1e-6)
+
+
+def test_visibility_needs_no_mesh(small_head, weights):
+  """The head reduced to its landmarks' triangles knows the same normals."""
+  reduced = landmarks_only(small_head)
+  assert not len(reduced.faces)
+  whole, part = (bundle.landmark_model(h, weights, 3).normals for h in (small_head, reduced))
+  np.testing.assert_allclose(whole, part, atol=1e-6)
+
+
 # --- recovery --------------------------------------------------------------------------------------------------------
 
 
@@ -359,3 +463,30 @@ def test_fit_frame_recovers_poses_and_ignores_outliers(lm, synthesise, confident
   empty = fit(tracks.replace(inverse_sd=tracks.inverse_sd.at[0].set(0.0), uv=tracks.uv.at[0].set(0.0)))
   assert np.isfinite(empty.x).all()
   np.testing.assert_allclose(empty.x[1:], solution.x[1:], atol=1e-5)
+
+
+def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, synthesise):
+  """The offsets say that this detector sees eyes too narrow, but an eye whose lids touch is shut."""
+  tracks, _, truth = synthesise(2)
+  eye = lm.eye_distance
+  upper, lower = bundle.OPENINGS[:4].T
+  lids = tracks.uv.at[:, upper].set((tracks.uv[:, upper] + tracks.uv[:, lower]) / 2)
+  tracks = tracks.replace(uv=lids.at[:, lower].set(lids[:, upper]), inverse_sd=tracks.inverse_sd.at[:, 68:].set(0.0))
+  shared = truth.replace(offset=truth.offset.at[upper, 1].add(-0.012 * eye).at[lower, 1].add(0.012 * eye))
+  folded, biased = bundle.with_identity(lm, shared)
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(0, None, None))
+  def openness(t, sd, offset):
+    shared = biased.replace(offset=offset)
+    x = bundle.fit_frame(folded.replace(relative_opening_sd=sd), t, shared, weights, max_steps=12).x
+    without = shared.replace(offset=0 * offset)
+    return bundle.eye_openness(pts.predict(folded.points, x, without, t.bias_scale))
+
+  fitted = lambda sd, offset: float(openness(tracks, jnp.float32(sd), offset).mean())
+  shut = fitted(1e6, truth.offset)  # what a detector without bias would give
+  off, default, strict = (fitted(sd, biased.offset) - shut for sd in (1e6, weights.sd_closure, 0.003))
+  print(f"openness {shut:.3f}, more by {off:.3f} without the openings, {default:.3f} with them, {strict:.3f} strictly")
+  assert off > 0.03
+  assert default < 0.7 * off
+  assert strict < 0.2 * off

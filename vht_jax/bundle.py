@@ -27,6 +27,14 @@ PRINCIPAL_SD = 0.01  # of the longer side
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
 EYES_SD = 0.05  # rad, how far the eyes' angles differ
 MIN_IRIS_OPENING = 0.12  # eye opening / width under which the iris is hidden by the lids
+# Opposite points of the lids and of the inner lips: upper, lower.
+OPENINGS = np.array([(37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65)])
+OPEN = 0.04  # in outer eye distances; an eye is 0.1 open, and here the weight of an opening has fallen to a half
+# Points that face away are guesses of the detector: cosines to the viewing direction at which a point is hidden and at
+# which it is seen, and the factor on a hidden one's 1 / sd. Less of them helps more where guesses are systematically
+# wrong, and costs the focal length where they are merely noisy (docs/accuracy.md).
+HIDDEN_COSINE, SEEN_COSINE, HIDDEN_WEIGHT = -0.4, 0.0, 0.5
+AWAY = 1.5  # the direction away from the middle of the head, against the skin's own: in folds it has to prevail
 
 
 @flax.struct.dataclass
@@ -45,6 +53,8 @@ class LandmarkModel:
   points: Points
   relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
   relative_bias: Array  # (N,) the same for its constant bias
+  relative_opening_sd: Array  # () the same for the differences between opposite points of lids and lips
+  normals: Array  # (N, 3) head, where the surface faces (`facing`)
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
@@ -66,8 +76,8 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   factor = jnp.asarray(factor, points.template.dtype)
   dense = jnp.ones(len(pick), factor.dtype)
   sd = jnp.concatenate([weights.sd_landmark * factor, weights.sd_dense * dense])
-  # Without its bias an iris says where the eye looks: of all points these have to be believed least.
-  bias_factor = factor.at[68:].set(2.0)
+  # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze.
+  bias_factor = factor.at[36:48].set(2.0).at[68:].set(2.0)
   bias = jnp.concatenate([weights.sd_offset * bias_factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
@@ -76,10 +86,39 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     points=points,
     relative_sd=sd,
     relative_bias=bias,
+    relative_opening_sd=jnp.asarray(weights.sd_closure, points.template.dtype),
+    normals=facing(points.template, model.v_template[vertices]),
     eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
   )
+
+
+def facing(points: Array, corners: Array) -> Array:
+  """(N, 3) unit vectors that say from where points of the head can be seen.
+
+  Lids, lips and the nose's base lie in folds, whose skin faces down, up or even back although it is seen from the
+  front. So the normal is averaged with the direction away from the middle of the head, which no fold can turn.
+
+  Args:
+    points: (N, 3) head, the 68 landmarks first.
+    corners: (N, 3, 3) of the triangles that they lie on. No other part of the mesh is needed (`landmarks_only`).
+  """
+  unit = lambda v: v * jax.lax.rsqrt(jnp.sum(v**2, -1, keepdims=True) + 1e-20)
+  normal = unit(jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
+  middle = 0.5 * (points[2] + points[14])  # between the sides of the jaw, below the ears
+  return unit(normal + AWAY * unit(points - middle[None]))
+
+
+def visibility(model: LandmarkModel, view: Array) -> Array:
+  """(N,) 1 for points that face the camera, `HIDDEN_WEIGHT` for those that face away, smooth between.
+
+  Args:
+    view: (3,) the camera's axis, into the scene, in the head frame.
+  """
+  cosine = -jnp.matmul(model.normals, view, precision=HIGHEST)
+  t = jnp.clip((cosine - HIDDEN_COSINE) / (SEEN_COSINE - HIDDEN_COSINE), 0.0, 1.0)
+  return HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * t**2 * (3 - 2 * t)
 
 
 def observed_points(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray | None, dense_step: int = 3):
@@ -117,7 +156,8 @@ def rms_spread(points: Array, seen: Array) -> Array:
 def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]) -> Tracks:
   """One frame's detections (N, 2) px with confidence (N,) in [0, 1] in the units of the fit.
 
-  The irises of a closed eye are guesses of the detector and get no weight.
+  The irises of a closed eye are guesses of the detector and get no weight; points on the far side of a turned head
+  get little.
   """
   height, width = size
   side = float(max(height, width))
@@ -132,6 +172,8 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   confidence = confidence.at[68:70].multiply(open_)
   counts = confidence > 0  # the root has no derivative at 0
   root = jnp.where(counts, jnp.sqrt(jnp.where(counts, confidence, 1.0)), 0.0)
+  rows = affine_camera(model, uv[:68], seen[:68])[0]
+  root = root * visibility(model, jnp.cross(rows[0], rows[1]))
   return Tracks(uv, root / (model.relative_sd * eye), bias_scale)
 
 
@@ -150,17 +192,32 @@ def nearest_rotation(affine: Array) -> tuple[Array, Array]:
   return jnp.matmul(adjugate, affine, precision=HIGHEST) / det, jnp.maximum(trace / 2, 1e-4)
 
 
-def initial_unknowns(model: LandmarkModel, tracks: Tracks) -> Array:
-  """A frame's unknowns from the best affine camera for the mean head (closed form), neutral expression."""
+def affine_camera(model: LandmarkModel, uv: Array, seen: Array) -> tuple[Array, Array, Array, Array]:
+  """The best affine camera for the mean head, made a scaled rotation (closed form).
+
+  All seen points count the same: who is hidden is only known afterwards.
+
+  Args:
+    uv: (68, 2) as in `Tracks`.
+    seen: (68,) bool.
+
+  Returns:
+    The rotation's first two rows (2, 3), the scale (), the means of the seen points in the head (3,) and image (2,).
+  """
   head = model.points.template[:68]
-  w = (tracks.inverse_sd[:68] > 0).astype(head.dtype)[:, None]
+  w = seen.astype(head.dtype)[:, None]
   total = jnp.maximum(jnp.sum(w), 1.0)
-  mean_h, mean_u = jnp.sum(w * head, 0) / total, jnp.sum(w * tracks.uv[:68], 0) / total
-  a, b = (head - mean_h[None]) * w, (tracks.uv[:68] - mean_u[None]) * w
+  mean_h, mean_u = jnp.sum(w * head, 0) / total, jnp.sum(w * uv, 0) / total
+  a, b = (head - mean_h[None]) * w, (uv - mean_u[None]) * w
   ridge = 1e-6 * jnp.eye(3, dtype=a.dtype)
   factor = jnp.linalg.cholesky(jnp.matmul(a.T, a, precision=HIGHEST) + ridge)
   affine = jax.scipy.linalg.cho_solve((factor, True), jnp.matmul(a.T, b, precision=HIGHEST)).T
-  rows, scale = nearest_rotation(affine)
+  return *nearest_rotation(affine), mean_h, mean_u
+
+
+def initial_unknowns(model: LandmarkModel, tracks: Tracks) -> Array:
+  """A frame's unknowns from the best affine camera for the mean head (closed form), neutral expression."""
+  rows, scale, mean_h, mean_u = affine_camera(model, tracks.uv[:68], tracks.inverse_sd[:68] > 0)
   R = jnp.concatenate([rows, jnp.cross(rows[0], rows[1])[None]])
   frontal = jnp.array(pts.FRONTAL, R.dtype)
   rotation = pts.rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST))
@@ -226,12 +283,51 @@ def robust(residual: Array) -> tuple[Array, Array]:
   return jnp.sqrt(jnp.where(inside, 1.0, HUBER / length)), jnp.sum(cost)
 
 
+def _openings(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks, uv, d_x, d_shared):
+  """How far lids and lips are open: differences of opposite points, as 7 more rows (7, 2).
+
+  Offsets are constant, so an eye that the detector sees shut stays ajar by as much as open eyes are seen too narrow.
+  But lids that touch are seen to touch, whatever the bias of single points. So these rows are without offsets, and
+  they fade out where the opening is observed to be wide, because there a difference is as biased as its points are.
+
+  Returns:
+    Predicted minus observed differences, their derivatives by x and by the shared unknowns without the offsets (those
+    by the offsets are 0), and 1 / sd (7,), 0 where one of the points was not seen.
+  """
+  upper, lower = OPENINGS.T
+  apart = lambda a: a[upper] - a[lower]
+  offset, n_expr = apart(shared.offset), x.shape[0] - pts.N_POSE
+
+  def shift(angles):  # what the offsets add to the predicted differences
+    rows = jnp.matmul(pts.rotation.axis_angle_to_matrix(angles), jnp.array(pts.FRONTAL, x.dtype), precision=HIGHEST)[:2]
+    return tracks.bias_scale * jnp.matmul(offset, rows.T, precision=HIGHEST)
+
+  angles = x[n_expr : n_expr + 3]
+  d_opening = apart(d_x).at[:, :, n_expr : n_expr + 3].add(-jax.jacfwd(shift)(angles))
+  both = tracks.inverse_sd[upper] * tracks.inverse_sd[lower]
+  both = jnp.where(both > 0, jnp.sqrt(jnp.where(both > 0, both, 1.0)), 0.0)  # the root has no derivative at 0
+  # From the points' own 1 / sd, which knows their confidence and the size of the head in the image.
+  relative = jnp.sqrt(model.relative_sd[upper] * model.relative_sd[lower]) / model.relative_opening_sd
+  wide = jnp.sum(apart(tracks.uv) ** 2, -1) / (OPEN * model.eye_distance * tracks.bias_scale) ** 2
+  return apart(uv - tracks.uv) - shift(angles), d_opening, apart(d_shared), both * relative / (1 + wide)
+
+
 def _whitened(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks):
+  """Rows of the landmarks and then of the openings: residuals (N + 7, 2) and derivatives; by offsets of the N only."""
   uv, d_x, d_shared, d_offset = pts.predict_and_jacobian(model.points, x, shared, tracks.bias_scale)
-  residual = (uv - tracks.uv) * tracks.inverse_sd[:, None]
+  opening, d_opening_x, d_opening_shared, inverse_sd = _openings(model, x, shared, tracks, uv, d_x, d_shared)
+  difference = jnp.concatenate([uv - tracks.uv, opening])
+  inverse_sd = jnp.concatenate([tracks.inverse_sd, inverse_sd])
+  residual = difference * inverse_sd[:, None]
   root, cost = robust(residual)
-  scale = (root * tracks.inverse_sd)[:, None, None]
-  return residual * root[:, None], d_x * scale, d_shared * scale, d_offset[None] * scale, cost
+  scale = (root * inverse_sd)[:, None, None]
+  return (
+    residual * root[:, None],
+    jnp.concatenate([d_x, d_opening_x]) * scale,
+    jnp.concatenate([d_shared, d_opening_shared]) * scale,
+    d_offset[None] * scale[: len(uv)],
+    cost,
+  )
 
 
 def frame_normal(model: LandmarkModel, x: Array, shared: Shared, tracks: Tracks, weights: Weights) -> Normal:
@@ -308,15 +404,17 @@ def bundle_normal(
   prior = jax.vmap(lambda x: frame_prior(model, x, weights))(xs)
 
   # Each point's residual depends on its own offset only, so the offsets' part of the matrix is one 3 x 3 block a
-  # point and is summed as such: as dense columns they would be nearly all of the cost.
+  # point and is summed as such: as dense columns they would be nearly all of the cost. Rows beyond the points' do not
+  # depend on offsets.
   n_camera = n_shape + 3
   J = d_x.reshape(F, -1, n)
-  G = d_shared.reshape(F * 2 * n_points, n_camera)
+  G = d_shared.reshape(-1, n_camera)
+  of_points = lambda a: a[:, :n_points]
   mix = lambda spec, a, b: jnp.einsum(spec, a, b, precision=HIGHEST)
   blocks = mix("fpri,fprj->pij", d_offset, d_offset)
   p = jnp.arange(n_points)
   own = jnp.zeros((n_points, 3, n_points, 3), xs.dtype).at[p, :, p, :].set(blocks)
-  with_camera = mix("fprs,fpri->spi", d_shared, d_offset).reshape(n_camera, -1)
+  with_camera = mix("fprs,fpri->spi", of_points(d_shared), d_offset).reshape(n_camera, -1)
   matrix = jnp.block(
     [
       [jnp.matmul(G.T, G, precision=HIGHEST), with_camera],
@@ -326,12 +424,12 @@ def bundle_normal(
   cross = jnp.concatenate(
     [
       mix("fprn,fprs->fns", d_x, d_shared),
-      mix("fprn,fpri->fnpi", d_x, d_offset).reshape(F, n, -1),
+      mix("fprn,fpri->fnpi", of_points(d_x), d_offset).reshape(F, n, -1),
     ],
     axis=-1,
   )
   gradient = jnp.concatenate(
-    [mix("fprs,fpr->s", d_shared, residual), mix("fpri,fpr->pi", d_offset, residual).reshape(-1)]
+    [mix("fprs,fpr->s", d_shared, residual), mix("fpri,fpr->pi", d_offset, of_points(residual)).reshape(-1)]
   )
   r = residual.reshape(F, -1)
 
