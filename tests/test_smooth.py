@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vht_jax import smooth, uncertainty
 
@@ -18,7 +19,7 @@ def test_equals_the_least_squares_solution():
   weight *= 11 / weight.sum()
   D = np.diff(np.eye(T), n=2, axis=0)
   expected = np.linalg.solve(np.diag(weight / noise) + D.T @ D / acceleration, weight / noise * x)
-  found = smooth.smooth(f32(x), f32(variance), f32(noise), f32(acceleration))
+  found = smooth.smooth(f32(x), f32(variance), f32(noise), f32(acceleration), tail=0.0)
   np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -62,6 +63,62 @@ def test_an_uncertain_frame_gives_way():
   x[15], variance[15] = 1.0, 1e4
   found = smooth.smooth(f32(x), f32(variance), f32(1.0), f32(1.0))
   assert abs(found[15]) < 0.01
+
+
+def test_it_is_a_minimum_of_what_it_says():
+  """As far as five solves come: the slope of the cost at the end is small beside the slope at the start."""
+  rng = np.random.default_rng(7)
+  x = f32(np.cumsum(rng.standard_t(2, 60)) + rng.standard_normal(60))
+  noise, acceleration, tail = 0.5, 0.3, 1.0
+
+  def cost(y):
+    z = jnp.diff(y, n=2) ** 2 / acceleration
+    return jnp.sum((y - x) ** 2) / noise + (1 + 1 / tail) * jnp.sum(jnp.log1p(tail * z))
+
+  found = smooth.smooth(x, jnp.ones(60), f32(noise), f32(acceleration), tail)
+  assert cost(found) < 0.8 * cost(x)
+  assert jnp.linalg.norm(jax.grad(cost)(found)) < 0.2 * jnp.linalg.norm(jax.grad(cost)(x))
+
+
+def noisy(signal, sd=0.01, seed=6):
+  x = f32(signal + sd * np.random.default_rng(seed).standard_normal(len(signal)))
+  claimed = jnp.full(len(signal), sd**2)
+  return x, np.asarray(smooth.smooth(x, claimed, *smooth.measure_noise(x, claimed)))
+
+
+def test_a_step_between_two_frames_is_not_smeared():
+  k = np.arange(120)
+  truth = np.where(k < 60, 0.0, 1.0) + 0.05 * np.sin(k / 15)
+  x, found = noisy(truth)
+  assert np.abs(found - truth)[55:65].max() < 0.03
+  assert np.abs(found - truth).std() < 0.7 * np.abs(np.asarray(x) - truth).std()
+
+
+@pytest.mark.parametrize("length", [1, 8])
+def test_bad_frames_do_not_pull_their_neighbours(length):
+  k = np.arange(120)
+  truth = 0.05 * np.sin(k / 15)
+  bad = (k >= 50) & (k < 50 + length)
+  x, found = noisy(truth + 0.5 * bad)
+  beside = (k >= 45) & (k < 55 + length) & ~bad
+  assert np.abs(found - truth)[beside].max() < 0.03
+  # And all others are smoothed as if there were no bad frame.
+  without = noisy(truth)[1]
+  apart = (k < 40) | (k > 60 + length)
+  np.testing.assert_allclose(found[apart], without[apart], atol=0.01)
+  jitter = lambda a: np.abs(np.diff(a[70:], n=2)).mean()
+  assert jitter(found) < 0.05 * jitter(np.asarray(x))
+
+
+def test_fast_motion_is_followed_while_rest_is_smoothed():
+  """A head that rests, turns within six frames, and rests."""
+  k = np.arange(200)
+  truth = 1 / (1 + np.exp(-(k - 100) / 1.0))
+  x, found = noisy(truth)
+  moving = (k > 90) & (k < 110)
+  assert np.abs(found - truth)[moving].max() < 0.04
+  jitter = lambda a: np.abs(np.diff(a, n=2))[110:].mean()
+  assert jitter(found) < 0.25 * jitter(np.asarray(x))
 
 
 def test_unrelated_pictures_are_left_alone():
