@@ -186,7 +186,7 @@ def test_occlusion_and_motion_blur(people, alone, tmp_path):  # noqa: F811
   assert run.doubtful[good].mean() < 0.1 and run.trust[good].mean() > 0.8
   # Smoothing passes a part on to the frames beside them, and not further.
   apart = good & ~np.convolve(hidden | shaken, np.ones(7), mode="same").astype(bool)
-  assert run.nme[good].max() < 8.0 and np.median(run.nme[apart]) < 3.0 and run.nme[apart][4:].max() < 3.5
+  assert run.nme[good].max() < 6.0 and np.median(run.nme[apart]) < 3.0 and run.nme[apart][4:].max() < 3.5
 
 
 def test_a_tiny_face_in_1080p(people, tmp_path):  # noqa: F811
