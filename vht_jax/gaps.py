@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vht_jax import rotation
@@ -61,21 +62,21 @@ def fill(poses: Pose, known: Array, shot: Array) -> Pose:
     out = (_speed(back, unbroken[-1], -1, slope) - slope) * _push(t, reach)
     return line + out - (_speed(ahead, unbroken[1], 1, slope) - slope) * _push(size - t, reach)
 
-  def components(a: Array, bounded: bool = True) -> Array:
-    flat = jnp.where(jnp.isfinite(a), a, 0.0).reshape(n, -1)
-    found = path(flat[rows[1]], flat[rows[-1]])
-    if bounded:
-      lowest = jnp.min(jnp.where(known[:, None], flat, jnp.inf), axis=0, keepdims=True)
-      highest = jnp.max(jnp.where(known[:, None], flat, -jnp.inf), axis=0, keepdims=True)
-      found = jnp.clip(found, lowest, highest)
-    found = jnp.where(inside[:, None], found, flat[start])
-    return jnp.where(known[:, None], flat, found).reshape(a.shape)
-
+  # All components in one table: it takes a third of the time to compile.
   r = jnp.where(jnp.isfinite(poses.rotation), poses.rotation, 0.0)
+  leaves, tree = jax.tree.flatten(poses.replace(rotation=None))
+  table = jnp.concatenate([leaf.reshape(n, -1) for leaf in leaves], axis=1)
+  table = jnp.where(jnp.isfinite(table), table, 0.0)
+  free = jax.tree.leaves(jax.tree.map(lambda a: False, poses).replace(rotation=None, translation=True))
+  free = np.repeat(free, [leaf.size // n for leaf in leaves])[None]
+  lowest = jnp.min(jnp.where(known[:, None] & ~free, table, jnp.inf), axis=0, keepdims=True)
+  highest = jnp.max(jnp.where(known[:, None] & ~free, table, -jnp.inf), axis=0, keepdims=True)
+  found = path(table[rows[1]], table[rows[-1]])
+  found = jnp.where(inside[:, None], jnp.where(free, found, jnp.clip(found, lowest, highest)), table[start])
+  found = jnp.split(jnp.where(known[:, None], table, found), np.cumsum([leaf.size // n for leaf in leaves])[:-1], axis=1)
+  filled = tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(found, leaves, strict=True)])
   turned = _along_arcs(r, rows, start, inside, path)
-  filled = jax.tree.map(components, poses).replace(
-    rotation=jnp.where(known[:, None], r, turned), translation=components(poses.translation, bounded=False)
-  )
+  filled = filled.replace(rotation=jnp.where(known[:, None], r, turned))
   some = jnp.any(known)
   return jax.tree.map(lambda new, old: jnp.where(some, new, old), filled, poses)
 
