@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_results import make_result
 
-from vht_jax import demo, inputs, results, settings
+from vht_jax import demo, inputs, programs, results, settings
 from vht_jax import main as app
 from vht_jax.landmarks import Detection, write_keypoints
 from vht_jax.types import Status
@@ -32,7 +32,8 @@ TRUTH_FIGURES = {
 def undisturbed(tmp_path, monkeypatch):
   """A working folder of its own, and no trace left in JAX's configuration."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))  # the app then leaves the cache alone
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))  # the app then leaves XLA's cache alone
+  monkeypatch.setattr(programs, "folder", None)
   for name in ("VHT_ASSETS", "VHT_FACE_LANDMARKER"):
     monkeypatch.delenv(name, raising=False)
 
@@ -113,15 +114,11 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
 def flat(monkeypatch):
   """Draws a grey picture instead of the head: the renderer is slow to compile and tested elsewhere."""
 
-  def render(model, identity, poses):
+  def render(model, identity, poses, size):
     n = len(poses.expr)
-    return np.full((n, *render.size, 3), 0.5, np.float32), np.ones((n, *render.size), np.float32)
+    return np.full((n, *size, 3), 0.5, np.float32), np.ones((n, *size), np.float32)
 
-  def renderer(size):
-    render.size = size
-    return render
-
-  monkeypatch.setattr(app, "renderer", renderer)
+  monkeypatch.setattr("vht_jax.report.render", render)
 
 
 def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
@@ -331,7 +328,7 @@ def test_demo_tracks_the_clip_that_ships_unless_told_otherwise(tmp_path, monkeyp
   mine = settings.parse(["--video=mine.mp4"])
   assert demo.prepare(mine) == mine
   (tmp_path / "assets" / "demo").mkdir(parents=True)
-  monkeypatch.setattr(demo, "packaged", lambda name: tmp_path / name)
+  monkeypatch.setattr(settings, "packaged", lambda name: tmp_path / name)
   with pytest.raises(app.InputError, match="demo clip"):
     demo.prepare(settings.parse([]))
   for name in ("demo.mp4", "truth.npz"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import TYPE_CHECKING
 
 from vht_jax.errors import InputError
 from vht_jax.main import main
-from vht_jax.settings import Settings, packaged
 from vht_jax.supervise import supervised
+
+if TYPE_CHECKING:
+  from vht_jax.settings import Settings
 
 
 def cli() -> None:
@@ -27,6 +30,8 @@ def prepare(settings: Settings) -> Settings:
   Raises:
     InputError: this installation has no clip.
   """
+  from vht_jax.settings import packaged
+
   app = settings.app
   if app.video or app.data_path:
     return settings

@@ -224,8 +224,8 @@ def without_lower_neck(model: FlameModel) -> FlameModel:
   keep = ~drop
   masks = dict(model.masks)
   if "lower_neck_faces" in masks:
-    masks["lower_neck_faces"] = jnp.zeros(int(keep.sum()), bool)
-  return model.replace(faces=jnp.asarray(faces[keep]), uv=jnp.asarray(np.asarray(model.uv)[keep]), masks=masks)
+    masks["lower_neck_faces"] = np.zeros(int(keep.sum()), bool)
+  return jax.device_put(model.replace(faces=faces[keep], uv=np.asarray(model.uv)[keep], masks=masks))
 
 
 def _on_triangles(vertices: Array, corners: Array, bary: Array) -> Array:

@@ -329,7 +329,7 @@ def landmarks_only(model: FlameModel, *, dense: bool = True) -> FlameModel:
     )
   corners = np.concatenate([np.asarray(model.lmk_vertices), np.asarray(model.dense_vertices)])
   kept, new = np.unique(corners, return_inverse=True)
-  new = jnp.asarray(new.reshape(corners.shape), jnp.int32)
+  new = new.reshape(corners.shape).astype(np.int32)
   n_vertices, n_landmarks = model.v_template.shape[0], len(model.lmk_vertices)
   return model.replace(
     v_template=model.v_template[kept],
@@ -341,8 +341,8 @@ def landmarks_only(model: FlameModel, *, dense: bool = True) -> FlameModel:
     uv=model.uv[:0],
     texture_mean=model.texture_mean[:1, :1],
     texture_basis=model.texture_basis[:1, :1],
-    lmk_vertices=new[:n_landmarks],
-    dense_vertices=new[n_landmarks:],
+    lmk_vertices=jax.device_put(new[:n_landmarks]),
+    dense_vertices=jax.device_put(new[n_landmarks:]),
     masks={},
   )
 

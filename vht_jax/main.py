@@ -25,21 +25,18 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 # waits actively, which costs a factor of 50 as soon as another process wants the core (docs/benchmarks.md).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from vht_jax import inputs
-from vht_jax import settings as settings_
 from vht_jax.errors import InputError, brief
 from vht_jax.files import locked
-from vht_jax.inputs import with_paths
-from vht_jax.settings import AppConfig, Settings
 from vht_jax.supervise import supervised
 
-if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
+if TYPE_CHECKING:  # imported when they are needed: the process that only waits (`supervise`) needs none of them
   from collections.abc import Callable
 
   import numpy as np
 
   from vht_jax.checkpoint import Record
   from vht_jax.report import Progress
+  from vht_jax.settings import AppConfig, Settings
   from vht_jax.types import FlameModel, TrackResult
   from vht_jax.video import FrameFolder
 
@@ -72,6 +69,8 @@ def main(argv: list[str], prepare=lambda settings: settings) -> int:
   Returns:
     0; 2 for what the user can cause; 1 for any other error; 130 when interrupted. Errors are one line on stderr.
   """
+  from vht_jax import settings as settings_
+
   if any(a in ("-h", "--h", "-help", "--help", "--helpfull") for a in argv):
     print(settings_.usage())
     return 0
@@ -109,7 +108,9 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
     InputError: anything the user can cause.
   """
   start = time.perf_counter()
-  app = with_paths(settings.app)
+  from vht_jax import inputs
+
+  app = inputs.with_paths(settings.app)
   settings = settings._replace(app=app)
   if app.face == "all":
     return run_all(settings)
@@ -147,7 +148,7 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
 
 def run_all(settings: Settings) -> dict[str, Any]:
   """`run` for every person, each into a folder of their own; returns the first one's summary."""
-  from vht_jax import report
+  from vht_jax import inputs, report
 
   app = settings.app
   if app.restart:
@@ -163,6 +164,8 @@ def run_all(settings: Settings) -> dict[str, Any]:
 
 
 def _run(settings: Settings, output: Path, record: Record, start: float) -> dict[str, Any]:
+  from vht_jax import settings as settings_
+
   app, config, weights = settings
   choices, report_choices = settings_.describe(settings)
   advice = (
@@ -174,7 +177,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   import numpy as np
 
-  from vht_jax import report, results
+  from vht_jax import inputs, report, results
   from vht_jax.assets import load_head
 
   settings_.write_ini(output / FILES["config"], settings)
@@ -305,12 +308,14 @@ def write_report(
 
 
 def start_jax(app: AppConfig) -> None:
-  """Chooses the device and the cache of compiled programs.
+  """Chooses the device, and where programs are kept, traced (`programs`) and compiled (by XLA).
 
   Raises:
     InputError: no such device.
   """
   import jax
+
+  from vht_jax import programs
 
   kind = app.device.split(":")[0].lower()
   kind = {"cuda": "gpu", "rocm": "gpu"}.get(kind, kind)
@@ -326,28 +331,16 @@ def start_jax(app: AppConfig) -> None:
         log.warning("device: no GPU that JAX can use (pip install 'vht-jax[cuda13]'); running on the CPU")
       else:
         raise InputError(f"device: JAX finds no {kind} here; leave --device out to use what there is") from None
-  if app.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(Path(base) / "vht_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+  programs.folder = None
+  if app.compilation_cache:
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    base = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax"))
+    if "://" not in str(chosen):
+      programs.folder = base / "programs"
+    if not chosen:
+      jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   log.info("jax %s on %s", jax.__version__, jax.devices())
-
-
-@functools.cache
-def renderer(size: tuple[int, int]) -> Callable:
-  """(model, identity, poses) -> rgb (n, H, W, 3), alpha (n, H, W), compiled."""
-  import jax
-
-  from vht_jax.render import render_head
-
-  def render(model, identity, poses):
-    def one(pose):
-      picture = render_head(model, identity, pose, size)
-      return picture.rgb, picture.alpha
-
-    return jax.vmap(one)(poses)
-
-  return jax.jit(render)
 
 
 def write_overlay(
@@ -383,7 +376,7 @@ def write_overlay(
   seen = flame.without_lower_neck(model) if config.ignore_lower_neck else model
   chosen = range(n) if app.overlay else np.unique(np.linspace(0, n - 1, min(n, 50)).astype(int)).tolist()
   size = report.panel_size(dataset.size)  # what is shown is what is rendered: 1080p frames need no 1080p pictures
-  render = functools.partial(renderer(size), seen, result.identity)
+  render = functools.partial(report.render, seen, result.identity, size=size)
   factor = np.array([size[1] / dataset.size[1], size[0] / dataset.size[0]])
   detected, confidence, projected = points[0] * factor, points[1], points[2] * factor
   status = np.asarray(result.status)

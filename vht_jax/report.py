@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -16,7 +17,9 @@ import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
-from vht_jax.types import Pose, Status, TrackResult
+from vht_jax.programs import rows_of, stored
+from vht_jax.render import render_head
+from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
 
 log = logging.getLogger("vht_jax")
 
@@ -231,6 +234,17 @@ def panels(
   return np.concatenate([np.concatenate(pictures[:2], axis=1), np.concatenate(pictures[2:], axis=1)])
 
 
+@functools.partial(stored, static_argnames=("size",))
+def render(model: FlameModel, identity: Identity, poses: Pose, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+  """rgb (n, H, W, 3) and alpha (n, H, W) of the head in n poses, in images of `size` = (H, W)."""
+
+  def one(pose):
+    picture = render_head(model, identity, pose, size)
+    return picture.rgb, picture.alpha
+
+  return jax.vmap(one)(poses)
+
+
 def rendered(
   render: Callable[[Pose], tuple[Any, Any]], poses: Pose, indices: Iterable[int]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -239,7 +253,7 @@ def rendered(
   for start in range(0, len(indices), RENDER_CHUNK):
     chunk = indices[start : start + RENDER_CHUNK]
     rows = np.array(chunk + chunk[-1:] * (RENDER_CHUNK - len(chunk)))  # always the same size: one compilation
-    rgb, alpha = render(jax.tree.map(lambda x, rows=rows: x[rows], poses))
+    rgb, alpha = render(rows_of(poses, rows))
     rgb, alpha = np.asarray(rgb), np.asarray(alpha)
     for k, i in enumerate(chunk):
       yield i, rgb[k], alpha[k]

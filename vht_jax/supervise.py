@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import logging
 import os
 import re
 import signal
@@ -20,13 +21,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 _HERE = Path(__file__).resolve().parent
 # -P and this instead of -m and PYTHONPATH: a json.py in the working folder, which may hold anything that was
 # downloaded, is not taken for Python's.
 _START = (
   "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
-  "from vht_jax.supervise import main; sys.exit(main(sys.argv[1:]))"
+  "from vht_jax.supervise import main; main(sys.argv[1:])"
 )
 _WANTED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE")  # ends that somebody asked for
 
@@ -116,13 +118,23 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> NoReturn:
   """The child's side."""
   _die_with_parent()
   name, target, *rest = argv
   with open(name, "w") as stack:
     faulthandler.enable(stack)
     try:
-      return _call(target, rest)
+      code = _call(target, rest)
     finally:
       faulthandler.disable()
+  _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+  """Ends this process at once: all is written, and to take XLA and MediaPipe down in good order takes 0.8 s."""
+  logging.shutdown()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):  # whoever read it has gone
+      stream.flush()
+  os._exit(code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from vht_jax.errors import InputError
@@ -121,28 +121,29 @@ def flame_model_from_arrays(
     regions["lower_neck"] = dropped & ~used
     regions["lower_neck_faces"] = drop
 
-  return FlameModel(
-    v_template=jnp.asarray(v_template),
-    shapedirs=jnp.asarray(shapedirs),
-    exprdirs=jnp.asarray(exprdirs),
-    posedirs=jnp.asarray(np.ascontiguousarray(posedirs.reshape(-1, 36).T)),
-    j_template=jnp.asarray(j_template.astype(np.float32)),
-    j_shapedirs=jnp.asarray(j_shapedirs),
-    lbs_weights=jnp.asarray(weights),
-    faces=jnp.asarray(faces),
-    uv=jnp.asarray(uv),
-    texture_mean=jnp.asarray(texture_mean),
-    texture_basis=jnp.asarray(texture_basis),
-    lmk_vertices=jnp.asarray(lmk_vertices),
-    lmk_bary=jnp.asarray(lmk_bary),
-    dense_vertices=jnp.asarray(dense_vertices),
-    dense_bary=jnp.asarray(dense_bary),
-    dense_index=jnp.asarray(dense_index),
-    masks={key: jnp.asarray(value) for key, value in regions.items()},
+  model = FlameModel(
+    v_template=v_template,
+    shapedirs=shapedirs,
+    exprdirs=exprdirs,
+    posedirs=np.ascontiguousarray(posedirs.reshape(-1, 36).T),
+    j_template=j_template.astype(np.float32),
+    j_shapedirs=j_shapedirs,
+    lbs_weights=weights,
+    faces=faces,
+    uv=uv,
+    texture_mean=texture_mean,
+    texture_basis=texture_basis,
+    lmk_vertices=lmk_vertices,
+    lmk_bary=lmk_bary,
+    dense_vertices=dense_vertices,
+    dense_bary=dense_bary,
+    dense_index=dense_index,
+    masks=regions,
     expr_names=tuple(expr_names),
     expr_one_sided=expr_one_sided,
     name=name,
   )
+  return jax.device_put(model)
 
 
 def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

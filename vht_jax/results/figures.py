@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import camera as cameras
 from vht_jax import flame
 from vht_jax.errors import InputError
 from vht_jax.functional import landmarks_only
+from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.results.files import load_tracked, read_npz
 from vht_jax.types import FlameModel, Pose, Status, TrackResult
 
@@ -207,16 +206,18 @@ def face_detail(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 def projected_landmarks(model: FlameModel, result: TrackResult, size: tuple[int, int]) -> np.ndarray:
   """(T, 70, 2) px: the head's landmarks in an image of `size` = (H, W), without the detector's offsets."""
-  corners = landmarks_only(model, dense=False)
-  return _over_frames(lambda poses: _project(corners, result.identity, poses, tuple(size)), result.poses)
+  corners = landmarks_only(jax.tree.map(np.asarray, model), dense=False)
+  project = lambda index: _project(corners, result.identity, rows_of(result.poses, index), tuple(size))
+  return in_chunks(project, len(result.poses.expr), _CHUNK)
 
 
 def posed_vertices(model: FlameModel, result: TrackResult) -> np.ndarray:
   """(T, V, 3) vertices in the world, m."""
-  return _over_frames(lambda poses: _skin(model, result.identity.shape, poses), result.poses)
+  skin = lambda index: _skin(model, result.identity.shape, rows_of(result.poses, index))
+  return in_chunks(skin, len(result.poses.expr), _CHUNK)
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@functools.partial(stored, static_argnames=("size",))
 def _project(model, identity, poses, size):
   def one(pose):
     points = flame.landmarks(model, flame.skin(model, identity.shape, pose))
@@ -225,7 +226,7 @@ def _project(model, identity, poses, size):
   return jax.vmap(one)(poses)
 
 
-@jax.jit
+@stored
 def _skin(model, shape, poses):
   return jax.vmap(lambda pose: flame.skin(model, shape, pose))(poses)
 
@@ -260,8 +261,8 @@ def geometry_figures(
     raise InputError(f"{truth_path}: has none of the tracked frames {frames[:3].tolist()} ...")
   row_of = {int(f): i for i, f in enumerate(truth.frames)}
   theirs = np.array([row_of[int(f)] for f in np.asarray(frames)[ours]])
-  found = result.replace(poses=_take(result.poses, ours))
-  true = truth.result.replace(poses=_take(truth.result.poses, theirs))
+  found = result.replace(poses=rows_of(result.poses, ours))
+  true = truth.result.replace(poses=rows_of(truth.result.poses, theirs))
 
   face = np.asarray(model.masks["face"], bool) if "face" in model.masks else np.ones(len(model.v_template), bool)
   true_vertices = posed_vertices(model, true) if known is None else known[theirs]
@@ -271,17 +272,3 @@ def geometry_figures(
     "focal_error": abs(float(found.identity.camera.focal) - true_focal) / true_focal,
     **pose_errors(found.poses, true.poses),
   }
-
-
-def _over_frames(function, poses: Pose) -> np.ndarray:
-  """`function` of the poses, a chunk of frames at a time: always as many, so that it is compiled once."""
-  n = len(poses.expr)
-  parts = []
-  for start in range(0, n, _CHUNK):
-    index = np.minimum(np.arange(start, start + _CHUNK), n - 1)
-    parts.append(np.asarray(function(_take(poses, index)))[: n - start])
-  return np.concatenate(parts)
-
-
-def _take(tree: Any, rows: np.ndarray) -> Any:
-  return jax.tree.map(lambda x: jnp.asarray(x)[rows], tree)

@@ -23,11 +23,13 @@ from vht_jax.assets import arrays as arrays_
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
+from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, TrackResult
 
 FILE_NAME = "tracked_flame_params.npz"
 
 # VHT's keys of a frame and the width of their rows (None: as many as there are components).
+_CHUNK = 256  # frames converted at once
 _PER_FRAME = {"rotation": 3, "translation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "expr": None}
 
 
@@ -56,8 +58,8 @@ def save_tracked(
     head: name of the head model.
   """
   identity, poses = result.identity, result.poses
-  raw = jax.vmap(flame.unlimit_pose)(jax.tree.map(jnp.asarray, poses))
   n = len(np.asarray(poses.expr))
+  raw = in_chunks(lambda index: _unlimit(rows_of(poses, index)), n, _CHUNK)
   K, RT = vht_camera(identity.camera)
   arrays = {
     "rotation": continuous(raw.rotation),
@@ -212,7 +214,7 @@ def vht_camera(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
   """VHT's K (3,) = [f, cx, cy from the bottom], normalised, and RT (3, 4), world -> PyTorch3D's view axes."""
   flip = np.asarray(cameras.WORLD_TO_OPENCV, np.float32)  # its own inverse
   RT = flip @ np.concatenate([np.asarray(camera.R), np.asarray(camera.T)[:, None]], axis=1)
-  return np.asarray(cameras.to_vht_intrinsics(camera)), RT + 0.0  # + 0.0: no negative zeros
+  return np.asarray(_vht_intrinsics(camera)), RT + 0.0  # + 0.0: no negative zeros
 
 
 def camera_from_vht(K: np.ndarray, RT: np.ndarray | None, size: tuple[int, int], path: Any = "K") -> Camera:
@@ -232,13 +234,29 @@ def camera_from_vht(K: np.ndarray, RT: np.ndarray | None, size: tuple[int, int],
 
 def continuous(rotations: Any) -> np.ndarray:
   """(T, 3) axis-angle vectors of the same rotations without jumps of 2 pi between frames."""
-  rotations = jnp.asarray(rotations, jnp.float32)
+  rotations = np.asarray(rotations, np.float32)
+  n = len(rotations)
+  padded = rotations[np.minimum(np.arange(n + -n % _CHUNK), n - 1)]  # few lengths: few programs
+  return np.asarray(_continuous(padded))[:n]
 
+
+@stored
+def _continuous(rotations):
   def follow(previous, r):
     r = rotation.nearest_axis_angle(r, previous)
     return r, r
 
-  return np.asarray(jax.lax.scan(follow, rotations[0], rotations)[1])
+  return jax.lax.scan(follow, rotations[0], rotations)[1]
+
+
+@stored
+def _unlimit(poses):
+  return jax.vmap(flame.unlimit_pose)(poses)
+
+
+@stored
+def _vht_intrinsics(camera):
+  return cameras.to_vht_intrinsics(camera)
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

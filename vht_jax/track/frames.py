@@ -12,6 +12,7 @@ from vht_jax import gaps
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.points import N_POSE
+from vht_jax.programs import stored
 from vht_jax.types import Pose, Status
 
 HEAD_METRES = 0.2  # about the height of a face
@@ -108,4 +109,4 @@ def bridge(
   return _fill(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32)), status
 
 
-_fill = jax.jit(gaps.fill)
+_fill = stored(gaps.fill)

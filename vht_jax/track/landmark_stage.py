@@ -14,12 +14,13 @@ from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.photometric import Appearance
 from vht_jax.points import Shared
+from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.track.frames import finite_rows, spread_frames, view_features
 from vht_jax.types import FlameModel, Identity, Pose, TrackResult
 
 SMOOTH_CHUNK, SMOOTH_MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
 SMOOTH_FEWEST = 8
-LANDMARK_CHUNK = 128  # frames per call of the landmark fit
+LANDMARK_CHUNK = 128  # frames per call of what is done with landmarks
 FIRST_PIXELS = 50.0  # independent pixels that a frame's colours count for until the identity stage knows better
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: more cost time and add nothing (solver.md)
 MIN_YAW_SPAN = np.deg2rad(15.0)  # below this the focal length is not determined
@@ -35,7 +36,7 @@ class LandmarkFit:
   def observe(self, landmarks, confidence, dense) -> None:
     if dense is None or not np.isfinite(dense).any():
       self.dense_step = 0
-    self.lm = bundle.landmark_model(self.model, self.weights, self.dense_step)
+    self.lm = _landmark_model(self.model, self.weights, self.dense_step)
     points, present = bundle.observed_points(self.model, landmarks, dense, self.dense_step)
     full = np.ones(present.shape, np.float32)
     full[:, :70] = confidence
@@ -44,13 +45,21 @@ class LandmarkFit:
     self.seen = (full[:, :68] > 0).any(axis=1)
     self.xs = self.cost = self.sd = None
     self.appearance = Appearance(
-      texture=jnp.zeros(self.model.texture_basis.shape[-1]),
-      layer=jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)),
-      light=jnp.zeros((9, 3)).at[0].set(np.sqrt(4 * np.pi)),
+      texture=np.zeros(self.model.texture_basis.shape[-1], np.float32),
+      layer=np.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3), np.float32),
+      light=np.float32(np.sqrt(4 * np.pi)) * np.eye(9, 1, dtype=np.float32).repeat(3, axis=1),
     )
-    self.tracks = _tracks(self.lm, jnp.asarray(points), jnp.asarray(full), self.size)
+    self.tracks = self.per_frame(lambda index: _tracks(self.lm, points[index], full[index], self.size))
     self.landmarks = landmarks
     self.pixels = FIRST_PIXELS
+
+  def per_frame(self, solve):
+    """`solve(index)` of all frames, host side."""
+    return in_chunks(solve, len(self.seen), LANDMARK_CHUNK)
+
+  def initial(self) -> np.ndarray:
+    """(T, n) unknowns from which the fits start."""
+    return self.per_frame(lambda index: _initial(self.lm, rows_of(self.tracks, index)))
 
   def adjust_camera(self, init: TrackResult | None, progress) -> None:
     if init is not None:
@@ -67,7 +76,7 @@ class LandmarkFit:
       self.focal_sd, self.turns = 0.0, False
       self.landmark_focal = np.array([self.shared.log_focal, self.focal_sd], np.float32)
       return
-    x0 = np.asarray(_initial(self.lm, self.tracks))
+    x0 = self.initial()
     chosen = spread_frames(
       view_features(x0, self.landmarks), np.flatnonzero(self.seen & finite_rows(x0)), self.config.n_calibration_frames
     )
@@ -76,16 +85,16 @@ class LandmarkFit:
     # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
     padded = np.resize(chosen, self.config.n_calibration_frames)
     counts = np.bincount(padded, minlength=len(self.seen))[padded].astype(np.float32)
-    tracks = jax.tree.map(lambda a: a[padded], self.tracks)
+    tracks = rows_of(self.tracks, padded)
     tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
-    focal = jnp.asarray(self.config.focal, jnp.float32) if self.config.focal > 0 else None
+    focal = np.float32(self.config.focal) if self.config.focal > 0 else None
     # Without parallax the data say little and are biased: lean on a focal length that is common for portraits.
     self.turns = bool(np.ptp(yaw) > MIN_YAW_SPAN)
     focal_sd = bundle.LOG_FOCAL_SD if self.turns else bundle.LOG_FOCAL_SD / 4
-    result = _bundle(self.lm, tracks, self.weights, focal, jnp.asarray(focal_sd, jnp.float32))
+    result = _bundle(self.lm, tracks, self.weights, focal, np.float32(focal_sd))
     self.shared, self.focal_sd = result.shared, float(result.focal_relative_sd)
     self.landmark_focal = np.array([self.shared.log_focal, self.focal_sd], np.float32)
-    progress.advance(1, focal=float(jnp.exp(self.shared.log_focal)))
+    progress.advance(1, focal=float(np.exp(self.shared.log_focal)))
     if self.config.focal <= 0 and not self.turns:
       progress.note(
         f"the head turns by only {np.rad2deg(np.ptp(yaw)):.0f} degrees: the focal length is a guess "
@@ -97,22 +106,17 @@ class LandmarkFit:
       self.xs = np.asarray(
         _from_poses(self.lm.points, init.poses, self.shared.shape, self.camera(), self.shared.principal)
       )
-    model, shared = bundle.with_identity(self.lm, self.shared)
-    n = len(self.seen)
-    progress.stage("landmarks", n)
-    xs, costs, sds = [], [], []
-    for start in range(0, n, LANDMARK_CHUNK):
-      index = np.minimum(np.arange(start, start + LANDMARK_CHUNK), n - 1)
-      tracks = jax.tree.map(lambda a: a[index], self.tracks)
-      x0 = _initial(model, tracks) if self.xs is None else jnp.asarray(self.xs[index])
-      solution, sd = _fit_frames(model, tracks, shared, self.weights, x0, self.camera())
-      keep = min(LANDMARK_CHUNK, n - start)
-      xs.append(np.asarray(solution.x)[:keep])
-      costs.append(np.asarray(solution.normal.cost)[:keep])
-      sds.append(jax.tree.map(lambda a: np.asarray(a)[:keep], sd))
-      progress.advance(keep)
-    self.xs, self.cost = np.concatenate(xs), np.concatenate(costs)
-    self.sd = jax.tree.map(lambda *parts: np.concatenate(parts), *sds)
+    model, shared = _with_identity(self.lm, self.shared)
+    progress.stage("landmarks", len(self.seen))
+
+    def solve(index):
+      tracks = rows_of(self.tracks, index)
+      x0 = _initial(model, tracks) if self.xs is None else self.xs[index]
+      found = _fit_frames(model, tracks, shared, self.weights, x0, self.camera())
+      progress.advance(len(np.unique(index)))
+      return found
+
+    self.xs, self.cost, self.sd = self.per_frame(solve)
 
   def smooth(self, good: np.ndarray) -> None:
     """Smooths the unknowns within each shot; `good` (T,) frames count, and the others are bridged later."""
@@ -120,16 +124,15 @@ class LandmarkFit:
     good = good & self.seen
     if good.sum() < SMOOTH_FEWEST:
       return
-    model, shared = bundle.with_identity(self.lm, self.shared)
+    model, shared = _with_identity(self.lm, self.shared)
     frames = np.arange(n)
     # (n_unknowns, T) from here on; the gaps are filled.
     xs = np.stack([np.interp(frames, frames[good], column[good]) for column in np.asarray(self.xs).T])
-    xs, variance = xs.astype(np.float32), []
-    for start in range(0, n, LANDMARK_CHUNK):
-      index = np.minimum(np.arange(start, start + LANDMARK_CHUNK), n - 1)
-      tracks = jax.tree.map(lambda a: a[index], self.tracks)
-      variance.append(np.asarray(_variance(model, tracks, shared, self.weights, xs.T[index])))
-    variance = np.where(good, np.concatenate(variance)[:n].T, np.inf).astype(np.float32)
+    xs = xs.astype(np.float32)
+    variance = self.per_frame(
+      lambda index: _variance(model, rows_of(self.tracks, index), shared, self.weights, xs.T[index])
+    )
+    variance = np.where(good, variance.T, np.inf).astype(np.float32)
     counted = variance.copy()
     counted[:, cuts] = np.inf  # the difference across a cut is no motion
     noise, acceleration = _noise(xs, counted)
@@ -164,7 +167,7 @@ class LandmarkFit:
     """The configured keyframes, or frames that differ most in view and expression."""
     if self.config.keyframes:
       return np.unique(np.array(self.config.keyframes))
-    xs = np.asarray(_initial(self.lm, self.tracks)) if self.xs is None else self.xs
+    xs = self.initial() if self.xs is None else self.xs
     features = view_features(xs, self.landmarks)
     return spread_frames(features, np.flatnonzero(self.seen & finite_rows(xs)), self.config.n_keyframes)
 
@@ -172,42 +175,55 @@ class LandmarkFit:
     height, width = self.size
     side = max(height, width)
     principal = 0.5 + np.asarray(self.shared.principal) * side / np.array([width, height])
-    return camera.make_camera(jnp.exp(self.shared.log_focal), principal)
+    return camera.make_camera(np.exp(self.shared.log_focal), principal)
 
   def identity(self) -> Identity:
-    return Identity(
+    identity = Identity(
       shape=self.shared.shape,
       texture=self.appearance.texture,
       light=self.appearance.light,
       camera=self.camera(),
-      lmk_offset=self.shared.offset[:70],
+      lmk_offset=np.asarray(self.shared.offset)[:70],
       texture_layer=self.appearance.layer if self.config.photometric else None,
     )
+    return jax.device_put(identity)
 
   def poses(self) -> Pose:
-    return _to_poses(self.lm.points, jnp.asarray(self.xs), self.shared.shape, self.camera(), self.shared.principal)
+    cam, shared = self.camera(), self.shared
+    to_poses = lambda index: _to_poses(self.lm.points, self.xs[index], shared.shape, cam, shared.principal)
+    return jax.device_put(self.per_frame(to_poses))
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(stored, static_argnames=("dense_step",))
+def _landmark_model(model, weights, dense_step):
+  return bundle.landmark_model(model, weights, dense_step)
+
+
+@stored
+def _with_identity(model, shared):
+  return bundle.with_identity(model, shared)
+
+
+@functools.partial(stored, static_argnames=("size",))
 def _tracks(model, points, confidence, size):
   return jax.vmap(lambda p, c: bundle.make_tracks(model, p, c, size))(points, confidence)
 
 
-@jax.jit
+@stored
 def _initial(model, tracks):
   return jax.vmap(lambda t: bundle.initial_unknowns(model, t))(tracks)
 
 
-@jax.jit
+@stored
 def _bundle(model, tracks, weights, focal, focal_sd):
   return bundle.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd)
 
 
-@jax.jit
+@stored
 def _fit_frames(model, tracks, shared, weights, x0, cam):
   def one(t, x):
-    solution = bundle.fit_frame(model, t, shared, weights, x)
-    return solution, pose_deviation(model.points, solution.x, shared, cam, solution.normal.matrix)
+    found = bundle.fit_frame(model, t, shared, weights, x)
+    return found.x, found.normal.cost, pose_deviation(model.points, found.x, shared, cam, found.normal.matrix)
 
   return jax.vmap(one)(tracks, x0)
 
@@ -218,27 +234,27 @@ def pose_deviation(points, x, shared: Shared, cam, information) -> Pose:
   return uncertainty.pose_deviation(to_pose, x, information)
 
 
-@jax.jit
+@stored
 def _variance(model, tracks, shared, weights, xs):
   one = lambda t, x: uncertainty.marginal_variance(bundle.frame_normal(model, x, shared, t, weights).matrix)
   return jax.vmap(one)(tracks, xs)
 
 
-@jax.jit
+@stored
 def _noise(xs, variance):
   return jax.vmap(smooth.measure_noise)(xs, variance)
 
 
-@jax.jit
+@stored
 def _smooth(xs, variance, noise, acceleration):
   return jax.vmap(smooth.smooth)(xs, variance, noise, acceleration)
 
 
-@jax.jit
+@stored
 def _to_poses(points, xs, shape, cam, principal):
   return jax.vmap(lambda x: pts.to_pose(points, x, shape, cam, principal))(xs)
 
 
-@jax.jit
+@stored
 def _from_poses(points, poses, shape, cam, principal):
   return jax.vmap(lambda p: pts.from_pose(points, p, shape, cam, principal))(poses)

@@ -13,9 +13,10 @@ from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.photometric import Crop
 from vht_jax.points import Shared
+from vht_jax.programs import rows_of, stored
 from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit, pose_deviation
-from vht_jax.types import Array, Pose
+from vht_jax.types import Pose
 
 # The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
 FOCAL_BIAS_SD = 0.1
@@ -33,8 +34,8 @@ class PhotometricFit:
   def crops(self, index: np.ndarray) -> Crop:
     heads = zip(self.clip.images(index), np.nan_to_num(self.fit.xs[index]))
     rgb, inside, scale, offset = zip(*(crop_head(image, x, self.config.crop_size) for image, x in heads))
-    f32 = lambda a: jnp.asarray(np.stack(a), jnp.float32)
-    return Crop(rgb=f32(rgb) / 255.0, inside=f32(inside), scale=f32(scale), offset=f32(offset))
+    f32 = lambda a: np.stack(a).astype(np.float32)
+    return Crop(rgb=f32(rgb) / np.float32(255), inside=f32(inside), scale=f32(scale), offset=f32(offset))
 
   def fit_identity(self, progress) -> None:
     fit, config = self.fit, self.config
@@ -46,12 +47,12 @@ class PhotometricFit:
       fit.lm,
       fit.shared,
       fit.appearance,
-      jax.tree.map(lambda a: a[index], fit.tracks),
+      rows_of(fit.tracks, index),
       self.crops(index),
-      jnp.asarray(fit.xs[index]),
+      fit.xs[index],
       fit.weights,
       self.focal_prior(),
-      jnp.asarray(fit.pixels, jnp.float32),
+      np.float32(fit.pixels),
       config.n_samples,
       config.identity_steps,
     )
@@ -61,7 +62,7 @@ class PhotometricFit:
     fit.xs = np.array(fit.xs)
     fit.xs[index] = np.asarray(xs)
     self.identity_cost = np.asarray(cost)
-    progress.advance(1, cost=float(cost[-1]))
+    progress.advance(1, cost=float(self.identity_cost[-1]))
 
   def believed(self) -> Shared:
     """What the frames share, as their poses are estimated by it.
@@ -72,7 +73,7 @@ class PhotometricFit:
     offset = np.array(self.fit.shared.offset)
     belief = np.full((len(offset), 1), min(self.fit.pixels / float(self.fit.weights.photo_pixels), 1.0), np.float32)
     belief[68:70] = 1.0
-    return self.fit.shared.replace(offset=jnp.asarray(offset * belief))
+    return self.fit.shared.replace(offset=offset * belief)
 
   def fit_jointly(self, progress) -> None:
     """Identity and camera from all frames at once, and all poses again; after `fit_frames`.
@@ -87,16 +88,17 @@ class PhotometricFit:
     last = None
     for k in range(JOINT_STEPS + 1):
       progress.stage("joint", n)
-      surface = _surface(self.model, fit.shared.shape)
-      albedo, total = photometric.albedo_map(surface, fit.appearance), None
+      surface, albedo = _coloured(self.model, fit.shared.shape, fit.appearance)
+      total = None
       for start in range(0, n, batch):
         index = np.minimum(np.arange(start, start + batch), n - 1)
         counts = valid[index] & (np.arange(start, start + batch) < n)
         part = _reduce(
-          surface, fit.lm, albedo, fit.appearance.light, fit.shared, jax.tree.map(lambda a: a[index], fit.tracks),
-          self.crops(index), weights, jnp.asarray(np.nan_to_num(fit.xs[index])), counts, config.n_samples,
+          surface, fit.lm, albedo, fit.appearance.light, fit.shared, rows_of(fit.tracks, index),
+          self.crops(index), weights, np.nan_to_num(fit.xs[index]), counts, config.n_samples,
         )  # fmt: skip
-        total = part if total is None else total + part
+        part = jax.tree.map(np.asarray, part)
+        total = part if total is None else jax.tree.map(np.add, total, part)
         progress.advance(min(batch, n - start))
       moved, cost, focal_sd = _shared_step(fit.lm, fit.shared, total, fit.weights, focal_prior, float(config.n_keyframes))
       progress.advance(0, cost=float(cost))
@@ -116,10 +118,10 @@ class PhotometricFit:
     """Whether the images may move the focal length: a head that hardly turns only seems to show it."""
     return self.fit.turns and self.config.focal <= 0
 
-  def focal_prior(self) -> tuple[Array, Array]:
+  def focal_prior(self) -> tuple[np.float32, np.float32]:
     """Mean and standard deviation of log focal in the stages with images: the landmarks' answer."""
     mean, sd = self.fit.landmark_focal
-    return jnp.asarray(mean), jnp.asarray(np.hypot(sd, FOCAL_BIAS_SD) if self.free else 2e-3, jnp.float32)
+    return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if self.free else 2e-3)
 
   def state(self) -> dict[str, np.ndarray]:
     return {**self.fit.state(), "l1": self.l1}
@@ -133,9 +135,7 @@ class PhotometricFit:
     sequential = config.schedule == "sequential"
     n, batch = len(fit.seen), 1 if sequential else config.batch_size
     progress.stage("frames", n)
-    surface = photometric.fold_identity(_surface(self.model, fit.shared.shape), fit.shared.shape)
-    lm, shared = bundle.with_identity(fit.lm, self.believed())
-    albedo = photometric.albedo_map(surface, fit.appearance)
+    surface, albedo, lm, shared = _person(self.model, fit.lm, fit.shared.shape, self.believed(), fit.appearance)
     weights = fit.weights.replace(photo_pixels=min(fit.pixels, float(fit.weights.frame_pixels)))
     done = checkpoint.load("frames") if checkpoint else {}
     xs, l1, sds = ([done["xs"]], [done["l1"]], [unpack(Pose, done, "sd")]) if done else ([], [], [])
@@ -145,11 +145,11 @@ class PhotometricFit:
       x0 = fit.xs[index]
       if sequential and start > 0 and start not in config.cutframes:
         x0 = xs[-1][-1:]  # where the previous frame ended
-      tracks, crops = jax.tree.map(lambda a: a[index], fit.tracks), self.crops(index)
+      tracks, crops, light = rows_of(fit.tracks, index), self.crops(index), fit.appearance.light
 
       def solve(weights, x0):
         found = _fit_photometric(
-          surface, lm, albedo, fit.appearance.light, shared, tracks, crops, weights, jnp.asarray(x0), fit.camera(),
+          surface, lm, albedo, light, shared, tracks, crops, weights, x0, fit.camera(),
           config.n_samples, config.frame_steps,
         )  # fmt: skip
         return jax.tree.map(np.array, found)
@@ -215,12 +215,24 @@ def crop_head(image: np.ndarray, x: np.ndarray, size: int):
   return part, mask, side * k, (np.array([width / 2 - x0, height / 2 - y0]) * k)
 
 
-@jax.jit
+@stored
 def _surface(model, shape):
   return photometric.make_surface(model, shape)
 
 
-@functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
+@stored
+def _coloured(model, shape, appearance):
+  surface = photometric.make_surface(model, shape)
+  return surface, photometric.albedo_map(surface, appearance)
+
+
+@stored
+def _person(model, lm, shape, believed, appearance):
+  surface = photometric.fold_identity(photometric.make_surface(model, shape), shape)
+  return surface, photometric.albedo_map(surface, appearance), *bundle.with_identity(lm, believed)
+
+
+@functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_identity(
   surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, n_samples, outer_steps
 ):
@@ -230,19 +242,19 @@ def _fit_identity(
   )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames="n_samples")
+@functools.partial(stored, static_argnames=("n_samples",))
 def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples):
   return joint.reduce_frames(
     surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples
   )
 
 
-@jax.jit
+@stored
 def _shared_step(lm, shared, total, weights, focal_prior, n_independent):
   return joint.shared_step(lm, shared, total, weights, focal_prior, n_independent, 1e-3)
 
 
-@functools.partial(jax.jit, static_argnames=("n_samples", "outer_steps"))
+@functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_photometric(surface, lm, albedo, light, shared, tracks, crops, weights, x0, cam, n_samples, outer_steps):
   def one(tracks, crop, x):
     x, normal = photometric.fit_frame(
