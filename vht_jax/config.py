@@ -42,7 +42,7 @@ class TrackConfig:
   batch_size: int = 8  # frames optimised at once by the batched schedule
   crop_size: int = 256  # px, side of the square around the head that the Gauss-Newton stages look at
   n_samples: int = 1000  # pixels of it per solve
-  identity_steps: int = 14  # Gauss-Newton: rasterisations of the keyframe stage
+  identity_steps: int = 20  # Gauss-Newton: rasterisations of the keyframe stage
   frame_steps: int = 2  # and of the frame stage
   focal: float = 0.0  # fixed focal length in units of the longer side; 0: estimated
 
@@ -92,7 +92,7 @@ class Weights:
   sd_expr: float = 0.4
   sd_neck: float = 0.03
   sd_jaw: float = 0.15
-  sd_gaze: float = 0.3
+  sd_gaze: float = 0.6
   sd_color: float = 0.03  # noise of a colour; larger differences count linearly
   sd_layer: float = 0.02  # free albedo beyond the texture basis
   # How many independent pixels a frame counts for beside its landmarks (docs/accuracy.md): at most, when the identity is

@@ -31,6 +31,7 @@ UNEXPLAINED = ("teeth", "tongue", "mouth_cavity", "eye_socket")  # masks; in the
 MIN_COSINE = 0.25  # surfaces seen more obliquely carry more modelling error than information
 LAYER_SIZE = 128  # texels per side of the free albedo layer
 LIGHT_SD = 1.0  # of the light coefficients beyond the constant one
+AVERAGED = 0.4  # share of the keyframe stage's steps, the last ones, whose mean is its result
 APPEARANCE_STEPS = 3  # rasterisations of the keyframe stage that fit colours only
 INNER_STEPS = 2  # Levenberg-Marquardt steps per rasterisation
 FEWEST_PIXELS = 10.0  # a frame counts for at least so many
@@ -496,11 +497,13 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))
     pixels = jnp.clip(pixels * change, FEWEST_PIXELS, weights.photo_pixels)
     focal_sd = bundle.focal_deviation(solution.shared_information, n_shape)
-    return (shared, appearance, xs, pixels), (solution.cost, focal_sd)
+    state = (shared, appearance, xs, pixels)
+    return state, (state, solution.cost, focal_sd)
 
-  start = (shared, appearance, xs, pixels)
-  (shared, appearance, xs, pixels), (costs, focal_sd) = jax.lax.scan(outer, start, jnp.arange(outer_steps))
-  return shared, appearance, xs, pixels, costs, focal_sd[-1]
+  # Every step looks at other pixels, so the steps end in a cloud round the solution, whose middle is nearer to it.
+  _, (states, costs, focal_sd) = jax.lax.scan(outer, (shared, appearance, xs, pixels), jnp.arange(outer_steps))
+  last = jax.tree.map(lambda a: jnp.mean(a[-max(int(AVERAGED * outer_steps), 1) :], axis=0), states)
+  return *last, costs, focal_sd[-1]
 
 
 def pad_shared(arrow: ArrowNormal, k: int) -> ArrowNormal:
