@@ -23,6 +23,14 @@ def test_a_healthy_installation(capsys):
   assert text.splitlines()[-1] == "a video can be tracked"
 
 
+def test_what_is_kept_is_counted(tmp_path):
+  for name, size in (("programs/a.program", 1 << 20), ("programs/b.program", 1 << 20), ("xla/jit_a-cache", 3 << 20)):
+    path = tmp_path / "cache" / "vht_jax" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+  assert "2 traced programs, 5 MiB" in list(doctor.folders())[-1].text
+
+
 @pytest.mark.faults
 def test_without_any_detector_nothing_can_be_tracked(capsys, monkeypatch):
   def missing(name, **_):

@@ -386,3 +386,22 @@ def test_demo_end_to_end(tmp_path, capsys):
   summary = json.loads((tmp_path / "out" / "demo" / "summary.json").read_text())
   assert summary["tracked"] == 25
   assert summary["nme68_median"] < 3.0 and summary["vertex_mm"] < 4.0
+
+
+@pytest.mark.parametrize("flags, environment, kept", [
+  ([], {}, "home/vht_jax/programs"),
+  ([], {"JAX_COMPILATION_CACHE_DIR": "own"}, "own/vht_jax_programs"),
+  ([], {"JAX_COMPILATION_CACHE_DIR": "gs://bucket"}, None),
+  (["--nocompilation_cache"], {}, None),
+  (["--nocompilation_cache"], {"JAX_COMPILATION_CACHE_DIR": "own"}, None),
+])  # fmt: skip
+def test_where_programs_are_kept(flags, environment, kept, monkeypatch):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  monkeypatch.setenv("XDG_CACHE_HOME", "home")
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  changed = {}
+  monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+  app.start_jax(settings.parse(flags).app)
+  assert programs.folder == (Path(kept) if kept else None)
+  assert changed.get("jax_compilation_cache_dir") == (None if flags or environment else "home/vht_jax/xla")

@@ -164,13 +164,21 @@ def folders() -> Iterator[Finding]:
     os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax"
   )
   existing = next(p for p in (Path(base), *Path(base).absolute().parents) if p.is_dir())
-  yield from attempt("compiled programs", lambda: [_writable("compiled programs", existing)], needed=False)
+
+  def kept() -> list[Finding]:
+    sizes = {path: path.stat().st_size for path in Path(base).rglob("*") if path.is_file()}
+    traced = sum(path.suffix == ".program" for path in sizes)
+    there = f"; {traced} traced programs, {sum(sizes.values()) / 2**20:.0f} MiB with the compiled ones"
+    return [_writable("compiled programs", existing, there)]
+
+  yield from attempt("compiled programs", kept, needed=False)
 
 
-def _writable(name: str, folder: Path) -> Finding:
+def _writable(name: str, folder: Path, there: str = "") -> Finding:
   free = shutil.disk_usage(folder).free / 2**30
   ok = os.access(folder, os.W_OK) and free > 1.0
-  return Finding(name, ok, f"{folder}, {free:.1f} GiB free" + ("" if ok else "; not writable or nearly full"), False)
+  trouble = "" if ok else "; not writable or nearly full"
+  return Finding(name, ok, f"{folder}, {free:.1f} GiB free{there}{trouble}", False)
 
 
 if __name__ == "__main__":

@@ -331,15 +331,14 @@ def start_jax(app: AppConfig) -> None:
         log.warning("device: no GPU that JAX can use (pip install 'vht-jax[cuda13]'); running on the CPU")
       else:
         raise InputError(f"device: JAX finds no {kind} here; leave --device out to use what there is") from None
-  programs.folder = None
-  if app.compilation_cache:
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    base = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax"))
-    if "://" not in str(chosen):
-      programs.folder = base / "programs"
-    if not chosen:
-      jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
-      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  programs.folder, chosen = None, os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  if app.compilation_cache and not chosen:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax")
+    programs.folder = base / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  elif app.compilation_cache and "://" not in chosen:  # JAX's may be in a cloud
+    programs.folder = Path(chosen, "vht_jax_programs")
   log.info("jax %s on %s", jax.__version__, jax.devices())
 
 

@@ -170,7 +170,8 @@ def keep(path: Path, key: str, shape: Any, program: bytes) -> None:
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, hashlib.sha256(body).digest() + body)
-    newest_first = sorted(path.parent.glob("*.program"), key=lambda p: p.stat().st_mtime, reverse=True)
+    # With what killed processes left half written.
+    newest_first = sorted(path.parent.glob("*.program*"), key=lambda p: p.stat().st_mtime, reverse=True)
     for old in newest_first[KEEP:]:
       old.unlink(missing_ok=True)
   except OSError as error:
