@@ -92,7 +92,7 @@ class Weights:
   sd_expr: float = 0.4
   sd_neck: float = 0.03
   sd_jaw: float = 0.15
-  sd_gaze: float = 0.6
+  sd_gaze: float = 0.3
   sd_color: float = 0.03  # noise of a colour; larger differences count linearly
   sd_layer: float = 0.02  # free albedo beyond the texture basis
   # How many independent pixels a frame counts for beside its landmarks (docs/accuracy.md): at most, when the identity is

@@ -20,6 +20,7 @@ from vht_jax.types import Array
 
 HIGHEST = lax.Precision.HIGHEST
 MOST_NOISE = 10.0  # times the predicted variance
+SHORT = 10  # frames: so few cannot tell motion from noise and are left alone; twice as many are believed
 WILD = 3.0  # robust standard deviations: second differences count as no larger when noise and motion are measured
 TAIL = 1.0  # inverse degrees of freedom of the accelerations' t distribution: 1 is Cauchy's, 0 Gauss's
 SOLVES = 4  # times that the accelerations are weighted anew; with 10 the result is the same within 1 % of its jitter
@@ -48,7 +49,8 @@ def measure_noise(x: Array, variance: Array) -> tuple[Array, Array]:
   c0 = jnp.sum(d**2) / _count(ok, x.dtype)
   c1 = jnp.sum(d[1:] * d[:-1]) / _count(ok[1:] & ok[:-1], x.dtype)
   noise = jnp.maximum(jnp.clip((c0 - c1) / 10.0, 1e-6 * claimed, MOST_NOISE * claimed), 1e-20)
-  return noise, jnp.maximum(c0 - 6.0 * noise, LEAST_MOTION * noise)
+  believed = jnp.clip(_count(ok, x.dtype) / SHORT - 1.0, 1e-6, 1.0)
+  return believed * noise, jnp.maximum(c0 - 6.0 * noise, LEAST_MOTION * noise)
 
 
 def smooth(x: Array, variance: Array, noise: Array, acceleration: Array, tail: float = TAIL) -> Array:

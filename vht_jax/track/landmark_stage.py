@@ -67,7 +67,7 @@ class LandmarkFit:
       shared = bundle.initial_shared(self.lm, float(init.identity.camera.focal))
       self.shared = shared.replace(
         shape=jnp.asarray(init.identity.shape),
-        principal=(init.identity.camera.principal - 0.5) * jnp.array([width, height]) / max(height, width),
+        principal=(init.identity.camera.principal - 0.5) * jnp.array([width, height], jnp.float32) / max(height, width),
         offset=shared.offset.at[:70].set(init.identity.lmk_offset),
       )
       self.appearance = self.appearance.replace(texture=init.identity.texture, light=init.identity.light)
