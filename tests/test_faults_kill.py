@@ -71,7 +71,8 @@ def command(home, name, extra="", flags=()):
 
 def start(home, name, extra="", flags=(), **options):
   cache = {"JAX_COMPILATION_CACHE_DIR": str(home / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-  environment = {**cache, "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+  # The level last: importing jax has set another one here, at which XLA's messages fill the pipes that nobody empties.
+  environment = {**cache, **os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
   return subprocess.Popen(
     command(home, name, extra, flags), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     **options,
