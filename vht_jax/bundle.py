@@ -76,9 +76,8 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   factor = jnp.asarray(factor, points.template.dtype)
   dense = jnp.ones(len(pick), factor.dtype)
   sd = jnp.concatenate([weights.sd_landmark * factor, weights.sd_dense * dense])
-  # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze. More for the irises
-  # would take a person who looks aside throughout for a biased detector.
-  bias_factor = factor.at[36:48].set(2.0).at[68:].set(1.5)
+  # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze.
+  bias_factor = factor.at[36:48].set(2.0).at[68:].set(2.0)
   bias = jnp.concatenate([weights.sd_offset * bias_factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
