@@ -64,7 +64,7 @@ def main() -> None:
       found.setdefault(method, []).append(figures)
       show(f"{method} {seed}", figures)
     if seed < args.vht_people:
-      vht = make_settings(read_ini(packaged("vht.ini")))
+      vht = make_settings(read_ini(packaged("configs/vht.ini")))
       few = every(clip, args.vht_every)
       n = len(few)
       config = dataclasses.replace(
@@ -152,7 +152,7 @@ def every(clip: synthetic.SyntheticClip, step: int) -> synthetic.SyntheticClip:
 
 def vht_seconds_per_frame(model: FlameModel, clip: synthetic.SyntheticClip) -> float:
   """Of VHT's frame stage at its own settings: the slope between two numbers of steps, compilation left out."""
-  vht = make_settings(read_ini(packaged("vht.ini")))
+  vht = make_settings(read_ini(packaged("configs/vht.ini")))
   known = TrackResult(clip.identity, clip.poses, {}, jax.numpy.zeros(len(clip), jax.numpy.int32))
   seconds = []
   for steps in (1, 3):
