@@ -4,7 +4,7 @@
 
 A synthetic clip of 60 frames is repeated. Every length is run in a process of its own, for its peak memory, and twice,
 so that the second time is without compilation; the identity is given, because its cost does not depend on the length.
-Writes build/bench/lengths.json. The last line times 512 frames of 70 landmarks, all fitted at once from the closed form.
+Writes build/bench/lengths.json. The last line times 512 frames of 70 landmarks, fitted at once from the closed form.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def frames(rng, n_expr: int, yaw_deg: float = 35.0, n_frames: int = F) -> np.nda
   pose[:, 3:5] = 0.03 * rng.standard_normal((n_frames, 2))
   pose[:, 5] = 1.1 + 0.15 * np.sin(2 * np.pi * 0.8 * t + phase[2])
   pose[:, 6:9] = 0.03 * rng.standard_normal((n_frames, 3))
-  pose[:, 9] = np.arctanh((np.deg2rad(6) * np.abs(rng.standard_normal(n_frames)) + np.deg2rad(5)) / np.deg2rad(65) * 2 - 1)
+  opening = np.deg2rad(6) * np.abs(rng.standard_normal(n_frames)) + np.deg2rad(5)
+  pose[:, 9] = np.arctanh(opening / np.deg2rad(65) * 2 - 1)
   gaze = 0.1 * rng.standard_normal((n_frames, 2))
   pose[:, 10:12], pose[:, 12:] = gaze, gaze
   return x

@@ -271,7 +271,7 @@ def test_residual_jacobians_equal_forward_mode(residuals, samples, light, x_true
 
 
 @pytest.mark.differentiable
-def test_weighted_residuals_are_the_gradient_of_the_robust_cost(samples, residuals, albedo, light, x_true, shared, crop):
+def test_residuals_are_the_gradient_of_the_robust_cost(samples, residuals, albedo, light, x_true, shared, crop):
   """J^T r is half the derivative of the cost, outliers included (central differences along random directions)."""
   colors = shade.sample_texture(albedo, samples.uv)
   outliers = crop.replace(rgb=jnp.clip(crop.rgb.at[40:60, 40:60].add(0.3), 0, 1))

@@ -87,7 +87,8 @@ def test_split_names_every_unknown(points):
   assert {k: v.size for k, v in parts.items()} == {
     "expr": n - 14, "rotation": 3, "place": 3, "neck": 3, "jaw": 1, "eyes": 4,
   }  # fmt: skip
-  order = np.concatenate([np.asarray(parts[k]).reshape(-1) for k in ("expr", "rotation", "place", "neck", "jaw", "eyes")])
+  names = ("expr", "rotation", "place", "neck", "jaw", "eyes")
+  order = np.concatenate([np.asarray(parts[k]).reshape(-1) for k in names])
   np.testing.assert_array_equal(order, np.arange(n))
 
 

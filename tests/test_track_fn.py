@@ -25,7 +25,7 @@ pytestmark = pytest.mark.differentiable
 LANDMARKS = TrackConfig(photometric=False)
 ADAM = TrackConfig(solver="adam", init_steps=2, steps_per_frame=2, sub_steps=2, blur_sigma=(1.0, 1e-4))
 HEAD = ("v_template", "shapedirs", "exprdirs", "posedirs", "j_template", "j_shapedirs", "lbs_weights", "lmk_bary")
-SPREADS = ("sd_landmark", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
+SPREADS = ("sd_landmark", "sd_closure", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
 POSE = ("expr", "rotation", "translation", "neck", "jaw", "eyes")
 BAR = 1e-4  # relative
 # To rounding, as differences of small steps ask: the cost alone would fix a solution to 1e-8 of its spread.

@@ -65,7 +65,8 @@ def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
     uv = pts.predict(lm.points, x, shared, jnp.ones(()))
     clean = bundle.make_tracks(lm, uv * 512.0 + 256.0, jnp.ones(70), (512, 512))
     seen = clean.inverse_sd > 0  # the irises of closed eyes are not
-    tracks = clean.replace(uv=clean.uv + jnp.where(seen, 1.0 / jnp.where(seen, clean.inverse_sd, 1.0), 0.0)[:, None] * noise)
+    sd = jnp.where(seen, 1.0 / jnp.where(seen, clean.inverse_sd, 1.0), 0.0)
+    tracks = clean.replace(uv=clean.uv + sd[:, None] * noise)
     solution = bundle.fit_frame(lm, tracks, shared, weights)
     return to_pose(x), to_pose(solution.x), uncertainty.pose_deviation(to_pose, solution.x, solution.normal.matrix)
 

@@ -10,7 +10,8 @@
   vertices = vht.skin(model, result.identity.shape, pose)
   picture = vht.render_head(model, result.identity, pose, (512, 512))
 
-Functions take one frame; `jax.vmap` makes them take many. The names in `__all__` are imported when they are first used. (Functions that share their module's name, such as `track` and `energy`, are imported from there.)
+Functions take one frame; `jax.vmap` makes them take many. The names in `__all__` are imported when they are first used.
+(Functions that share their module's name, such as `track` and `energy`, are imported from there.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
-  "types": ("Camera", "FlameModel", "Fragments", "Identity", "Observations", "Pose", "RawPose", "Status", "TrackResult"),
+  "types": (
+    "Camera", "FlameModel", "Fragments", "Identity", "Observations", "Pose", "RawPose", "Status", "TrackResult",
+  ),
   "config": ("TrackConfig", "Weights"),
   "errors": ("InputError",),
   "assets": ("load_head",),

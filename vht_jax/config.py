@@ -95,8 +95,8 @@ class Weights:
   sd_gaze: float = 0.3
   sd_color: float = 0.03  # noise of a colour; larger differences count linearly
   sd_layer: float = 0.02  # free albedo beyond the texture basis
-  # How many independent pixels a frame counts for beside its landmarks (docs/accuracy.md): at most, when the identity is
-  # estimated (less if the model does not explain this person's looks), and when the frames are tracked.
+  # How many independent pixels a frame counts for beside its landmarks (docs/accuracy.md): at most, when the identity
+  # is estimated (less if the model does not explain this person's looks), and when the frames are tracked.
   photo_pixels: float = 1000.0
   frame_pixels: float = 50.0
   sd_size: float = 0.005  # relative head size: pinned, because one camera cannot see it

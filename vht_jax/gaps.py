@@ -73,7 +73,8 @@ def fill(poses: Pose, known: Array, shot: Array) -> Pose:
   highest = jnp.max(jnp.where(known[:, None] & ~free, table, -jnp.inf), axis=0, keepdims=True)
   found = path(table[rows[1]], table[rows[-1]])
   found = jnp.where(inside[:, None], jnp.where(free, found, jnp.clip(found, lowest, highest)), table[start])
-  found = jnp.split(jnp.where(known[:, None], table, found), np.cumsum([leaf.size // n for leaf in leaves])[:-1], axis=1)
+  ends = np.cumsum([leaf.size // n for leaf in leaves])[:-1]
+  found = jnp.split(jnp.where(known[:, None], table, found), ends, axis=1)
   filled = tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(found, leaves, strict=True)])
   turned = _along_arcs(r, rows, start, inside, path)
   filled = filled.replace(rotation=jnp.where(known[:, None], r, turned))

@@ -1,7 +1,7 @@
 """The identity from every frame of a clip at once: a Gauss-Newton step whose memory does not grow with the clip.
 
 Frames share shape, focal length and principal point. Near the solution a frame's energy in its own unknowns x and the
-shared ones s is a quadratic; minimised over x it leaves a quadratic in s alone (the Schur complement), and these add up.
+shared ones s is a quadratic; minimised over x it leaves one in s alone (the Schur complement), and these add up.
 So a clip is walked through in batches of frames of which only the sum is kept, the shared step is one small solve, and
 the frames follow by being solved again. Texture, light and the detector's bias are held.
 
@@ -39,8 +39,10 @@ class Reduced:
     return jax.tree.map(jnp.add, self, other)
 
 
-def reduce_frames(surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, tracks: Tracks,
-                  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int) -> Reduced:  # fmt: skip
+def reduce_frames(
+  surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, tracks: Tracks,
+  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int,
+) -> Reduced:  # fmt: skip
   """Landmarks, colours and priors of F frames, their poses eliminated.
 
   Args:
@@ -82,8 +84,10 @@ def reduce_frames(surface: Surface, model: LandmarkModel, albedo: Array, light: 
   return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(one, (xs, tracks, crops, valid)))
 
 
-def shared_step(model: LandmarkModel, shared: Shared, total: Reduced, weights: Weights, focal_prior: tuple[Array, Array],
-                n_independent: float | Array, damping: float | Array):  # fmt: skip
+def shared_step(
+  model: LandmarkModel, shared: Shared, total: Reduced, weights: Weights, focal_prior: tuple[Array, Array],
+  n_independent: float | Array, damping: float | Array,
+):  # fmt: skip
   """The shared unknowns after one damped Gauss-Newton step on the whole clip.
 
   Args:

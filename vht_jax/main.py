@@ -30,7 +30,6 @@ from vht_jax.files import locked
 from vht_jax.supervise import supervised
 
 if TYPE_CHECKING:  # imported when they are needed: the process that only waits (`supervise`) needs none of them
-  from collections.abc import Callable
 
   import numpy as np
 

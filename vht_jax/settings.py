@@ -98,7 +98,7 @@ HELP = {
   "calibrated": "the camera is known (--focal or --fov) and is not optimised",
   "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
   "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
-  "schedule": "batched (frames in parallel), joint (the same, then identity and poses from all frames together; slower) or "
+  "schedule": "batched (frames in parallel), joint (the same, then identity and poses from all frames; slower) or "
   "sequential (each frame starts at its predecessor, as in VHT)",
   "smooth": "Gauss-Newton, batched: smooth the poses in time, as far as their measured noise asks for it",
   "photometric": "use the image; without it the fit to the landmarks is the result",

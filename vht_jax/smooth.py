@@ -56,7 +56,7 @@ def measure_noise(x: Array, variance: Array) -> tuple[Array, Array]:
 def smooth(x: Array, variance: Array, noise: Array, acceleration: Array, tail: float = TAIL) -> Array:
   """A minimum over y of sum_t w_t (y_t - x_t)^2 / noise + sum_t rho((y_{t-1} - 2 y_t + y_{t+1})^2 / acceleration).
 
-  The weights w_t are inverse to the frames' variances, and 1 on average. rho(z) = (1 + 1/tail) log(1 + tail z), which is
+  The weights w_t are inverse to the frames' variances, 1 on average. rho(z) = (1 + 1/tail) log(1 + tail z), which is
   z (1 + tail) for usual accelerations and grows slowly from there on; rho(z) = z without a tail. It is found by solving
   `SOLVES` + 1 linear systems, each with the weights that rho gives to the accelerations of the former.
 

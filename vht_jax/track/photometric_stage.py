@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import bundle, flame, joint, photometric
@@ -102,7 +101,9 @@ class PhotometricFit:
         part = jax.tree.map(np.asarray, part)
         total = part if total is None else jax.tree.map(np.add, total, part)
         progress.advance(min(batch, n - start))
-      moved, cost, focal_sd = _shared_step(fit.lm, fit.shared, total, fit.weights, focal_prior, float(config.n_keyframes))
+      moved, cost, focal_sd = _shared_step(
+        fit.lm, fit.shared, total, fit.weights, focal_prior, float(config.n_keyframes)
+      )
       progress.advance(0, cost=float(cost))
       if last is not None and not float(cost) < last[0]:
         _, fit.shared, fit.xs, self.l1, fit.sd, fit.focal_sd = last
