@@ -40,7 +40,9 @@ def start(folder, target, *argv, **options):
   environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{folder / 'lib'}", "TMPDIR": str(folder)}
   return subprocess.Popen(
     [sys.executable, "-c", CODE, f"work_of_the_test:{target}", *argv], cwd=folder, env=environment, text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    **options,
   )  # fmt: skip
 
 
