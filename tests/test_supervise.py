@@ -28,7 +28,8 @@ def sleep(argv):
   except KeyboardInterrupt: print("interrupted"); return 130
 """
 CODE = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 from vht_jax.supervise import supervised
 sys.exit(supervised("vht-test", sys.argv[1], sys.argv[2:]))
 """
@@ -40,9 +41,7 @@ def start(folder, target, *argv, **options):
   environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{folder / 'lib'}", "TMPDIR": str(folder)}
   return subprocess.Popen(
     [sys.executable, "-c", CODE, f"work_of_the_test:{target}", *argv], cwd=folder, env=environment, text=True,
-    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
-    **options,
+    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
   )  # fmt: skip
 
 
