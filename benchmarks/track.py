@@ -33,7 +33,7 @@ import synthetic
 from vht_jax import results
 from vht_jax.assets import load_head
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.settings import make_settings, packaged, read_ini
+from vht_jax.settings import Settings, make_settings, read_ini
 from vht_jax.track import LandmarkFit, Progress, track
 from vht_jax.types import FlameModel
 
@@ -54,7 +54,7 @@ def main() -> None:
   jax.config.update("jax_compilation_cache_dir", str(ROOT / "build" / "bench" / "xla"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-  model = load_head(model="open")
+  model, vht = load_head(model="open"), make_settings(read_ini("vht"))
   report = {"clips": vars(args) | {"videos": None, "output": None}, "truth": {}, "real": {}, "ratios": {}}
   found: dict[str, list[dict[str, float]]] = {}
   for seed in range(args.people):
@@ -64,7 +64,6 @@ def main() -> None:
       found.setdefault(method, []).append(figures)
       show(f"{method} {seed}", figures)
     if seed < args.vht_people:
-      vht = make_settings(read_ini(packaged("configs/vht.ini")))
       keyframes = (0, args.frames // 2, args.frames - 1)
       config = dataclasses.replace(vht.track, tracking_resolution=None, sampling_scale=1.0, keyframes=keyframes)
       figures = measure(model, clip, config=config, weights=vht.weights)
@@ -73,9 +72,9 @@ def main() -> None:
     report["truth"] = {name: medians(rows) for name, rows in found.items()}
     write(args.output, report)
 
-  if "vht" in found:
+  if "vht" in found and "default" in found:
     slow, fast = report["truth"]["vht"], medians(found["default"][: args.vht_people])
-    identity, slow["seconds_per_frame"] = vht_seconds(model, every(clip, -(-args.frames // 3)))
+    identity, slow["seconds_per_frame"] = vht_seconds(model, every(clip, -(-args.frames // 3)), vht)
     slow["seconds_per_frame_whole"] = slow["seconds_per_frame"] + identity / args.frames
     for name in ("seconds_per_frame", "seconds_per_frame_whole"):
       report["ratios"][f"{name}_vht_over_default"] = slow[name] / fast["seconds_per_frame_whole"]
@@ -147,12 +146,11 @@ def every(clip: synthetic.SyntheticClip, step: int) -> synthetic.SyntheticClip:
   )
 
 
-def vht_seconds(model: FlameModel, clip: synthetic.SyntheticClip) -> tuple[float, float]:
+def vht_seconds(model: FlameModel, clip: synthetic.SyntheticClip, vht: Settings) -> tuple[float, float]:
   """Of VHT's method at its own settings: its identity stage on the clip's frames as keyframes, and each frame after it.
 
   Slopes between two numbers of steps, so compilation and detection are left out.
   """
-  vht = make_settings(read_ini(packaged("configs/vht.ini")))
   seconds = []
   for steps in (1, 3):
     config = dataclasses.replace(

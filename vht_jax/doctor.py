@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 from vht_jax.errors import InputError, brief
+from vht_jax.files import cache_folder
 from vht_jax.supervise import supervised
 
 PACKAGES = (
@@ -160,9 +161,7 @@ def video() -> list[Finding]:
 def folders() -> Iterator[Finding]:
   """Where results and compiled programs go."""
   yield from attempt("working folder", lambda: [_writable("working folder", Path.cwd())], needed=False)
-  base = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path(
-    os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax"
-  )
+  base = os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder()
   existing = next(p for p in (Path(base), *Path(base).absolute().parents) if p.is_dir())
 
   def kept() -> list[Finding]:

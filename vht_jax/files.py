@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and where those go that can be made again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vht_jax.errors import InputError
+
+
+def cache_folder() -> Path:
+  """Where the package keeps what it can make again, if the user names no other place."""
+  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax")
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:

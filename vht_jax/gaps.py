@@ -67,14 +67,13 @@ def fill(poses: Pose, known: Array, shot: Array) -> Pose:
   leaves, tree = jax.tree.flatten(poses.replace(rotation=None))
   table = jnp.concatenate([leaf.reshape(n, -1) for leaf in leaves], axis=1)
   table = jnp.where(jnp.isfinite(table), table, 0.0)
-  free = jax.tree.leaves(jax.tree.map(lambda a: False, poses).replace(rotation=None, translation=True))
-  free = np.repeat(free, [leaf.size // n for leaf in leaves])[None]
+  sizes = [leaf.size // n for leaf in leaves]
+  free = np.repeat([leaf is poses.translation for leaf in leaves], sizes)[None]
   lowest = jnp.min(jnp.where(known[:, None] & ~free, table, jnp.inf), axis=0, keepdims=True)
   highest = jnp.max(jnp.where(known[:, None] & ~free, table, -jnp.inf), axis=0, keepdims=True)
   found = path(table[rows[1]], table[rows[-1]])
   found = jnp.where(inside[:, None], jnp.where(free, found, jnp.clip(found, lowest, highest)), table[start])
-  ends = np.cumsum([leaf.size // n for leaf in leaves])[:-1]
-  found = jnp.split(jnp.where(known[:, None], table, found), ends, axis=1)
+  found = jnp.split(jnp.where(known[:, None], table, found), np.cumsum(sizes)[:-1], axis=1)
   filled = tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(found, leaves, strict=True)])
   turned = _along_arcs(r, rows, start, inside, path)
   filled = filled.replace(rotation=jnp.where(known[:, None], r, turned))

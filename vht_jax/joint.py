@@ -11,6 +11,8 @@ the same in all of them. So the sum is scaled to what a few frames would say, ho
 
 from __future__ import annotations
 
+import operator
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ class Reduced:
   count: Array  # () frames
 
   def __add__(self, other: Reduced) -> Reduced:
-    return jax.tree.map(jnp.add, self, other)
+    return jax.tree.map(operator.add, self, other)
 
 
 def reduce_frames(

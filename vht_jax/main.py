@@ -26,11 +26,10 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from vht_jax.errors import InputError, brief
-from vht_jax.files import locked
+from vht_jax.files import cache_folder, locked
 from vht_jax.supervise import supervised
 
 if TYPE_CHECKING:  # imported when they are needed: the process that only waits (`supervise`) needs none of them
-
   import numpy as np
 
   from vht_jax.checkpoint import Record
@@ -332,7 +331,7 @@ def start_jax(app: AppConfig) -> None:
         raise InputError(f"device: JAX finds no {kind} here; leave --device out to use what there is") from None
   programs.folder, chosen = None, os.environ.get("JAX_COMPILATION_CACHE_DIR")
   if app.compilation_cache and not chosen:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax")
+    base = cache_folder()
     programs.folder = base / "programs"
     jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

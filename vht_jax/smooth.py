@@ -46,10 +46,11 @@ def measure_noise(x: Array, variance: Array) -> tuple[Array, Array]:
   ok = known[2:] & known[1:-1] & known[:-2]
   most = WILD * 1.4826 * jnp.nan_to_num(jnp.nanmedian(jnp.where(ok, jnp.abs(d), jnp.nan)))
   d = jnp.where(ok, jnp.clip(d, -most, most), 0.0)
-  c0 = jnp.sum(d**2) / _count(ok, x.dtype)
+  count = _count(ok, x.dtype)
+  c0 = jnp.sum(d**2) / count
   c1 = jnp.sum(d[1:] * d[:-1]) / _count(ok[1:] & ok[:-1], x.dtype)
   noise = jnp.maximum(jnp.clip((c0 - c1) / 10.0, 1e-6 * claimed, MOST_NOISE * claimed), 1e-20)
-  believed = jnp.clip(_count(ok, x.dtype) / SHORT - 1.0, 1e-6, 1.0)
+  believed = jnp.clip(count / SHORT - 1.0, 1e-6, 1.0)
   return believed * noise, jnp.maximum(c0 - 6.0 * noise, LEAST_MOTION * noise)
 
 

@@ -28,8 +28,8 @@ from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, T
 
 FILE_NAME = "tracked_flame_params.npz"
 
-# VHT's keys of a frame and the width of their rows (None: as many as there are components).
 _CHUNK = 256  # frames converted at once
+# VHT's keys of a frame and the width of their rows (None: as many as there are components).
 _PER_FRAME = {"rotation": 3, "translation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "expr": None}
 
 

@@ -99,7 +99,7 @@ class PhotometricFit:
           self.crops(index), weights, np.nan_to_num(fit.xs[index]), counts, config.n_samples,
         )  # fmt: skip
         part = jax.tree.map(np.asarray, part)
-        total = part if total is None else jax.tree.map(np.add, total, part)
+        total = part if total is None else total + part
         progress.advance(min(batch, n - start))
       moved, cost, focal_sd = _shared_step(
         fit.lm, fit.shared, total, fit.weights, focal_prior, float(config.n_keyframes)
