@@ -405,3 +405,41 @@ def test_where_programs_are_kept(flags, environment, kept, monkeypatch):
   app.start_jax(settings.parse(flags).app)
   assert programs.folder == (Path(kept) if kept else None)
   assert changed.get("jax_compilation_cache_dir") == (None if flags or environment else "home/vht_jax/xla")
+
+
+def test_several_inputs_one_of_them_broken(clip, tracker, flat, tmp_path, capsys):
+  (tmp_path / "broken.mp4").write_text("no film")
+  images = tmp_path / "person"
+  images.mkdir()
+  for i in range(2):
+    (images / f"{i}.png").write_bytes((clip / f"frame_{i + 1:04d}" / "image_0000.png").read_bytes())
+  for i in range(2):  # so that no detector has to run
+    folder = tmp_path / "o" / "person" / "dataset" / f"frame_{i + 1:04d}"
+    folder.mkdir(parents=True)
+    (folder / "keypoints_static_0000.json").write_bytes(
+      (clip / f"frame_{i + 1:04d}" / "keypoints_static_0000.json").read_bytes()
+    )
+  shared = ["-o", "o", "--model=open", "--nooverlay"]
+  assert app.main(["broken.mp4", "person", *shared, "--json"]) == 2
+  printed = capsys.readouterr()
+  summary = json.loads(printed.out)  # one line of JSON and nothing else
+  assert summary["tracked"] == 2 and summary == json.loads((tmp_path / "o/person/summary.json").read_text())
+  assert "broken.mp4" in printed.err and "1 of 2 inputs failed" in printed.err
+  assert app.main(["person", "--output_path=o/person", *shared[2:], "--quiet"]) == 0  # it is finished
+  printed = capsys.readouterr()
+  assert printed.out == "" and printed.err == ""
+
+
+def test_a_dry_run_does_nothing(clip, tracker, tmp_path, capsys):
+  before = sorted(tmp_path.rglob("*"))
+  argv = [f"--data_path={clip}", "--model=open", "--nosmooth", "-o", "here"]
+  assert app.main([*argv, "--dry_run"]) == 0
+  text = capsys.readouterr().out
+  assert "5 frames, 5 of them searched" in text and "here: would be made" in text and "smooth = False" in text
+  assert "smooth," not in text and sorted(tmp_path.rglob("*")) == before and not tracker
+  assert app.main([*argv, "--nooverlay"]) == 0
+  capsys.readouterr()
+  assert app.main([*argv, "--dry_run", "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert "finished run" in found["output"] and found["settings"] == {"model": "open", "smooth": False}
+  assert app.main(["nowhere.mp4", "--dry_run"]) == 2

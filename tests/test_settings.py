@@ -1,6 +1,7 @@
 """The .ini files and flags: VHT's own files, both ways, precedence, and what a wrong key or value says."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -135,6 +136,23 @@ def test_lists_in_vhts_spelling_and_absls(argv):
   assert track.tracking_resolution == (360, 640) and track.blur_sigma == (10.0, 1e-4)
 
 
+def test_inputs_without_a_flag(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ("a.mp4", "b.mp4", "b.mov", "x/b.mp4", "y/b.mp4"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  one = settings.parse(["--keyframes", "1", "2", "a.mp4", "-o", "results", "-q"])
+  assert one.app.video == "a.mp4" and one.app.output_path == "results" and one.app.quiet
+  assert one.track.keyframes == (1, 2)
+  found = [s.app for s in settings.parse_all(["*.mp4", "b.mov", "a.mp4", "--fov=40"])]
+  assert [app.video for app in found] == ["a.mp4", "b.mp4", "b.mov"]
+  assert [Path(app.output_path) for app in found] == [Path("out/a"), Path("out/b_mp4"), Path("out/b_mov")]
+  found = [s.app.output_path for s in settings.parse_all(["x/b.mp4", "y/b.mp4", "b.mp4", "-o", "there"])]
+  assert len(set(found)) == 3 and "there/x_b_mp4" in found
+  with pytest.raises(InputError, match="--data_path is one clip's"):
+    settings.parse_all(["a.mp4", "b.mp4", "--data_path=d"])
+
+
 def test_empty_list():
   assert settings.parse(["--keyframes", "--cutframes", "4"]).track == TrackConfig(cutframes=(4,))
 
@@ -170,7 +188,9 @@ def test_bad_files_say_one_clear_line(tmp_path, text, message):
   "argv, message",
   [
     (["--keyframe=1"], "unknown flag --keyframe; did you mean 'keyframes'"),
-    (["clip.mp4"], "unexpected argument 'clip.mp4'; a video is given as --video=clip.mp4"),
+    (["a.mp4", "--video=b.mp4"], "unexpected argument 'a.mp4' beside --video=b.mp4"),
+    (["a.mp4", "b.mp4"], "expected one input; found 2"),
+    (["nothing/*.mp4"], "nothing matches"),
     (["--video"], "Missing value"),
     (["--w_lmk=x"], "--w_lmk: expected a number; found 'x'"),
     (["--config=nowhere.ini"], "nowhere.ini: no such config file"),
@@ -218,9 +238,11 @@ def test_any_value_reads_back(tmp_path_factory, path, rate, frames):
 
 def test_every_key_is_explained():
   assert set(settings.HELP) == set(settings.fields())
-  text = settings.usage()
+  full, usual = settings.usage(full=True), settings.usage()
   for name in settings.fields():
-    assert name in text
+    assert name in full
+  assert set(settings.USUAL) <= set(settings.fields()) and all(name in usual for name in settings.USUAL)
+  assert len(usual) < 0.5 * len(full) and "--helpfull" in usual
 
 
 def test_fields_keep_their_types():

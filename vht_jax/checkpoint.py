@@ -83,6 +83,15 @@ def unpack(kind: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
   return kind(**{f.name: unpack(hints[f.name], arrays, f"{name}.{f.name}") for f in dataclasses.fields(kind)})
 
 
+def peek(output: Path) -> dict[str, Any]:
+  """What run.json of an output folder says; nothing is changed.
+
+  Raises:
+    InputError: it is not the record of a run.
+  """
+  return _read_record(Path(output) / RECORD)
+
+
 class Record:
   """run.json: what the run in an output folder is, so that nothing else is mixed into it."""
 
@@ -94,7 +103,7 @@ class Record:
       sweep(folder)
     if restart:
       self.path.unlink(missing_ok=True)
-    self.content = {} if restart else self._read()
+    self.content = {} if restart else _read_record(self.path)
     if not self.content:
       self.checkpoint.clear()
 
@@ -131,20 +140,21 @@ class Record:
     self._write()
     self.checkpoint.clear()
 
-  def _read(self) -> dict[str, Any]:
-    try:
-      content = json.loads(self.path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-      return {}
-    except (OSError, ValueError) as error:
-      raise InputError(f"{self.path}: not the record of a run ({brief(error)}); --restart begins anew") from None
-    sections = [content] + [v for v in content.values() if not isinstance(v, bool)] if isinstance(content, dict) else []
-    if not sections or not all(isinstance(s, dict) for s in sections):
-      raise InputError(f"{self.path}: not the record of a run; --restart begins anew")
-    return content
-
   def _write(self) -> None:
     write_atomic(self.path, (json.dumps(self.content, indent=2) + "\n").encode(), durable=True)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path}: not the record of a run ({brief(error)}); --restart begins anew") from None
+  sections = [content] + [v for v in content.values() if not isinstance(v, bool)] if isinstance(content, dict) else []
+  if not sections or not all(isinstance(s, dict) for s in sections):
+    raise InputError(f"{path}: not the record of a run; --restart begins anew")
+  return content
 
 
 def digest(*parts: Any) -> str:

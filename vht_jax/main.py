@@ -60,6 +60,8 @@ def cli() -> None:
 def main(argv: list[str], prepare=lambda settings: settings) -> int:
   """Runs the app with a command line (without the program's name); returns the exit code.
 
+  Several inputs are tracked one after the other; one that cannot be does not stop the rest.
+
   Args:
     argv: flags.
     prepare: changes the parsed settings before the run (the demo's defaults).
@@ -69,30 +71,55 @@ def main(argv: list[str], prepare=lambda settings: settings) -> int:
   """
   from vht_jax import settings as settings_
 
-  if any(a in ("-h", "--h", "-help", "--help", "--helpfull") for a in argv):
-    print(settings_.usage())
+  if any(a.lstrip("-") in ("h", "help", "helpfull") and a.startswith("-") for a in argv):
+    print(settings_.usage(full=any(a.endswith("helpfull") for a in argv)))
     return 0
   debug = "--debug" in argv
+  failed, several = {}, False
   try:
-    run(prepare(settings_.parse(argv)))
-    return 0
+    todo = [prepare(settings) for settings in settings_.parse_all(argv)]
+    several = len(todo) > 1
   except InputError as error:
+    todo = []
+    failed[""] = _say_error(error, debug)
+  for i, settings in enumerate(todo):
+    name = str(settings.app.video)
+    if several:
+      say(settings.app, f"[{i + 1}/{len(todo)}] {name}")
+    try:
+      run(settings)
+    except KeyboardInterrupt:
+      print("\nvht-track: interrupted; the same command goes on from here", file=sys.stderr)
+      return 130
+    except Exception as error:
+      failed[name] = _say_error(error, debug)
+  if several and failed:
+    print(f"vht-track: {len(failed)} of {len(todo)} inputs failed: {', '.join(failed)}", file=sys.stderr)
+  return max(failed.values(), key=lambda code: code == 1, default=0)
+
+
+def _say_error(error: Exception, debug: bool) -> int:
+  """Prints an error as one line on stderr and returns its exit code; with `debug` it is raised."""
+  if debug:
+    raise error
+  if isinstance(error, InputError):
     log.debug("input error", exc_info=True)
     print(f"vht-track: error: {brief(error, 1000)}", file=sys.stderr)
-    if debug:
-      raise
     return 2
-  except KeyboardInterrupt:
-    print("\nvht-track: interrupted; the same command goes on from here", file=sys.stderr)
-    return 130
-  except Exception as error:
-    if debug:
-      raise
-    first = brief((str(error).strip() or "no message").splitlines()[0])
-    where = getattr(error, "vht_log", None)
-    hint = f"traceback in {where}" if where else "use --debug for the traceback"
-    print(f"vht-track: error: {type(error).__name__}: {first} ({hint})", file=sys.stderr)
-    return 1
+  first = brief((str(error).strip() or "no message").splitlines()[0])
+  where = getattr(error, "vht_log", None)
+  hint = f"traceback in {where}" if where else "use --debug for the traceback"
+  print(f"vht-track: error: {type(error).__name__}: {first} ({hint})", file=sys.stderr)
+  return 1
+
+
+def say(app: AppConfig, text: str, summary: dict[str, Any] | None = None) -> None:
+  """Prints what people read, or with --json the summary for programs, or with --quiet nothing."""
+  if app.json:
+    if summary is not None:
+      print(json.dumps(summary), flush=True)
+  elif not app.quiet:
+    print(text, flush=True)
 
 
 def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
@@ -110,6 +137,12 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
 
   app = inputs.with_paths(settings.app)
   settings = settings._replace(app=app)
+  if app.dry_run:
+    from vht_jax.app.plan import plan, plan_text
+
+    found = plan(settings)
+    say(app, plan_text(found), found)
+    return found
   if app.face == "all":
     return run_all(settings)
   output = Path(app.output_path)
@@ -127,7 +160,7 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
       if app.restart:
         (output / FILES["log"]).unlink(missing_ok=True)
         inputs.forget_dataset(Path(app.data_path))
-      stop_log = report.start_log(output / FILES["log"])
+      stop_log = report.start_log(output / FILES["log"], terminal=not app.quiet)
       try:
         return _run(settings, output, record, start)
       except Exception as error:
@@ -151,10 +184,10 @@ def run_all(settings: Settings) -> dict[str, Any]:
   app = settings.app
   if app.restart:
     inputs.forget_dataset(Path(app.data_path))
-  n_people = inputs.count_people(app, settings.track, report.Progress())
+  n_people = inputs.count_people(app, settings.track, report.Progress(silent=app.quiet))
   summaries = []
   for i in range(n_people):
-    print(f"face {i} of {n_people}, counted from the left")
+    say(app, f"face {i} of {n_people}, counted from the left")
     one = dataclasses.replace(app, face=str(i), output_path=str(Path(app.output_path) / f"face_{i}"))
     # The frames are shared, so they are made anew once, before the first person.
     summaries.append(run(settings._replace(app=dataclasses.replace(one, restart=False)), restart=app.restart))
@@ -180,7 +213,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
-  progress = report.Progress(writer, config.energy_log_freq)
+  progress = report.Progress(writer, config.energy_log_freq, silent=app.quiet)
   try:
     named = app.model in ("auto", "open", "flame")
     model = load_head(
@@ -197,7 +230,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     record.agree("input", inputs.describe(app, dataset, model), advice)
     if record.finished and (output / results.FILE_NAME).exists():
       if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
-        return already_finished(output)
+        return already_finished(app, output)
       result = results.load_tracked(output / results.FILE_NAME, model).result
     else:
       record.agree("environment", inputs.environment(), advice)
@@ -214,11 +247,11 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   written = [name for name in (results.FILE_NAME, *FILES.values()) if (output / name).exists()]
   text = report.summary_text(summary, output, written)
   log.info("%s", text)
-  print(text)
+  say(app, text, summary)
   return summary
 
 
-def already_finished(output: Path) -> dict[str, Any]:
+def already_finished(app: AppConfig, output: Path) -> dict[str, Any]:
   """Says that there is nothing to do, and gives the summary of the run that did it."""
   try:
     summary = json.loads((output / FILES["summary"]).read_text(encoding="utf-8"))
@@ -226,7 +259,7 @@ def already_finished(output: Path) -> dict[str, Any]:
     raise InputError(f"{output / FILES['summary']}: not a summary ({error}); delete it to have it made again") from None
   message = f"{output}: this run is finished ({summary.get('tracked')} of {summary.get('frames')} frames tracked)"
   log.info("%s", message)
-  print(f"{message}; its results are kept. --restart does it again")
+  say(app, f"{message}; its results are kept. --restart does it again", summary)
   return summary
 
 
@@ -301,8 +334,7 @@ def write_report(
     "focal": float(result.identity.camera.focal),
     "image_size": [int(x) for x in dataset.size],
   }
-  report.write_summary(output / FILES["summary"], summary)
-  return summary
+  return report.write_summary(output / FILES["summary"], summary)
 
 
 def start_jax(app: AppConfig) -> None:

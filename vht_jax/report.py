@@ -46,9 +46,9 @@ class Progress:
   Energies given to `advance` go to TensorBoard when there is a `writer`.
   """
 
-  def __init__(self, writer: Any = None, every: int = 1):
+  def __init__(self, writer: Any = None, every: int = 1, silent: bool = False):
     self.seconds: dict[str, float] = {}
-    self.writer, self.every = writer, every
+    self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
 
@@ -57,8 +57,9 @@ class Progress:
 
     self.close()
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
-    # disable=None: tqdm is silent when stderr is not a terminal
-    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=None, leave=False, dynamic_ncols=True, unit="frame")
+    # None: tqdm is silent when stderr is not a terminal
+    disable = self.silent or None
+    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit="frame")
 
   def advance(self, n: int = 1, **energies: float) -> None:
     if self.bar is None:
@@ -124,12 +125,12 @@ class _LogFile(logging.FileHandler):
   def handleError(self, record: logging.LogRecord) -> None: ...
 
 
-def start_log(path: Path) -> Callable[[], None]:
+def start_log(path: Path, terminal: bool = True) -> Callable[[], None]:
   """Sends every message of the package to a file and warnings to the terminal as well; returns a function to stop."""
   file = _LogFile(path, encoding="utf-8")  # appends: a run may have been interrupted
   file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-  terminal = _BesideBars(logging.WARNING)
-  for handler in (file, terminal):
+  handlers = [file, *([_BesideBars(logging.WARNING)] if terminal else [])]
+  for handler in handlers:
     handler.addFilter(_Once())
   names = ("vht_jax", "absl")  # some modules log through absl
   before = []
@@ -138,13 +139,13 @@ def start_log(path: Path) -> Callable[[], None]:
     before.append((logger, logger.level, logger.propagate))
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.addHandler(file)
-    logger.addHandler(terminal)
+    for handler in handlers:
+      logger.addHandler(handler)
 
   def stop():
     for logger, level, propagate in before:
-      logger.removeHandler(file)
-      logger.removeHandler(terminal)
+      for handler in handlers:
+        logger.removeHandler(handler)
       logger.setLevel(level)
       logger.propagate = propagate
     file.close()
@@ -304,15 +305,17 @@ def write_frames(path: Path, frames: np.ndarray, status: np.ndarray, confidence:
   return int(doubtful.sum())
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-  """summary.json; numbers that are not finite become null, as JSON has none."""
+def write_summary(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
+  """Writes summary.json and returns what it says; numbers that are not finite become null, as JSON has none."""
 
   def clean(value):
     if isinstance(value, dict):
       return {k: clean(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-  write_atomic(Path(path), (json.dumps(clean(summary), indent=2) + "\n").encode())
+  cleaned = clean(summary)
+  write_atomic(Path(path), (json.dumps(cleaned, indent=2) + "\n").encode())
+  return cleaned
 
 
 def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) -> str:

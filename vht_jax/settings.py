@@ -7,9 +7,12 @@ writes has none), lists in brackets, Python's None; so are VHT's space separated
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
+import glob
 import math
+import os
 import re
 import types
 import typing
@@ -50,6 +53,9 @@ class AppConfig:
   tensorboard: bool = False
   compilation_cache: bool = True
   save_period: int = 1
+  quiet: bool = False
+  json: bool = False
+  dry_run: bool = False
   debug: bool = False
   debug_checks: bool = False
 
@@ -83,6 +89,9 @@ HELP = {
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
   "save_period": "read for VHT's files and ignored: results are written once, at the end",
+  "quiet": "print errors only; warnings are in track.log",
+  "json": "print the summary as a line of JSON per input, and nothing else",
+  "dry_run": "say what would be done, and do nothing",
   "debug": "show the traceback of an error",
   "debug_checks": "check every frame's head after each stage, operation by operation (JAX's checkify; slow)",
   # TrackConfig
@@ -152,6 +161,12 @@ HELP = {
   "sd_size": "spread of the relative head size",
 }
 
+SHORT = {"output_path": "o", "quiet": "q", "max_frames": "n"}
+# What --help shows; --helpfull shows all.
+USUAL = tuple(
+  "output_path data_path config max_frames restart face model assets fov focal tracking_resolution solver schedule "
+  "photometric smooth overlay truth device quiet json dry_run".split()
+)
 CHOICES = {
   "landmarks": ("auto", "mediapipe", "tasks", "face_alignment"),
   "init": ("landmarks", "calibration"),
@@ -168,7 +183,7 @@ _POSITIVE = {"downscale_factor", "sampling_scale"}
 # watched, keys that nothing reads ...
 _NOT_THE_RUN = frozenset(
   "config video data_path output_path restart assets model load_tracked_flame_params device compilation_cache debug "
-  "debug_checks save_period tex_res w_pos_glob".split()
+  "debug_checks save_period tex_res w_pos_glob quiet json dry_run".split()
 )
 # ... and what is made from a finished result.
 _REPORT = frozenset("truth overlay frame_rate tensorboard img_log_freq energy_log_freq".split())
@@ -193,26 +208,36 @@ def fields() -> dict[str, Any]:
 
 
 def parse(argv: list[str]) -> Settings:
-  """The settings of a command line (without the program's name).
+  """The settings of a command line (without the program's name) that names at most one input.
 
   Raises:
     InputError: unknown flag or key, or a value of the wrong kind.
   """
+  found = parse_all(argv)
+  if len(found) > 1:
+    raise InputError(f"expected one input; found {len(found)}")
+  return found[0]
+
+
+def parse_all(argv: list[str]) -> list[Settings]:
+  """The same for each of the inputs that a command line names: `a.mp4 b.mp4`, `'clips/*.mp4'`, `--video=a.mp4`.
+
+  Each of several goes into a folder of its own under --output_path (by default out/).
+
+  Raises:
+    InputError: unknown flag or key, a value of the wrong kind, or a pattern that matches nothing.
+  """
   types_of = fields()
   values = flags.FlagValues()
   for name, kind in types_of.items():
-    if kind is bool:
-      flags.DEFINE_boolean(name, None, HELP.get(name, ""), flag_values=values)
-    else:
-      flags.DEFINE_string(name, None, HELP.get(name, ""), flag_values=values)
+    define = flags.DEFINE_boolean if kind is bool else flags.DEFINE_string
+    define(name, None, HELP.get(name, ""), flag_values=values, short_name=SHORT.get(name))
   try:
     rest = values(["vht-track", *join_lists(argv, types_of)])[1:]
   except flags.UnrecognizedFlagError as error:
     raise InputError(f"unknown flag --{error.flagname}{_suggest(error.flagname, types_of)} (see --help)") from None
   except flags.Error as error:
     raise InputError(" ".join(str(error).split())) from None
-  if rest:
-    raise InputError(f"unexpected argument {rest[0]!r}; a video is given as --video={rest[0]}")
 
   given = {}
   for name, kind in types_of.items():
@@ -221,7 +246,47 @@ def parse(argv: list[str]) -> Settings:
   ini = read_ini(given["config"]) if given.get("config") else {}
   if "fov" in given or "focal" in given:  # one quantity with two names
     ini.pop("fov", None), ini.pop("focal", None)
-  return make_settings({**ini, **given})
+  given = {**ini, **given}
+  inputs = expand(rest)
+  if inputs and values["video"].value is not None:
+    raise InputError(f"unexpected argument {rest[0]!r} beside --video={given['video']}; name the inputs in one way")
+  if len(inputs) < 2:
+    return [make_settings({**given, **({"video": inputs[0]} if inputs else {})})]
+  if given.get("data_path"):
+    raise InputError("--data_path is one clip's: leave it out with several inputs, whose outputs have their own")
+  output = Path(given.get("output_path") or "out")
+  return [
+    make_settings({**given, "video": path, "output_path": str(output / name)})
+    for path, name in zip(inputs, names(inputs))
+  ]
+
+
+def expand(arguments: list[str]) -> list[str]:
+  """The inputs that arguments without a flag name: patterns that the shell has left alone are matched, in order.
+
+  Raises:
+    InputError: nothing matches.
+  """
+  found = []
+  for argument in arguments:
+    if Path(argument).exists() or not glob.has_magic(argument):
+      found.append(argument)
+    elif matches := sorted(glob.glob(os.path.expanduser(argument), recursive=True)):
+      found += matches
+    else:
+      raise InputError(f"{argument}: nothing matches")
+  return list(dict.fromkeys(found))
+
+
+def names(inputs: list[str]) -> list[str]:
+  """A folder's name for each input: its own without suffix, with more of its path where that does not tell it apart."""
+  paths = [Path(path).resolve() for path in inputs]
+  found = [path.stem if path.is_file() else path.name for path in paths]
+  full = [path.name.replace(".", "_") for path in paths]
+  for longer in (full, [f"{path.parent.name}_{name}" for path, name in zip(paths, full)]):
+    counts = collections.Counter(found)
+    found = [more if counts[name] > 1 else name for name, more in zip(found, longer)]
+  return [f"{name}_{i}" if name in found[:i] else name for i, name in enumerate(found)]
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
@@ -373,29 +438,35 @@ def join_lists(argv: list[str], types_of: dict[str, Any]) -> list[str]:
       out.append(argv[i - 1])
       continue
     items = []
-    while i < len(argv) and not argv[i].startswith("--"):
+    while i < len(argv) and re.fullmatch(r"[-+\[(]?[\d.,\[\]()eE+-]+", argv[i]):
       items.append(argv[i])
       i += 1
     out.append(f"--{name}={','.join(items)}")
   return out
 
 
-def usage() -> str:
-  """The text of --help."""
+def usage(full: bool = False) -> str:
+  """The text of --help: the usual flags; that of --helpfull: all."""
   lines = [
     "vht-track: tracks a FLAME head in a video.",
     "",
-    "  vht-track --video=clip.mp4                          into out/clip/",
+    "  vht-track clip.mp4                                  into out/clip/",
+    "  vht-track a.mp4 b.mp4 'more/*.mp4' -o results       into results/a/, results/b/, ...",
     "  vht-track --config=vht --video=clip.mp4 --output_path=results",
     "",
     "Each flag is also a key of the .ini file given by --config; flags win. Lists: --keyframes=1,2,3",
   ]
   for title, cls in (("Input and output", AppConfig), ("Tracking", TrackConfig), ("Weights and rates", Weights)):
-    lines += ["", f"{title}:"]
-    for field in dataclasses.fields(cls):
+    shown = [field for field in dataclasses.fields(cls) if full or field.name in USUAL]
+    lines += ["", f"{title}:"] if shown else []
+    for field in shown:
       name = f"[no]{field.name}" if isinstance(field.default, bool) else field.name
+      if field.name in SHORT:
+        name += f", -{SHORT[field.name]}"
       default = "" if field.default in (None, ()) else f" [{_text(field.default)}]"
       lines.append(f"  --{name:<27s} {HELP.get(field.name, '')}{default}")
+  if not full:
+    lines += ["", "--helpfull lists all flags."]
   return "\n".join(lines)
 
 

@@ -94,6 +94,15 @@ def extract_frames(
   return VideoInfo(info.fps, len(state["frames"]), info.size)
 
 
+def probe(source: str | Path) -> VideoInfo:
+  """What a video, a folder of images or an image is, without reading more of it than the first frame.
+
+  Raises:
+    InputError: it is missing or unreadable.
+  """
+  return _open(Path(source))[0]
+
+
 def write_thumbnails(data_path: Path, thumbnails: dict[int, np.ndarray]) -> None:
   """Keeps the thumbnail of each frame id in the dataset."""
   data = io.BytesIO()

@@ -1,0 +1,1 @@
+"""What surrounds the tracking: pages, plans, the command line."""
