@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from test_faults_faces import SIDE, beside, detect, people  # noqa: F401  people: a fixture
 
-from vht_jax import flame, report, results
+from vht_jax import flame, results
 from vht_jax import main as app
 from vht_jax.assets import load_head
 from vht_jax.camera import make_camera
+from vht_jax.render import map_frames, render_head
 from vht_jax.types import Identity, Status
 from vht_jax.video import FrameFolder, write_video
 
@@ -221,7 +222,8 @@ def test_extreme_yaw(tmp_path):
     shape=jnp.zeros(50), texture=jnp.zeros(5), light=jnp.zeros((9, 3)).at[0].set(3.2),
     camera=make_camera(1.8), lmk_offset=jnp.zeros((70, 3)),
   )  # fmt: skip
-  rgb, alpha = report.render(head, identity, poses, (side, side))
+  drawn = jax.jit(map_frames(lambda pose: render_head(head, identity, pose, (side, side))))(poses)
+  rgb, alpha = drawn.rgb, drawn.alpha
   picture = np.where(np.asarray(alpha)[..., None] > 0.5, np.clip(np.asarray(rgb), 0, 1) * 255, 90).astype(np.uint8)
   run = track(list(picture), tmp_path, "--nofind_cuts")
   run.check_report()

@@ -114,11 +114,11 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
 def flat(monkeypatch):
   """Draws a grey picture instead of the head: the renderer is slow to compile and tested elsewhere."""
 
-  def render(model, identity, poses, size):
+  def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
     n = len(poses.expr)
     return np.full((n, *size, 3), 0.5, np.float32), np.ones((n, *size), np.float32)
 
-  monkeypatch.setattr("vht_jax.report.render", render)
+  monkeypatch.setattr("vht_jax.app.overlay.pictures", pictures)
 
 
 def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):

@@ -1,92 +1,14 @@
-"""The overlay, the summary, the log and TensorBoard."""
+"""The summary, the log and TensorBoard."""
 
 import json
 import logging
 
-import cv2
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vht_jax import report
 from vht_jax.errors import InputError
 from vht_jax.types import Status
-
-
-def panels(size=(40, 60), **changes):
-  height, width = size
-  image = np.full((height, width, 3), 200, np.uint8)
-  rgb = np.zeros((height, width, 3), np.float32)
-  rgb[..., 0] = 1.0
-  alpha = np.zeros((height, width), np.float32)
-  alpha[: height // 2] = 1.0
-  points = np.tile(np.array([[30.5, 20.5]]), (70, 1))
-  inputs = dict(image=image, rgb=rgb, alpha=alpha, detected=points, confidence=np.ones(70), projected=points + 8.0)
-  return report.panels(**{**inputs, **changes})
-
-
-def test_four_pictures_in_two_rows():
-  picture = panels()
-  assert picture.shape == (80, 120, 3) and picture.dtype == np.uint8
-  source, render, overlay = picture[:40, :60], picture[:40, 60:], picture[40:, :60]
-  assert (source == 200).all()
-  assert (render[5] == [255, 0, 0]).all() and (render[35] == 40).all()
-  np.testing.assert_allclose(overlay[5, 5], [200 * 0.35 + 255 * 0.65, 70, 70], atol=1)
-  assert (overlay[35] == 200).all()
-
-
-def test_points_are_drawn_where_they_are():
-  landmarks = panels(confidence=np.zeros(70))[40:, 60:]
-  rows, columns = np.nonzero((landmarks != 200).any(-1))
-  # pixel (38, 28) is the one whose centre is (38.5, 28.5), the projected point; nothing else is drawn
-  assert (rows.mean(), columns.mean()) == pytest.approx((28, 38), abs=0.4)
-  both = panels()[40:, 60:]
-  assert tuple(both[20, 30]) == report.DETECTED and tuple(both[28, 38]) == report.PROJECTED
-
-
-def test_points_that_are_not_numbers_do_not_crash():
-  points = np.full((70, 2), np.nan)
-  panels(detected=points, projected=points * 1e30)
-
-
-def test_large_and_odd_and_upright_images():
-  assert report.panel_size((1080, 1920)) == (360, 640)
-  assert report.panel_size((101, 131)) == (100, 132)  # the encoder wants even sides
-  assert report.panel_size((40, 60)) == (40, 60)
-  image = np.zeros((200, 100, 3), np.uint8)
-  image[::2] = 200
-  assert (report.shrink(image, (100, 50)) == 100).all()  # averaged, not picked
-  assert panels((90, 50)).shape == (90, 200, 3)  # a portrait's pictures lie side by side
-
-
-def test_caption_is_readable_and_says_what_was_not_tracked():
-  assert report.caption(7, Status.TRACKED) == "frame 7"
-  assert report.caption(7, Status.INTERPOLATED) == "frame 7: interpolated"
-  assert report.caption(7, Status.NO_FACE) == "frame 7: no face"
-  assert (panels((200, 300), caption="frame 7") != panels((200, 300))).any()
-
-
-def test_frames_are_rendered_in_chunks_of_one_size():
-  seen = []
-
-  def render(poses):
-    seen.append(len(poses))
-    return poses[:, None, None, None] * jnp.ones((1, 2, 2, 3)), jnp.ones((len(poses), 2, 2))
-
-  found = list(report.rendered(render, jnp.arange(10.0), [0, 3, 5, 6, 8, 9]))
-  assert [i for i, _, _ in found] == [0, 3, 5, 6, 8, 9]
-  assert [float(rgb[0, 0, 0]) for _, rgb, _ in found] == [0, 3, 5, 6, 8, 9]
-  assert set(seen) == {report.RENDER_CHUNK}
-
-
-def test_photometric_difference():
-  image = np.full((4, 4, 3), 51, np.uint8)
-  alpha = np.zeros((4, 4))
-  assert np.isnan(report.photometric_l1(image, np.zeros((4, 4, 3)), alpha))
-  alpha[1] = 1.0
-  assert report.photometric_l1(image, np.full((4, 4, 3), 0.5), alpha) == pytest.approx(0.3)
-  assert report.photometric_l1(image, np.full((4, 4, 3), 7.0), alpha) == pytest.approx(0.8)  # clipped, as it is shown
-
 
 SUMMARY = {
   "frames": 10,
@@ -188,18 +110,3 @@ def test_tensorboard_missing_is_one_clear_line(tmp_path, monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
   with pytest.raises(InputError, match=r"pip install 'vht-jax\[tensorboard\]'"):
     report.tensorboard_writer(tmp_path)
-
-
-def test_overlay_plays(tmp_path):
-  """What write_video makes of the panels is H.264 of the right size and length."""
-  av = pytest.importorskip("av")
-  from vht_jax.video import write_video
-
-  write_video(tmp_path / "overlay.mp4", (panels((101, 131)) for _ in range(5)), 25)
-  with av.open(str(tmp_path / "overlay.mp4")) as container:
-    stream = container.streams.video[0]
-    assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
-    frames = [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
-  assert len(frames) == 5 and frames[0].shape == panels((101, 131)).shape
-  assert np.abs(frames[2].astype(int) - panels((101, 131))).mean() < 10
-  assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).isOpened()

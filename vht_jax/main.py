@@ -5,10 +5,8 @@ Reads the settings, makes the dataset (frames and landmarks), loads the head, tr
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import errno
-import functools
 import json
 import logging
 import os
@@ -382,7 +380,7 @@ def write_overlay(
   progress: Progress,
   writer: Any,
 ) -> float:
-  """Renders the frames (without --overlay: some 50 of them) and writes overlay.mp4 from them.
+  """Writes overlay.mp4 (`film.film`).
 
   Args:
     settings, model, result, dataset: the run.
@@ -392,44 +390,23 @@ def write_overlay(
     writer: TensorBoard's, or None.
 
   Returns:
-    Mean over the tracked frames of `report.photometric_l1`.
+    Mean over the tracked frames of `film.photometric_l1`.
   """
-  import numpy as np
-
-  from vht_jax import flame, report
-  from vht_jax.types import Status
-  from vht_jax.video import write_video
+  from vht_jax.app.film import SAMPLED, film
 
   app, config, _ = settings
-  n = len(dataset)
-  seen = flame.without_lower_neck(model) if config.ignore_lower_neck else model
-  chosen = range(n) if app.overlay else np.unique(np.linspace(0, n - 1, min(n, 50)).astype(int)).tolist()
-  size = report.panel_size(dataset.size)  # what is shown is what is rendered: 1080p frames need no 1080p pictures
-  render = functools.partial(report.render, seen, result.identity, size=size)
-  factor = np.array([size[1] / dataset.size[1], size[0] / dataset.size[0]])
-  detected, confidence, projected = points[0] * factor, points[1], points[2] * factor
-  status = np.asarray(result.status)
-  differences = []
+  written = app.overlay != "none"
 
-  def pictures():
-    for i, rgb, alpha in report.rendered(render, result.poses, chosen):
-      image = report.shrink(dataset.image(i), size)
-      if status[i] == Status.TRACKED:
-        differences.append(report.photometric_l1(image, rgb, alpha))
-      caption = report.caption(dataset.frame_ids[i], status[i])
-      picture = report.panels(image, rgb, alpha, detected[i], confidence[i], projected[i], caption)
-      if writer is not None and i % config.img_log_freq == 0:
-        writer.add_image("tracking_result", picture, int(dataset.frame_ids[i]), dataformats="HWC")
-      progress.advance(1)
-      yield picture
+  def show(i: int, picture: np.ndarray) -> None:
+    if writer is not None and i % config.img_log_freq == 0:
+      writer.add_image("tracking_result", picture, int(dataset.frame_ids[i]), dataformats="HWC")
 
-  progress.stage("report", len(chosen))
-  if app.overlay:
-    write_video(output / FILES["overlay"], pictures(), app.frame_rate or dataset.fps)
-  else:
-    collections.deque(pictures(), maxlen=0)
-  finite = [d for d in differences if np.isfinite(d)]
-  return float(np.mean(finite)) if finite else float("nan")
+  progress.stage("report", len(dataset) if written else min(len(dataset), SAMPLED))
+  return film(
+    model, result, dataset, points, output / FILES["overlay"] if written else None,
+    style=app.overlay if written else "compare", fps=app.frame_rate or dataset.fps, progress=progress.advance,
+    show=show,
+  )  # fmt: skip
 
 
 if __name__ == "__main__":

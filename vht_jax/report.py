@@ -1,31 +1,23 @@
-"""What the user sees of a run: progress, log file, overlay video, TensorBoard and the summary."""
+"""What the user sees of a run: progress, log file, TensorBoard and the summary."""
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
-from vht_jax.programs import rows_of, stored
-from vht_jax.render import render_head
-from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
+from vht_jax.types import Status, TrackResult
 
 log = logging.getLogger("vht_jax")
-
-PANEL = 640  # px, longest side of one of the overlay's four pictures
-DETECTED, PROJECTED = (60, 220, 60), (255, 60, 200)  # RGB of the points
-RENDER_CHUNK = 4  # frames rendered at once
 
 # Order and meaning of the summary's lines; the names are those of summary.json.
 _LINES = (
@@ -172,106 +164,6 @@ def write_scalars(writer: Any, result: TrackResult, frames: np.ndarray, every: i
     for frame, value in list(zip(frames, np.asarray(values)))[::every]:
       if np.isfinite(value):
         writer.add_scalar(f"frame/{name}", float(value), int(frame))
-
-
-# The overlay video
-
-
-def panel_size(size: tuple[int, int]) -> tuple[int, int]:
-  """(h, w) of one of the overlay's pictures of frames of `size` (H, W): even (H.264 wants it), at most `PANEL`."""
-  scale = min(1.0, PANEL / max(size))
-  height, width = (max(2, round(n * scale / 2) * 2) for n in size)
-  return height, width
-
-
-def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """An (H, W, 3) uint8 image as (h, w, 3), averaging."""
-  import cv2
-
-  return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-
-
-def panels(
-  image: np.ndarray,
-  rgb: np.ndarray,
-  alpha: np.ndarray,
-  detected: np.ndarray,
-  confidence: np.ndarray,
-  projected: np.ndarray,
-  caption: str = "",
-) -> np.ndarray:
-  """One picture of the overlay: input | render | overlay | landmarks, in two rows (portraits: in one).
-
-  Args:
-    image: (H, W, 3) uint8, of `panel_size`.
-    rgb, alpha: (H, W, 3), (H, W) rendering in [0, 1].
-    detected: (70, 2) px, green; those with (70,) `confidence` 0 are left out.
-    projected: (70, 2) px, pink, joined to the detected ones.
-    caption: written on the landmarks.
-
-  Returns:
-    (h, w, 3) uint8 with even sides.
-  """
-  import cv2
-
-  height, width = image.shape[:2]
-  a = np.clip(alpha, 0.0, 1.0)[..., None]
-  render = np.clip(rgb, 0.0, 1.0) * a * 255.0 + 40.0 * (1.0 - a)
-  mixed = image * (1.0 - 0.65 * a) + np.clip(rgb, 0.0, 1.0) * 255.0 * 0.65 * a
-  pictures = [p.astype(np.uint8) for p in (image, render, mixed, image)]
-  points = pictures[3]
-  # Sub-pixel drawing: OpenCV takes 1/16 px, and its pixel centres are whole numbers where ours are halves.
-  fixed = [np.round((np.nan_to_num(p) - 0.5) * 16).astype(int).clip(-(2**18), 2**18) for p in (detected, projected)]
-  radius = max(2, round(max(height, width) / 280))
-  for i in range(len(detected)):
-    if confidence[i] > 0:
-      cv2.line(points, fixed[0][i], fixed[1][i], (255, 255, 255), 1, cv2.LINE_AA, 4)
-      cv2.circle(points, fixed[0][i], radius * 16, DETECTED, -1, cv2.LINE_AA, 4)
-    cv2.circle(points, fixed[1][i], radius * 16, PROJECTED, -1, cv2.LINE_AA, 4)
-  for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-    cv2.putText(points, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness, cv2.LINE_AA)
-  if height > 1.4 * width:
-    return np.concatenate(pictures, axis=1)
-  return np.concatenate([np.concatenate(pictures[:2], axis=1), np.concatenate(pictures[2:], axis=1)])
-
-
-@functools.partial(stored, static_argnames=("size",))
-def render(model: FlameModel, identity: Identity, poses: Pose, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-  """rgb (n, H, W, 3) and alpha (n, H, W) of the head in n poses, in images of `size` = (H, W)."""
-
-  def one(pose):
-    picture = render_head(model, identity, pose, size)
-    return picture.rgb, picture.alpha
-
-  return jax.vmap(one)(poses)
-
-
-def rendered(
-  render: Callable[[Pose], tuple[Any, Any]], poses: Pose, indices: Iterable[int]
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-  """(index, rgb (H, W, 3), alpha (H, W)) of some frames; `render` takes `RENDER_CHUNK` poses at once."""
-  indices = list(indices)
-  for start in range(0, len(indices), RENDER_CHUNK):
-    chunk = indices[start : start + RENDER_CHUNK]
-    rows = np.array(chunk + chunk[-1:] * (RENDER_CHUNK - len(chunk)))  # always the same size: one compilation
-    rgb, alpha = render(rows_of(poses, rows))
-    rgb, alpha = np.asarray(rgb), np.asarray(alpha)
-    for k, i in enumerate(chunk):
-      yield i, rgb[k], alpha[k]
-
-
-def photometric_l1(image: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> float:
-  """Mean absolute difference between a (H, W, 3) uint8 image and its rendering where the head is; NaN if nowhere."""
-  inside = alpha > 0.5
-  if not inside.any():
-    return float("nan")
-  return float(np.abs(image[inside] / 255.0 - np.clip(rgb[inside], 0.0, 1.0)).mean())
-
-
-def caption(frame: int, status: int) -> str:
-  """What is written on a frame of the overlay: its id, and how it came about if it was not tracked."""
-  text = f"frame {frame}"
-  return text if status == Status.TRACKED else f"{text}: {Status(status).name.lower().replace('_', ' ')}"
 
 
 # The summary

@@ -48,7 +48,7 @@ class AppConfig:
   truth: str | None = None
   device: str = "auto"
   fov: float = 0.0
-  overlay: bool = True
+  overlay: str = "compare"
   frame_rate: float = 0.0
   tensorboard: bool = False
   compilation_cache: bool = True
@@ -84,7 +84,8 @@ HELP = {
   "truth": "npz with the known parameters, to measure the geometric errors against",
   "device": "auto, cpu, gpu (cuda), tpu",
   "fov": "known field of view along the longer image side in degrees; another way to say --focal",
-  "overlay": "write overlay.mp4",
+  "overlay": "what overlay.mp4 shows: compare (input, head, both, landmarks), mesh, texture, landmarks; none (or "
+  "--nooverlay): it is not written",
   "frame_rate": "frames per second of overlay.mp4; 0: the video's (25 for images)",
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
@@ -172,7 +173,10 @@ CHOICES = {
   "init": ("landmarks", "calibration"),
   "solver": ("gn", "adam"),
   "schedule": ("batched", "joint", "sequential"),
+  "overlay": ("compare", "mesh", "texture", "landmarks", "none"),
 }
+# Words for a value that were, or are in VHT, true and false.
+ALIASES = {"overlay": {"true": "compare", "false": "none"}}
 # Sizes, counts and divisors: at least 1, or strictly positive.
 _AT_LEAST_ONE = frozenset(
   "n_shape n_expr tex_res n_keyframes n_calibration_frames batch_size crop_size n_samples steps_per_frame sub_steps "
@@ -295,6 +299,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
   Raises:
     InputError: a value out of its range.
   """
+  values = {name: ALIASES.get(name, {}).get(value, value) for name, value in values.items()}
   for name, value in values.items():
     if name in CHOICES and value not in CHOICES[name]:
       raise InputError(f"{name}: expected one of {', '.join(CHOICES[name])}; found {value!r}")
@@ -425,7 +430,7 @@ def cast(kind: Any, text: str, where: str) -> Any:
 
 
 def join_lists(argv: list[str], types_of: dict[str, Any]) -> list[str]:
-  """`--keyframes 1 2 3`, as VHT has it, becomes `--keyframes=1,2,3`, as absl wants it."""
+  """`--keyframes 1 2 3`, as VHT has it, becomes `--keyframes=1,2,3`, as absl wants it; `--nooverlay` a value."""
   lists = set()
   for name, kind in types_of.items():
     if any(typing.get_origin(k) is tuple for k in (kind, *typing.get_args(kind))):
@@ -434,6 +439,12 @@ def join_lists(argv: list[str], types_of: dict[str, Any]) -> list[str]:
   while i < len(argv):
     name = argv[i].lstrip("-")
     i += 1
+    if name in ALIASES and (i == len(argv) or argv[i] not in CHOICES[name]):
+      out.append(f"--{name}=true")
+      continue
+    if name.startswith("no") and name[2:] in ALIASES:
+      out.append(f"--{name[2:]}=false")
+      continue
     if name not in lists or not argv[i - 1].startswith("-"):
       out.append(argv[i - 1])
       continue
