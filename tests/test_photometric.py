@@ -375,11 +375,11 @@ def fit(surface, lm, shared, albedo, light):
 
   @jax.jit
   def run(tracks, crop, weights, x0):
-    x, normal = photometric.fit_frame(
+    x, normal, sampled = photometric.fit_frame(
       folded, model, albedo, light, known, tracks, crop, weights, x0, n_samples=N, outer_steps=3
     )
     error = jax.vmap(lambda x: photometric.photometric_l1(folded, albedo, light, known, crop, x))(jnp.stack([x0, x]))
-    return x, error, normal
+    return x, error, normal, sampled
 
   return run
 
@@ -389,14 +389,15 @@ def test_fit_frame_recovers_the_pose(fit, tracks, crop, weights, x_true):
   confident = weights.replace(photo_pixels=2000.0)
   biased = tracks.replace(uv=tracks.uv + 0.006, inverse_sd=tracks.inverse_sd * 0.2)
   x0 = x_true.at[-13].add(0.06).at[-11].add(0.012).at[-9].add(0.03)
-  x, error, normal = fit(biased, crop, confident, x0)
+  x, error, normal, sampled = fit(biased, crop, confident, x0)
+  assert float(sampled) == pytest.approx(float(error[1]), rel=0.3)  # of the pixels that count, not of all
   assert error[1] < 0.5 * error[0]
   before, after = (np.abs(np.asarray(v - x_true)) for v in (x0, x))
   assert after[-13] < 0.4 * before[-13]  # yaw
   assert after[-11] < 0.3 * before[-11]  # place
   assert np.isfinite(normal.matrix).all()
   # An exposure of 1.2 changes nothing: it is estimated.
-  exposed, _, _ = fit(biased, crop.replace(rgb=crop.rgb * 0.8), confident, x0)
+  exposed, _, _, _ = fit(biased, crop.replace(rgb=crop.rgb * 0.8), confident, x0)
   np.testing.assert_allclose(exposed[-11:-9], x[-11:-9], atol=2e-3)
 
 
@@ -411,7 +412,7 @@ def test_heads_partly_outside_the_image_are_finite(fit, tracks, crop, weights, x
     inside[:] = 0
     inside[:30, :30] = 1
   offset = jnp.array([5000.0, -3000.0]) if where == "outside" else crop.offset
-  x, error, normal = fit(tracks, crop.replace(inside=jnp.asarray(inside), offset=offset), weights, x_true + 0.01)
+  x, error, normal, _ = fit(tracks, crop.replace(inside=jnp.asarray(inside), offset=offset), weights, x_true + 0.01)
   assert np.isfinite(x).all() and np.isfinite(error).all()
   for leaf in jax.tree.leaves(normal):
     assert np.isfinite(leaf).all()

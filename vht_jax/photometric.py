@@ -196,7 +196,7 @@ def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int
     template=blend(v.template + correctives),
     shapedirs=blend(v.shapedirs),
     exprdirs=blend(v.exprdirs),
-    posedirs=jnp.zeros((n, 3, 36), x.dtype),
+    posedirs=jnp.zeros((n, 3, 0), x.dtype),
     lbs_weights=blend(v.lbs_weights),
     j_template=v.j_template,
     j_shapedirs=v.j_shapedirs,
@@ -254,6 +254,7 @@ class Residuals:
   d_light: Array  # (N, 9): derivative of channel c by light[:, c], equal for all channels but for `albedo`
   gain: Array  # (N, 3): d r_c / d light[k, c] = gain_c * d_light_k
   cost: Array  # ()
+  l1: Array  # () mean absolute difference of the colours that count, not weighted
 
 
 def residuals(samples: Samples, albedo: Array, light: Array, x: Array, shared: Shared, crop: Crop, image9: Array,
@@ -275,34 +276,24 @@ def residuals(samples: Samples, albedo: Array, light: Array, x: Array, shared: S
     basis = shade.spherical_harmonics(to_world(unit))
     return jnp.matmul(basis, light, precision=HIGHEST), basis
 
-  def pose_only(z):
-    focal, principal, joints = jnp.exp(z[14]), z[15:17], z[17:].reshape(5, 3)
-    X, (dX, _) = pts.camera_points(p, shaped, joints, z[:14], focal, principal)
-    normal = jnp.einsum("nab,nb->na", dX, local, precision=HIGHEST)
-    S, basis = shading_of(normal)
-    return (pts.project(X, focal, principal), S), (X, dX, normal, basis)
-
-  z = jnp.concatenate([x[n_expr:], shared.log_focal[None], shared.principal, joints.reshape(-1)])
-  (uv, S), push, (X, dX, normal, basis) = jax.linearize(pose_only, z, has_aux=True)
-  d_uv, d_S = jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype))  # (32, N, 2), (32, N, 3)
-
-  seen = sample_bilinear(image9, to_pixels(uv, crop))
+  placed = pts.place(p, shaped, x[n_expr:], shared, joints)
+  X, dX, focal = placed.X, placed.d_point, jnp.exp(shared.log_focal)
+  normal, d_normal_z = pts.turn(p, placed, local)
+  S, basis = shading_of(normal)
+  seen = sample_bilinear(image9, to_pixels(pts.project(X, focal, shared.principal), crop))
   color, gx, gy = seen[:, :3], seen[:, 3:6], seen[:, 6:]
   G = jnp.stack([gx, gy], -1) * crop.scale  # (N, 3, 2) d image / d uv
   gain = albedo + 1.0
   r = gain * S - 1.0 - color
 
-  columns = gain[..., None] * jnp.moveaxis(d_S, 0, -1) - jnp.einsum("nci,jni->ncj", G, d_uv, precision=HIGHEST)
-  focal = jnp.exp(shared.log_focal)
-  inv_z = 1.0 / X[:, 2]
-  # d image / d (shaped point) and d colour / d (unskinned normal): two (N, 3, 3) maps, then one product each
-  GX = jnp.stack(
-    [G[..., 0] * inv_z[:, None], G[..., 1] * inv_z[:, None], -(G @ X[:, :2, None])[..., 0] * inv_z[:, None] ** 2], -1
-  )
-  d_point = jnp.einsum("nca,nab->ncb", focal * GX, dX, precision=HIGHEST)
+  product = lambda a, b: jnp.einsum("nij,njk->nik", a, b, precision=HIGHEST)
+  image_by_point = product(G, pts.project_derivative(X, focal))  # (N, 3, 3)
   d_shading = jax.vmap(jax.jacfwd(lambda q: shading_of(q)[0]))(normal)  # (N, 3, 3)
-  d_normal = jnp.einsum("nca,nab->ncb", gain[..., None] * d_shading, dX, precision=HIGHEST)
-  maps = jnp.concatenate([d_normal, -d_point], -1)
+  color_by_normal = gain[..., None] * d_shading
+  columns = product(color_by_normal, d_normal_z) - product(image_by_point, placed.d_X)
+  columns = columns - product(G, pts.camera_columns(X, focal))
+  # By the unskinned normal and by the shaped point: two (N, 3, 3) maps, then one product each.
+  maps = jnp.concatenate([product(color_by_normal, dX), -product(image_by_point, dX)], -1)
   d_joints = columns[..., 17:]
 
   def linear(dirs, normal_dirs, j_dirs):
@@ -318,6 +309,7 @@ def residuals(samples: Samples, albedo: Array, light: Array, x: Array, shared: S
   root = jnp.sqrt(samples.weight * jnp.where(inside, 1.0, 1.0 / length)) / weights.sd_color
   cost = jnp.sum(samples.weight * jnp.where(inside, length**2, 2 * length - 1)) * 3.0
   scale = root[:, None]
+  counted = (samples.weight > 0).astype(r.dtype)
   return Residuals(
     r=r * scale,
     d_x=jnp.concatenate([d_expr, columns[..., :14]], -1) * scale[..., None],
@@ -326,6 +318,7 @@ def residuals(samples: Samples, albedo: Array, light: Array, x: Array, shared: S
     d_light=basis,
     gain=gain * scale,
     cost=cost,
+    l1=jnp.sum(jnp.mean(jnp.abs(r), -1) * counted) / jnp.maximum(jnp.sum(counted), 1.0),
   )
 
 
@@ -343,8 +336,7 @@ def fit_frame(surface: Surface, model: LandmarkModel, albedo: Array, light: Arra
     outer_steps: how often visibility is found anew, static.
 
   Returns:
-    x (E + 14,); the photometric cost per pixel-channel in units of `sd_color` squared (), and the `Normal` at the
-    solution.
+    x (E + 14,); the `Normal` there; and the mean absolute difference of the samples' colours there ().
   """
   image9 = with_gradient(crop.rgb)
 
@@ -360,10 +352,12 @@ def fit_frame(surface: Surface, model: LandmarkModel, albedo: Array, light: Arra
       return photo + bundle.frame_normal(model, x, shared, tracks, weights)
 
     solution = levenberg_marquardt(normal, x, max_steps=INNER_STEPS)
-    return solution.x, solution.normal
+    # Against the image as it is: what the exposure had to explain is a difference too.
+    difference = residuals(samples, colors, light, solution.x, shared, crop, image9, weights).l1
+    return solution.x, (solution.normal, difference)
 
-  x, normals = jax.lax.scan(outer, x0, None, length=outer_steps)
-  return x, jax.tree.map(lambda a: a[-1], normals)
+  x, (normals, differences) = jax.lax.scan(outer, x0, None, length=outer_steps)
+  return x, jax.tree.map(lambda a: a[-1], normals), differences[-1]
 
 
 def photometric_l1(surface: Surface, albedo: Array, light: Array, shared: Shared, crop: Crop, x: Array) -> Array:

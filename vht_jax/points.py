@@ -19,6 +19,8 @@ the pose. The jaw's only free angle is stored before its bounding bijection.
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ class Points:
   template: Array  # (N, 3) head, m
   shapedirs: Array  # (N, 3, S)
   exprdirs: Array  # (N, 3, E)
-  posedirs: Array  # (N, 3, 36)
+  posedirs: Array  # (N, 3, 36); (N, 3, 0) where the correctives are part of the template
   lbs_weights: Array  # (N, 5)
   j_template: Array  # (5, 3)
   j_shapedirs: Array  # (5, 3, S)
@@ -150,6 +152,7 @@ def rigid(pose_part: Array, focal: Array, principal: Array) -> tuple[Array, Arra
 def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array, focal: Array, principal: Array):
   """Poses the points: camera coordinates (N, 3), and the linear maps dX/d(shaped) (N, 3, 3) and head rotation."""
   rotations, translations, feature = joint_transforms(joint_angles(pose_part), joints)
+  feature = feature[: points.posedirs.shape[-1]]
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
   blend_R = jnp.einsum("nj,jab->nab", points.lbs_weights, rotations, precision=HIGHEST)
   blend_t = jnp.matmul(points.lbs_weights, translations, precision=HIGHEST)
@@ -157,6 +160,81 @@ def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array
   R, t = rigid(pose_part, focal, principal)
   X = jnp.matmul(head - points.pivot[None], R.T, precision=HIGHEST) + t[None]
   return X, (jnp.einsum("ab,nbc->nac", R, blend_R, precision=HIGHEST), R)
+
+
+@flax.struct.dataclass
+class Placed:
+  """Posed points with their derivatives by z: 14 pose unknowns, log focal, principal point (2), joints (15)."""
+
+  X: Array  # (N, 3) camera, m
+  d_X: Array  # (N, 3, 32)
+  d_point: Array  # (N, 3, 3) dX / d(shaped), which turns directions too
+  R: Array  # (3, 3) head -> camera
+  turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations, and
+  d_R: Array  # (3, 3, 32) that of R
+
+
+def place(points: Points, shaped: Array, pose_part: Array, shared: Shared, joints: Array) -> Placed:
+  """`camera_points` and its derivatives.
+
+  A point is moved by few numbers, those of `joint_transforms` and `rigid`, and depends on them bilinearly. So their
+  derivatives are taken, and all points' follow by one matrix product.
+
+  Args:
+    shaped, joints: of `shaped_points`.
+    pose_part: (14,) the last unknowns.
+  """
+
+  def transforms(z):
+    rotations, translations, feature = joint_transforms(joint_angles(z[:14]), z[17:].reshape(5, 3))
+    R, t = rigid(z[:14], jnp.exp(z[14]), z[15:17])
+    return rotations, translations, feature[: points.posedirs.shape[-1]], R, t
+
+  product = functools.partial(jnp.einsum, precision=HIGHEST)
+  z = jnp.concatenate([pose_part, shared.log_focal[None], shared.principal, joints.reshape(-1)])
+  rotations, translations, feature, R, t = transforms(z)
+  d_rotations, d_translations, d_feature, d_R, d_t = jax.jacfwd(transforms)(z)
+  weights = points.lbs_weights
+  posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
+  blend_R = product("nj,jab->nab", weights, rotations)
+  head = product("nab,nb->na", blend_R, posed) + jnp.matmul(weights, translations, precision=HIGHEST)
+  about = head - points.pivot[None]
+  d_point = product("ab,nbc->nac", R, blend_R)
+  turning = product("ab,jbck->jack", R, d_rotations)
+  # (N, 5 + 15 + 3 + 1) and (the same, 3, 32)
+  factors = [weights, _outer(weights, posed), about, jnp.ones_like(about[:, :1])]
+  moves = [product("ab,jbk->jak", R, d_translations), _by_factor(turning), jnp.swapaxes(d_R, 0, 1), d_t[None]]
+  d_X = _combine(factors, moves)
+  if feature.size:
+    d_X = d_X + product("nab,nbk->nak", d_point, product("nbf,fk->nbk", points.posedirs, d_feature))
+  return Placed(
+    X=product("na,ba->nb", about, R) + t[None], d_X=d_X, d_point=d_point, R=R, turning=turning, d_R=d_R
+  )
+
+
+def turn(points: Points, placed: Placed, directions: Array) -> tuple[Array, Array]:
+  """Directions (N, 3) of the unposed points in camera axes (N, 3), and their derivatives by z (N, 3, 32)."""
+  turned = jnp.einsum("nab,nb->na", placed.d_point, directions, precision=HIGHEST)
+  in_head = jnp.matmul(turned, placed.R, precision=HIGHEST)  # R^T of each
+  factors = [_outer(points.lbs_weights, directions), in_head]
+  return turned, _combine(factors, [_by_factor(placed.turning), jnp.swapaxes(placed.d_R, 0, 1)])
+
+
+def _outer(weights: Array, vectors: Array) -> Array:
+  """(N, 15) of (N, 5) and (N, 3)."""
+  return (weights[:, :, None] * vectors[:, None, :]).reshape(-1, 15)
+
+
+def _by_factor(turning: Array) -> Array:
+  """(5, 3 to, 3 from, 32) -> (5 * 3 from, 3 to, 32)."""
+  return jnp.swapaxes(turning, 1, 2).reshape(15, 3, -1)
+
+
+def _combine(factors: list[Array], moves: list[Array]) -> Array:
+  """(N, 3, 32): the sum over all columns of the factors (N, f) of each times its move (f, 3, 32)."""
+  factors, moves = jnp.concatenate(factors, axis=1), jnp.concatenate(moves, axis=0)
+  found = jnp.matmul(factors, moves.reshape(moves.shape[0], -1), precision=HIGHEST)
+  return found.reshape(-1, 3, moves.shape[-1])
 
 
 def shaped_points(points: Points, shape: Array, expr: Array) -> tuple[Array, Array]:
@@ -179,6 +257,21 @@ def project(X: Array, focal: Array, principal: Array) -> Array:
   return X[:, :2] * (focal / X[:, 2:]) + principal[None]
 
 
+def project_derivative(X: Array, focal: Array) -> Array:
+  """(N, 2, 3): d `project` / dX."""
+  inv_z = 1.0 / X[:, 2]
+  zero = jnp.zeros_like(inv_z)
+  rows = [jnp.stack([inv_z, zero, -X[:, 0] * inv_z**2], -1), jnp.stack([zero, inv_z, -X[:, 1] * inv_z**2], -1)]
+  return focal * jnp.stack(rows, axis=-2)
+
+
+def camera_columns(X: Array, focal: Array) -> Array:
+  """(N, 2, 32): the derivatives of `project` by z (see `Placed`) that are its own: log focal and principal point."""
+  columns = jnp.zeros((X.shape[0], 2, 32), X.dtype)
+  columns = columns.at[:, :, 14].set(X[:, :2] * (focal / X[:, 2:]))
+  return columns.at[:, 0, 15].set(1.0).at[:, 1, 16].set(1.0)
+
+
 def predict(points: Points, x: Array, shared: Shared, bias_scale: Array) -> Array:
   """Where the points should be seen, (N, 2).
 
@@ -196,39 +289,24 @@ def predict(points: Points, x: Array, shared: Shared, bias_scale: Array) -> Arra
 def predict_and_jacobian(points: Points, x: Array, shared: Shared, bias_scale: Array):
   """`predict` with its derivatives.
 
-  The vertices are linear in shape and expression, so those columns are one matrix product; only the 14 pose, 3 camera
-  and 15 joint columns are pushed through by forward mode.
+  The vertices are linear in shape and expression, so those columns are one matrix product; so are, by `place`, the 14
+  pose, 3 camera and 15 joint columns.
 
   Returns:
     uv (N, 2); d uv / d x (N, 2, E + 14); d uv / d [shape, log_focal, principal] (N, 2, S + 3); and d uv / d offset of
     the same point (2, 3), equal for all points.
   """
   n_expr = points.exprdirs.shape[-1]
-  expr, pose_part = x[:n_expr], x[n_expr:]
-  shaped, joints = shaped_points(points, shared.shape, expr)
-
-  def pose_only(z):
-    pose_part, log_focal, principal, joints = z[:14], z[14], z[15:17], z[17:].reshape(5, 3)
-    focal = jnp.exp(log_focal)
-    X, (dX, R) = camera_points(points, shaped, joints, pose_part, focal, principal)
-    uv = project(X, focal, principal) + bias_scale * jnp.matmul(shared.offset, R[:2].T, precision=HIGHEST)
-    return uv, (X, dX, R)
-
-  z = jnp.concatenate([pose_part, shared.log_focal[None], shared.principal, joints.reshape(-1)])
-  uv, push, (X, dX, R) = jax.linearize(pose_only, z, has_aux=True)
-  columns = jnp.moveaxis(jax.vmap(push)(jnp.eye(z.size, dtype=z.dtype)), 0, -1)  # (N, 2, 32)
-
-  focal = jnp.exp(shared.log_focal)
-  inv_z = 1.0 / X[:, 2]
-  zero = jnp.zeros_like(inv_z)
-  d_project = focal * jnp.stack(
-    [
-      jnp.stack([inv_z, zero, -X[:, 0] * inv_z**2], -1),
-      jnp.stack([zero, inv_z, -X[:, 1] * inv_z**2], -1),
-    ],
-    axis=-2,
-  )
-  d_shaped = jnp.einsum("nij,njk->nik", d_project, dX, precision=HIGHEST)  # (N, 2, 3)
+  shaped, joints = shaped_points(points, shared.shape, x[:n_expr])
+  placed = place(points, shaped, x[n_expr:], shared, joints)
+  X, R, focal = placed.X, placed.R, jnp.exp(shared.log_focal)
+  uv = project(X, focal, shared.principal) + bias_scale * jnp.matmul(shared.offset, R[:2].T, precision=HIGHEST)
+  d_project = project_derivative(X, focal)
+  columns = jnp.einsum("nij,njk->nik", d_project, placed.d_X, precision=HIGHEST)  # (N, 2, 32)
+  columns = columns + camera_columns(X, focal)
+  turned = jnp.einsum("abk,nb->nak", placed.d_R[:2], shared.offset, precision=HIGHEST)  # of the bias
+  columns = columns + bias_scale * turned
+  d_shaped = jnp.einsum("nij,njk->nik", d_project, placed.d_point, precision=HIGHEST)  # (N, 2, 3)
   d_joints = columns[..., 17:]
 
   def linear(dirs, j_dirs):

@@ -260,10 +260,10 @@ def _shared_step(lm, shared, total, weights, focal_prior, n_independent):
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_photometric(surface, lm, albedo, light, shared, tracks, crops, weights, x0, cam, n_samples, outer_steps):
   def one(tracks, crop, x):
-    x, normal = photometric.fit_frame(
+    x, normal, difference = photometric.fit_frame(
       surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
     )
     sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)
-    return x, photometric.photometric_l1(surface, albedo, light, shared, crop, x), sd
+    return x, difference, sd
 
   return jax.vmap(one)(tracks, crops, x0)
