@@ -26,7 +26,7 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from vht_jax.errors import InputError, brief
-from vht_jax.files import cache_folder, locked
+from vht_jax.files import cache_folder, locked, writable
 from vht_jax.supervise import supervised
 
 if TYPE_CHECKING:  # imported when they are needed: the process that only waits (`supervise`) needs none of them
@@ -129,7 +129,8 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
         inputs.forget_dataset(Path(app.data_path))
       stop_log = report.start_log(output / FILES["log"])
       try:
-        return _run(settings, output, record, start)
+        with inputs.reading(app):
+          return _run(settings, output, record, start)
       except Exception as error:
         if not isinstance(error, InputError):
           log.error("the run failed", exc_info=True)
@@ -331,10 +332,13 @@ def start_jax(app: AppConfig) -> None:
         raise InputError(f"device: JAX finds no {kind} here; leave --device out to use what there is") from None
   programs.folder, chosen = None, os.environ.get("JAX_COMPILATION_CACHE_DIR")
   if app.compilation_cache and not chosen:
-    base = cache_folder()
-    programs.folder = base / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    base = writable(cache_folder())
+    if base:
+      programs.folder = base / "programs"
+      jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    else:
+      log.warning("no folder for compiled programs can be written: each run makes its own ($XDG_CACHE_HOME names one)")
   elif app.compilation_cache and "://" not in chosen:  # JAX's may be in a cloud
     programs.folder = Path(chosen, "vht_jax_programs")
   log.info("jax %s on %s", jax.__version__, jax.devices())

@@ -20,14 +20,14 @@ from absl import flags
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.files import write_atomic
+from vht_jax.files import expanded, write_atomic
 
 PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass(frozen=True)
 class AppConfig:
-  """What the app does around the tracking: input, output, device. Paths stay as the user wrote them."""
+  """What the app does around the tracking: input, output, device. Paths stay as the user wrote them but for a ~."""
 
   config: str | None = None
   video: str | None = None
@@ -163,6 +163,9 @@ _AT_LEAST_ONE = frozenset(
   "n_shape n_expr tex_res n_keyframes n_calibration_frames batch_size crop_size n_samples steps_per_frame sub_steps "
   "img_log_freq energy_log_freq save_period".split()
 )
+# A ~ at the start of these is the home folder. `model` may be a path.
+_PATHS = ("config", "video", "data_path", "output_path", "face_landmarker", "assets", "model", "truth",
+          "load_tracked_flame_params")  # fmt: skip
 _POSITIVE = {"downscale_factor", "sampling_scale"}
 # A run may go on with other values of these: where things are (what they hold is compared instead), how the run is
 # watched, keys that nothing reads ...
@@ -218,7 +221,7 @@ def parse(argv: list[str]) -> Settings:
   for name, kind in types_of.items():
     if (text := values[name].value) is not None:
       given[name] = text if kind is bool else cast(kind, text, f"--{name}")
-  ini = read_ini(given["config"]) if given.get("config") else {}
+  ini = read_ini(expanded(given["config"])) if given.get("config") else {}
   if "fov" in given or "focal" in given:  # one quantity with two names
     ini.pop("fov", None), ini.pop("focal", None)
   return make_settings({**ini, **given})
@@ -243,6 +246,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
         raise InputError(f"{name}: expected a finite number; found {number}")
       if isinstance(number, int | float) and number < 0:
         raise InputError(f"{name}: expected no negative number; found {number}")
+  values = values | {name: expanded(values[name]) for name in _PATHS if values.get(name)}
   face = values.get("face", "largest")
   if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
     raise InputError(f"face: expected largest, all or a number; found {face!r}")
@@ -277,12 +281,12 @@ def read_ini(path: str | Path) -> dict[str, Any]:
   if not file.exists() and re.fullmatch(r"\w+", str(path)):
     file = packaged(f"configs/{path}.ini")
   try:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = _decoded(file.read_bytes()).splitlines()
   except (FileNotFoundError, NotADirectoryError):
     presets = ", ".join(sorted(p.stem for p in packaged("configs").glob("*.ini")))
     raise InputError(f"{path}: no such config file (presets: {presets})") from None
-  except UnicodeDecodeError:
-    raise InputError(f"{file}: expected an .ini text file; this is not text") from None
+  except UnicodeError:
+    raise InputError(f"{file}: expected an .ini text file; this is not text (save it as UTF-8)") from None
   except OSError as error:
     raise InputError(f"{file}: cannot be read ({error.strerror})") from None
 
@@ -300,6 +304,19 @@ def read_ini(path: str | Path) -> dict[str, Any]:
       raise InputError(f"{file}:{number}: unknown key {key!r}{_suggest(key, types_of)}")
     values[key] = cast(types_of[key], quoted if quote else plain, f"{file}:{number}: {key}")
   return values
+
+
+def _decoded(data: bytes) -> str:
+  """The text of a file: UTF-8, with the mark at its front that editors on Windows put there, or UTF-16 with one.
+
+  Raises:
+    UnicodeError: it is something else.
+  """
+  wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+  text = data.decode("utf-16" if wide else "utf-8-sig")
+  if "\0" in text:  # UTF-16 without a mark passes for UTF-8
+    raise UnicodeError("zero bytes")
+  return text
 
 
 def write_ini(path: str | Path, settings: Settings) -> None:

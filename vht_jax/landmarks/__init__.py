@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.files import sweep
+from vht_jax.files import expanded, sweep
 from vht_jax.landmarks.absent import fill_absent
 from vht_jax.landmarks.detection import (
   N_DENSE,
@@ -121,7 +121,7 @@ def make_detector(
 
 def _find_task(path: str | Path | None) -> Path:
   tried = [path] if path else [os.environ.get("VHT_FACE_LANDMARKER"), "assets/face_landmarker.task"]
-  tried = [Path(p) for p in tried if p]
+  tried = [Path(expanded(p)) for p in tried if p]
   for candidate in tried:
     if candidate.is_file():
       return candidate
