@@ -16,6 +16,7 @@ from vht_jax.settings import AppConfig
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
   from vht_jax.report import Progress
+  from vht_jax.results import Tracked
   from vht_jax.types import FlameModel
   from vht_jax.video import FrameFolder
 
@@ -45,6 +46,27 @@ def with_paths(app: AppConfig) -> AppConfig:
     if path and not Path(path).exists():
       raise InputError(f"{path}: no such file")
   return dataclasses.replace(app, data_path=data, output_path=output)
+
+
+def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | None:
+  """The result that the user wants to start from; before the long work, as it may be refused.
+
+  Raises:
+    InputError: not a result, without a camera, or of another head without `allow_other_head`.
+  """
+  from vht_jax import results
+
+  path = app.load_tracked_flame_params
+  if not path:
+    return None
+  found = results.load_tracked(path, model, focal=config.focal, other_head=app.allow_other_head)
+  if not found.verdict.same:
+    focal = config.focal or float(found.result.identity.camera.focal)
+    log.warning(
+      "%s: its codes are of %s, not of this head; its camera alone is taken (focal length %.4g), all else is estimated",
+      path, found.verdict.reason, focal,
+    )  # fmt: skip
+  return found
 
 
 def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[FrameFolder, tuple[int, ...]]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported when they are needed: the process that only waits 
 
   from vht_jax.checkpoint import Record
   from vht_jax.report import Progress
+  from vht_jax.results import Tracked
   from vht_jax.settings import AppConfig, Settings
   from vht_jax.types import FlameModel, TrackResult
   from vht_jax.video import FrameFolder
@@ -193,6 +194,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       model=app.model if named else "auto",
     )
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
+    init = inputs.former_result(app, config, model)
     dataset, cuts = inputs.open_dataset(app, config, progress)
     settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts))
     record.agree("input", inputs.describe(app, dataset, model), advice)
@@ -202,9 +204,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       result = results.load_tracked(output / results.FILE_NAME, model).result
     else:
       record.agree("environment", inputs.environment(), advice)
-      result = fit(settings, model, dataset, record, progress)
+      result = fit(settings, model, dataset, record, progress, init)
       results.save_tracked(
-        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model.name
+        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model
       )
     summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
@@ -221,30 +223,43 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
 def already_finished(output: Path) -> dict[str, Any]:
   """Says that there is nothing to do, and gives the summary of the run that did it."""
+  from vht_jax import report
+
   try:
     summary = json.loads((output / FILES["summary"]).read_text(encoding="utf-8"))
   except ValueError as error:
     raise InputError(f"{output / FILES['summary']}: not a summary ({error}); delete it to have it made again") from None
-  message = f"{output}: this run is finished ({summary.get('tracked')} of {summary.get('frames')} frames tracked)"
+  tracked = f"{summary.get('tracked')} of {summary.get('frames')} frames tracked"
+  message = f"{output}: this run is finished ({tracked}); head: {report.head_text(summary.get('head', ''))}"
   log.info("%s", message)
   print(f"{message}; its results are kept. --restart does it again")
   return summary
 
 
-def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Record, progress: Progress) -> TrackResult:
-  """Tracks, going on from the checkpoints that an earlier run left."""
+def fit(
+  settings: Settings,
+  model: FlameModel,
+  dataset: FrameFolder,
+  record: Record,
+  progress: Progress,
+  former: Tracked | None,
+) -> TrackResult:
+  """Tracks, going on from the checkpoints that an earlier run left.
+
+  Args:
+    former: a result to start from; of one whose head is another the camera alone is taken, and held.
+  """
   import numpy as np
 
   from vht_jax import results
   from vht_jax.track import track
 
   app, config, weights = settings
-  init = None
-  if app.load_tracked_flame_params:
-    init = results.for_frames(results.load_tracked(app.load_tracked_flame_params, model), dataset.frame_ids)
+  init = results.for_frames(former, dataset.frame_ids) if former and former.verdict.same else None
+  camera = former.result.identity.camera if former and not former.verdict.same else None
   result = track(
     model, dataset, config, weights,
-    init=init, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
+    init=init, camera=camera, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
   )  # fmt: skip
   progress.close()
   landmarks, confidence, _ = dataset.landmarks()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.effects import check_effects
 from vht_jax.errors import InputError
 from vht_jax.files import expanded, write_atomic
 
@@ -42,6 +43,7 @@ class AppConfig:
   assets: str | None = None
   model: str = "auto"
   load_tracked_flame_params: str | None = None
+  allow_other_head: bool = False
   truth: str | None = None
   device: str = "auto"
   fov: float = 0.0
@@ -74,7 +76,10 @@ HELP = {
   "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
   "assets": "folder with FLAME's files",
   "model": "head: auto (FLAME if its files are found, else open), open, flame, or the path of a model file",
-  "load_tracked_flame_params": "start from (resume) a tracked_flame_params.npz, ours or VHT's",
+  "load_tracked_flame_params": "start from a tracked_flame_params.npz of this clip, ours or VHT's: identity and camera "
+  "are kept, the poses are refined",
+  "allow_other_head": "of a loaded result of another head, whose codes mean nothing here, take the camera; without it "
+  "such a file is refused",
   "truth": "npz with the known parameters, to measure the geometric errors against",
   "device": "auto, cpu, gpu (cuda), tpu",
   "fov": "known field of view along the longer image side in degrees; another way to say --focal",
@@ -83,7 +88,7 @@ HELP = {
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
   "save_period": "read for VHT's files and ignored: results are written once, at the end",
-  "debug": "show the traceback of an error",
+  "debug": "on the command line: show the traceback of an error",
   "debug_checks": "check every frame's head after each stage, operation by operation (JAX's checkify; slow)",
   # TrackConfig
   "n_shape": "identity components to fit, at most what the head has",
@@ -95,47 +100,49 @@ HELP = {
   "downscale_factor": "factor by which frames are made smaller for tracking",
   "keyframes": "0-based positions of the frames that determine the identity; default: chosen by yaw and expression",
   "cutframes": "0-based positions at which a new shot starts, beside those that --find_cuts finds",
-  "calibrated": "the camera is known (--focal or --fov) and is not optimised",
-  "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
+  "calibrated": "the camera is known and held: the focal length of --focal or --fov and the image centre, or the "
+  "camera of --load_tracked_flame_params",
+  "init": "Adam starts from: landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
   "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
   "schedule": "batched (frames in parallel), joint (the same, then identity and poses from all frames; slower) or "
   "sequential (each frame starts at its predecessor, as in VHT)",
-  "smooth": "Gauss-Newton, batched: smooth the poses in time, as far as their measured noise asks for it",
+  "smooth": "Gauss-Newton, batched and joint: smooth the poses in time, as far as their measured noise asks for it",
   "photometric": "use the image; without it the fit to the landmarks is the result",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
   "n_keyframes": "number of keyframes when they are chosen automatically",
   "n_calibration_frames": "number of frames in the landmark bundle adjustment",
-  "batch_size": "frames optimised at once by the batched schedule",
-  "crop_size": "side of the square around the head that the Gauss-Newton stages look at, px",
-  "n_samples": "pixels of it per solve",
+  "batch_size": "frames optimised at once by the batched and the joint schedule",
+  "crop_size": "Gauss-Newton: side of the square around the head that is looked at, px",
+  "n_samples": "Gauss-Newton: pixels of it per solve",
   "identity_steps": "Gauss-Newton: rasterisations of the keyframe stage",
-  "frame_steps": "and of the frame stage",
-  "focal": "known focal length in units of the longer image side; 0: estimated",
-  "init_steps": "steps of the keyframe stage",
-  "steps_per_frame": "steps per frame",
-  "sub_steps": "optimiser updates per step (per rasterisation)",
-  "blur_sigma": "blur of the images in pixels at the first and last step",
-  "sampling_scale": "render at this multiple of the tracked resolution",
-  "pixel_budget": "photometric term: look at this many of the visible pixels per frame, others in each step; 0: at all",
+  "frame_steps": "Gauss-Newton: and of the frame stage",
+  "focal": "known focal length in units of the longer image side, held (the principal point only with --calibrated); "
+  "0: estimated",
+  "init_steps": "Adam: steps of the keyframe stage, and in turn of the first frame of a shot",
+  "steps_per_frame": "Adam: steps per frame",
+  "sub_steps": "Adam: updates per step (per rasterisation)",
+  "blur_sigma": "Adam: blur of the images in pixels at the first and last step",
+  "sampling_scale": "Adam: render at this multiple of the tracked resolution",
+  "pixel_budget": "Adam: look at this many of the visible pixels per frame, others in each step; 0: at all",
   "img_log_freq": "frames (VHT: steps) between images in TensorBoard",
   "energy_log_freq": "frames (VHT: steps) between scalars in TensorBoard",
   # Weights
-  "lr": "learning rate of everything without its own",
-  "pos_lr": "learning rate of the translation",
-  "light_lr": "learning rate of the light",
-  "cam_lr": "learning rate of the camera",
-  "w_lmk": "weight of the landmarks",
-  "w_eyes_lmk": "weight of the irises",
-  "w_eyes_sym": "weight of the difference between the eyes' poses",
-  "w_photo": "weight of the photometric term",
-  "w_shape_reg": "weight of the identity prior",
-  "w_expr_reg": "weight of the expression prior",
-  "w_tex_reg": "weight of the texture prior",
+  "lr": "Adam: learning rate of everything without its own",
+  "pos_lr": "Adam: learning rate of the translation",
+  "light_lr": "Adam: learning rate of the light",
+  "cam_lr": "Adam: learning rate of the camera",
+  "w_lmk": "Adam: weight of the landmarks",
+  "w_eyes_lmk": "Adam: weight of the irises",
+  "w_eyes_sym": "Adam: weight of the difference between the eyes' poses",
+  "w_photo": "Adam: weight of the photometric term",
+  "w_shape_reg": "Adam: weight of the identity prior",
+  "w_expr_reg": "Adam: weight of the expression prior",
+  "w_tex_reg": "Adam: weight of the texture prior",
   "w_pos_glob": "read for VHT's files; unused, as in VHT",
-  "w_pos_neck": "weight of the neck's deviation from neutral",
-  "w_pos_jaw": "weight of the jaw's deviation from neutral",
-  "w_pos_eyes": "weight of the eyes' deviation from neutral",
-  "w_pos_trans": "weight of the change of translation",
+  "w_pos_neck": "Adam: weight of the neck's deviation from neutral",
+  "w_pos_jaw": "Adam: weight of the jaw's deviation from neutral",
+  "w_pos_eyes": "Adam: weight of the eyes' deviation from neutral",
+  "w_pos_trans": "Adam: weight of the change of translation",
   "sd_landmark": "landmark least squares: noise of a landmark coordinate, in outer eye distances",
   "sd_dense": "the same for a dense landmark",
   "sd_offset": "constant bias of the detector per landmark, in outer eye distances",
@@ -146,9 +153,10 @@ HELP = {
   "sd_jaw": "spread of the jaw angles, rad",
   "sd_gaze": "spread of the eye angles, rad",
   "sd_color": "Gauss-Newton: noise of a colour (of 1); larger differences count linearly",
-  "sd_layer": "spread of the free albedo beyond the texture basis",
-  "photo_pixels": "independent pixels that a frame's colours count for beside its landmarks, at most, for the identity",
-  "frame_pixels": "the same when the frames are tracked",
+  "sd_layer": "Gauss-Newton: spread of the free albedo beyond the texture basis",
+  "photo_pixels": "Gauss-Newton: independent pixels that a frame's colours count for beside its landmarks, at most, "
+  "for the identity",
+  "frame_pixels": "Gauss-Newton: the same when the frames are tracked",
   "sd_size": "spread of the relative head size",
 }
 
@@ -224,7 +232,9 @@ def parse(argv: list[str]) -> Settings:
   ini = read_ini(expanded(given["config"])) if given.get("config") else {}
   if "fov" in given or "focal" in given:  # one quantity with two names
     ini.pop("fov", None), ini.pop("focal", None)
-  return make_settings({**ini, **given})
+  settings = make_settings({**ini, **given})
+  check_effects(settings, given)
+  return settings
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
@@ -263,8 +273,10 @@ def make_settings(values: dict[str, Any]) -> Settings:
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
 
   settings = Settings(of(AppConfig), of(TrackConfig), of(Weights))
-  if settings.track.calibrated and not settings.track.focal:
-    raise InputError("calibrated: the focal length must be given, by --focal or --fov")
+  if settings.track.calibrated and not (settings.track.focal or settings.app.load_tracked_flame_params):
+    raise InputError(
+      "calibrated: the focal length must be given, by --focal or --fov, or a camera by --load_tracked_flame_params"
+    )
   return settings
 
 

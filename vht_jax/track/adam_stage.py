@@ -12,7 +12,7 @@ from vht_jax import calibrate, descent, flame
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.frames import finite_rows
-from vht_jax.types import FlameModel, Identity, Observations, Pose, RawPose
+from vht_jax.types import Camera, FlameModel, Identity, Observations, Pose, RawPose
 
 START_MARGIN = 0.02  # poses start this far inside the joint limits, where tanh still has a slope
 
@@ -33,12 +33,15 @@ class AdamFit:
     raw = jax.vmap(lambda p: flame.unlimit_pose(p, START_MARGIN))(poses)
     self.raw = jax.tree.map(lambda a: np.array(a), raw)
 
-  def calibrate(self, keyframes: np.ndarray) -> None:
+  def calibrate(self, keyframes: np.ndarray, known: Camera | None = None) -> None:
     """VHT's start: the neutral mean head at calibrated poses in the keyframes; elsewhere the nearest keyframe's."""
+    focal = self.config.focal if known is None else float(known.focal)
     found = calibrate.calibrate(
-      self.model, self.landmarks[keyframes], self.confidence[keyframes], self.clip.size, focal=self.config.focal
+      self.model, self.landmarks[keyframes], self.confidence[keyframes], self.clip.size, focal=focal
     )
     self.identity, raw = calibrate.neutral_start(self.model, found)
+    if known is not None:
+      self.identity = self.identity.replace(camera=known)
     nearest = np.argmin(np.abs(np.arange(len(self.clip))[:, None] - keyframes), axis=1)
     self.raw = jax.tree.map(lambda a: np.asarray(a)[nearest], raw)
 
