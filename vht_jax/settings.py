@@ -417,7 +417,8 @@ def usage() -> str:
     "  vht-track --video=clip.mp4                          into out/clip/",
     "  vht-track --config=vht --video=clip.mp4 --output_path=results",
     "",
-    "Each flag is also a key of the .ini file given by --config; flags win. Lists: --keyframes=1,2,3",
+    "Each flag is also a key of the .ini file given by --config; flags win. Lists: --keyframes=1,2,3. A flag that the",
+    "chosen method does not read is refused; in an .ini file it is not. A ~ in a path is the home folder.",
   ]
   for title, cls in (("Input and output", AppConfig), ("Tracking", TrackConfig), ("Weights and rates", Weights)):
     lines += ["", f"{title}:"]
