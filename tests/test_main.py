@@ -155,6 +155,22 @@ def test_resume(clip, tracker, flat, tmp_path):
   assert tracker["init"].status.tolist() == [0, 0, 0, Status.NO_FACE, Status.NO_FACE]
 
 
+def test_codes_of_another_head(clip, tracker, flat, tmp_path, result, capsys):
+  """Refused before the long work; with the flag the camera alone reaches the tracker. The head is on the terminal."""
+  results.save_tracked(tmp_path / "f.npz", result, np.arange(1, 6), SIZE, settings.TrackConfig(), "FLAME (x.pkl)")
+  argv = [f"--data_path={clip}", "--model=open", "--nooverlay", "--load_tracked_flame_params=f.npz"]
+  assert app.main(argv) == 2
+  error = capsys.readouterr().err
+  assert "its codes are of the head 'FLAME (x.pkl)'" in error and error.count("\n") == 1
+  assert app.main([*argv, "--allow_other_head", "--restart"]) == 0
+  assert tracker["init"] is None and float(tracker["camera"].focal) == pytest.approx(1.7)
+  printed = capsys.readouterr()
+  assert "open head (open_head.npz); its codes are not FLAME's" in printed.out
+  assert "its camera alone is taken" in printed.err
+  saved = results.read_npz(tmp_path / "out" / "clip" / results.FILE_NAME)
+  assert str(saved["vht_jax_head"]).startswith("open head") and len(str(saved["vht_jax_head_id"])) == 12
+
+
 def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatch):
   from vht_jax.video import write_video
 
