@@ -152,8 +152,8 @@ def test_a_finished_run_is_recognised_and_another_refused(home, unbroken):
   code, out, err = run(home, "first")
   assert code == 0 and "finished" in out and err == ""
   assert (home / "first" / RESULT).read_bytes() == expected
-  code, out, err = run(home, "first", flags=["--batch_size=8", "--w_photo=3"])
-  assert code == 2 and "batch_size: 4 -> 8" in err and "w_photo: 30.0 -> 3.0" in err and "--restart" in err
+  code, out, err = run(home, "first", flags=["--batch_size=8", "--sd_color=0.5"])
+  assert code == 2 and "batch_size: 4 -> 8" in err and "sd_color: 0.03 -> 0.5" in err and "--restart" in err
   assert err.count("\n") == 1
   assert (home / "first" / RESULT).read_bytes() == expected
 

@@ -114,6 +114,7 @@ def test_alpha_of_png_folders_becomes_masks(tmp_path):
   _, dataset = read(folder, tmp_path)
   assert dataset.has_alpha
   np.testing.assert_array_equal(dataset.alpha(1), alpha)
+  np.testing.assert_array_equal(dataset.masks([0, 2]), [alpha, alpha])
   np.testing.assert_array_equal(dataset.source_image(1), picture(1))
 
 

@@ -64,8 +64,8 @@ def tracker(monkeypatch, result):
   """Replaces the tracker by one that knows the answer; gives the arguments it was called with."""
   calls = {}
 
-  def track(model, dataset, config, weights, *, init=None, progress=None, checkpoint=None, debug_checks=False):
-    calls.update(model=model, dataset=dataset, config=config, weights=weights, init=init)
+  def track(model, dataset, config, weights, *, init=None, camera=None, progress=None, checkpoint=None, **_):
+    calls.update(model=model, dataset=dataset, config=config, weights=weights, init=init, camera=camera)
     n = len(dataset)
     progress.stage("camera", n)
     progress.advance(n, energy=1.0)
@@ -81,7 +81,7 @@ def tracker(monkeypatch, result):
 def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, capsys):
   truth = tmp_path / "truth.npz"
   results.save_tracked(truth, result, np.arange(1, 6), SIZE, settings.TrackConfig(), open_head.name)
-  argv = [f"--data_path={clip}", f"--truth={truth}", "--model=open", "--w_lmk=7", "--tensorboard"]
+  argv = [f"--data_path={clip}", f"--truth={truth}", "--model=open", "--sd_expr=0.7", "--tensorboard"]
   assert app.main(argv) == 0
   output = tmp_path / "out" / "clip"
   printed = capsys.readouterr()
@@ -103,7 +103,7 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
   assert summary["frames_per_second"] == pytest.approx(5 / summary["seconds_total"])
 
   again = settings.make_settings(settings.read_ini(output / "config.ini"))
-  assert again.weights.w_lmk == 7.0 and again.app.data_path == str(clip)
+  assert again.weights.sd_expr == 0.7 and again.app.data_path == str(clip)
   assert again.app.output_path == str(Path("out") / "clip")
   assert "tracked 4 of 5 frames" in (output / "track.log").read_text()
   assert cv2.VideoCapture(str(output / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
@@ -123,8 +123,8 @@ def flat(monkeypatch):
 
 def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
   argv = [f"--data_path={clip}", "--output_path=here", "--keyframes", "0", "2", "--max_frames=3", "--nooverlay"]
-  assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--w_photo=0"]) == 0
-  assert tracker["config"].keyframes == (0, 2) and tracker["weights"].w_photo == 0.0
+  assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--sd_jaw=0"]) == 0
+  assert tracker["config"].keyframes == (0, 2) and tracker["weights"].sd_jaw == 0.0
   assert tracker["dataset"].size == (32, 40) and len(tracker["dataset"]) == 3
   assert tracker["model"].shapedirs.shape[-1] == 20
   assert not (tmp_path / "here" / "overlay.mp4").exists()
@@ -153,6 +153,22 @@ def test_resume(clip, tracker, flat, tmp_path):
   assert app.main([*go_on, "--restart"]) == 0
   assert tracker["init"].poses.rotation.shape == (5, 3)
   assert tracker["init"].status.tolist() == [0, 0, 0, Status.NO_FACE, Status.NO_FACE]
+
+
+def test_codes_of_another_head(clip, tracker, flat, tmp_path, result, capsys):
+  """Refused before the long work; with the flag the camera alone reaches the tracker. The head is on the terminal."""
+  results.save_tracked(tmp_path / "f.npz", result, np.arange(1, 6), SIZE, settings.TrackConfig(), "FLAME (x.pkl)")
+  argv = [f"--data_path={clip}", "--model=open", "--nooverlay", "--load_tracked_flame_params=f.npz"]
+  assert app.main(argv) == 2
+  error = capsys.readouterr().err
+  assert "its codes are of the head 'FLAME (x.pkl)'" in error and error.count("\n") == 1
+  assert app.main([*argv, "--allow_other_head", "--restart"]) == 0
+  assert tracker["init"] is None and float(tracker["camera"].focal) == pytest.approx(1.7)
+  printed = capsys.readouterr()
+  assert "open head (open_head.npz); its codes are not FLAME's" in printed.out
+  assert "its camera alone is taken" in printed.err
+  saved = results.read_npz(tmp_path / "out" / "clip" / results.FILE_NAME)
+  assert str(saved["vht_jax_head"]).startswith("open head") and len(str(saved["vht_jax_head_id"])) == 12
 
 
 def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatch):
@@ -202,10 +218,10 @@ def test_a_finished_run_is_left_alone_and_its_report_can_be_made_again(clip, tra
   assert app.main([*argv[:-1]]) == 0  # now with the overlay
   assert (tmp_path / "o" / "overlay.mp4").exists()
   assert tracker["model"] is None and (tmp_path / "o" / results.FILE_NAME).read_bytes() == result
-  assert app.main([*argv, "--w_photo=3"]) == 2
+  assert app.main([*argv, "--sd_color=0.5"]) == 2
   error = capsys.readouterr().err
-  assert "w_photo: 30.0 -> 3.0" in error and "--restart" in error and "--output_path" in error
-  assert app.main([*argv, "--w_photo=3", "--restart"]) == 0
+  assert "sd_color: 0.03 -> 0.5" in error and "--restart" in error and "--output_path" in error
+  assert app.main([*argv, "--sd_color=0.5", "--restart"]) == 0
   assert tracker["model"] is not None and (clip / "frame_0005").exists()  # a dataset that is not ours stays
 
 

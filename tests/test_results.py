@@ -56,7 +56,7 @@ def make_result(model, n=4, seed=0):
 def saved(tmp_path, open_head):
   result = make_result(open_head)
   path = tmp_path / "sub" / results.FILE_NAME
-  results.save_tracked(path, result, np.arange(1, 5), (48, 64), TrackConfig(), head="some head")
+  results.save_tracked(path, result, np.arange(1, 5), (48, 64), TrackConfig(), head=open_head.name)
   return path, result
 
 
@@ -93,7 +93,7 @@ def test_poses_are_stored_before_the_tanh(saved):
 def test_save_and_load(saved, open_head):
   path, result = saved
   tracked = results.load_tracked(path, open_head)
-  assert tracked.head == "some head" and tracked.image_size == (48, 64) and tracked.n_processed == 4
+  assert tracked.head == open_head.name and tracked.image_size == (48, 64) and tracked.n_processed == 4
   assert tracked.frames.tolist() == [1, 2, 3, 4]
   found, expected = tracked.result, result.replace(timing={})
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), found, expected)

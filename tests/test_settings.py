@@ -1,6 +1,7 @@
 """The .ini files and flags: VHT's own files, both ways, precedence, and what a wrong key or value says."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,8 @@ def test_flags_win_over_ini_and_ini_over_defaults(tmp_path):
   ],
 )
 def test_lists_in_vhts_spelling_and_absls(argv):
-  track = settings.parse([*argv, "--tracking_resolution", "360", "640", "--blur_sigma", "10", "1e-4"]).track
+  lists = ["--tracking_resolution", "360", "640", "--blur_sigma", "10", "1e-4"]
+  track = settings.parse([*argv, *lists, "--solver=adam"]).track
   assert track.keyframes == (3, 1, 2) and track.n_shape == 5
   assert track.tracking_resolution == (360, 640) and track.blur_sigma == (10.0, 1e-4)
 
@@ -215,7 +217,7 @@ def test_binary_config(tmp_path):
 
 
 def test_written_file_reads_back_to_the_same(tmp_path):
-  argv = "--keyframes 1 2 --fov=40 --w_lmk=0.125 --noignore_lower_neck --max_frames=8 --tracking_resolution=64,48"
+  argv = "--keyframes 1 2 --fov=40 --sd_expr=0.125 --noignore_lower_neck --max_frames=8 --tracking_resolution=64,48"
   written = settings.parse([*argv.split(), "--video=/a #1/it's; [x].mp4", "--output_path=~/o ut"])
   settings.write_ini(tmp_path / "config.ini", written)
   assert settings.make_settings(settings.read_ini(tmp_path / "config.ini")) == written
@@ -252,3 +254,68 @@ def test_fields_keep_their_types():
     if default is not None:
       assert type(getattr(track, field.name)) is type(default), field.name
   assert hash(track) == hash(settings.parse(["--config=vht"]).track)
+
+
+# --- flags without an effect ---
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    (["--lr=0.01"], "--lr has no effect with Gauss-Newton .*--solver=adam"),
+    (["--w_photo=3", "--solver=gn"], "--w_photo has no effect with Gauss-Newton"),
+    (["--init=calibration"], "--init has no effect with Gauss-Newton"),
+    (["--n_samples=50", "--solver=adam"], "--n_samples has no effect with --solver=adam: it belongs to Gauss-Newton"),
+    (["--sd_expr=1", "--config=vht"], "--sd_expr has no effect with --init=calibration"),
+    (["--smooth", "--solver=adam"], "--smooth has no effect"),
+    (["--solver=adam", "--nophotometric"], "--solver has no effect without images"),
+    (["--crop_size=64", "--nophotometric"], "--crop_size has no effect without images"),
+    (["--batch_size=2", "--schedule=sequential"], "--batch_size has no effect with --schedule=sequential"),
+    (["--n_keyframes=3", "--load_tracked_flame_params=x.npz"], "--n_keyframes has no effect with --load_tracked"),
+    (["--allow_other_head"], "--allow_other_head has no effect without --load_tracked_flame_params"),
+    (["--downscale_factor=2", "--tracking_resolution=64,64"], "--downscale_factor has no effect"),
+    (["--frame_rate=5", "--nooverlay"], "--frame_rate has no effect"),
+    (["--energy_log_freq=5"], "--energy_log_freq has no effect without --tensorboard"),
+    (["--face_landmarker=x.task", "--landmarks=mediapipe"], "--face_landmarker has no effect"),
+  ],
+)
+def test_a_flag_without_an_effect_is_refused(argv, message):
+  with pytest.raises(InputError, match=message) as error:
+    settings.parse(argv)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("argv", [
+  ["--solver=adam", "--lr=0.01", "--w_photo=3"],
+  ["--config=vht", "--init_steps=5", "--batch_size=8", "--schedule=batched"],
+  ["--n_samples=50", "--sd_color=0.1"], ["--nosmooth", "--solver=adam"], ["--init=landmarks"],
+  ["--nophotometric", "--sd_expr=1", "--n_calibration_frames=9", "--keyframes=3"],
+  ["--load_tracked_flame_params=x.npz", "--allow_other_head", "--n_keyframes=3"], ["--frame_rate=5"],
+])  # fmt: skip
+def test_flags_with_an_effect_are_not(argv):
+  settings.parse(argv)
+
+
+def test_files_hold_the_numbers_of_every_method(tmp_path, caplog):
+  """VHT's, which are Adam's, with our solver, and our own, which are of both."""
+  settings.parse([f"--config={write(tmp_path, VHT_INI)}"])
+  settings.write_ini(tmp_path / "all.ini", settings.make_settings({"solver": "adam"}))
+  settings.parse([f"--config={tmp_path / 'all.ini'}"])
+  assert caplog.text == ""
+  settings.parse(["--save_period=5", "--tex_res=256"])
+  assert caplog.text.count("read and ignored") == 2
+
+
+def test_every_key_is_read_somewhere():
+  """A field that no module but the settings mentions does nothing; VHT's that are ignored say so in --help."""
+  sources = [p for p in settings.PACKAGE.rglob("*.py") if p.name not in ("settings.py", "effects.py", "config.py")]
+  text = "\n".join(p.read_text() for p in sources)
+  read_in_settings = {"config", "fov", "debug", "calibrated"}
+  for name in set(settings.fields()) - read_in_settings:
+    said = "ignored" in settings.HELP[name] or "unused" in settings.HELP[name]
+    assert bool(re.search(rf"\.{name}\b", text)) != said, name
+
+
+def test_calibrated_takes_the_camera_of_a_loaded_result():
+  assert settings.parse(["--calibrated", "--load_tracked_flame_params=x.npz"]).track.calibrated

@@ -18,6 +18,10 @@ from __future__ import annotations
 
 import importlib
 
+from vht_jax.launch import leave_working_folder
+
+leave_working_folder()  # before any module is looked for that a file there could stand in for
+
 _HOME = {
   "types": (
     "Camera", "FlameModel", "Fragments", "Identity", "Observations", "Pose", "RawPose", "Status", "TrackResult",

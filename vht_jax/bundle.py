@@ -24,6 +24,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 HUBER = 2.5  # residuals beyond this many standard deviations count linearly
 LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.7  # weak prior for clips without parallax: 1.6 x the longer side, times or by 2
 PRINCIPAL_SD = 0.01  # of the longer side
+HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camera: far below what any clip tells
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
 EYES_SD = 0.05  # rad, how far the eyes' angles differ
 MIN_IRIS_OPENING = 0.12  # eye opening / width under which the iris is hidden by the lids
@@ -393,10 +394,19 @@ def initial_shared(model: LandmarkModel, focal: float | None = None) -> Shared:
   )
 
 
+def camera_prior(prior: tuple[Array, ...], dtype) -> tuple[Array, Array]:
+  """Mean and precision (3,) of [log focal, principal] from (mean, sd) of log focal and, if that is known, (2,) mean
+  and () sd of the principal point; it is near the image centre otherwise."""
+  focal, focal_sd, *rest = prior
+  principal, principal_sd = rest or (jnp.zeros(2, dtype), jnp.asarray(PRINCIPAL_SD, dtype))
+  sd = jnp.stack([jnp.asarray(focal_sd, dtype), *[jnp.asarray(principal_sd, dtype)] * 2])
+  return jnp.concatenate([jnp.asarray(focal, dtype)[None], jnp.asarray(principal, dtype)]), 1.0 / sd**2
+
+
 def bundle_normal(
-  model: LandmarkModel, xs: Array, flat: Array, tracks: Tracks, weights: Weights, focal_prior: tuple[Array, Array]
+  model: LandmarkModel, xs: Array, flat: Array, tracks: Tracks, weights: Weights, focal_prior: tuple[Array, ...]
 ) -> ArrowNormal:
-  """All frames (leading axis F of `xs` and `tracks`) and their shared unknowns `flat`."""
+  """All frames (leading axis F of `xs` and `tracks`) and their shared unknowns `flat`; prior as for `camera_prior`."""
   n_points, _, n_shape = model.points.shapedirs.shape
   shared = unpack(flat, n_shape)
   residual, d_x, d_shared, d_offset, cost = jax.vmap(lambda x, t: _whitened(model, x, shared, t))(xs, tracks)
@@ -434,14 +444,10 @@ def bundle_normal(
   r = residual.reshape(F, -1)
 
   offset_sd = jnp.repeat(model.relative_bias * model.eye_distance, 3)
-  mean = jnp.zeros_like(flat).at[n_shape].set(focal_prior[0])
+  camera, camera_precision = camera_prior(focal_prior, xs.dtype)
+  mean = jnp.zeros_like(flat).at[n_shape : n_shape + 3].set(camera)
   precision = jnp.concatenate(
-    [
-      jnp.full(n_shape, 1.0, xs.dtype) * weights.w_identity,
-      (1.0 / focal_prior[1] ** 2)[None],
-      jnp.full(2, 1.0 / PRINCIPAL_SD**2, xs.dtype),
-      1.0 / offset_sd**2,
-    ]
+    [jnp.full(n_shape, 1.0, xs.dtype) * weights.w_identity, camera_precision, 1.0 / offset_sd**2]
   )
   size = jnp.concatenate([model.size_gradient, jnp.zeros(flat.shape[0] - n_shape, xs.dtype)]) / weights.sd_size
   size_residual = jnp.sum(size * flat)
@@ -472,6 +478,7 @@ def bundle_adjust(
   *,
   focal: Array | None = None,
   focal_sd: Array = LOG_FOCAL_SD,
+  principal: Array | None = None,
   max_steps: int = 20,
   adjoint: Implicit | Unrolled | None = None,
 ) -> BundleResult:
@@ -483,6 +490,7 @@ def bundle_adjust(
     weights: priors.
     focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
     focal_sd: () of the prior of its logarithm.
+    principal: (2,) fixed principal point, as in `Shared`; None estimates it near the centre. With `focal` only.
     adjoint: how derivatives pass, None: they do not.
   """
   n_shape = model.points.shapedirs.shape[-1]
@@ -491,7 +499,10 @@ def bundle_adjust(
   prior = (jnp.asarray(LOG_FOCAL_MEAN, dtype), jnp.asarray(focal_sd, dtype))
   if focal is not None:
     shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, dtype)))
-    prior = (shared0.log_focal, jnp.asarray(1e-4, dtype))
+    prior = (shared0.log_focal, jnp.asarray(HELD_SD[0], dtype))
+  if principal is not None:
+    shared0 = shared0.replace(principal=jnp.asarray(principal, dtype))
+    prior = (*prior, shared0.principal, jnp.asarray(HELD_SD[1], dtype))
   xs0 = jax.vmap(lambda t: initial_unknowns(model, t))(tracks)
   solution = minimise_shared(
     lambda theta, xs, flat: bundle_normal(theta[0], xs, flat, *theta[1:]),

@@ -162,7 +162,11 @@ def folders() -> Iterator[Finding]:
   """Where results and compiled programs go."""
   yield from attempt("working folder", lambda: [_writable("working folder", Path.cwd())], needed=False)
   base = os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder()
-  existing = next(p for p in (Path(base), *Path(base).absolute().parents) if p.is_dir())
+  if base is None:
+    text = "this user has no home folder, so each run compiles anew; $XDG_CACHE_HOME names another place"
+    yield Finding("compiled programs", False, text, False)
+    return
+  existing = next(p for p in (Path(base), *Path(base).absolute().parents) if p.exists())
 
   def kept() -> list[Finding]:
     sizes = {path: path.stat().st_size for path in Path(base).rglob("*") if path.is_file()}
@@ -175,7 +179,7 @@ def folders() -> Iterator[Finding]:
 
 def _writable(name: str, folder: Path, there: str = "") -> Finding:
   free = shutil.disk_usage(folder).free / 2**30
-  ok = os.access(folder, os.W_OK) and free > 1.0
+  ok = folder.is_dir() and os.access(folder, os.W_OK) and free > 1.0
   trouble = "" if ok else "; not writable or nearly full"
   return Finding(name, ok, f"{folder}, {free:.1f} GiB free{there}{trouble}", False)
 

@@ -1,18 +1,54 @@
-"""Files that appear whole or not at all, and where those go that can be made again."""
+"""Files that appear whole or not at all, locks on folders, and where those files go that can be made again."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vht_jax.errors import InputError
 
 
-def cache_folder() -> Path:
-  """Where the package keeps what it can make again, if the user names no other place."""
-  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vht_jax")
+def user_cache() -> Path | None:
+  """The user's folder for what programs can make again; None for a user without a home folder."""
+  if named := os.environ.get("XDG_CACHE_HOME"):
+    return Path(named)
+  try:
+    return Path.home() / ".cache"
+  except RuntimeError:  # no $HOME and no entry in the system's list of users, as in many containers
+    return None
+
+
+def cache_folder() -> Path | None:
+  """Where the package keeps what it can make again, if the user names no other place; None: nowhere."""
+  base = user_cache()
+  return base and base / "vht_jax"
+
+
+def writable(folder: Path | None) -> Path | None:
+  """`folder`, made if need be; None if there is none or it cannot be written."""
+  try:
+    if folder is not None:
+      folder.mkdir(parents=True, exist_ok=True)
+      return folder if os.access(folder, os.W_OK | os.X_OK) else None
+  except OSError:
+    pass
+  return None
+
+
+def expanded(path: str | os.PathLike) -> str:
+  """A path that starts with ~ or ~name with that home folder instead; shells leave it alone behind `--flag=`.
+
+  Raises:
+    InputError: ~ of a user without a home folder.
+  """
+  path = os.fspath(path)
+  full = os.path.expanduser(path)
+  if full == path and re.match(r"~($|/)", path):
+    raise InputError(f"{path}: there is no home folder here that ~ could mean ($HOME is not set); write the whole path")
+  return full
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -39,31 +75,77 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 def sweep(folder: Path) -> None:
-  """Deletes what killed runs left half written in a folder. Only for folders that no other run works in."""
+  """Deletes what killed runs left half written in a folder; what a process that lives is writing stays."""
   for path in Path(folder).glob(".*.tmp*"):
-    if path.is_file():
+    owner = re.search(r"\.(\d+)\.tmp", path.name)
+    if path.is_file() and not (owner and _runs_beside(int(owner.group(1)))):
       path.unlink(missing_ok=True)
+
+
+def _runs_beside(process: int) -> bool:
+  """Whether a process of that number lives that is not this one."""
+  if os.name == "nt" or process == os.getpid():
+    return False
+  try:
+    os.kill(process, 0)  # asks only
+  except PermissionError:  # somebody else's
+    return True
+  except (OSError, OverflowError):
+    return False
+  return True
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, shared: bool = False, wait: Callable[[], None] | None = None) -> Iterator[None]:
+  """Holds a lock file inside the block; the system lifts the lock when the process ends, however it ends.
+
+  The block runs without a lock where there can be none: on a file system without, on Windows, and in a folder that is
+  not there or cannot be written, in which a run has nothing to protect.
+
+  Args:
+    path: of the lock file; it stays.
+    shared: others may hold it as well, as long as all of them share.
+    wait: called if others hold it, before it is waited for; None: there is no waiting.
+
+  Raises:
+    BlockingIOError: others hold it and `wait` is None.
+  """
+  try:
+    import fcntl
+
+    file = open(path, "a")
+  except (ImportError, OSError):
+    yield
+    return
+  kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+  with file:
+    try:
+      fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if wait is None:
+        raise
+      wait()
+      fcntl.flock(file, kind)
+    except OSError:  # a file system without locks
+      pass
+    yield
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-  """Keeps a second run out of a folder inside the block; the system lifts the lock when a run is killed.
+  """Keeps a second run out of an output folder inside the block.
 
   Raises:
     InputError: another run holds it.
+    OSError: the folder cannot be written.
   """
-  try:
-    import fcntl
-  except ImportError:  # Windows
-    yield
-    return
-  with open(Path(folder) / ".lock", "w") as file:
+  path = Path(folder) / ".lock"
+  path.touch()  # says by an OSError that nothing can be written here
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      stack.enter_context(lock(path))
     except BlockingIOError:
       raise InputError(f"{folder}: another run is writing here; wait for it or choose another --output_path") from None
-    except OSError:  # a file system without locks
-      pass
     yield
 
 

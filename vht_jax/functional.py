@@ -139,9 +139,12 @@ def fit_identity(
   span = jnp.max(jnp.where(seen, yaw, -jnp.inf)) - jnp.min(jnp.where(seen, yaw, jnp.inf))
   # Without parallax the landmarks say little about the focal length: lean on one that is common for portraits.
   focal_sd = bundle.LOG_FOCAL_SD * jnp.where(span > MIN_YAW_SPAN, 1.0, 0.25)
+  if config.calibrated and not config.focal:
+    raise InputError("calibrated: the focal length must be given (config.focal), or a result with its camera (init)")
   found = bundle.bundle_adjust(
-    lm, tracks, weights, focal=config.focal or None, focal_sd=focal_sd.astype(yaw.dtype), adjoint=adjoint
-  )
+    lm, tracks, weights, focal=config.focal or None, focal_sd=focal_sd.astype(yaw.dtype),
+    principal=jnp.zeros(2, yaw.dtype) if config.calibrated else None, adjoint=adjoint,
+  )  # fmt: skip
   identity = _identity(model, found.shared, size)
   to_pose = lambda x: pts.to_pose(lm.points, x, found.shared.shape, identity.camera, found.shared.principal)
   poses = jax.vmap(to_pose)(found.xs)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vht_jax.errors import InputError
+from vht_jax.files import lock
 from vht_jax.settings import AppConfig
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
   from vht_jax.report import Progress
+  from vht_jax.results import Tracked
   from vht_jax.types import FlameModel
   from vht_jax.video import FrameFolder
 
 
 log = logging.getLogger("vht_jax")
+
+# In a dataset folder: held by the run that extracts or annotates, and shared by all that read its frames.
+PREPARED, READ = ".prepare.lock", ".read.lock"
 
 
 def with_paths(app: AppConfig) -> AppConfig:
@@ -41,6 +48,27 @@ def with_paths(app: AppConfig) -> AppConfig:
   return dataclasses.replace(app, data_path=data, output_path=output)
 
 
+def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | None:
+  """The result that the user wants to start from; before the long work, as it may be refused.
+
+  Raises:
+    InputError: not a result, without a camera, or of another head without `allow_other_head`.
+  """
+  from vht_jax import results
+
+  path = app.load_tracked_flame_params
+  if not path:
+    return None
+  found = results.load_tracked(path, model, focal=config.focal, other_head=app.allow_other_head)
+  if not found.verdict.same:
+    focal = config.focal or float(found.result.identity.camera.focal)
+    log.warning(
+      "%s: its codes are of %s, not of this head; its camera alone is taken (focal length %.4g), all else is estimated",
+      path, found.verdict.reason, focal,
+    )  # fmt: skip
+  return found
+
+
 def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[FrameFolder, tuple[int, ...]]:
   """The frames with landmarks of every one, and where new shots start; what an earlier run left is used again.
 
@@ -54,12 +82,15 @@ def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[Frame
   if cuts:
     log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
   progress.stage("detect", len(dataset))
-  if not all(dataset.keypoint_path(i).exists() for i in range(len(dataset))):
-    detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
-    try:
-      annotate(dataset, detector, progress.at, cuts=cuts)
-    finally:
-      detector.close()
+  complete = lambda: all(dataset.keypoint_path(i).exists() for i in range(len(dataset)))
+  if not complete():
+    with preparing(app.data_path):
+      if not complete():  # another run may have been at it
+        detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
+        try:
+          annotate(dataset, detector, progress.at, cuts=cuts)
+        finally:
+          detector.close()
   progress.close()
   return dataset, tuple(cuts)
 
@@ -75,7 +106,8 @@ def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
 
   if app.video:
     progress.stage("extract", app.max_frames)
-    info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at)
+    with preparing(app.data_path):
+      info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at)
     progress.at(info.n_frames, info.n_frames)
     progress.close()
   return FrameFolder(
@@ -111,11 +143,48 @@ def whom(app: AppConfig) -> str | int:
   return int(app.face) if app.face.isdigit() else app.face
 
 
+@contextlib.contextmanager
+def preparing(data_path: str) -> Iterator[None]:
+  """Inside the block no other run writes into the dataset; waits for one that does."""
+  with contextlib.suppress(OSError):  # whoever writes there says so
+    Path(data_path).mkdir(parents=True, exist_ok=True)
+  say = lambda: log.warning("%s: another run is making these frames or landmarks; waiting for it", data_path)
+  with lock(Path(data_path) / PREPARED, wait=say):
+    yield
+
+
+@contextlib.contextmanager
+def reading(app: AppConfig) -> Iterator[None]:
+  """Inside the block no other run deletes the dataset's frames, if they are ours."""
+  from vht_jax.video.layout import SOURCE
+
+  if not (app.video or (Path(app.data_path) / SOURCE).exists()):
+    yield
+    return
+  with contextlib.suppress(OSError):
+    Path(app.data_path).mkdir(parents=True, exist_ok=True)
+  with lock(Path(app.data_path) / READ, shared=True, wait=lambda: None):
+    yield
+
+
 def forget_dataset(data_path: Path) -> None:
-  """Deletes the frames that an earlier run extracted with their landmarks; a folder that we did not make is left."""
+  """Deletes the frames that an earlier run extracted with their landmarks; a folder that we did not make is left.
+
+  Raises:
+    InputError: another run reads them.
+  """
   from vht_jax.video.layout import SOURCE, THUMBNAILS, frame_folders
 
-  if (data_path / SOURCE).exists():
+  if not (data_path / SOURCE).exists():
+    return
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(lock(data_path / READ))
+    except BlockingIOError:
+      raise InputError(
+        f"{data_path}: another run is using these frames, so --restart cannot delete them; wait for it, or choose "
+        "another --data_path"
+      ) from None
     for folder in frame_folders(data_path).values():
       if not folder.is_symlink():
         shutil.rmtree(folder)

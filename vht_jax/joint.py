@@ -87,14 +87,15 @@ def reduce_frames(
 
 
 def shared_step(
-  model: LandmarkModel, shared: Shared, total: Reduced, weights: Weights, focal_prior: tuple[Array, Array],
+  model: LandmarkModel, shared: Shared, total: Reduced, weights: Weights, focal_prior: tuple[Array, ...],
   n_independent: float | Array, damping: float | Array,
 ):  # fmt: skip
   """The shared unknowns after one damped Gauss-Newton step on the whole clip.
 
   Args:
     total: sum over the clip.
-    focal_prior: mean and standard deviation of log focal.
+    focal_prior: mean and standard deviation of log focal, and of the principal point if it is known
+      (`bundle.camera_prior`).
     n_independent: () a clip counts for at most so many frames.
     damping: () Marquardt's, relative to the diagonal.
 
@@ -104,11 +105,9 @@ def shared_step(
   n_shape = shared.shape.shape[0]
   scale = jnp.minimum(n_independent / jnp.maximum(total.count, 1.0), 1.0)
   flat = jnp.concatenate([shared.shape, shared.log_focal[None], shared.principal])
-  mean = jnp.zeros_like(flat).at[n_shape].set(focal_prior[0])
-  ones = jnp.ones(n_shape, flat.dtype)
-  precision = jnp.concatenate(
-    [ones * weights.w_identity, (1.0 / focal_prior[1] ** 2)[None], ones[:2] / bundle.PRINCIPAL_SD**2]
-  )
+  camera, camera_precision = bundle.camera_prior(focal_prior, flat.dtype)
+  mean = jnp.zeros_like(flat).at[n_shape:].set(camera)
+  precision = jnp.concatenate([jnp.ones(n_shape, flat.dtype) * weights.w_identity, camera_precision])
   size = jnp.concatenate([model.size_gradient, jnp.zeros(3, flat.dtype)]) / weights.sd_size
   size_residual = jnp.sum(size * flat)
   matrix = scale * total.matrix + jnp.diag(precision) + jnp.outer(size, size)

@@ -24,7 +24,7 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from vht_jax.errors import InputError, brief
-from vht_jax.files import cache_folder, locked
+from vht_jax.files import cache_folder, locked, writable
 from vht_jax.supervise import supervised
 
 if TYPE_CHECKING:  # imported when they are needed: the process that only waits (`supervise`) needs none of them
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # imported when they are needed: the process that only waits 
 
   from vht_jax.checkpoint import Record
   from vht_jax.report import Progress
+  from vht_jax.results import Tracked
   from vht_jax.settings import AppConfig, Settings
   from vht_jax.types import FlameModel, TrackResult
   from vht_jax.video import FrameFolder
@@ -160,7 +161,8 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
         inputs.forget_dataset(Path(app.data_path))
       stop_log = report.start_log(output / FILES["log"], terminal=not app.quiet)
       try:
-        return _run(settings, output, record, start)
+        with inputs.reading(app):
+          return _run(settings, output, record, start)
       except Exception as error:
         if not isinstance(error, InputError):
           log.error("the run failed", exc_info=True)
@@ -223,6 +225,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       model=app.model if named else "auto",
     )
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
+    init = inputs.former_result(app, config, model)
     dataset, cuts = inputs.open_dataset(app, config, progress)
     settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts))
     record.agree("input", inputs.describe(app, dataset, model), advice)
@@ -232,9 +235,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       result = results.load_tracked(output / results.FILE_NAME, model).result
     else:
       record.agree("environment", inputs.environment(), advice)
-      result = fit(settings, model, dataset, record, progress)
+      result = fit(settings, model, dataset, record, progress, init)
       results.save_tracked(
-        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model.name
+        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model
       )
     summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
@@ -251,30 +254,43 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
 def already_finished(app: AppConfig, output: Path) -> dict[str, Any]:
   """Says that there is nothing to do, and gives the summary of the run that did it."""
+  from vht_jax import report
+
   try:
     summary = json.loads((output / FILES["summary"]).read_text(encoding="utf-8"))
   except ValueError as error:
     raise InputError(f"{output / FILES['summary']}: not a summary ({error}); delete it to have it made again") from None
-  message = f"{output}: this run is finished ({summary.get('tracked')} of {summary.get('frames')} frames tracked)"
+  tracked = f"{summary.get('tracked')} of {summary.get('frames')} frames tracked"
+  message = f"{output}: this run is finished ({tracked}); head: {report.head_text(summary.get('head', ''))}"
   log.info("%s", message)
   say(app, f"{message}; its results are kept. --restart does it again", summary)
   return summary
 
 
-def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Record, progress: Progress) -> TrackResult:
-  """Tracks, going on from the checkpoints that an earlier run left."""
+def fit(
+  settings: Settings,
+  model: FlameModel,
+  dataset: FrameFolder,
+  record: Record,
+  progress: Progress,
+  former: Tracked | None,
+) -> TrackResult:
+  """Tracks, going on from the checkpoints that an earlier run left.
+
+  Args:
+    former: a result to start from; of one whose head is another the camera alone is taken, and held.
+  """
   import numpy as np
 
   from vht_jax import results
   from vht_jax.track import track
 
   app, config, weights = settings
-  init = None
-  if app.load_tracked_flame_params:
-    init = results.for_frames(results.load_tracked(app.load_tracked_flame_params, model), dataset.frame_ids)
+  init = results.for_frames(former, dataset.frame_ids) if former and former.verdict.same else None
+  camera = former.result.identity.camera if former and not former.verdict.same else None
   result = track(
     model, dataset, config, weights,
-    init=init, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
+    init=init, camera=camera, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
   )  # fmt: skip
   progress.close()
   landmarks, confidence, _ = dataset.landmarks()
@@ -361,10 +377,13 @@ def start_jax(app: AppConfig) -> None:
         raise InputError(f"device: JAX finds no {kind} here; leave --device out to use what there is") from None
   programs.folder, chosen = None, os.environ.get("JAX_COMPILATION_CACHE_DIR")
   if app.compilation_cache and not chosen:
-    base = cache_folder()
-    programs.folder = base / "programs"
-    jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    base = writable(cache_folder())
+    if base:
+      programs.folder = base / "programs"
+      jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    else:
+      log.warning("no folder for compiled programs can be written: each run makes its own ($XDG_CACHE_HOME names one)")
   elif app.compilation_cache and "://" not in chosen:  # JAX's may be in a cloud
     programs.folder = Path(chosen, "vht_jax_programs")
   log.info("jax %s on %s", jax.__version__, jax.devices())

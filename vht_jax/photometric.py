@@ -404,7 +404,7 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     surface, model: of the unfolded head.
     shared, appearance, xs: start; `xs` (F, E + 14).
     tracks, crops: leading axis F.
-    focal_prior: (mean, sd) of log focal.
+    focal_prior: (mean, sd) of log focal, and of the principal point if it is known (`bundle.camera_prior`).
     pixels: () how many independent pixels a frame counts for at first. How much the colours know depends on how well
       the model explains this person (hair, make-up, beards), and their residual does not tell: the free albedo layer
       hides it. The identity tells: colours that are trusted too much drive it out of the range of people. So they are

@@ -220,10 +220,17 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
     if parts:
       lines.append(f"  {title:<10s} {'   '.join(parts)}")
   stages = summary.get("stage_seconds", {})
+  if summary.get("head"):
+    lines.insert(1, f"  {'head':<10s} {head_text(summary['head'])}")
   if stages:
     lines.append(f"  {'':<10s} {'   '.join(f'{k} {v:.1f}' for k, v in stages.items())}")
   lines.append(f"results in {output}: {', '.join(files)}")
   return "\n".join(lines)
+
+
+def head_text(name: str) -> str:
+  """A head as the terminal names it. VHT's users expect FLAME, and files that look the same."""
+  return name if name.startswith("FLAME") or not name else f"{name}; its codes are not FLAME's"
 
 
 def _finite(value: Any) -> bool:

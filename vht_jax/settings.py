@@ -7,12 +7,9 @@ writes has none), lists in brackets, Python's None; so are VHT's space separated
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import difflib
-import glob
 import math
-import os
 import re
 import types
 import typing
@@ -21,16 +18,18 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from vht_jax.app.several import expand, names
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.effects import check_effects
 from vht_jax.errors import InputError
-from vht_jax.files import write_atomic
+from vht_jax.files import expanded, write_atomic
 
 PACKAGE = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass(frozen=True)
 class AppConfig:
-  """What the app does around the tracking: input, output, device. Paths stay as the user wrote them."""
+  """What the app does around the tracking: input, output, device. Paths stay as the user wrote them but for a ~."""
 
   config: str | None = None
   video: str | None = None
@@ -45,6 +44,7 @@ class AppConfig:
   assets: str | None = None
   model: str = "auto"
   load_tracked_flame_params: str | None = None
+  allow_other_head: bool = False
   truth: str | None = None
   device: str = "auto"
   fov: float = 0.0
@@ -80,7 +80,10 @@ HELP = {
   "face_landmarker": "MediaPipe's face_landmarker.task for --landmarks=tasks",
   "assets": "folder with FLAME's files",
   "model": "head: auto (FLAME if its files are found, else open), open, flame, or the path of a model file",
-  "load_tracked_flame_params": "start from (resume) a tracked_flame_params.npz, ours or VHT's",
+  "load_tracked_flame_params": "start from a tracked_flame_params.npz of this clip, ours or VHT's: identity and camera "
+  "are kept, the poses are refined",
+  "allow_other_head": "of a loaded result of another head, whose codes mean nothing here, take the camera; without it "
+  "such a file is refused",
   "truth": "npz with the known parameters, to measure the geometric errors against",
   "device": "auto, cpu, gpu (cuda), tpu",
   "fov": "known field of view along the longer image side in degrees; another way to say --focal",
@@ -93,7 +96,7 @@ HELP = {
   "quiet": "print errors only; warnings are in track.log",
   "json": "print the summary as a line of JSON per input, and nothing else",
   "dry_run": "say what would be done, and do nothing",
-  "debug": "show the traceback of an error",
+  "debug": "on the command line: show the traceback of an error",
   "debug_checks": "check every frame's head after each stage, operation by operation (JAX's checkify; slow)",
   # TrackConfig
   "n_shape": "identity components to fit, at most what the head has",
@@ -105,47 +108,49 @@ HELP = {
   "downscale_factor": "factor by which frames are made smaller for tracking",
   "keyframes": "0-based positions of the frames that determine the identity; default: chosen by yaw and expression",
   "cutframes": "0-based positions at which a new shot starts, beside those that --find_cuts finds",
-  "calibrated": "the camera is known (--focal or --fov) and is not optimised",
-  "init": "landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
+  "calibrated": "the camera is known and held: the focal length of --focal or --fov and the image centre, or the "
+  "camera of --load_tracked_flame_params",
+  "init": "Adam starts from: landmarks (bundle adjustment of the landmarks) or calibration (VHT's cv2.calibrateCamera)",
   "solver": "gn (Gauss-Newton) or adam (VHT's first-order stages)",
   "schedule": "batched (frames in parallel), joint (the same, then identity and poses from all frames; slower) or "
   "sequential (each frame starts at its predecessor, as in VHT)",
-  "smooth": "Gauss-Newton, batched: smooth the poses in time, as far as their measured noise asks for it",
+  "smooth": "Gauss-Newton, batched and joint: smooth the poses in time, as far as their measured noise asks for it",
   "photometric": "use the image; without it the fit to the landmarks is the result",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
   "n_keyframes": "number of keyframes when they are chosen automatically",
   "n_calibration_frames": "number of frames in the landmark bundle adjustment",
-  "batch_size": "frames optimised at once by the batched schedule",
-  "crop_size": "side of the square around the head that the Gauss-Newton stages look at, px",
-  "n_samples": "pixels of it per solve",
+  "batch_size": "frames optimised at once by the batched and the joint schedule",
+  "crop_size": "Gauss-Newton: side of the square around the head that is looked at, px",
+  "n_samples": "Gauss-Newton: pixels of it per solve",
   "identity_steps": "Gauss-Newton: rasterisations of the keyframe stage",
-  "frame_steps": "and of the frame stage",
-  "focal": "known focal length in units of the longer image side; 0: estimated",
-  "init_steps": "steps of the keyframe stage",
-  "steps_per_frame": "steps per frame",
-  "sub_steps": "optimiser updates per step (per rasterisation)",
-  "blur_sigma": "blur of the images in pixels at the first and last step",
-  "sampling_scale": "render at this multiple of the tracked resolution",
-  "pixel_budget": "photometric term: look at this many of the visible pixels per frame, others in each step; 0: at all",
+  "frame_steps": "Gauss-Newton: and of the frame stage",
+  "focal": "known focal length in units of the longer image side, held (the principal point only with --calibrated); "
+  "0: estimated",
+  "init_steps": "Adam: steps of the keyframe stage, and in turn of the first frame of a shot",
+  "steps_per_frame": "Adam: steps per frame",
+  "sub_steps": "Adam: updates per step (per rasterisation)",
+  "blur_sigma": "Adam: blur of the images in pixels at the first and last step",
+  "sampling_scale": "Adam: render at this multiple of the tracked resolution",
+  "pixel_budget": "Adam: look at this many of the visible pixels per frame, others in each step; 0: at all",
   "img_log_freq": "frames (VHT: steps) between images in TensorBoard",
   "energy_log_freq": "frames (VHT: steps) between scalars in TensorBoard",
   # Weights
-  "lr": "learning rate of everything without its own",
-  "pos_lr": "learning rate of the translation",
-  "light_lr": "learning rate of the light",
-  "cam_lr": "learning rate of the camera",
-  "w_lmk": "weight of the landmarks",
-  "w_eyes_lmk": "weight of the irises",
-  "w_eyes_sym": "weight of the difference between the eyes' poses",
-  "w_photo": "weight of the photometric term",
-  "w_shape_reg": "weight of the identity prior",
-  "w_expr_reg": "weight of the expression prior",
-  "w_tex_reg": "weight of the texture prior",
+  "lr": "Adam: learning rate of everything without its own",
+  "pos_lr": "Adam: learning rate of the translation",
+  "light_lr": "Adam: learning rate of the light",
+  "cam_lr": "Adam: learning rate of the camera",
+  "w_lmk": "Adam: weight of the landmarks",
+  "w_eyes_lmk": "Adam: weight of the irises",
+  "w_eyes_sym": "Adam: weight of the difference between the eyes' poses",
+  "w_photo": "Adam: weight of the photometric term",
+  "w_shape_reg": "Adam: weight of the identity prior",
+  "w_expr_reg": "Adam: weight of the expression prior",
+  "w_tex_reg": "Adam: weight of the texture prior",
   "w_pos_glob": "read for VHT's files; unused, as in VHT",
-  "w_pos_neck": "weight of the neck's deviation from neutral",
-  "w_pos_jaw": "weight of the jaw's deviation from neutral",
-  "w_pos_eyes": "weight of the eyes' deviation from neutral",
-  "w_pos_trans": "weight of the change of translation",
+  "w_pos_neck": "Adam: weight of the neck's deviation from neutral",
+  "w_pos_jaw": "Adam: weight of the jaw's deviation from neutral",
+  "w_pos_eyes": "Adam: weight of the eyes' deviation from neutral",
+  "w_pos_trans": "Adam: weight of the change of translation",
   "sd_landmark": "landmark least squares: noise of a landmark coordinate, in outer eye distances",
   "sd_dense": "the same for a dense landmark",
   "sd_offset": "constant bias of the detector per landmark, in outer eye distances",
@@ -156,9 +161,10 @@ HELP = {
   "sd_jaw": "spread of the jaw angles, rad",
   "sd_gaze": "spread of the eye angles, rad",
   "sd_color": "Gauss-Newton: noise of a colour (of 1); larger differences count linearly",
-  "sd_layer": "spread of the free albedo beyond the texture basis",
-  "photo_pixels": "independent pixels that a frame's colours count for beside its landmarks, at most, for the identity",
-  "frame_pixels": "the same when the frames are tracked",
+  "sd_layer": "Gauss-Newton: spread of the free albedo beyond the texture basis",
+  "photo_pixels": "Gauss-Newton: independent pixels that a frame's colours count for beside its landmarks, at most, "
+  "for the identity",
+  "frame_pixels": "Gauss-Newton: the same when the frames are tracked",
   "sd_size": "spread of the relative head size",
 }
 
@@ -182,6 +188,9 @@ _AT_LEAST_ONE = frozenset(
   "n_shape n_expr tex_res n_keyframes n_calibration_frames batch_size crop_size n_samples steps_per_frame sub_steps "
   "img_log_freq energy_log_freq save_period".split()
 )
+# A ~ at the start of these is the home folder. `model` may be a path.
+_PATHS = ("config", "video", "data_path", "output_path", "face_landmarker", "assets", "model", "truth",
+          "load_tracked_flame_params")  # fmt: skip
 _POSITIVE = {"downscale_factor", "sampling_scale"}
 # A run may go on with other values of these: where things are (what they hold is compared instead), how the run is
 # watched, keys that nothing reads ...
@@ -247,50 +256,23 @@ def parse_all(argv: list[str]) -> list[Settings]:
   for name, kind in types_of.items():
     if (text := values[name].value) is not None:
       given[name] = text if kind is bool else cast(kind, text, f"--{name}")
-  ini = read_ini(given["config"]) if given.get("config") else {}
+  ini = read_ini(expanded(given["config"])) if given.get("config") else {}
   if "fov" in given or "focal" in given:  # one quantity with two names
     ini.pop("fov", None), ini.pop("focal", None)
-  given = {**ini, **given}
   inputs = expand(rest)
   if inputs and values["video"].value is not None:
     raise InputError(f"unexpected argument {rest[0]!r} beside --video={given['video']}; name the inputs in one way")
-  if len(inputs) < 2:
-    return [make_settings({**given, **({"video": inputs[0]} if inputs else {})})]
-  if given.get("data_path"):
+  if len(inputs) > 1 and (given.get("data_path") or ini.get("data_path")):
     raise InputError("--data_path is one clip's: leave it out with several inputs, whose outputs have their own")
-  output = Path(given.get("output_path") or "out")
-  return [
-    make_settings({**given, "video": path, "output_path": str(output / name)})
-    for path, name in zip(inputs, names(inputs))
-  ]
-
-
-def expand(arguments: list[str]) -> list[str]:
-  """The inputs that arguments without a flag name: patterns that the shell has left alone are matched, in order.
-
-  Raises:
-    InputError: nothing matches.
-  """
+  values = {**ini, **given}
+  output = Path(values.get("output_path") or "out")
   found = []
-  for argument in arguments:
-    if Path(argument).exists() or not glob.has_magic(argument):
-      found.append(argument)
-    elif matches := sorted(glob.glob(os.path.expanduser(argument), recursive=True)):
-      found += matches
-    else:
-      raise InputError(f"{argument}: nothing matches")
-  return list(dict.fromkeys(found))
-
-
-def names(inputs: list[str]) -> list[str]:
-  """A folder's name for each input: its own without suffix, with more of its path where that does not tell it apart."""
-  paths = [Path(path).resolve() for path in inputs]
-  found = [path.stem if path.is_file() else path.name for path in paths]
-  full = [path.name.replace(".", "_") for path in paths]
-  for longer in (full, [f"{path.parent.name}_{name}" for path, name in zip(paths, full)]):
-    counts = collections.Counter(found)
-    found = [more if counts[name] > 1 else name for name, more in zip(found, longer)]
-  return [f"{name}_{i}" if name in found[:i] else name for i, name in enumerate(found)]
+  for path, name in zip(inputs or [None], names(inputs) or [None]):
+    where = {"output_path": str(output / name)} if len(inputs) > 1 else {}
+    settings = make_settings({**values, **({"video": path} if path else {}), **where})
+    check_effects(settings, given)
+    found.append(settings)
+  return found
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
@@ -313,6 +295,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
         raise InputError(f"{name}: expected a finite number; found {number}")
       if isinstance(number, int | float) and number < 0:
         raise InputError(f"{name}: expected no negative number; found {number}")
+  values = values | {name: expanded(values[name]) for name in _PATHS if values.get(name)}
   face = values.get("face", "largest")
   if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
     raise InputError(f"face: expected largest, all or a number; found {face!r}")
@@ -329,8 +312,10 @@ def make_settings(values: dict[str, Any]) -> Settings:
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
 
   settings = Settings(of(AppConfig), of(TrackConfig), of(Weights))
-  if settings.track.calibrated and not settings.track.focal:
-    raise InputError("calibrated: the focal length must be given, by --focal or --fov")
+  if settings.track.calibrated and not (settings.track.focal or settings.app.load_tracked_flame_params):
+    raise InputError(
+      "calibrated: the focal length must be given, by --focal or --fov, or a camera by --load_tracked_flame_params"
+    )
   return settings
 
 
@@ -347,12 +332,12 @@ def read_ini(path: str | Path) -> dict[str, Any]:
   if not file.exists() and re.fullmatch(r"\w+", str(path)):
     file = packaged(f"configs/{path}.ini")
   try:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = _decoded(file.read_bytes()).splitlines()
   except (FileNotFoundError, NotADirectoryError):
     presets = ", ".join(sorted(p.stem for p in packaged("configs").glob("*.ini")))
     raise InputError(f"{path}: no such config file (presets: {presets})") from None
-  except UnicodeDecodeError:
-    raise InputError(f"{file}: expected an .ini text file; this is not text") from None
+  except UnicodeError:
+    raise InputError(f"{file}: expected an .ini text file; this is not text (save it as UTF-8)") from None
   except OSError as error:
     raise InputError(f"{file}: cannot be read ({error.strerror})") from None
 
@@ -370,6 +355,19 @@ def read_ini(path: str | Path) -> dict[str, Any]:
       raise InputError(f"{file}:{number}: unknown key {key!r}{_suggest(key, types_of)}")
     values[key] = cast(types_of[key], quoted if quote else plain, f"{file}:{number}: {key}")
   return values
+
+
+def _decoded(data: bytes) -> str:
+  """The text of a file: UTF-8, with the mark at its front that editors on Windows put there, or UTF-16 with one.
+
+  Raises:
+    UnicodeError: it is something else.
+  """
+  wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+  text = data.decode("utf-16" if wide else "utf-8-sig")
+  if "\0" in text:  # UTF-16 without a mark passes for UTF-8
+    raise UnicodeError("zero bytes")
+  return text
 
 
 def write_ini(path: str | Path, settings: Settings) -> None:
@@ -465,7 +463,8 @@ def usage(full: bool = False) -> str:
     "  vht-track a.mp4 b.mp4 'more/*.mp4' -o results       into results/a/, results/b/, ...",
     "  vht-track --config=vht --video=clip.mp4 --output_path=results",
     "",
-    "Each flag is also a key of the .ini file given by --config; flags win. Lists: --keyframes=1,2,3",
+    "Each flag is also a key of the .ini file given by --config; flags win. Lists: --keyframes=1,2,3. A flag that the",
+    "chosen method does not read is refused; in an .ini file it is not. A ~ in a path is the home folder.",
   ]
   for title, cls in (("Input and output", AppConfig), ("Tracking", TrackConfig), ("Weights and rates", Weights)):
     shown = [field for field in dataclasses.fields(cls) if full or field.name in USUAL]

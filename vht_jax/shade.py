@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax.image import sample_bilinear
 from vht_jax.planes import (
@@ -111,6 +112,21 @@ def spherical_harmonics(normals: Array, formula: str = "vht") -> Array:
   x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
   basis = [jnp.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3.0 * z * z - 1.0]
   return jnp.stack([f * b for f, b in zip(factors, basis, strict=True)], axis=-1)
+
+
+def turned_light(light: Array, R: Array) -> Array:
+  """(9, 3) the same light in a frame whose coordinates are R (3, 3) times those of the old one.
+
+  shading(turned_light(light, R), R n) == shading(light, n) for every normal n: harmonics of one degree turn into each
+  other, so nine directions determine the coefficients.
+  """
+  # Spread over the sphere (a golden spiral): the nine harmonics are independent there.
+  k = np.arange(64) + 0.5
+  z, turn = 1.0 - 2.0 * k / 64, np.pi * (1.0 + 5.0**0.5) * k
+  normals = np.stack([np.sqrt(1.0 - z**2) * np.cos(turn), np.sqrt(1.0 - z**2) * np.sin(turn), z], -1)
+  normals = jnp.asarray(normals, light.dtype)
+  turned = jnp.matmul(normals, R.T, precision=jax.lax.Precision.HIGHEST)
+  return jnp.linalg.lstsq(spherical_harmonics(turned), shading(light, normals))[0]
 
 
 def shading(light: Array, normals: Array, formula: str = "vht") -> Array:

@@ -23,13 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from vht_jax import launch
+
 _HERE = Path(__file__).resolve().parent
-# -P and this instead of -m and PYTHONPATH: a json.py in the working folder, which may hold anything that was
-# downloaded, is not taken for Python's.
-_START = (
-  "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
-  "from vht_jax.supervise import main; main(sys.argv[1:])"
-)
+_START = "from vht_jax.supervise import main; main(sys.argv[1:])"
 _WANTED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE")  # ends that somebody asked for
 
 
@@ -47,7 +44,7 @@ def supervised(program: str, target: str, argv: list[str]) -> int:
   os.close(handle)
   stack = Path(name)  # faulthandler's
   try:
-    child = subprocess.Popen([sys.executable, "-P", "-c", _START, str(_HERE.parent), name, target, *argv])
+    child = subprocess.Popen(launch.command(_START, name, target, *argv), env=launch.environment())
     with _forwarding(child):
       code = child.wait()
     if code >= 0:

@@ -15,6 +15,7 @@ from vht_jax.assets.build import flame_model_from_arrays
 from vht_jax.assets.flame_files import FLAME_SITE, MODEL_FILES, find_model, load_flame
 from vht_jax.assets.open_head import load_open_head, open_head_path
 from vht_jax.errors import InputError
+from vht_jax.files import expanded
 from vht_jax.types import FlameModel
 
 __all__ = ["flame_model_from_arrays", "load_head", "open_head_path"]
@@ -56,9 +57,9 @@ def load_head(
       raise InputError(f"{key} must not be negative, found {count}")
   counts = (n_shape, n_expr, n_texture)
 
-  named = [Path(folder) for folder in (assets_dir, os.environ.get(ASSETS_VARIABLE)) if folder]
+  named = [Path(expanded(folder)) for folder in (assets_dir, os.environ.get(ASSETS_VARIABLE)) if folder]
   if path is not None:
-    path = Path(path)
+    path = Path(expanded(path))
     if path.is_dir():
       named.insert(0, path)
     elif not path.is_file():

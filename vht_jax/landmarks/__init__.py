@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.files import sweep
+from vht_jax.files import expanded, sweep
+from vht_jax.landmarks.absent import fill_absent
 from vht_jax.landmarks.detection import (
   N_DENSE,
   Detection,
@@ -120,7 +121,7 @@ def make_detector(
 
 def _find_task(path: str | Path | None) -> Path:
   tried = [path] if path else [os.environ.get("VHT_FACE_LANDMARKER"), "assets/face_landmarker.task"]
-  tried = [Path(p) for p in tried if p]
+  tried = [Path(expanded(p)) for p in tried if p]
   for candidate in tried:
     if candidate.is_file():
       return candidate
@@ -147,7 +148,7 @@ def annotate(
 
   A killed run goes on where it stopped and ends with the same files as an unbroken one: files appear whole or not at
   all, and every `SEGMENT` frames the detector is brought into a state that is kept in landmarks.json; frames from
-  there on are searched again. A frame without a face gets `"people": []`.
+  there on are searched again. A frame without a face gets a placeholder (`absent`).
 
   Args:
     dataset: the frames; they are searched at full resolution.
@@ -185,6 +186,7 @@ def annotate(
     if progress is not None:
       progress(done, n)
   dataset.reload_keypoints()
+  fill_absent(dataset, detector.name)
   missing = [dataset.frame_ids[i] for i in range(n) if not dataset.valid[i]]
   if len(missing) == n:
     raise InputError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
+from vht_jax.landmarks.absent import MARK, write_absent
 
 N_FACE = 68
 FARTHEST = 1e5  # px, of a coordinate in a file
@@ -138,37 +139,38 @@ def _triplets(points: np.ndarray) -> list[float]:
 
 
 def write_keypoints(path: Path, detection: Detection | None, origin: str) -> None:
-  """Writes VHT's keypoints_static_0000.json, whole or not at all; `"people": []` says that there is no face.
+  """Writes VHT's keypoints_static_0000.json, whole or not at all; without a face as `absent` says.
 
   VHT stores the irises as [eye 42-47, eye 36-41] and a missing one as -1, -1, -1. `dense_keypoints_2d` is ours.
   """
-  people = []
-  if detection is not None:
-    iris = np.full((2, 3), -1.0)
-    if detection.iris is not None:
-      seen = np.isfinite(detection.iris).all(axis=1)
-      iris[seen] = np.column_stack([detection.iris, np.ones(2)])[seen]
-    person = {
-      "bounding_box": np.round(np.asarray(detection.bounding_box, np.float64), 3).tolist(),
-      "face_keypoints_2d": _triplets(detection.landmarks),
-      "iris_keypoints_2d": np.round(iris[::-1], 3).ravel().tolist(),
-    }
-    if detection.dense is not None:
-      person["dense_keypoints_2d"] = _triplets(detection.dense)
-    people.append(person)
-  write_atomic(Path(path), json.dumps({"origin": origin, "people": people}).encode())
+  if detection is None:
+    write_absent(path, np.zeros((N_FACE, 2)), origin)
+    return
+  iris = np.full((2, 3), -1.0)
+  if detection.iris is not None:
+    seen = np.isfinite(detection.iris).all(axis=1)
+    iris[seen] = np.column_stack([detection.iris, np.ones(2)])[seen]
+  person = {
+    "bounding_box": np.round(np.asarray(detection.bounding_box, np.float64), 3).tolist(),
+    "face_keypoints_2d": _triplets(detection.landmarks),
+    "iris_keypoints_2d": np.round(iris[::-1], 3).ravel().tolist(),
+  }
+  if detection.dense is not None:
+    person["dense_keypoints_2d"] = _triplets(detection.dense)
+  write_atomic(Path(path), json.dumps({"origin": origin, "people": [person]}).encode())
 
 
 def read_keypoints(path: Path) -> Detection | None:
-  """Reads a file of `write_keypoints` or of VHT; None when it has no face.
+  """Reads a file of `write_keypoints` or of VHT; None when it has no face: it says so, or `people` is empty.
 
   Raises:
     InputError: the file cannot be read, is no JSON, or has not 68 points.
   """
   path = Path(path)
   try:
-    people = json.loads(path.read_text())["people"]
-    if not people:
+    content = json.loads(path.read_text())
+    people = content["people"]
+    if not people or content.get(MARK) is True:
       return None
     person = people[0]
     face = np.array(person["face_keypoints_2d"], np.float64)[: 3 * N_FACE].reshape(N_FACE, 3)

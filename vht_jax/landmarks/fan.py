@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError, brief
+from vht_jax.files import user_cache
 from vht_jax.landmarks.detection import Detection, plausible_iris
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
 from vht_jax.landmarks.person import Person, overlap
@@ -139,8 +140,8 @@ def _offline() -> Iterator[None]:
 
 def _checkpoints() -> Path:
   """Where torch looks for weights."""
-  cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-  return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub" / "checkpoints"
+  cache = user_cache() or Path()
+  return Path(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
 
 
 def _best_device() -> str:

@@ -28,6 +28,7 @@ from vht_jax.results.files import (
   vht_camera,
   write_npz,
 )
+from vht_jax.results.heads import head_id
 
 __all__ = [
   "FILE_NAME",
@@ -42,6 +43,7 @@ __all__ = [
   "face_detail",
   "frame_confidence",
   "geometry_figures",
+  "head_id",
   "jitter",
   "landmark_figures",
   "load_tracked",

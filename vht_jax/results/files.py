@@ -24,6 +24,7 @@ from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
 from vht_jax.programs import in_chunks, rows_of, stored
+from vht_jax.results import heads
 from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, TrackResult
 
 FILE_NAME = "tracked_flame_params.npz"
@@ -42,10 +43,16 @@ class Tracked:
   n_processed: int  # rows from here on were never tracked (an interrupted run of VHT)
   image_size: tuple[int, int]  # (H, W) of the tracked images
   head: str  # name of the head model; '' in VHT's files
+  verdict: heads.Verdict | None = None  # whether the codes are of the model that was asked about
 
 
 def save_tracked(
-  path: str | Path, result: TrackResult, frames: np.ndarray, size: tuple[int, int], config: TrackConfig, head: str = ""
+  path: str | Path,
+  result: TrackResult,
+  frames: np.ndarray,
+  size: tuple[int, int],
+  config: TrackConfig,
+  head: str | FlameModel = "",
 ) -> None:
   """Writes a result in VHT's format, atomically.
 
@@ -55,8 +62,9 @@ def save_tracked(
     frames: (T,) frame ids from the folders' names.
     size: (H, W) of the tracked images.
     config: shape, expression and texture codes are zero-padded to its n_shape, n_expr and n_tex.
-    head: name of the head model.
+    head: the head model, or its name alone. The codes mean nothing without it.
   """
+  name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
   identity, poses = result.identity, result.poses
   n = len(np.asarray(poses.expr))
   raw = in_chunks(lambda index: _unlimit(rows_of(poses, index)), n, _CHUNK)
@@ -88,25 +96,40 @@ def save_tracked(
     **({} if identity.texture_layer is None else {"vht_jax_texture_layer": np.asarray(identity.texture_layer)}),
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
-    "vht_jax_head": np.asarray(head),
+    "vht_jax_head": np.asarray(name),
+    **({"vht_jax_head_id": np.asarray(identifier)} if identifier else {}),
   }
   write_npz(path, arrays)
 
 
-def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
+def load_tracked(
+  path: str | Path, model: FlameModel | None = None, *, focal: float = 0.0, other_head: bool = False
+) -> Tracked:
   """Reads a tracked_flame_params.npz, written by VHT or by us.
 
   Args:
     path: the file.
-    model: cut or zero-pad the codes to what this head has; by default they stay as they are in the file.
+    model: the head that the codes are for: they are cut or zero-padded to what it has. By default they stay as they
+      are in the file, whatever head they are of.
+    focal: known focal length in units of the longer side for a file without a camera (VHT's calibrated runs write
+      none): the principal point is the centre then.
+    other_head: codes of another head than `model` are no error; they stay as they are, and `verdict` says so.
 
   Raises:
-    InputError: no such file, truncated, a key missing, shapes that do not fit together, numbers that are not finite.
+    InputError: no such file, truncated, a key missing, shapes that do not fit together, numbers that are not finite;
+      codes of another head.
   """
   arrays = read_npz(path)
-  missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size", "K") if k not in arrays]
+  missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size") if k not in arrays]
   if missing:
     raise InputError(f"{path}: expected VHT's tracked parameters; the key {missing[0]!r} is missing")
+  if "K" not in arrays:
+    if not focal > 0:
+      raise InputError(
+        f"{path}: the key 'K', the camera, is missing, as in VHT's calibrated runs; give it: --calibrated with --focal "
+        "(of the longer side) or --fov"
+      )
+    arrays["K"] = np.array([focal, 0.5, 0.5], np.float32)
   for name in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size", "K", "RT", "n_processed"):
     if name in arrays and arrays[name].dtype.kind not in "fiu":
       raise InputError(f"{path}: {name}: expected numbers; found {arrays[name].dtype}")
@@ -159,14 +182,21 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
     pose_sd=_pose_sd(arrays, path, poses),
     focal_sd=_focal_sd(arrays, path),
   )
-  head = str(arrays.get("vht_jax_head", ""))
+  head, identifier = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
+  verdict = None
   if model is not None:
-    if head and model.name and head != model.name:
-      logging.getLogger("vht_jax").warning(
-        "%s was tracked with the head %r, this run has %r: its codes mean something else", path, head, model.name
+    processed = arrays["expr"][:n_processed]
+    verdict = heads.judge(head, identifier, arrays["shape"], processed, model)
+    if verdict.same:
+      result = fit_components(result, model)
+      if verdict.reason:
+        logging.getLogger("vht_jax").warning("%s: %s", path, verdict.reason)
+    elif not other_head:
+      raise InputError(
+        f"{path}: its codes are of {verdict.reason}; on this run's head, {model.name!r}, they are another face. Track "
+        "with its head (--assets, --model), or take nothing but its camera: --allow_other_head"
       )
-    result = fit_components(result, model)
-  return Tracked(result, np.asarray(arrays["frame"], np.int64), n_processed, size, head)
+  return Tracked(result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict)
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:

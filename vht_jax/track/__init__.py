@@ -24,9 +24,10 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.adam_stage import AdamFit
 from vht_jax.track.checks import check_stage
 from vht_jax.track.frames import bridge, check_frames, finite_rows, spread_frames, view_features
+from vht_jax.track.known import known_camera
 from vht_jax.track.landmark_stage import LandmarkFit
 from vht_jax.track.photometric_stage import PhotometricFit, crop_head
-from vht_jax.types import FlameModel, Status, TrackResult
+from vht_jax.types import Camera, FlameModel, Status, TrackResult
 
 __all__ = [
   "AdamFit", "Checkpoint", "Clip", "LandmarkFit", "PhotometricFit", "Progress",
@@ -45,7 +46,11 @@ class Clip(Protocol):
     """(T, 70, 2) px, confidence (T, 70) with 0 for what is missing, dense (T, 478, 2) px or None (NaN: missing)."""
 
   def images(self, indices) -> np.ndarray:
-    """(n, H, W, 3) uint8 RGB."""
+    """(n, H, W, 3) uint8 RGB.
+
+    A clip may also have `masks(indices)`, (n, H, W) uint8 or None: what is below 128 is not the person, and
+    Gauss-Newton does not compare it.
+    """
 
 
 class Progress:
@@ -83,6 +88,7 @@ def track(
   weights: Weights = Weights(),
   *,
   init: TrackResult | None = None,
+  camera: Camera | None = None,
   progress: Progress | None = None,
   checkpoint: Checkpoint | None = None,
   debug_checks: bool = False,
@@ -93,7 +99,9 @@ def track(
     model: the head, cut to the number of components to fit.
     clip: images and landmarks.
     config, weights: see `config`.
-    init: a former result of the same clip to go on from; its identity is kept and its poses are refined.
+    init: a former result of the same clip to go on from; its identity and camera are kept (of the camera the focal
+      length only if `config.focal` does not say another one) and its poses are refined.
+    camera: a camera that is known and held; by default that of `config.focal` if `config.calibrated`.
     progress: told about every stage.
     checkpoint: keeps the ends of the stages. The stages that it has are not done again, and the result is the same
       bit by bit.
@@ -122,9 +130,10 @@ def track(
   landmarks, confidence, dense = clip.landmarks()
   seen = (confidence[:, :68] > 0).any(axis=1)
   check_frames(config, seen)
+  config, init, known = known_camera(config, init, camera)
 
   energies = {}
-  first = LandmarkFit(model, clip.size, config, weights)
+  first = LandmarkFit(model, clip.size, config, weights, known, None if init is None else init.identity.camera)
   with clock("camera"):
     first.observe(landmarks, confidence, dense)
   vht_start = config.photometric and config.solver == "adam" and config.init == "calibration"
@@ -137,6 +146,8 @@ def track(
 
   if config.photometric and config.solver == "adam":
     fit = AdamFit(model, clip, config, weights, seen)
+    if getattr(clip, "has_alpha", False):
+      progress.note("the masks are not used: VHT's method knows none (Gauss-Newton does)")
     keyframes = np.union1d(first_face(seen), first.keyframes())
 
     def start():
@@ -145,7 +156,7 @@ def track(
       elif not vht_start:
         fit.start(first.identity(), first.poses())
       else:
-        fit.calibrate(keyframes)
+        fit.calibrate(keyframes, known)
       if init is None:
         fit.fit_identity(keyframes, progress)
 

@@ -12,7 +12,7 @@ from vht_jax import calibrate, descent, flame
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.frames import finite_rows
-from vht_jax.types import FlameModel, Identity, Observations, Pose, RawPose
+from vht_jax.types import Camera, FlameModel, Identity, Observations, Pose, RawPose
 
 START_MARGIN = 0.02  # poses start this far inside the joint limits, where tanh still has a slope
 
@@ -23,6 +23,8 @@ class AdamFit:
   def __init__(self, model: FlameModel, clip, config: TrackConfig, weights: Weights, seen: np.ndarray):
     self.model = flame.without_lower_neck(model) if config.ignore_lower_neck else model
     self.clip, self.config, self.weights, self.seen = clip, config, weights, seen
+    # Once: a clip makes the landmarks of all its frames anew in every call, and there is one batch per frame.
+    self.landmarks, self.confidence, _ = clip.landmarks()
     self.terms: dict[str, np.ndarray] = {}
 
   def start(self, identity: Identity, poses: Pose) -> None:
@@ -31,13 +33,15 @@ class AdamFit:
     raw = jax.vmap(lambda p: flame.unlimit_pose(p, START_MARGIN))(poses)
     self.raw = jax.tree.map(lambda a: np.array(a), raw)
 
-  def calibrate(self, keyframes: np.ndarray) -> None:
+  def calibrate(self, keyframes: np.ndarray, known: Camera | None = None) -> None:
     """VHT's start: the neutral mean head at calibrated poses in the keyframes; elsewhere the nearest keyframe's."""
-    landmarks, confidence, _ = self.clip.landmarks()
+    focal = self.config.focal if known is None else float(known.focal)
     found = calibrate.calibrate(
-      self.model, landmarks[keyframes], confidence[keyframes], self.clip.size, focal=self.config.focal
+      self.model, self.landmarks[keyframes], self.confidence[keyframes], self.clip.size, focal=focal
     )
     self.identity, raw = calibrate.neutral_start(self.model, found)
+    if known is not None:
+      self.identity = self.identity.replace(camera=known)
     nearest = np.argmin(np.abs(np.arange(len(self.clip))[:, None] - keyframes), axis=1)
     self.raw = jax.tree.map(lambda a: np.asarray(a)[nearest], raw)
 
@@ -98,8 +102,8 @@ class AdamFit:
 
   def sound(self, i: int) -> np.ndarray:
     """The last frame up to i whose numbers are numbers, so that one that diverged is nobody's start; () int."""
-    good = np.flatnonzero(finite_rows(*jax.tree.map(lambda a: a[: i + 1], jax.tree.leaves(self.raw))))
-    return good[-1] if len(good) else np.int64(i)
+    leaves = jax.tree.leaves(self.raw)
+    return np.int64(next((k for k in range(i, -1, -1) if all(np.isfinite(a[k]).all() for a in leaves)), i))
 
   def state(self) -> dict[str, np.ndarray]:
     """All that a finished stage has changed; `restore` puts it back."""
@@ -111,12 +115,12 @@ class AdamFit:
     self.terms = {k.removeprefix("terms."): np.array(v) for k, v in state.items() if k.startswith("terms.")}
 
   def observations(self, index: np.ndarray) -> Observations:
-    landmarks, confidence, _ = self.clip.landmarks()
-    there = confidence[index] > 0
+    landmarks, confidence = self.landmarks[index], self.confidence[index]
+    there = confidence > 0
     return Observations(
       rgb=jnp.asarray(self.clip.images(index), jnp.float32) / 255.0,
-      landmarks=jnp.asarray(np.where(there[..., None], landmarks[index], 0.0), jnp.float32),
-      confidence=jnp.asarray(confidence[index], jnp.float32),
+      landmarks=jnp.asarray(np.where(there[..., None], landmarks, 0.0), jnp.float32),
+      confidence=jnp.asarray(confidence, jnp.float32),
       valid=jnp.asarray(self.seen[index]),
     )
 

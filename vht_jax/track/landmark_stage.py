@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, camera, photometric, smooth, uncertainty
+from vht_jax import bundle, camera, photometric, shade, smooth, uncertainty
 from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
@@ -16,7 +16,7 @@ from vht_jax.photometric import Appearance
 from vht_jax.points import Shared
 from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.track.frames import finite_rows, spread_frames, view_features
-from vht_jax.types import FlameModel, Identity, Pose, TrackResult
+from vht_jax.types import Camera, FlameModel, Identity, Pose, TrackResult
 
 SMOOTH_CHUNK, SMOOTH_MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
 SMOOTH_FEWEST = 8
@@ -29,9 +29,26 @@ MIN_YAW_SPAN = np.deg2rad(15.0)  # below this the focal length is not determined
 class LandmarkFit:
   """Stages 1 and 2: everything that needs only landmarks. Arrays are host side, one row per frame."""
 
-  def __init__(self, model: FlameModel, size: tuple[int, int], config: TrackConfig, weights: Weights):
+  def __init__(
+    self,
+    model: FlameModel,
+    size: tuple[int, int],
+    config: TrackConfig,
+    weights: Weights,
+    known: Camera | None = None,
+    extrinsics: Camera | None = None,
+  ):
+    """`known`: a camera that is held; `extrinsics`: one whose R and T place the world (default: the camera's place).
+
+    Inside, the light lives in the default world.
+    """
     self.model, self.size, self.config, self.weights = model, size, config, weights
     self.dense_step = DENSE_STEP if config.dense_landmarks else 0
+    self.known = known
+    place = extrinsics or known
+    default = camera.make_camera(1.0)
+    moved = place is not None and not (np.array_equal(place.R, default.R) and np.array_equal(place.T, default.T))
+    self.extrinsics = place if moved else None
 
   def observe(self, landmarks, confidence, dense) -> None:
     if dense is None or not np.isfinite(dense).any():
@@ -63,14 +80,16 @@ class LandmarkFit:
 
   def adjust_camera(self, init: TrackResult | None, progress) -> None:
     if init is not None:
-      height, width = self.size
       shared = bundle.initial_shared(self.lm, float(init.identity.camera.focal))
       self.shared = shared.replace(
         shape=jnp.asarray(init.identity.shape),
-        principal=(init.identity.camera.principal - 0.5) * jnp.array([width, height], jnp.float32) / max(height, width),
+        principal=self.principal_of(init.identity.camera),
         offset=shared.offset.at[:70].set(init.identity.lmk_offset),
       )
-      self.appearance = self.appearance.replace(texture=init.identity.texture, light=init.identity.light)
+      light = init.identity.light
+      if self.extrinsics is not None:
+        light = shade.turned_light(light, self.world_to_default())
+      self.appearance = self.appearance.replace(texture=init.identity.texture, light=light)
       if init.identity.texture_layer is not None:
         self.appearance = self.appearance.replace(layer=init.identity.texture_layer)
       self.focal_sd, self.turns = 0.0, False
@@ -87,19 +106,43 @@ class LandmarkFit:
     counts = np.bincount(padded, minlength=len(self.seen))[padded].astype(np.float32)
     tracks = rows_of(self.tracks, padded)
     tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
-    focal = np.float32(self.config.focal) if self.config.focal > 0 else None
+    focal, principal = self.given()
     # Without parallax the data say little and are biased: lean on a focal length that is common for portraits.
     self.turns = bool(np.ptp(yaw) > MIN_YAW_SPAN)
     focal_sd = bundle.LOG_FOCAL_SD if self.turns else bundle.LOG_FOCAL_SD / 4
-    result = _bundle(self.lm, tracks, self.weights, focal, np.float32(focal_sd))
-    self.shared, self.focal_sd = result.shared, float(result.focal_relative_sd)
+    result = _bundle(self.lm, tracks, self.weights, focal, np.float32(focal_sd), principal)
+    self.shared, self.focal_sd = self.held(result.shared), float(result.focal_relative_sd)
+    if self.known is not None:
+      self.focal_sd = 0.0
     self.landmark_focal = np.array([self.shared.log_focal, self.focal_sd], np.float32)
     progress.advance(1, focal=float(np.exp(self.shared.log_focal)))
-    if self.config.focal <= 0 and not self.turns:
+    if focal is None and not self.turns:
       progress.note(
         f"the head turns by only {np.rad2deg(np.ptp(yaw)):.0f} degrees: the focal length is a guess "
         f"(+-{100 * self.focal_sd:.0f} %); give --focal or --fov if you know it"
       )
+
+  def principal_of(self, cam: Camera) -> np.ndarray:
+    """(2,) a camera's principal point as in `Shared`."""
+    height, width = self.size
+    return ((np.asarray(cam.principal) - 0.5) * np.array([width, height]) / max(height, width)).astype(np.float32)
+
+  def given(self) -> tuple[np.float32 | None, np.ndarray | None]:
+    """Focal length and principal point (as in `Shared`) that are known."""
+    if self.known is not None:
+      return np.float32(self.known.focal), self.principal_of(self.known)
+    return (np.float32(self.config.focal) if self.config.focal > 0 else None), None
+
+  def held(self, shared: Shared) -> Shared:
+    """`shared` with a known camera put back exactly where the solver held it by a stiff prior."""
+    if self.known is None:
+      return shared
+    focal, principal = self.given()
+    return shared.replace(log_focal=np.log(focal), principal=principal)
+
+  def world_to_default(self) -> np.ndarray:
+    """(3, 3) turns the world of `extrinsics` into the default one."""
+    return np.asarray(camera.WORLD_TO_OPENCV, np.float32) @ np.asarray(self.extrinsics.R)
 
   def fit_all(self, progress, init: TrackResult | None = None) -> None:
     if init is not None:
@@ -175,13 +218,17 @@ class LandmarkFit:
     height, width = self.size
     side = max(height, width)
     principal = 0.5 + np.asarray(self.shared.principal) * side / np.array([width, height])
-    return camera.make_camera(np.exp(self.shared.log_focal), principal)
+    found = camera.make_camera(np.exp(self.shared.log_focal), principal)
+    return found if self.extrinsics is None else found.replace(R=self.extrinsics.R, T=self.extrinsics.T)
 
   def identity(self) -> Identity:
+    light = self.appearance.light
+    if self.extrinsics is not None:
+      light = shade.turned_light(jnp.asarray(light), self.world_to_default().T)
     identity = Identity(
       shape=self.shared.shape,
       texture=self.appearance.texture,
-      light=self.appearance.light,
+      light=light,
       camera=self.camera(),
       lmk_offset=np.asarray(self.shared.offset)[:70],
       texture_layer=self.appearance.layer if self.config.photometric else None,
@@ -215,8 +262,8 @@ def _initial(model, tracks):
 
 
 @stored
-def _bundle(model, tracks, weights, focal, focal_sd):
-  return bundle.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd)
+def _bundle(model, tracks, weights, focal, focal_sd, principal):
+  return bundle.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd, principal=principal)
 
 
 @stored

@@ -21,6 +21,7 @@ from vht_jax.types import Pose
 FOCAL_BIAS_SD = 0.1
 IRIS_BELIEF = 0.7  # with 1 some real eyes are off by 2.4 % of the eye distance, with 0 rendered ones by 4 degrees
 JOINT_STEPS = 2  # of the identity from all frames
+FOREGROUND = 128  # of 255: a mask's value from which on a pixel is the person's
 CROP_METRES = 0.28  # side of the crop at the head's distance
 
 
@@ -32,8 +33,14 @@ class PhotometricFit:
     self.model = flame.without_lower_neck(fit.model) if fit.config.ignore_lower_neck else fit.model
 
   def crops(self, index: np.ndarray) -> Crop:
-    heads = zip(self.clip.images(index), np.nan_to_num(self.fit.xs[index]))
-    rgb, inside, scale, offset = zip(*(crop_head(image, x, self.config.crop_size) for image, x in heads))
+    """The heads of some frames; what a mask calls background is as unknown as what lies outside of the image."""
+    xs, size = np.nan_to_num(self.fit.xs[index]), self.config.crop_size
+    heads = zip(self.clip.images(index), xs)
+    rgb, inside, scale, offset = zip(*(crop_head(image, x, size) for image, x in heads))
+    masks = self.clip.masks(index) if hasattr(self.clip, "masks") else None
+    if masks is not None:
+      masks = [crop_head(np.repeat(mask[..., None], 3, -1), x, size)[0][..., 0] for mask, x in zip(masks, xs)]
+      inside = [a * (mask >= FOREGROUND) for a, mask in zip(inside, masks)]
     f32 = lambda a: np.stack(a).astype(np.float32)
     return Crop(rgb=f32(rgb) / np.float32(255), inside=f32(inside), scale=f32(scale), offset=f32(offset))
 
@@ -56,7 +63,7 @@ class PhotometricFit:
       config.n_samples,
       config.identity_steps,
     )
-    fit.pixels = float(pixels)
+    fit.shared, fit.pixels = fit.held(fit.shared), float(pixels)
     if self.free:
       fit.focal_sd = float(focal_sd)
     fit.xs = np.array(fit.xs)
@@ -111,7 +118,7 @@ class PhotometricFit:
       if k == JOINT_STEPS:
         return
       last = float(cost), fit.shared, fit.xs, self.l1, fit.sd, fit.focal_sd
-      fit.shared = moved
+      fit.shared = fit.held(moved)
       if self.free:
         fit.focal_sd = float(focal_sd)
       self.fit_frames(progress)
@@ -119,11 +126,14 @@ class PhotometricFit:
   @property
   def free(self) -> bool:
     """Whether the images may move the focal length: a head that hardly turns only seems to show it."""
-    return self.fit.turns and self.config.focal <= 0
+    return self.fit.turns and self.fit.given()[0] is None
 
-  def focal_prior(self) -> tuple[np.float32, np.float32]:
-    """Mean and standard deviation of log focal in the stages with images: the landmarks' answer."""
+  def focal_prior(self) -> tuple[np.ndarray, ...]:
+    """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
     mean, sd = self.fit.landmark_focal
+    if self.fit.known is not None:
+      focal_sd, principal_sd = np.float32(bundle.HELD_SD)
+      return np.float32(mean), focal_sd, self.fit.given()[1], principal_sd
     return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if self.free else 2e-3)
 
   def state(self) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Extraction in a process of its own: a file that crashes, hangs or bloats a decoder ends in one line, not the run.
 
-The child is `python -m vht_jax.video.child SOURCE DATA_PATH MAX_FRAMES`; it talks in lines of JSON on its stdout.
+The child calls `main` with SOURCE DATA_PATH MAX_FRAMES; it talks in lines of JSON on its stdout.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vht_jax import launch
 from vht_jax.errors import InputError
 from vht_jax.video.codec import VideoInfo
 from vht_jax.video.extract import extract_frames
@@ -29,6 +28,7 @@ log = logging.getLogger("absl")  # where the package's decoders warn
 MAX_BYTES = 4 << 30  # of the child's memory; 8K video needs about half
 STALL = 120.0  # s without a frame after which the decoder hangs
 _REPORT_EVERY = 0.1  # s
+_START = "from vht_jax.video.child import main; sys.exit(main(sys.argv[1:]))"
 
 
 def extract_in_child(
@@ -42,15 +42,9 @@ def extract_in_child(
   Raises:
     InputError: as `extract_frames`; and if the decoder crashed, hung or wanted too much memory.
   """
-  root = str(Path(__file__).resolve().parents[2])
-  paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-  environment = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(paths),
-    "MALLOC_ARENA_MAX": "2",  # reserved memory counts
-    "OPENBLAS_NUM_THREADS": "1",
-  }
-  command = [sys.executable, "-m", __name__, str(source), str(data_path), str(max_frames or 0)]
+  # MALLOC_ARENA_MAX: reserved memory counts.
+  environment = launch.environment(MALLOC_ARENA_MAX="2", OPENBLAS_NUM_THREADS="1")
+  command = launch.command(_START, str(source), str(data_path), str(max_frames or 0))
   done = 0
   with tempfile.TemporaryFile() as chatter:
     child = subprocess.Popen(
@@ -145,7 +139,3 @@ def main(argv: list[str]) -> int:
   else:
     say(info=[info.fps, info.n_frames, list(info.size)])
   return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main(sys.argv[1:]))

@@ -133,6 +133,13 @@ class FrameFolder:
       mask = image[..., 3]
     return resize_antialiased(np.ascontiguousarray(mask), self.size)
 
+  def masks(self, indices: Iterable[int]) -> np.ndarray | None:
+    """(n, H, W) uint8 foreground of these frames, 255 throughout where one has no mask; None if no frame has one."""
+    if not self.has_alpha:
+      return None
+    found = self._pool.map(self.alpha, [int(i) for i in indices])
+    return np.stack([np.full(self.size, 255, np.uint8) if mask is None else mask for mask in found])
+
   @functools.cached_property
   def has_alpha(self) -> bool:
     """Whether any frame has a mask (decided by the files, and by the first image's channels)."""
