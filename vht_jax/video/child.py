@@ -36,6 +36,7 @@ def extract_in_child(
   data_path: str | Path,
   max_frames: int | None = None,
   progress: Callable[[int, int], None] | None = None,
+  opened: Callable[[int], None] | None = None,
 ) -> VideoInfo:
   """`extract_frames` in a child process with bounded memory.
 
@@ -65,8 +66,12 @@ def extract_in_child(
           done = message["done"]
           if progress is not None:
             progress(done, message["total"])
-        elif "warning" in message:
-          log.warning("%s", message["warning"])
+        elif "counted" in message:
+          if opened is not None:
+            opened(message["counted"])
+        elif "log" in message:
+          level, text = message["log"]
+          log.log(level, "%s", text)
         elif "error" in message:
           raise InputError(message["error"])
         elif "info" in message:
@@ -119,9 +124,10 @@ def main(argv: list[str]) -> int:
 
   class Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-      say(warning=record.getMessage())
+      say(log=[record.levelno, record.getMessage()])
 
   log.handlers, log.propagate = [Forward()], False
+  log.setLevel(logging.INFO)
   _limit_memory()
   last = 0.0
 
@@ -132,7 +138,7 @@ def main(argv: list[str]) -> int:
       say(done=done, total=total)
 
   try:
-    info = extract_frames(source, data_path, int(max_frames) or None, progress)
+    info = extract_frames(source, data_path, int(max_frames) or None, progress, lambda n: say(counted=n))
   except BrokenPipeError:  # the run was killed
     return 1
   except InputError as error:
