@@ -175,7 +175,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   import numpy as np
 
-  from vht_jax import inputs, report, results
+  from vht_jax import inputs, lens, report, results
   from vht_jax.assets import load_head
 
   settings_.write_ini(output / FILES["config"], settings)
@@ -193,8 +193,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     )
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     dataset, cuts = inputs.open_dataset(app, config, progress)
-    settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts))
-    record.agree("input", inputs.describe(app, dataset, model), advice)
+    focal = lens.known_focal(app, config, dataset)
+    settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts, focal=focal))
+    record.agree("input", inputs.describe(app, dataset, model, focal), advice)
     if record.finished and (output / results.FILE_NAME).exists():
       if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
         return already_finished(output)
@@ -203,8 +204,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       record.agree("environment", inputs.environment(), advice)
       result = fit(settings, model, dataset, record, progress)
       results.save_tracked(
-        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model.name
-      )
+        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model.name,
+        times=dataset.times, sources=dataset.sources,
+      )  # fmt: skip
     summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
     progress.close()
@@ -282,7 +284,9 @@ def write_report(
   tracked = np.asarray(result.status) == Status.TRACKED
   points = (landmarks, confidence, projected)
   trust = np.ones(len(frames)) if result.confidence is None else np.asarray(result.confidence)
-  doubtful = report.write_frames(output / FILES["frames"], frames, np.asarray(result.status), trust)
+  doubtful = report.write_frames(
+    output / FILES["frames"], frames, np.asarray(result.status), trust, dataset.times, dataset.sources
+  )
   difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
   progress.close()
   seconds = time.perf_counter() - start
@@ -300,6 +304,10 @@ def write_report(
     "head": model.name,
     "focal": float(result.identity.camera.focal),
     "image_size": [int(x) for x in dataset.size],
+    "source_first": dataset.sources[0],
+    "source_last": dataset.sources[-1],
+    "seconds_of_video": float(dataset.times[-1]),
+    "times_assumed": dataset.times_assumed,
   }
   report.write_summary(output / FILES["summary"], summary)
   return summary
@@ -393,7 +401,8 @@ def write_overlay(
 
   progress.stage("report", len(chosen))
   if app.overlay:
-    write_video(output / FILES["overlay"], pictures(), app.frame_rate or dataset.fps)
+    times = None if app.frame_rate or dataset.steady else dataset.times  # a variable rate plays in real time
+    write_video(output / FILES["overlay"], pictures(), app.frame_rate or dataset.fps, times)
   else:
     collections.deque(pictures(), maxlen=0)
   finite = [d for d in differences if np.isfinite(d)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,20 @@ class Tracked:
   n_processed: int  # rows from here on were never tracked (an interrupted run of VHT)
   image_size: tuple[int, int]  # (H, W) of the tracked images
   head: str  # name of the head model; '' in VHT's files
+  times: np.ndarray | None = None  # (T,) s, when each frame was taken; None in VHT's files
+  sources: np.ndarray | None = None  # (T,) str, what each frame was made from; None in VHT's files
 
 
 def save_tracked(
-  path: str | Path, result: TrackResult, frames: np.ndarray, size: tuple[int, int], config: TrackConfig, head: str = ""
+  path: str | Path,
+  result: TrackResult,
+  frames: np.ndarray,
+  size: tuple[int, int],
+  config: TrackConfig,
+  head: str = "",
+  *,
+  times: np.ndarray | None = None,
+  sources: Sequence[str] | None = None,
 ) -> None:
   """Writes a result in VHT's format, atomically.
 
@@ -56,6 +67,8 @@ def save_tracked(
     size: (H, W) of the tracked images.
     config: shape, expression and texture codes are zero-padded to its n_shape, n_expr and n_tex.
     head: name of the head model.
+    times: (T,) s, when each frame was taken.
+    sources: (T,) what each frame was made from.
   """
   identity, poses = result.identity, result.poses
   n = len(np.asarray(poses.expr))
@@ -89,6 +102,8 @@ def save_tracked(
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(head),
+    **({} if times is None else {"vht_jax_times": np.asarray(times, np.float64)}),
+    **({} if sources is None else {"vht_jax_source": np.asarray(sources, str)}),
   }
   write_npz(path, arrays)
 
@@ -166,7 +181,17 @@ def load_tracked(path: str | Path, model: FlameModel | None = None) -> Tracked:
         "%s was tracked with the head %r, this run has %r: its codes mean something else", path, head, model.name
       )
     result = fit_components(result, model)
-  return Tracked(result, np.asarray(arrays["frame"], np.int64), n_processed, size, head)
+  return Tracked(
+    result, np.asarray(arrays["frame"], np.int64), n_processed, size, head,
+    times=_of_frames(arrays, path, "vht_jax_times", n, "f"), sources=_of_frames(arrays, path, "vht_jax_source", n, "U"),
+  )  # fmt: skip
+
+
+def _of_frames(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, kind: str) -> np.ndarray | None:
+  values = arrays.get(name)
+  if values is not None and (values.shape != (n,) or values.dtype.kind != kind):
+    raise InputError(f"{path}: {name}: expected one for each of {n} frames; found {values.shape} of {values.dtype}")
+  return values
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:

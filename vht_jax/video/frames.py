@@ -18,7 +18,17 @@ from vht_jax.errors import InputError
 from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
-from vht_jax.video.layout import IMAGE, MASK, SOURCE, THUMBNAILS, frame_folders, intact_png, keypoint_name, png_size
+from vht_jax.video.layout import (
+  IMAGE,
+  MASK,
+  MAX_SIDE,
+  SOURCE,
+  THUMBNAILS,
+  frame_folders,
+  intact_png,
+  keypoint_name,
+  png_size,
+)
 
 if TYPE_CHECKING:  # it brings jax, which those who only decode do not need
   from vht_jax.types import Observations
@@ -325,6 +335,8 @@ def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, fac
   if not factor > 0:
     raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
   size = tuple(int(side / factor) for side in source)
+  if max(size) > MAX_SIDE:
+    raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
   if min(size) < 16:
     raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
   return size
