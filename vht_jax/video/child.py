@@ -1,6 +1,7 @@
 """Extraction in a process of its own: a file that crashes, hangs or bloats a decoder ends in one line, not the run.
 
-The child is `python -m vht_jax.video.child SOURCE DATA_PATH MAX_FRAMES`; it talks in lines of JSON on its stdout.
+The child is `python -m vht_jax.video.child SOURCE DATA_PATH MAX_FRAMES`; it talks in lines of JSON on its
+stdout, and where it has said how many frames there are it waits for a line on its stdin.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def extract_in_child(
   done = 0
   with tempfile.TemporaryFile() as chatter:
     child = subprocess.Popen(
-      command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter, env=environment
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, env=environment
     )
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
@@ -69,6 +70,9 @@ def extract_in_child(
         elif "counted" in message:
           if opened is not None:
             opened(message["counted"])
+          with contextlib.suppress(OSError):
+            child.stdin.write(b"\n")  # it waits for this before it writes anything
+            child.stdin.flush()
         elif "log" in message:
           level, text = message["log"]
           log.log(level, "%s", text)
@@ -83,6 +87,8 @@ def extract_in_child(
     finally:
       child.kill()
       child.wait()
+      with contextlib.suppress(OSError):
+        child.stdin.close()
   raise InputError(f"{source}: the decoder crashed after {done} frames ({_cause(code)}); is the file damaged?")
 
 
@@ -126,6 +132,11 @@ def main(argv: list[str]) -> int:
     def emit(self, record: logging.LogRecord) -> None:
       say(log=[record.levelno, record.getMessage()])
 
+  def counted(n_frames: int) -> None:
+    say(counted=n_frames)
+    if not sys.stdin.readline():
+      raise BrokenPipeError
+
   log.handlers, log.propagate = [Forward()], False
   log.setLevel(logging.INFO)
   _limit_memory()
@@ -138,7 +149,7 @@ def main(argv: list[str]) -> int:
       say(done=done, total=total)
 
   try:
-    info = extract_frames(source, data_path, int(max_frames) or None, progress, lambda n: say(counted=n))
+    info = extract_frames(source, data_path, int(max_frames) or None, progress, counted)
   except BrokenPipeError:  # the run was killed
     return 1
   except InputError as error:
