@@ -258,7 +258,7 @@ def test_pixel_aspect_of_images(tmp_path, kind):
 def add_stream(container, codec, size, pix_fmt, default=True):
   stream = container.add_stream(codec, rate=25)
   stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
-  stream.disposition = av.stream.Disposition.default if default else 0
+  stream.disposition = int(av.stream.Disposition.default) if default else 0
   return stream
 
 
