@@ -5,11 +5,11 @@ import fractions
 import cv2
 import numpy as np
 import pytest
-from test_video import RED, one_line, picture
+from test_video import RED, one_line, over_grey, picture
 
 from vht_jax import inputs, settings
 from vht_jax.errors import InputError
-from vht_jax.video import FrameFolder, write_video
+from vht_jax.video import FrameFolder, extract_frames, write_video
 from vht_jax.video.child import extract_in_child
 
 av = pytest.importorskip("av")
@@ -67,12 +67,12 @@ def test_odd_sizes(tmp_path, size):
   np.testing.assert_array_equal(dataset.source_image(2), frames[2])
 
 
-def test_a_video_with_alpha(tmp_path):
-  """The colours count; masks come from folders of images."""
+def test_a_video_with_alpha_that_is_opaque(tmp_path):
   frames = [picture(i) for i in range(2)]
   encode(tmp_path / "alpha.mkv", frames, codec="ffv1", pix_fmt="bgra")
   _, dataset = read(tmp_path / "alpha.mkv", tmp_path)
   np.testing.assert_array_equal(dataset.source_image(1), frames[1])
+  assert not dataset.has_alpha
 
 
 @pytest.mark.parametrize(("codec", "name"), [("mjpeg", "a.avi"), ("libvpx-vp9", "a.webm"), ("mpeg4", "a.mov")])
@@ -115,7 +115,7 @@ def test_alpha_of_png_folders_becomes_masks(tmp_path):
   assert dataset.has_alpha
   np.testing.assert_array_equal(dataset.alpha(1), alpha)
   np.testing.assert_array_equal(dataset.masks([0, 2]), [alpha, alpha])
-  np.testing.assert_array_equal(dataset.source_image(1), picture(1))
+  assert np.abs(dataset.source_image(1) - over_grey(picture(1), alpha)).max() <= 0.5
 
 
 @pytest.mark.faults
@@ -196,3 +196,266 @@ def test_whom_to_track_is_checked(face):
   with pytest.raises(InputError) as error:
     settings.parse([f"--face={face}"])
   assert "face: expected largest, all or a number" in one_line(error)
+
+
+# --- what a file says about itself ---
+
+def extract(path, tmp_path):
+  """`read` in this process, which is quicker."""
+  info = extract_frames(path, tmp_path / "data")
+  return info, FrameFolder(tmp_path / "data")
+
+
+
+def test_pixels_that_are_not_square_become_so(tmp_path):
+  """A circle is a circle again: the side with fewer samples is enlarged, in videos upright and turned."""
+  y, x = np.mgrid[:120, :160] + 0.5
+  inside = (x / 160 - 0.5) ** 2 + (y / 120 - 0.5) ** 2 < 0.16
+  disc = np.repeat(inside[..., None], 3, 2).astype(np.uint8) * 255
+  for aspect, size in (("4/3", (120, 213)), ("2/3", (180, 160))):
+    path = tmp_path / f"{aspect[0]}.mkv"
+    with av.open(str(path), "w") as container:
+      stream = container.add_stream("libx264", rate=25)
+      stream.height, stream.width, stream.pix_fmt = 120, 160, "yuv420p"
+      stream.codec_context.sample_aspect_ratio = fractions.Fraction(aspect)
+      for _ in range(2):
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(disc, format="rgb24")))
+      container.mux(stream.encode(None))
+    info, dataset = extract(path, tmp_path / aspect[0])
+    image = dataset.source_image(0)
+    assert info.size == dataset.size == image.shape[:2] == size
+    extent = [np.ptp(np.flatnonzero((image[..., 0] > 128).any(axis=k))) + 1 for k in (0, 1)]
+    np.testing.assert_allclose(extent, [0.8 * size[1], 0.8 * size[0]], atol=2)
+
+
+def test_pixel_aspect_that_cannot_be_is_not_believed(tmp_path, caplog):
+  from vht_jax.video.pixels import square_size
+
+  assert square_size((100, 200), 7.0, "a.mp4") == (100, 200) and "not believed" in caplog.text
+  assert square_size((1080, 1920), 4320 / 4319, "a.mp4") == (1080, 1920)
+  with pytest.raises(InputError, match="square pixels"):
+    square_size((100, 10000), 2.0, "a.mp4")
+
+
+def test_the_log_says_that_pixels_were_made_square(tmp_path, caplog):
+  from PIL import Image
+
+  Image.fromarray(picture(size=(90, 100))).save(tmp_path / "fax.tif", dpi=(100, 50))
+  with caplog.at_level("INFO", logger="absl"):
+    info, _ = read(tmp_path / "fax.tif", tmp_path)
+  assert info.size == (180, 100) and "100x90 (width x height) becomes 100x180 with square pixels" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "jpg"])
+def test_pixel_aspect_of_images(tmp_path, kind):
+  from PIL import Image
+
+  Image.fromarray(picture(size=(60, 40))).save(tmp_path / f"a.{kind}", dpi=(150, 300))
+  Image.fromarray(picture(size=(60, 40))).save(tmp_path / f"b.{kind}", dpi=(300, 301))
+  assert extract(tmp_path / f"a.{kind}", tmp_path / "1")[0].size == (60, 80)
+  assert extract(tmp_path / f"b.{kind}", tmp_path / "2")[0].size == (60, 40)
+
+
+def add_stream(container, codec, size, pix_fmt, default=True):
+  stream = container.add_stream(codec, rate=25)
+  stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+  stream.disposition = int(av.stream.Disposition.default) if default else 0
+  return stream
+
+
+@pytest.mark.parametrize("cover", [(64, 64), (480, 480)])
+def test_a_cover_picture_is_not_the_film(tmp_path, cover):
+  """Before the film, larger or smaller, and not even marked as a picture."""
+  path = tmp_path / "film.mkv"
+  with av.open(str(path), "w") as container:
+    still = add_stream(container, "mjpeg", cover, "yuvj420p")
+    film = add_stream(container, "libx264", (96, 128), "yuv420p")
+    container.mux(still.encode(av.VideoFrame.from_ndarray(picture(size=cover), format="rgb24")))
+    container.mux(still.encode(None))
+    for i in range(6):
+      container.mux(film.encode(av.VideoFrame.from_ndarray(picture(i), format="rgb24")))
+    container.mux(film.encode(None))
+  info, dataset = extract(path, tmp_path)
+  assert info.n_frames == 6 and info.size == (96, 128)
+  assert np.abs(dataset.source_image(5).astype(int) - picture(5)).mean() < 6
+
+
+def test_of_several_films_the_default_one_then_the_largest(tmp_path):
+  for name, defaults, expected in (("a", (False, True), (64, 64)), ("b", (True, True), (96, 128))):
+    path = tmp_path / f"{name}.mkv"
+    with av.open(str(path), "w") as container:
+      streams = [
+        add_stream(container, "libx264", size, "yuv420p", d) for size, d in zip(((96, 128), (64, 64)), defaults)
+      ]
+      for i in range(3):
+        for stream in streams:
+          size = (stream.height, stream.width)
+          container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i, size), format="rgb24")))
+      for stream in streams:
+        container.mux(stream.encode(None))
+    assert extract(path, tmp_path / name)[0].size == expected
+
+
+def test_times_of_a_variable_frame_rate(tmp_path):
+  times = np.cumsum([0.3, 0.02, 0.1, 0.03, 0.2, 0.02, 0.02, 0.5])
+  encode(tmp_path / "phone.mkv", [picture(3 * i) for i in range(8)], times=times, rate=30)
+  _, dataset = extract(tmp_path / "phone.mkv", tmp_path)
+  assert dataset.times.dtype == np.float64 and not dataset.times_assumed and not dataset.steady
+  np.testing.assert_allclose(dataset.times, times - times[0], atol=1.1e-3)
+  assert dataset.sources == [f"phone.mkv#{i}" for i in range(8)]
+  shorter = FrameFolder(tmp_path / "data", max_frames=3)
+  np.testing.assert_array_equal(shorter.times, dataset.times[:3])
+
+
+def test_times_survive_a_kill_and_an_older_dataset_gets_them(tmp_path):
+  import json
+
+  encode(tmp_path / "a.mp4", [picture(i) for i in range(5)], rate=10)
+  _, dataset = extract(tmp_path / "a.mp4", tmp_path)
+  np.testing.assert_allclose(dataset.times, np.arange(5) / 10)
+  assert dataset.steady and not dataset.times_assumed
+  record = tmp_path / "data" / "source.json"
+  whole = json.loads(record.read_text())
+  old = {k: whole[k] for k in ("source", "identity", "fps", "size", "frames", "limit", "complete")}
+  record.write_text(json.dumps(old))
+  assert FrameFolder(tmp_path / "data").times_assumed
+  np.testing.assert_allclose(FrameFolder(tmp_path / "data").times, np.arange(5) / 10)
+  before = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*.png")}
+  _, again = extract(tmp_path / "a.mp4", tmp_path)
+  assert not again.times_assumed and json.loads(record.read_text()) == whole
+  assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*.png")} == before
+  record.write_text(json.dumps({**old, "size": [300, 300]}))  # as if made without square pixels
+  with pytest.raises(InputError, match="--restart"):
+    extract(tmp_path / "a.mp4", tmp_path)
+
+
+def test_damaged_times_are_assumed(tmp_path):
+  import json
+
+  encode(tmp_path / "a.mp4", [picture(i) for i in range(4)])
+  extract(tmp_path / "a.mp4", tmp_path)
+  record = tmp_path / "data" / "source.json"
+  whole = json.loads(record.read_text())
+  for bad in ([0, 1, 1, 2], [0, 1], "x", None, [0, "a", 2, 3], [0, 2, 1, 3], [0, 1, 2, float("inf")]):
+    record.write_text(json.dumps({**whole, "times": bad}))
+    dataset = FrameFolder(tmp_path / "data")
+    np.testing.assert_allclose(dataset.times, np.arange(4) / 25)
+  record.write_text("[]")
+  assert FrameFolder(tmp_path / "data").sources[2] == "frame_0003/image_0000.png"
+
+
+@pytest.mark.parametrize(
+  ("names", "times"),
+  [
+    (("img_7", "img_9", "img_10", "img_100"), (0, 2, 3, 93)),
+    (("IMG_20240101_07", "IMG_20240101_08", "IMG_20240101_19"), (0, 1, 12)),
+    (("a1_1", "a2_5", "a3_9"), (0, 1, 2)),  # two numbers change: no sequence
+    (("anna", "bert", "carla"), (0, 1, 2)),
+    (("1", "01"), (0, 1)),  # the same number twice
+  ],
+)
+def test_holes_in_numbered_names_are_time(tmp_path, names, times):
+  (tmp_path / "images").mkdir()
+  for i, name in enumerate(names):
+    cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), picture(i))
+  (tmp_path / "images" / ".DS_Store").write_bytes(b"x")
+  (tmp_path / "images" / "._img_8.png").write_bytes(b"x")
+  (tmp_path / "images" / "Thumbs.db").write_bytes(b"x")
+  _, dataset = extract(tmp_path / "images", tmp_path)
+  assert sorted(dataset.sources) == sorted(f"{n}.png" for n in names)
+  np.testing.assert_allclose(dataset.times, np.array(times) / 25)
+  assert dataset.times_assumed and dataset.frame_ids.tolist() == list(range(1, len(names) + 1))
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif", "png", "avif", "tiff"])
+def test_all_pictures_of_an_animation(tmp_path, kind):
+  from PIL import Image, features
+
+  if kind == "avif" and not features.check("avif"):
+    pytest.skip("this Pillow has no AVIF")
+  frames = [np.full((64, 80, 3), 30 * i, np.uint8) for i in range(5)]
+  first, *rest = map(Image.fromarray, frames)
+  options = {} if kind == "tiff" else {"duration": [40, 80, 120, 40, 200]}
+  first.save(tmp_path / f"a.{kind}", save_all=True, append_images=rest, **options)
+  info, dataset = extract(tmp_path / f"a.{kind}", tmp_path)
+  assert info.n_frames == len(dataset) == 5 and dataset.sources == [f"a.{kind}#{i}" for i in range(5)]
+  for i in range(5):
+    assert np.abs(dataset.source_image(i).astype(int) - frames[i]).max() < 6
+  if kind == "tiff":
+    assert dataset.times_assumed
+    np.testing.assert_allclose(dataset.times, np.arange(5) / 25)
+  else:
+    assert not dataset.times_assumed
+    np.testing.assert_allclose(dataset.times, [0, 0.04, 0.12, 0.24, 0.28])
+    assert info.fps == pytest.approx(4 / 0.28)
+
+
+def test_pages_that_are_thumbnails_are_no_frames(tmp_path):
+  from PIL import Image, TiffImagePlugin
+
+  pages = [Image.fromarray(picture(i)) for i in range(3)]
+  with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "a.tif"), True) as file:
+    for i, page in enumerate(pages):
+      page.encoderinfo, page.encoderconfig = {"tiffinfo": TiffImagePlugin.ImageFileDirectory_v2()}, ()
+      page.encoderinfo["tiffinfo"][254] = 1 if i == 1 else 0
+      TiffImagePlugin._save(page, file, "a.tif")
+      file.newFrame()
+  _, dataset = extract(tmp_path / "a.tif", tmp_path)
+  assert len(dataset) == 2
+  np.testing.assert_array_equal(dataset.source_image(1), picture(2))
+
+
+def test_the_second_picture_of_a_cameras_jpeg_is_no_frame(tmp_path):
+  from PIL import Image
+
+  Image.fromarray(picture(0)).save(
+    tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[Image.fromarray(picture(9, (48, 64)))]
+  )
+  info, dataset = extract(tmp_path / "a.jpg", tmp_path)
+  assert info.n_frames == 1 and dataset.sources == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+  ("codec", "pix_fmt", "name"), [("libvpx-vp9", "yuva420p", "a.webm"), ("ffv1", "bgra", "a.mkv")]
+)
+def test_alpha_of_videos_becomes_masks(tmp_path, codec, pix_fmt, name):
+  alpha = np.zeros((96, 128), np.uint8)
+  alpha[20:80, 30:100] = 255
+  frames = [np.dstack([picture(i), alpha]) for i in range(3)]
+  with av.open(str(tmp_path / name), "w") as container:
+    stream = container.add_stream(codec, rate=25)
+    stream.height, stream.width, stream.pix_fmt = 96, 128, pix_fmt
+    stream.options = {"crf": "4", "b": "0", "auto-alt-ref": "0"} if codec != "ffv1" else {}
+    for frame in frames:
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+    container.mux(stream.encode(None))
+  info, dataset = extract(tmp_path / name, tmp_path)
+  assert info.n_frames == 3 and dataset.has_alpha
+  assert np.abs(dataset.alpha(1).astype(int) - alpha).mean() < 2
+  assert np.abs(dataset.source_image(1) - over_grey(picture(1), alpha)).mean() < 4
+
+
+@pytest.mark.parametrize(
+  ("a", "b", "c", "d", "corner"),
+  [(1, 0, 0, 1, (0, 0)), (0, 1, -1, 0, (0, 1)), (-1, 0, 0, -1, (1, 1)), (0, -1, 1, 0, (1, 0)), (-1, 0, 0, 1, (0, 1)),
+   (0, 1, 1, 0, (0, 0))],
+)  # fmt: skip
+def test_display_matrices(a, b, c, d, corner):
+  """Quarter turns and mirrors: the corner that was at the top left, and the sides."""
+  from vht_jax.video.pixels import turn
+
+  image = np.zeros((4, 6), np.uint8)
+  image[0, 0], image[0, 5] = 1, 2
+  turned = turn(image, np.array([[a, b], [c, d]], float))
+  assert turned.shape == ((6, 4) if b else (4, 6))
+  rows, columns = np.nonzero(turned == 1)
+  assert (rows[0] > 0, columns[0] > 0) == tuple(map(bool, corner))
+  moved = np.array(np.nonzero(turned == 2)).ravel()[::-1] - [columns[0], rows[0]]  # where +x goes, as (x, y)
+  np.testing.assert_array_equal(moved, 5 * np.array([a, b]))
+
+
+def test_written_times_play_in_real_time(tmp_path):
+  times = [0.0, 0.04, 0.5, 0.52, 1.7]
+  write_video(tmp_path / "a.mp4", (picture(i) for i in range(5)), 25, times)
+  _, dataset = extract(tmp_path / "a.mp4", tmp_path)
+  np.testing.assert_allclose(dataset.times, times, atol=2e-5)

@@ -69,10 +69,13 @@ def test_a_stage_is_one_line_of_the_log(caplog):
 def test_every_frame_is_listed_and_the_doubtful_are_marked(tmp_path):
   status = np.array([Status.TRACKED, Status.INTERPOLATED, Status.TRACKED, Status.DIVERGED])
   trust = np.array([0.9, 0.0, 0.2, 0.0])
-  assert report.write_frames(tmp_path / "frames.csv", np.array([1, 2, 4, 5]), status, trust) == 3
-  assert (tmp_path / "frames.csv").read_text().splitlines() == [
-    "frame,status,confidence,note", "1,tracked,0.900,", "2,interpolated,0.000,doubtful", "4,tracked,0.200,doubtful",
-    "5,diverged,0.000,doubtful",
+  frames, times = np.array([1, 2, 4, 5]), np.array([0, 0.04, 0.1234567, 2])
+  names = ["a.jpg", 'b,"c.jpg', "\udcff.jpg", "d"]
+  assert report.write_frames(tmp_path / "frames.csv", frames, status, trust, times, names) == 3
+  assert (tmp_path / "frames.csv").read_bytes().splitlines() == [
+    b"frame,status,confidence,note,time_s,source", b"1,tracked,0.900,,0.000000,a.jpg",
+    b'2,interpolated,0.000,doubtful,0.040000,"b,""c.jpg"', b"4,tracked,0.200,doubtful,0.123457,\xff.jpg",
+    b"5,diverged,0.000,doubtful,2.000000,d",
   ]  # fmt: skip
   assert "3 are doubtful, see frames.csv" in report.summary_text({**SUMMARY, "doubtful": 3}, tmp_path, [])
 

@@ -412,6 +412,18 @@ def test_confidence_is_kept(saved, open_head):
   np.testing.assert_array_equal(results.for_frames(loaded, np.array([2, 4, 9])).confidence, trust[jnp.array([1, 3, 3])])
 
 
+def test_times_and_names_are_kept(saved):
+  path, result = saved
+  times, names = np.array([0, 0.1, 0.15, 9.0]), ["a b.jpg", "ü.png", "clip.mp4#3", "x"]
+  results.save_tracked(path, result, np.arange(1, 5), (48, 64), TrackConfig(), times=times, sources=names)
+  loaded = results.load_tracked(path)
+  np.testing.assert_array_equal(loaded.times, times)
+  assert loaded.sources.tolist() == names and np.load(path, allow_pickle=False)["vht_jax_source"].tolist() == names
+  results.write_npz(path, {**results.read_npz(path), "vht_jax_times": np.zeros(3)})
+  with pytest.raises(InputError, match="vht_jax_times: expected one for each of 4 frames"):
+    results.load_tracked(path)
+
+
 def test_standard_deviations_are_kept_and_follow_their_frames(saved, open_head):
   path, result = saved
   sd = jax.tree.map(lambda a: jnp.abs(a) + 0.1, result.poses)

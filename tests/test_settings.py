@@ -175,8 +175,23 @@ def test_empty_list():
     ("downscale_factor = 0\n", "downscale_factor: expected a positive number"),
     ("tracking_resolution = [0, 512]\n", "tracking_resolution: expected two positive sizes"),
     ("calibrated = true\n", "calibrated: the focal length must be given"),
-    ("fov = 200\n", "fov: expected less than 180"),
+    ("fov = 200\n", "fov: expected 1.5 to 160 degrees"),
     ("keyframes = [-1]\n", "keyframes: expected no negative number"),
+    ("focal = 1200\n", "focal: 1200 longer image sides.*write --focal=1200px.*--focal=1200mm"),
+    ("focal = 35\n", "field of view of 1.6 degrees.*--focal=35mm"),
+    ("focal = 0.01\n", "focal: 0.01 longer image sides is a field of view of 178 degrees"),
+    ("focal = 12in\n", r"a\.ini:1: focal: expected a number; found '12in'"),
+    ("focal = px\n", r"a\.ini:1: focal: expected a number; found 'px'"),
+    ("fov = 0.7\n", "fov: expected 1.5 to 160.*if it is in radians give --fov=40.1"),
+    ("fov = 175\n", "fov: expected 1.5 to 160"),
+    ("frame_rate = -1\n", "frame_rate: expected no negative number"),
+    ("frame_rate = 25000\n", "frame_rate: expected at most 1000"),
+    ("max_frames = -3\n", "max_frames: expected no negative number"),
+    ("n_keyframes = 0\n", "n_keyframes: expected at least 1"),
+    ("crop_size = 4\n", "crop_size: expected at least 32 px"),
+    ("sd_expr = 0\n", "sd_expr: expected a positive number"),
+    ("tracking_resolution = [8, 512]\n", "at least 16 px"),
+    ("focal = 1.2\nfocal_px = 1200\n", "give --focal or --focal_px, not both"),
   ],
 )
 def test_bad_files_say_one_clear_line(tmp_path, text, message):
@@ -198,6 +213,8 @@ def test_bad_files_say_one_clear_line(tmp_path, text, message):
     (["--config=nowhere.ini"], "nowhere.ini: no such config file"),
     (["--overlay=perhaps"], "overlay"),
     (["--fov=40", "--focal=1"], "not both"),
+    (["--fov=40", "--focal=1200px"], "not both"),
+    (["--focal=1200cm"], "--focal: expected a number; found '1200cm'"),
   ],
 )
 def test_bad_command_lines_say_one_clear_line(argv, message):
@@ -236,6 +253,23 @@ def test_any_value_reads_back(tmp_path_factory, path, rate, frames):
   file = tmp_path_factory.getbasetemp() / "any.ini"
   settings.write_ini(file, settings.make_settings(values))
   assert settings.make_settings(settings.read_ini(file)) == settings.make_settings(values)
+
+
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [("1200px", (0.0, 1200.0, 0.0)), ("28mm", (0.0, 0.0, 28.0)), ("27.5 mm", (0.0, 0.0, 27.5)), ("1.3", (1.3, 0.0, 0.0))],
+)
+def test_focal_lengths_have_units(tmp_path, text, expected):
+  """As flags, in files, and through the file that a run writes; a flag replaces the file's in any unit."""
+  ini = write(tmp_path, f"focal = {text}  # of the lens\n")
+  other = write(tmp_path, "fov = 50", "b.ini")
+  for argv in ([f"--focal={text}"], [f"--config={ini}"], [f"--config={other}", f"--focal={text}"]):
+    app, track, _ = found = settings.parse([*argv, "--calibrated"])
+    assert (track.focal, app.focal_px, app.focal_35mm) == expected
+  settings.write_ini(tmp_path / "c.ini", found)
+  assert settings.make_settings(settings.read_ini(tmp_path / "c.ini"))[1:] == found[1:]
+  app, track, _ = settings.parse([f"--config={ini}", "--fov=90"])
+  assert (track.focal, app.focal_px, app.focal_35mm) == (pytest.approx(0.5), 0.0, 0.0)
 
 
 def test_every_key_is_explained():

@@ -42,6 +42,11 @@ def one_line(error):
   return message
 
 
+def over_grey(rgb, alpha):
+  a = alpha[..., None] / 255.0
+  return rgb * a + 128 * (1 - a)
+
+
 def make_dataset(path, n=3, size=(96, 128), face=True):
   landmarks = np.stack([np.linspace(20, 90, 68), np.linspace(10, 80, 68)], axis=1).astype(np.float32)
   for i in range(1, n + 1):
@@ -155,8 +160,7 @@ def test_damage_in_the_middle_is_skipped_and_later_frames_keep_their_numbers(tmp
   data[middle : middle + length] = rng.bytes(length)
   damaged.write_bytes(data)
 
-  whole = list(open_video(path)[1])
-  frames = list(open_video(damaged)[1])
+  whole, frames = ([p and p.rgb for p in open_video(name).pictures] for name in (path, damaged))
   broken = [i for i, frame in enumerate(frames) if frame is None]
   assert len(whole) == len(frames) == 100 and 0 < len(broken) < 60 and broken[-1] < 99
   after = [i for i in range(broken[-1] + 1, 100)]
@@ -243,8 +247,9 @@ def test_folder_of_images(tmp_path):
   info = extract_frames(folder, tmp_path / "data")
   assert info.n_frames == 4 and info.fps == 25
   dataset = FrameFolder(tmp_path / "data")
-  for position, i in enumerate((1, 2, 3, 10)):  # 10 comes last
+  for position, i in ((0, 1), (1, 2), (3, 10)):  # 10 comes last
     np.testing.assert_array_equal(dataset.image(position), picture(i))
+  assert np.abs(dataset.image(2) - over_grey(picture(3), alpha)).max() <= 0.5
   np.testing.assert_array_equal(dataset.alpha(2), alpha)
   assert dataset.alpha(0) is None
   observations = dataset.observations(range(4))

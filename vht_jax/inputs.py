@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import shutil
 from collections.abc import Iterator
@@ -99,24 +100,29 @@ def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
   """The frames alone.
 
   Raises:
-    InputError: unreadable input.
+    InputError: unreadable input, or keyframes and cuts that it does not have (before it is extracted, if it says how
+      many frames there are).
   """
+  from vht_jax.track.frames import check_positions
   from vht_jax.video import FrameFolder
   from vht_jax.video.child import extract_in_child
 
   if app.video:
     progress.stage("extract", app.max_frames)
+    check = functools.partial(check_positions, config)
     with preparing(app.data_path):
-      info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at)
+      info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at, check)
     progress.at(info.n_frames, info.n_frames)
     progress.close()
-  return FrameFolder(
+  dataset = FrameFolder(
     app.data_path,
     tracking_resolution=config.tracking_resolution,
     downscale_factor=config.downscale_factor,
     max_frames=app.max_frames or None,
     face=whom(app) if app.face.isdigit() else None,
   )
+  check_positions(config, len(dataset))
+  return dataset
 
 
 def count_people(app: AppConfig, config: Any, progress: Progress) -> int:
@@ -192,8 +198,8 @@ def forget_dataset(data_path: Path) -> None:
       path.unlink(missing_ok=True)
 
 
-def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel) -> dict[str, str]:
-  """What the tracker is given beside its settings, as texts that differ when it does."""
+def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: float) -> dict[str, str]:
+  """What the tracker is given beside its settings, as texts that differ when it does; `focal`: 0 if not known."""
   import jax
   import numpy as np
 
@@ -206,6 +212,8 @@ def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel) -> dict[st
   leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
   return {
     "frames": f"{len(dataset)} of {height}x{width}, {digest(dataset.frame_ids, np.array(images))}",
+    "times": digest(dataset.times),
+    "focal": f"{focal:.6g}",
     "landmarks": digest(points, confidence, *(() if dense is None else (dense,))),
     "head": f"{model.name}, {digest(*leaves)}",
     "load_tracked_flame_params": digest(Path(loaded).read_bytes()) if loaded else "none",

@@ -208,7 +208,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   import numpy as np
 
-  from vht_jax import inputs, report, results
+  from vht_jax import inputs, lens, report, results
   from vht_jax.assets import load_head
 
   settings_.write_ini(output / FILES["config"], settings)
@@ -227,8 +227,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     init = inputs.former_result(app, config, model)
     dataset, cuts = inputs.open_dataset(app, config, progress)
-    settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts))
-    record.agree("input", inputs.describe(app, dataset, model), advice)
+    focal = lens.known_focal(app, config, dataset)
+    settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts, focal=focal))
+    record.agree("input", inputs.describe(app, dataset, model, focal), advice)
     if record.finished and (output / results.FILE_NAME).exists():
       if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
         return already_finished(app, output)
@@ -237,8 +238,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       record.agree("environment", inputs.environment(), advice)
       result = fit(settings, model, dataset, record, progress, init)
       results.save_tracked(
-        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model
-      )
+        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model,
+        times=dataset.times, sources=dataset.sources,
+      )  # fmt: skip
     summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
     progress.close()
@@ -329,7 +331,9 @@ def write_report(
   tracked = np.asarray(result.status) == Status.TRACKED
   points = (landmarks, confidence, projected)
   trust = np.ones(len(frames)) if result.confidence is None else np.asarray(result.confidence)
-  doubtful = report.write_frames(output / FILES["frames"], frames, np.asarray(result.status), trust)
+  doubtful = report.write_frames(
+    output / FILES["frames"], frames, np.asarray(result.status), trust, dataset.times, dataset.sources
+  )
   difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
   progress.close()
   seconds = time.perf_counter() - start
@@ -347,6 +351,10 @@ def write_report(
     "head": model.name,
     "focal": float(result.identity.camera.focal),
     "image_size": [int(x) for x in dataset.size],
+    "source_first": dataset.sources[0],
+    "source_last": dataset.sources[-1],
+    "seconds_of_video": float(dataset.times[-1]),
+    "times_assumed": dataset.times_assumed,
   }
   return report.write_summary(output / FILES["summary"], summary)
 
@@ -423,8 +431,10 @@ def write_overlay(
   progress.stage("report", len(dataset) if written else min(len(dataset), SAMPLED))
   return film(
     model, result, dataset, points, output / FILES["overlay"] if written else None,
-    style=app.overlay if written else "compare", fps=app.frame_rate or dataset.fps, progress=progress.advance,
-    show=show,
+    style=app.overlay if written else "compare", fps=app.frame_rate or dataset.fps,
+    # A variable rate plays in real time.
+    times=None if app.frame_rate or dataset.steady else dataset.times,
+    progress=progress.advance, show=show,
   )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,18 +184,31 @@ def peak_rss_mb() -> float:
 DOUBTFUL = 0.5  # frames of less confidence are listed
 
 
-def write_frames(path: Path, frames: np.ndarray, status: np.ndarray, confidence: np.ndarray) -> int:
+def write_frames(
+  path: Path,
+  frames: np.ndarray,
+  status: np.ndarray,
+  confidence: np.ndarray,
+  times: np.ndarray,
+  sources: Sequence[str],
+) -> int:
   """frames.csv: how every frame came about and how far it can be trusted, the doubtful ones marked.
+
+  Args:
+    path: the file.
+    frames, status, confidence: (n,) ids, `Status`, confidence in [0, 1].
+    times, sources: (n,) s and names, see `video.FrameFolder`.
 
   Returns:
     The number of doubtful frames: not tracked, or of little confidence.
   """
   doubtful = (status != Status.TRACKED) | (confidence < DOUBTFUL)
-  rows = [
-    f"{frame},{Status(s).name.lower()},{c:.3f},{'doubtful' if d else ''}"
-    for frame, s, c, d in zip(frames, status, confidence, doubtful)
-  ]
-  write_atomic(Path(path), ("\n".join(["frame,status,confidence,note", *rows]) + "\n").encode())
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator="\n")
+  table.writerow(["frame", "status", "confidence", "note", "time_s", "source"])
+  for frame, s, c, d, t, source in zip(frames, status, confidence, doubtful, times, sources):
+    table.writerow([frame, Status(s).name.lower(), f"{c:.3f}", "doubtful" if d else "", f"{t:.6f}", source])
+  write_atomic(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))  # names may be no text
   return int(doubtful.sum())
 
 

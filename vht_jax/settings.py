@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from vht_jax import lens
 from vht_jax.app.several import expand, names
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.effects import check_effects
@@ -48,6 +49,8 @@ class AppConfig:
   truth: str | None = None
   device: str = "auto"
   fov: float = 0.0
+  focal_px: float = 0.0
+  focal_35mm: float = 0.0
   overlay: str = "compare"
   frame_rate: float = 0.0
   tensorboard: bool = False
@@ -87,9 +90,11 @@ HELP = {
   "truth": "npz with the known parameters, to measure the geometric errors against",
   "device": "auto, cpu, gpu (cuda), tpu",
   "fov": "known field of view along the longer image side in degrees; another way to say --focal",
+  "focal_px": "known focal length in pixels of the extracted frames; --focal=1200px says the same",
+  "focal_35mm": "known 35 mm equivalent focal length in mm, by the image's diagonal as in EXIF; --focal=28mm",
   "overlay": "what overlay.mp4 shows: compare (input, head, both, landmarks), mesh, texture, landmarks; none (or "
   "--nooverlay): it is not written",
-  "frame_rate": "frames per second of overlay.mp4; 0: the video's (25 for images)",
+  "frame_rate": "frames per second of overlay.mp4; 0: as the source plays (25 for images)",
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
   "save_period": "read for VHT's files and ignored: results are written once, at the end",
@@ -124,8 +129,8 @@ HELP = {
   "n_samples": "Gauss-Newton: pixels of it per solve",
   "identity_steps": "Gauss-Newton: rasterisations of the keyframe stage",
   "frame_steps": "Gauss-Newton: and of the frame stage",
-  "focal": "known focal length in units of the longer image side, held (the principal point only with --calibrated); "
-  "0: estimated",
+  "focal": "known focal length in longer image sides, or with its unit: 1200px, 28mm; held (the principal point only "
+  "with --calibrated); 0: EXIF's, or estimated",
   "init_steps": "Adam: steps of the keyframe stage, and in turn of the first frame of a shot",
   "steps_per_frame": "Adam: steps per frame",
   "sub_steps": "Adam: updates per step (per rasterisation)",
@@ -185,13 +190,18 @@ CHOICES = {
 ALIASES = {"overlay": {"true": "compare", "false": "none"}}
 # Sizes, counts and divisors: at least 1, or strictly positive.
 _AT_LEAST_ONE = frozenset(
-  "n_shape n_expr tex_res n_keyframes n_calibration_frames batch_size crop_size n_samples steps_per_frame sub_steps "
+  "n_shape n_expr tex_res n_keyframes n_calibration_frames batch_size n_samples steps_per_frame sub_steps "
   "img_log_freq energy_log_freq save_period".split()
 )
 # A ~ at the start of these is the home folder. `model` may be a path.
 _PATHS = ("config", "video", "data_path", "output_path", "face_landmarker", "assets", "model", "truth",
           "load_tracked_flame_params")  # fmt: skip
-_POSITIVE = {"downscale_factor", "sampling_scale"}
+_SPREADS = frozenset(f.name for f in dataclasses.fields(Weights) if f.name.startswith("sd_"))
+_POSITIVE = {"downscale_factor", "sampling_scale"} | _SPREADS
+MIN_SIDE = 16  # px, of a tracked image
+MIN_CROP = 32  # px: a face of fewer is not found either
+MAX_RATE = 1000.0  # frames per second
+_FOCALS = ("fov", "focal", "focal_px", "focal_35mm")  # one quantity with several names
 # A run may go on with other values of these: where things are (what they hold is compared instead), how the run is
 # watched, keys that nothing reads ...
 _NOT_THE_RUN = frozenset(
@@ -255,10 +265,11 @@ def parse_all(argv: list[str]) -> list[Settings]:
   given = {}
   for name, kind in types_of.items():
     if (text := values[name].value) is not None:
-      given[name] = text if kind is bool else cast(kind, text, f"--{name}")
+      given |= {name: text} if kind is bool else _value(types_of, name, text, f"--{name}")
   ini = read_ini(expanded(given["config"])) if given.get("config") else {}
-  if "fov" in given or "focal" in given:  # one quantity with two names
-    ini.pop("fov", None), ini.pop("focal", None)
+  if any(name in given for name in _FOCALS):
+    for name in _FOCALS:
+      ini.pop(name, None)
   inputs = expand(rest)
   if inputs and values["video"].value is not None:
     raise InputError(f"unexpected argument {rest[0]!r} beside --video={given['video']}; name the inputs in one way")
@@ -273,6 +284,14 @@ def parse_all(argv: list[str]) -> list[Settings]:
     check_effects(settings, given)
     found.append(settings)
   return found
+
+
+def _value(types_of: dict[str, Any], name: str, text: str, where: str) -> dict[str, Any]:
+  """Key and value of a key's text; a focal length with its unit goes to the key of that unit."""
+  unit = re.fullmatch(r"(.*[0-9.])\s*(px|mm)\s*", text) if name == "focal" else None
+  if unit:
+    name, text = {"px": "focal_px", "mm": "focal_35mm"}[unit[2]], unit[1]
+  return {name: cast(types_of[name], text, where)}
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
@@ -299,20 +318,27 @@ def make_settings(values: dict[str, Any]) -> Settings:
   face = values.get("face", "largest")
   if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
     raise InputError(f"face: expected largest, all or a number; found {face!r}")
-  if any(n < 1 for n in values.get("tracking_resolution") or ()):
-    raise InputError(f"tracking_resolution: expected two positive sizes; found {values['tracking_resolution']}")
+  if any(n < MIN_SIDE for n in values.get("tracking_resolution") or ()):
+    found = list(values["tracking_resolution"])
+    raise InputError(f"tracking_resolution: expected two positive sizes of at least {MIN_SIDE} px; found {found}")
+  if values.get("crop_size", MIN_CROP) < MIN_CROP:
+    raise InputError(f"crop_size: expected at least {MIN_CROP} px; found {values['crop_size']}")
+  if values.get("frame_rate", 0.0) > MAX_RATE:
+    raise InputError(f"frame_rate: expected at most {MAX_RATE:g} frames per second; found {values['frame_rate']:g}")
+  focals = [name for name in _FOCALS if values.get(name)]
+  if len(focals) > 1:
+    raise InputError(f"give --{focals[0]} or --{focals[1]}, not both")
+  if values.get("focal"):
+    lens.check_bare(values["focal"])
   if values.get("fov"):
-    if values.get("focal"):
-      raise InputError("give --fov or --focal, not both")
-    if values["fov"] >= 180:
-      raise InputError(f"fov: expected less than 180 degrees; found {values['fov']}")
-    values = {**values, "focal": 0.5 / math.tan(math.radians(values["fov"]) / 2), "fov": 0.0}
+    lens.check_fov(values["fov"])
+    values = {**values, "focal": lens.focal_of_fov(values["fov"]), "fov": 0.0}
 
   def of(cls):
     return cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
 
   settings = Settings(of(AppConfig), of(TrackConfig), of(Weights))
-  if settings.track.calibrated and not (settings.track.focal or settings.app.load_tracked_flame_params):
+  if settings.track.calibrated and not (focals or settings.app.load_tracked_flame_params):
     raise InputError(
       "calibrated: the focal length must be given, by --focal or --fov, or a camera by --load_tracked_flame_params"
     )
@@ -350,10 +376,10 @@ def read_ini(path: str | Path) -> dict[str, Any]:
     match = re.fullmatch(r"""([^=:#;]+?)\s*[=:]\s*(?:(["'])(.*)\2|(.*?))(?:\s*(?<=\s)[#;].*)?""", line)
     if not match:
       raise InputError(f"{file}:{number}: expected 'key = value'; found {line[:60]!r}")
-    key, quote, quoted, plain = match.groups()
-    if key not in types_of:
-      raise InputError(f"{file}:{number}: unknown key {key!r}{_suggest(key, types_of)}")
-    values[key] = cast(types_of[key], quoted if quote else plain, f"{file}:{number}: {key}")
+    name, quote, quoted, plain = match.groups()
+    if name not in types_of:
+      raise InputError(f"{file}:{number}: unknown key {name!r}{_suggest(name, types_of)}")
+    values |= _value(types_of, name, quoted if quote else plain, f"{file}:{number}: {name}")
   return values
 
 

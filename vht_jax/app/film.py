@@ -29,6 +29,7 @@ def film(
   *,
   style: str = "compare",
   fps: float = 25.0,
+  times: np.ndarray | None = None,
   progress: Callable[[int], None] = lambda n: None,
   show: Callable[[int, np.ndarray], None] = lambda i, picture: None,
 ) -> float:
@@ -40,6 +41,7 @@ def film(
     path: the .mp4; None: only the difference is measured, on some frames.
     style: see `overlay.compose`.
     fps: frames per second.
+    times: (T,) s, when each frame is shown, if not at that rate.
     progress: told how many frames are done.
     show: called with every frame's number and picture.
 
@@ -89,7 +91,7 @@ def film(
       yield picture
 
   if path is not None:
-    write_video(path, ahead(pictures(), AHEAD), fps)
+    write_video(path, ahead(pictures(), AHEAD), fps, times)
   if path is None or style in ("mesh", "landmarks"):
     for i, rgb, alpha in rendered(sampled, False):
       measured(i, overlay.crop(dataset.image(i), origins[i], frame.size, panel), rgb, alpha)

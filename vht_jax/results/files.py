@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Tracked:
   image_size: tuple[int, int]  # (H, W) of the tracked images
   head: str  # name of the head model; '' in VHT's files
   verdict: heads.Verdict | None = None  # whether the codes are of the model that was asked about
+  times: np.ndarray | None = None  # (T,) s, when each frame was taken; None in VHT's files
+  sources: np.ndarray | None = None  # (T,) str, what each frame was made from; None in VHT's files
 
 
 def save_tracked(
@@ -53,6 +56,9 @@ def save_tracked(
   size: tuple[int, int],
   config: TrackConfig,
   head: str | FlameModel = "",
+  *,
+  times: np.ndarray | None = None,
+  sources: Sequence[str] | None = None,
 ) -> None:
   """Writes a result in VHT's format, atomically.
 
@@ -63,6 +69,8 @@ def save_tracked(
     size: (H, W) of the tracked images.
     config: shape, expression and texture codes are zero-padded to its n_shape, n_expr and n_tex.
     head: the head model, or its name alone. The codes mean nothing without it.
+    times: (T,) s, when each frame was taken.
+    sources: (T,) what each frame was made from.
   """
   name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
   identity, poses = result.identity, result.poses
@@ -98,6 +106,8 @@ def save_tracked(
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(name),
     **({"vht_jax_head_id": np.asarray(identifier)} if identifier else {}),
+    **({} if times is None else {"vht_jax_times": np.asarray(times, np.float64)}),
+    **({} if sources is None else {"vht_jax_source": np.asarray(sources, str)}),
   }
   write_npz(path, arrays)
 
@@ -196,7 +206,17 @@ def load_tracked(
         f"{path}: its codes are of {verdict.reason}; on this run's head, {model.name!r}, they are another face. Track "
         "with its head (--assets, --model), or take nothing but its camera: --allow_other_head"
       )
-  return Tracked(result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict)
+  return Tracked(
+    result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict,
+    times=_of_frames(arrays, path, "vht_jax_times", n, "f"), sources=_of_frames(arrays, path, "vht_jax_source", n, "U"),
+  )  # fmt: skip
+
+
+def _of_frames(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, kind: str) -> np.ndarray | None:
+  values = arrays.get(name)
+  if values is not None and (values.shape != (n,) or values.dtype.kind != kind):
+    raise InputError(f"{path}: {name}: expected one for each of {n} frames; found {values.shape} of {values.dtype}")
+  return values
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:

@@ -26,13 +26,18 @@ def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
     raise InputError("schedule: joint is for Gauss-Newton on images; leave out --solver=adam or --nophotometric")
   if not seen.any():
     raise InputError(f"no face was found in any of the {n} frames; is there a person in the video?")
+  check_positions(config, n)
+  for k in config.keyframes:
+    if not seen[k]:
+      raise InputError(f"keyframes: no face was found in frame {k}; choose another")
+
+
+def check_positions(config: TrackConfig, n: int) -> None:
+  """Raises `InputError` for keyframes and cuts that a clip of n frames does not have."""
   for name in ("keyframes", "cutframes"):
     for k in getattr(config, name):
       if not 0 <= k < n:
         raise InputError(f"{name}: {k} is out of range; positions are 0-based, the dataset has {n} frames (0..{n - 1})")
-  for k in config.keyframes:
-    if not seen[k]:
-      raise InputError(f"keyframes: no face was found in frame {k}; choose another")
 
 
 def finite_rows(*arrays) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Extraction in a process of its own: a file that crashes, hangs or bloats a decoder ends in one line, not the run.
 
-The child calls `main` with SOURCE DATA_PATH MAX_FRAMES; it talks in lines of JSON on its stdout.
+The child calls `main` with SOURCE DATA_PATH MAX_FRAMES; it talks in lines of JSON on its stdout, and where it has said
+how many frames there are it waits for a line on its stdin.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -36,6 +38,7 @@ def extract_in_child(
   data_path: str | Path,
   max_frames: int | None = None,
   progress: Callable[[int, int], None] | None = None,
+  opened: Callable[[int], None] | None = None,
 ) -> VideoInfo:
   """`extract_frames` in a child process with bounded memory.
 
@@ -48,7 +51,7 @@ def extract_in_child(
   done = 0
   with tempfile.TemporaryFile() as chatter:
     child = subprocess.Popen(
-      command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=chatter, env=environment
+      command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, env=environment
     )
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
@@ -59,8 +62,15 @@ def extract_in_child(
           done = message["done"]
           if progress is not None:
             progress(done, message["total"])
-        elif "warning" in message:
-          log.warning("%s", message["warning"])
+        elif "counted" in message:
+          if opened is not None:
+            opened(message["counted"])
+          with contextlib.suppress(OSError):
+            child.stdin.write(b"\n")  # it waits for this before it writes anything
+            child.stdin.flush()
+        elif "log" in message:
+          level, text = message["log"]
+          log.log(level, "%s", text)
         elif "error" in message:
           raise InputError(message["error"])
         elif "info" in message:
@@ -72,6 +82,8 @@ def extract_in_child(
     finally:
       child.kill()
       child.wait()
+      with contextlib.suppress(OSError):
+        child.stdin.close()
   raise InputError(f"{source}: the decoder crashed after {done} frames ({_cause(code)}); is the file damaged?")
 
 
@@ -113,9 +125,15 @@ def main(argv: list[str]) -> int:
 
   class Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-      say(warning=record.getMessage())
+      say(log=[record.levelno, record.getMessage()])
+
+  def counted(n_frames: int) -> None:
+    say(counted=n_frames)
+    if not sys.stdin.readline():
+      raise BrokenPipeError
 
   log.handlers, log.propagate = [Forward()], False
+  log.setLevel(logging.INFO)
   _limit_memory()
   last = 0.0
 
@@ -126,7 +144,7 @@ def main(argv: list[str]) -> int:
       say(done=done, total=total)
 
   try:
-    info = extract_frames(source, data_path, int(max_frames) or None, progress)
+    info = extract_frames(source, data_path, int(max_frames) or None, progress, counted)
   except BrokenPipeError:  # the run was killed
     return 1
   except InputError as error:

@@ -8,20 +8,23 @@ import io
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from absl import logging
 
 from vht_jax.errors import InputError
 from vht_jax.files import sweep, write_atomic
-from vht_jax.video.codec import DEFAULT_FPS, VideoInfo, open_video
+from vht_jax.video.codec import Opened, VideoInfo, open_video
 from vht_jax.video.cuts import thumbnail
+from vht_jax.video.images import IMAGE_SUFFIXES, list_images, open_images, sequence_numbers
 from vht_jax.video.layout import IMAGE, MASK, SOURCE, THUMBNAILS, frame_folders, frame_name
+from vht_jax.video.pixels import Picture
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VERSION = 2  # of the frames that a source gives; 1 had no times and names, and pixels as they are stored
 
 
 def extract_frames(
@@ -29,18 +32,22 @@ def extract_frames(
   data_path: str | Path,
   max_frames: int | None = None,
   progress: Callable[[int, int], None] | None = None,
+  opened: Callable[[int], None] | None = None,
 ) -> VideoInfo:
   """Writes frame_0001/image_0000.png, frame_0002/... as VHT does, and source.json, which VHT ignores.
 
   What is there already is kept, so that a killed run goes on and a second one costs nothing. A frame of a video that
-  cannot be decoded has no folder, and those after it keep their numbers. The alpha channel of an image becomes
-  mask_0000.png (255 = foreground).
+  cannot be decoded has no folder, and those after it keep their numbers. Images are upright with square pixels. An
+  alpha channel becomes mask_0000.png (255 = foreground), and the image lies over mid-grey.
 
   Args:
-    source: a video; a folder of images (all of one size, taken in natural order: 2 before 10); one image.
+    source: a video; a folder of images (all of one size, taken in natural order: 2 before 10); one image, all of whose
+      pictures count.
     data_path: where the frames go; made if need be.
     max_frames: only the first so many; None or 0: all.
     progress: called with (frames done, all frames as far as known) after each frame.
+    opened: called with the number of frames before the first is written, if the source has a count of them; an error
+      that it raises ends the extraction.
 
   Returns:
     Frames per second, the number of frames there are now (at most `max_frames`), their size.
@@ -67,11 +74,19 @@ def extract_frames(
     frames = state["frames"][:limit]
     return VideoInfo(state["fps"], len(frames), tuple(state["size"]))
 
-  info, images = _open(source)
+  info, counted, pictures = _open(source)
+  if state is not None and there and tuple(state["size"]) != info.size:
+    raise InputError(
+      f"{data_path}: holds frames of {'x'.join(map(str, state['size']))} made by an earlier version, {source} has "
+      f"{info.size[0]}x{info.size[1]} (height x width, square pixels); make them anew with --restart"
+    )
   total = min(info.n_frames or limit or 0, limit or info.n_frames)
+  if opened is not None and counted:
+    opened(total)
   try:
     data_path.mkdir(parents=True, exist_ok=True)
     state = {
+      "version": VERSION,
       "source": str(source),
       "identity": identity,
       "fps": info.fps,
@@ -81,12 +96,14 @@ def extract_frames(
       "complete": False,
     }
     _write_state(data_path, state)
-    thumbnails = {}
-    for number in _write_frames(itertools.islice(images, limit), data_path, there, thumbnails):
+    written: dict[int, Picture] = {}
+    thumbnails: dict[int, np.ndarray] = {}
+    for number in _write_frames(itertools.islice(pictures, limit), data_path, there, thumbnails, written):
       state["frames"].append(number)
       if progress is not None:
         progress(len(state["frames"]), max(total, len(state["frames"])))
     write_thumbnails(data_path, thumbnails)
+    state |= _describe(source, info, [written[number] for number in state["frames"]])
     state["complete"] = True
     _write_state(data_path, state)
   except OSError as error:
@@ -100,7 +117,27 @@ def probe(source: str | Path) -> VideoInfo:
   Raises:
     InputError: it is missing or unreadable.
   """
-  return _open(Path(source))[0]
+  return _open(Path(source)).info
+
+
+def _describe(source: Path, info: VideoInfo, pictures: list[Picture]) -> dict[str, Any]:
+  """What source.json says of each frame: times (s, from the first frame), names, equivalent focal lengths."""
+  sources = [picture.source for picture in pictures]
+  times = [picture.time for picture in pictures]
+  known = all(time is not None for time in times) and len(times) > 1
+  if known and not all(a < b for a, b in zip(times, times[1:])):
+    logging.warning("%s: the times of its frames do not increase; taken from the frame rate instead", source)
+    known = False
+  if known:
+    times = [time - times[0] for time in times]
+  elif numbers := sequence_numbers(sources) if source.is_dir() else None:
+    times = [(number - numbers[0]) / info.fps for number in numbers]
+  else:
+    times = None
+  found = {"sources": sources, "times": times, "times_assumed": not known}
+  if any(picture.focal_35mm for picture in pictures):
+    found["focal_35mm"] = [picture.focal_35mm for picture in pictures]
+  return found
 
 
 def write_thumbnails(data_path: Path, thumbnails: dict[int, np.ndarray]) -> None:
@@ -112,24 +149,29 @@ def write_thumbnails(data_path: Path, thumbnails: dict[int, np.ndarray]) -> None
 
 
 def _write_frames(
-  images: Iterator, data_path: Path, there: dict[int, Path], thumbnails: dict[int, np.ndarray]
+  pictures: Iterator[Picture | None],
+  data_path: Path,
+  there: dict[int, Path],
+  thumbnails: dict[int, np.ndarray],
+  written: dict[int, Picture],
 ) -> Iterator[int]:
-  """Writes each (RGB, alpha or None) under its 1-based number and yields the number when the file is complete.
+  """Writes each picture under its 1-based number and yields the number when the file is complete.
 
-  Puts the thumbnails of all frames into `thumbnails`.
+  Puts the thumbnails of all frames into `thumbnails`, and what is known of them, without pixels, into `written`.
   """
   # PNG encoding costs several times what decoding the video does; zlib and OpenCV release the GIL.
   workers = min(8, os.cpu_count() or 1)
   pending: collections.deque[tuple[int, Future]] = collections.deque()
   with ThreadPoolExecutor(workers) as pool:
-    for number, item in enumerate(images, start=1):
-      if item is None:
+    for number, picture in enumerate(pictures, start=1):
+      if picture is None:
         continue
-      thumbnails[number] = thumbnail(item[0])
+      thumbnails[number] = thumbnail(picture.rgb)
+      written[number] = picture._replace(rgb=None, alpha=None)
       if number in there:
         pending.append((number, pool.submit(int)))
       else:
-        pending.append((number, pool.submit(_write_frame, data_path / frame_name(number), *item)))
+        pending.append((number, pool.submit(_write_frame, data_path / frame_name(number), picture.rgb, picture.alpha)))
       while len(pending) > 2 * workers:  # so that few frames are in memory
         done, future = pending.popleft()
         future.result()
@@ -161,61 +203,10 @@ def encode_png(image: np.ndarray) -> bytes:
   return data.tobytes()
 
 
-def _open(source: Path) -> tuple[VideoInfo, Iterator]:
-  """What the source is, and its (RGB, alpha or None) items; None where a frame cannot be decoded."""
+def _open(source: Path) -> Opened:
   if source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES:
-    paths = _list_images(source) if source.is_dir() else [source]
-    first = _read_image(paths[0])
-    info = VideoInfo(DEFAULT_FPS, len(paths), first[0].shape[:2])
-    return info, _read_images(paths, info.size)
-  info, frames = open_video(source)
-  return info, (None if frame is None else (frame, None) for frame in frames)
-
-
-def _list_images(folder: Path) -> list[Path]:
-  paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-  if not paths:
-    hint = "; it is a folder of frames already: give it as data path, without a video" if frame_folders(folder) else ""
-    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none{hint}")
-
-  def natural(path: Path):
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", path.name)]
-
-  return sorted(paths, key=natural)
-
-
-def _read_images(paths: list[Path], size: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-  for path in paths:
-    rgb, alpha = _read_image(path)
-    if rgb.shape[:2] != size:
-      raise InputError(
-        f"{path}: size {rgb.shape[0]}x{rgb.shape[1]}, but {paths[0].name} has {size[0]}x{size[1]} (height x width); "
-        "the frames of a clip need one size"
-      )
-    yield rgb, alpha
-
-
-def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-  """RGB uint8 (H, W, 3) upright by its EXIF tag, and alpha uint8 (H, W) unless it is absent or opaque throughout."""
-  from PIL import Image, ImageOps
-
-  try:
-    with Image.open(path) as opened:
-      image = ImageOps.exif_transpose(opened)
-      if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion to RGB saturates
-        values = np.asarray(image, np.float64)
-        scale = 257.0 if values.max() > 255 else 1.0
-        image = Image.fromarray(np.clip(np.round(values / scale), 0, 255).astype(np.uint8))
-      transparent = "A" in image.getbands() or "transparency" in image.info
-      pixels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
-  except FileNotFoundError as error:
-    raise InputError(f"{path}: no such file (expected an image)") from error
-  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-    raise InputError(f"{path}: expected an image, found a file that cannot be decoded ({error})") from error
-  alpha = pixels[..., 3] if transparent else None
-  if alpha is not None and alpha.min() == 255:
-    alpha = None
-  return np.ascontiguousarray(pixels[..., :3]), alpha
+    return open_images(source)
+  return open_video(source)
 
 
 def _identify(source: Path) -> str:
@@ -223,7 +214,7 @@ def _identify(source: Path) -> str:
   digest = hashlib.sha256()
   try:
     if source.is_dir():
-      for path in _list_images(source):
+      for path in list_images(source):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     else:
       with open(source, "rb") as file:
@@ -237,8 +228,10 @@ def _identify(source: Path) -> str:
 
 
 def _covers(state: dict, limit: int | None) -> bool:
-  """Whether a finished extraction holds all frames that are wanted now."""
-  return state["complete"] and (state["limit"] is None or (limit is not None and limit <= state["limit"]))
+  """Whether a finished extraction holds all frames that are wanted now, and all that is to be known of them."""
+  if not state["complete"] or state.get("version") != VERSION:
+    return False
+  return state["limit"] is None or (limit is not None and limit <= state["limit"])
 
 
 def _read_state(data_path: Path) -> dict | None:

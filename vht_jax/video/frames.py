@@ -18,7 +18,17 @@ from vht_jax.errors import InputError
 from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
-from vht_jax.video.layout import IMAGE, MASK, SOURCE, THUMBNAILS, frame_folders, intact_png, keypoint_name, png_size
+from vht_jax.video.layout import (
+  IMAGE,
+  MASK,
+  MAX_SIDE,
+  SOURCE,
+  THUMBNAILS,
+  frame_folders,
+  intact_png,
+  keypoint_name,
+  png_size,
+)
 
 if TYPE_CHECKING:  # it brings jax, which those who only decode do not need
   from vht_jax.types import Observations
@@ -88,12 +98,69 @@ class FrameFolder:
     return [IMAGE] * len(self)
 
   @functools.cached_property
-  def fps(self) -> float:
-    """Frames per second of the source; 25 when it is unknown."""
+  def _record(self) -> dict:
+    """What the extraction wrote down; empty for a folder that VHT made."""
     try:
-      return float(json.loads((self.path / SOURCE).read_text())["fps"])
-    except (OSError, ValueError, KeyError, TypeError):
-      return DEFAULT_FPS
+      record = json.loads((self.path / SOURCE).read_text())
+    except (OSError, ValueError):
+      return {}
+    return record if isinstance(record, dict) else {}
+
+  def _of_frames(self, name: str, kinds: type | tuple[type, ...]) -> list | None:
+    """What the record has under a name for each frame; None if it lacks one, or has something else there."""
+    frames, values = self._record.get("frames"), self._record.get(name)
+    if not isinstance(frames, list) or not isinstance(values, list) or len(frames) != len(values):
+      return None
+    known = {f: v for f, v in zip(frames, values) if isinstance(f, int) and isinstance(v, kinds)}
+    found = [known.get(i) for i in self.frame_ids.tolist()]
+    return None if any(value is None for value in found) else found
+
+  @functools.cached_property
+  def fps(self) -> float:
+    """Frames per second of the source, on average; 25 when it is unknown."""
+    rate = self._record.get("fps")
+    return float(rate) if isinstance(rate, int | float) and 0 < rate < np.inf else DEFAULT_FPS
+
+  @functools.cached_property
+  def times(self) -> np.ndarray:
+    """(n,) float64, s: when each frame was taken, from the source's first frame on, increasing.
+
+    A video and an animation have a time for each frame. Of a folder of images whose names are one numbered sequence
+    the numbers count, of other images and of VHT's datasets the frames' ids, at `fps` (`times_assumed`).
+    """
+    known = self._of_frames("times", (int, float))
+    if known is not None:
+      times = np.array(known, np.float64)
+      if np.isfinite(times).all() and (np.diff(times) > 0).all():
+        return times
+    return (self.frame_ids - self.frame_ids[0]) / self.fps
+
+  @property
+  def times_assumed(self) -> bool:
+    """Whether `times` rest on an assumed frame rate, not on what the source says."""
+    return self._record.get("times_assumed") is not False or self._of_frames("times", (int, float)) is None
+
+  @property
+  def steady(self) -> bool:
+    """Whether the frames follow each other at `fps`, within half a frame, as far as that is known."""
+    even = self.times[0] + np.arange(len(self)) / self.fps
+    return self.times_assumed or bool((np.abs(self.times - even) < 0.5 / self.fps).all())
+
+  @functools.cached_property
+  def sources(self) -> list[str]:
+    """What each frame is made from: an image's file name, or name#index (0-based) in a video or animation."""
+    known = self._of_frames("sources", str)
+    return known if known is not None else [f"{folder.name}/{IMAGE}" for folder in self._folders]
+
+  @functools.cached_property
+  def focal_35mm(self) -> list[float | None]:
+    """(n,) the equivalent focal length in mm that EXIF names for each image, if it does."""
+    known = {}
+    frames, values = self._record.get("frames"), self._record.get("focal_35mm")
+    if isinstance(frames, list) and isinstance(values, list) and len(frames) == len(values):
+      named = [(f, v) for f, v in zip(frames, values) if isinstance(f, int) and isinstance(v, int | float)]
+      known = {f: float(v) for f, v in named if v > 0}
+    return [known.get(i) for i in self.frame_ids.tolist()]
 
   def image_path(self, i: int) -> Path:
     """The image file of frame i."""
@@ -275,6 +342,8 @@ def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, fac
   if not factor > 0:
     raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
   size = tuple(int(side / factor) for side in source)
+  if max(size) > MAX_SIDE:
+    raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
   if min(size) < 16:
     raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
   return size

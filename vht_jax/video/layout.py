@@ -1,7 +1,8 @@
 """VHT's folders of frames: names, and the checks that need no decoding.
 
 data_path/
-  source.json                       ours, like the next two: where the frames come from; VHT ignores it
+  source.json                       ours, like the next two: where the frames come from, their times and names; VHT
+                                    ignores it
   thumbnails.npz                    for finding cuts
   landmarks.json                    which detector made the landmarks, and where a killed run goes on
   frame_0001/                       1-based; gaps are allowed
