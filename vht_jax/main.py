@@ -48,6 +48,7 @@ FILES = {
   "frames": "frames.csv",
   "log": "track.log",
   "overlay": "overlay.mp4",
+  "report": "report.html",
   "summary": "summary.json",
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vht_jax.app.advice import DOUBTFUL
 from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
 from vht_jax.programs import rows_of, stored
@@ -183,6 +184,19 @@ def panel_size(size: tuple[int, int]) -> tuple[int, int]:
   return height, width
 
 
+def panel_boxes(size: tuple[int, int]) -> list[tuple[str, float, float, float, float]]:
+  """Where `panels` puts the pictures of frames of `size` (H, W): name, left, top, width, height, as shares of 1."""
+  names = ("input", "render", "overlay", "landmarks")
+  if in_one_row(panel_size(size)):
+    return [(name, i / 4, 0.0, 0.25, 1.0) for i, name in enumerate(names)]
+  return [(name, i % 2 / 2, i // 2 / 2, 0.5, 0.5) for i, name in enumerate(names)]
+
+
+def in_one_row(size: tuple[int, int]) -> bool:
+  """Whether the four pictures of `size` (h, w) lie side by side: those of portraits do."""
+  return size[0] > 1.4 * size[1]
+
+
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """An (H, W, 3) uint8 image as (h, w, 3), averaging."""
   import cv2
@@ -229,7 +243,7 @@ def panels(
     cv2.circle(points, fixed[1][i], radius * 16, PROJECTED, -1, cv2.LINE_AA, 4)
   for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
     cv2.putText(points, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness, cv2.LINE_AA)
-  if height > 1.4 * width:
+  if in_one_row((height, width)):
     return np.concatenate(pictures, axis=1)
   return np.concatenate([np.concatenate(pictures[:2], axis=1), np.concatenate(pictures[2:], axis=1)])
 
@@ -284,9 +298,6 @@ def peak_rss_mb() -> float:
     return float("nan")
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kB on Linux
-
-
-DOUBTFUL = 0.5  # frames of less confidence are listed
 
 
 def write_frames(path: Path, frames: np.ndarray, status: np.ndarray, confidence: np.ndarray) -> int:
