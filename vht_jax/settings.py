@@ -46,6 +46,7 @@ class AppConfig:
   device: str = "auto"
   fov: float = 0.0
   overlay: bool = True
+  report: bool = True
   frame_rate: float = 0.0
   tensorboard: bool = False
   compilation_cache: bool = True
@@ -79,6 +80,7 @@ HELP = {
   "device": "auto, cpu, gpu (cuda), tpu",
   "fov": "known field of view along the longer image side in degrees; another way to say --focal",
   "overlay": "write overlay.mp4",
+  "report": "write report.html: video, curves and the head in 3D in one page that opens in any browser",
   "frame_rate": "frames per second of overlay.mp4; 0: the video's (25 for images)",
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
@@ -171,7 +173,7 @@ _NOT_THE_RUN = frozenset(
   "debug_checks save_period tex_res w_pos_glob".split()
 )
 # ... and what is made from a finished result.
-_REPORT = frozenset("truth overlay frame_rate tensorboard img_log_freq energy_log_freq".split())
+_REPORT = frozenset("truth overlay report frame_rate tensorboard img_log_freq energy_log_freq".split())
 
 
 def packaged(name: str) -> Path:

@@ -29,7 +29,7 @@ def spans(marked: np.ndarray) -> list[tuple[int, int]]:
 
 
 def logged_warnings(log: Path) -> list[str]:
-  """The different warnings in a run's track.log, in their order; the log outlives interruptions, the program does not."""
+  """The different warnings in a run's track.log, in their order; the log goes on over interruptions."""
   try:
     lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
   except OSError:
@@ -63,6 +63,7 @@ def advice(result: TrackResult, summary: dict[str, Any], notes: Sequence[str]) -
     if count := int(((status == Status.TRACKED) & (np.asarray(result.confidence) < DOUBTFUL)).sum()):
       say("warning", f"{_of(count, n)} were tracked with little confidence (below {DOUBTFUL}): look at them.")
   for note in notes:
+    note = note.replace("+-", "±")
     say("warning", note if note.endswith((".", "!", "?")) else note + ".")
   sd = None if result.focal_sd is None else float(result.focal_sd)
   if sd is not None and sd > UNSURE_FOCAL and not any("focal length is a guess" in note for note in notes):

@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
 from vht_jax.results.export import to_glb
 from vht_jax.types import FlameModel, TrackResult
+
+if TYPE_CHECKING:
+  from vht_jax.settings import Settings
+  from vht_jax.video import FrameFolder
 
 WEB = Path(__file__).parent / "web"
 SCRIPTS = ("data.js", "player.js", "timeline.js", "plots.js", "heatmap.js", "head.js", "main.js")  # in this order
@@ -65,6 +70,27 @@ def make_page(model: FlameModel, result: TrackResult, run: Run) -> str:
   return "".join(piece if i % 2 == 0 else parts[piece] for i, piece in enumerate(pieces)) + "\n"
 
 
+def run_of(output: Path, settings: Settings, dataset: FrameFolder, nme: np.ndarray, summary: dict[str, Any]) -> Run:
+  """What the page says of a run, from its folder and its dataset; `nme` (T,) is the frames' misfit in percent."""
+  from vht_jax.main import FILES
+  from vht_jax.report import panel_boxes
+
+  output = Path(output)
+  return Run(
+    title=output.resolve().name,
+    frames=dataset.frame_ids,
+    size=dataset.size,
+    frame_rate=settings.app.frame_rate or dataset.fps,
+    times=getattr(dataset, "times", None),
+    nme=nme,
+    summary=summary,
+    settings=settings,
+    notes=logged_warnings(output / FILES["log"]),
+    video=output / FILES["overlay"] if settings.app.overlay else None,
+    panels=panel_boxes(dataset.size),
+  )
+
+
 def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   """Makes report.html of a finished run again; returns where it is.
 
@@ -78,7 +104,6 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   from vht_jax import results, settings
   from vht_jax.assets import load_head
   from vht_jax.main import FILES
-  from vht_jax.report import panel_boxes
   from vht_jax.video import FrameFolder
 
   folder = Path(folder)
@@ -89,35 +114,23 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
     None if named else app.model, assets_dir=app.assets, n_shape=config.n_shape, n_expr=config.n_expr,
     n_texture=config.n_tex, model=app.model if named else "auto",
   )  # fmt: skip
-  tracked = results.load_tracked(folder / results.FILE_NAME, model)
-  summary = json.loads((folder / FILES["summary"]).read_text(encoding="utf-8"))
-  misfit, times, frame_rate = None, None, app.frame_rate
-  if (folder / "dataset").is_dir():
-    dataset = FrameFolder(
-      folder / "dataset", tracking_resolution=config.tracking_resolution, downscale_factor=config.downscale_factor,
-      max_frames=app.max_frames, face=int(app.face) if app.face.isdigit() else None,
-    )  # fmt: skip
-    frame_rate = frame_rate or dataset.fps
-    times = getattr(dataset, "times", None)
-    if np.array_equal(dataset.frame_ids, tracked.frames):
-      misfit = frame_misfit(model, tracked.result, dataset)
-  run = Run(
-    title=folder.resolve().name, frames=tracked.frames, size=tracked.image_size, frame_rate=frame_rate or 25.0,
-    times=times, nme=misfit, summary=summary, settings=chosen, notes=logged_warnings(folder / FILES["log"]),
-    video=folder / FILES["overlay"], panels=panel_boxes(tracked.image_size),
+  dataset = FrameFolder(
+    folder / "dataset" if (folder / "dataset").is_dir() else app.data_path, face=int(app.face) if app.face.isdigit()
+    else None, tracking_resolution=config.tracking_resolution, downscale_factor=config.downscale_factor,
+    max_frames=app.max_frames,
   )  # fmt: skip
-  path = folder / FILES["report"] if path is None else Path(path)
-  write_page(path, model, tracked.result, run)
-  return path
-
-
-def frame_misfit(model: FlameModel, result: TrackResult, dataset) -> np.ndarray:
-  """(T,) NME of the 68 points in percent; NaN where no face was found."""
-  from vht_jax import results
-
+  tracked = results.load_tracked(folder / results.FILE_NAME, model)
+  result = results.for_frames(tracked, dataset.frame_ids)
   landmarks, confidence, _ = dataset.landmarks()
   projected = results.projected_landmarks(model, result, dataset.size)
-  return results.nme(projected, landmarks, confidence, slice(0, 68))
+  misfit = results.nme(projected, landmarks, confidence, slice(0, 68))
+  try:
+    summary = json.loads((folder / FILES["summary"]).read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise InputError(f"{folder / FILES['summary']}: expected the summary of a finished run ({error})") from None
+  path = folder / FILES["report"] if path is None else Path(path)
+  write_page(path, model, result, run_of(folder, chosen, dataset, misfit, summary))
+  return path
 
 
 if __name__ == "__main__":

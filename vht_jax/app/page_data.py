@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vht_jax.app.advice import advice, doubtful_frames, spans
+from vht_jax.app.advice import DOUBTFUL, advice, doubtful_frames, spans
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.results.export.motion import opengl_view
 from vht_jax.results.plain import frame_numbers, number_sds
@@ -56,6 +56,7 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
     "status": [int(s) for s in np.asarray(result.status)],
     "statusNames": [s.name.lower().replace("_", " ") for s in Status],
     "confidence": _rounded(confidence),
+    "doubtfulBelow": DOUBTFUL,
     "doubtful": [
       {"first": a, "last": b, "worst": a + int(np.argmin(confidence[a : b + 1]))} for a, b in spans(doubtful)
     ],
@@ -89,7 +90,7 @@ def plots(
     found.append({"title": "Confidence", "unit": "", "range": [0, 1], "series": series})
   if run.nme is not None:
     series = [{"name": "68 points", "values": _rounded(run.nme, 3)}]
-    found.append({"title": "Landmark misfit", "unit": "% of the eye distance", "range": [0, None], "series": series})
+    found.append({"title": "Landmark misfit", "unit": "%", "range": [0, None], "series": series})
   percent = lambda eye: {"name": eye, "values": _rounded(100.0 * numbers[f"blink_{eye}"], 1)}
   side = [show("gaze_side", "to the left"), show("gaze_up", "up")]
   head = [show("turn", "turn left"), show("nod", "nod up"), show("tilt", "tilt left")]
@@ -129,12 +130,11 @@ def extra_plots(result: TrackResult) -> list[dict[str, Any]]:
 
 
 def units(model: FlameModel, result: TrackResult) -> dict[str, Any]:
-  """The expression as rows of a heat map: names, values per unit, and whether they have two sides."""
+  """The expression as rows of a heat map: names and values per unit."""
   expr = np.asarray(result.poses.expr, np.float64).T
   names = list(model.expr_names) or [f"expression {i + 1}" for i in range(len(expr))]
   return {
     "names": names,
-    "twoSided": not model.expr_one_sided,
     "values": [_rounded(row, 3) for row in expr],
   }
 
@@ -157,10 +157,10 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
     },
   ]  # fmt: skip
   if (nme := run.summary.get("nme68_median")) is not None and math.isfinite(nme):
-    found.append({"label": "Landmark misfit", "value": f"{nme:.2f} %", "detail": "of the eye distance, median"})
+    found.append({"label": "Landmark misfit", "value": f"{nme:.2f} %", "detail": "of the eyes' distance"})
   if (vertex := run.summary.get("vertex_mm")) is not None and math.isfinite(vertex):
     found.append({"label": "Against the truth", "value": f"{vertex:.2f} mm", "detail": "mean of all vertices"})
-  found.append({"label": "Focal length", "value": f"{focal:.2f}", "detail": " ".join(["of the longer side", surety])})
+  found.append({"label": "Focal length", "value": f"{focal:.2f}", "detail": f"of the longer side {surety}".strip()})
   if (seconds := run.summary.get("seconds_total")) is not None:
     found.append({"label": "Time", "value": _duration(seconds), "detail": f"{n / seconds:.1f} frames/s"})
   return found

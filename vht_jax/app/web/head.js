@@ -36,15 +36,14 @@ const FRAGMENT = `
   varying vec3 vStage;
   varying vec3 vEye;
   void main() {
-    float side = gl_FrontFacing ? 1.0 : -1.0;
-    vec3 n = normalize(vStage) * side * lightFrame;  // row vector: the transpose, camera to world
+    vec3 n = normalize(vStage) * lightFrame;  // row vector: the transpose, camera to world
     vec3 shading = light[0] + light[1] * n.x + light[2] * n.y + light[3] * n.z + light[4] * (n.x * n.y)
       + light[5] * (n.x * n.z) + light[6] * (n.y * n.z) + light[7] * (n.x * n.x - n.y * n.y) + light[8] * (3.0 * n.z * n.z - 1.0);
     vec3 skin = (texture2D(map, vTexture).rgb + 1.0) * shading - 1.0;
     float facing = abs(normalize(vEye).z);
     vec3 clay = vec3(0.80, 0.78, 0.75) * (0.22 + 0.78 * facing);
     vec3 color = look == 0 ? skin : look == 1 ? clay : vec3(0.55, 0.75, 0.95);
-    gl_FragColor = vec4(clamp(gl_FrontFacing ? color : 0.35 * color, 0.0, 1.0), 1.0);
+    gl_FragColor = vec4(clamp(color, 0.0, 1.0), 1.0);
   }`;
 
 // Ramamoorthi and Hanrahan's factors of the nine functions, as vht_jax.shade has them.
@@ -81,7 +80,9 @@ function makeRenderer() {
       throw new Error("The 3D view needs WebGL 2, which this browser does not offer here.");
     }
   })();
-  renderer.setClearColor(0x1d2125);
+  const background = () => renderer.setClearColor(css("--stage"));
+  background();
+  on("theme", () => { background(); drawHead(); });
   return renderer;
 }
 
@@ -100,7 +101,7 @@ function setUpHead(renderer, file) {
     map: { value: map }, light: { value: lightUniform() }, look: { value: 0 },
     lightFrame: { value: new THREE.Matrix3().set(...data.lightFrame.flat()) },
   };
-  mesh.material = new THREE.ShaderMaterial({ uniforms, vertexShader: VERTEX, fragmentShader: FRAGMENT, side: THREE.DoubleSide });
+  mesh.material = new THREE.ShaderMaterial({ uniforms, vertexShader: VERTEX, fragmentShader: FRAGMENT });
   mesh.frustumCulled = false;
   const tracks = file.animations[0].tracks.map((track) => {
     const [name, property] = track.name.split(".");

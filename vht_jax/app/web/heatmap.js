@@ -111,7 +111,7 @@ function startHeat() {
       buildHeat();
     };
   }
-  const both = data.units.twoSided;
+  const both = data.units.values.flat().some((v) => v < -0.05 * heat.scale);
   const bar = make("i");
   bar.style.background = `linear-gradient(90deg, ${both ? "var(--heat-minus), " : ""}var(--heat-zero), var(--heat-plus))`;
   $("heat-legend").append(both ? (-heat.scale).toFixed(1) : "0", bar, heat.scale.toFixed(1));

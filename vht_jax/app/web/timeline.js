@@ -9,17 +9,22 @@ function drawStrip() {
   context.clearRect(0, 0, width, height);
   // The thumb's centre keeps half its width from the ends.
   const edge = (7 * width) / Math.max(strip.clientWidth, 1);
+  const frameAt = (x) => clamp(Math.round(((x - edge) / (width - 2 * edge)) * (nFrames - 1)), 0, nFrames - 1);
   const at = (frame) => edge + ((width - 2 * edge) * frame) / Math.max(nFrames - 1, 1);
   context.fillStyle = css("--faint");
   context.fillRect(0, 0, width, height);
-  const step = (width - 2 * edge) / Math.max(nFrames - 1, 1);
-  for (let i = 0; i < nFrames; i++) {
-    const lost = data.status[i] !== 0;
-    const confidence = lost ? 0 : (data.confidence[i] ?? 0);
+  for (let x = Math.floor(edge); x < width - edge; x++) {
+    // Of several frames in one column the worst is shown.
+    let [confidence, lost] = [1, false];
+    for (let i = frameAt(x); i <= frameAt(x + 1); i++) {
+      lost ||= data.status[i] !== 0;
+      confidence = Math.min(confidence, data.confidence[i] ?? 0);
+    }
+    const doubtful = lost || confidence < data.doubtfulBelow;
     const tall = lost ? height : Math.max(height * confidence, 1);
-    context.fillStyle = lost ? bad : confidence < 0.5 ? warning : good;
-    context.globalAlpha = lost || confidence < 0.5 ? 0.9 : 0.45;
-    context.fillRect(at(i) - step / 2, height - tall, Math.max(step, 1) + 0.5, tall);
+    context.fillStyle = lost ? bad : doubtful ? warning : good;
+    context.globalAlpha = doubtful ? 0.9 : 0.45;
+    context.fillRect(x, height - tall, 1, tall);
   }
   context.globalAlpha = 1;
   const [first, last] = state.view;
@@ -36,7 +41,7 @@ function showNow() {
   const status = data.status[i] !== 0 ? data.statusNames[data.status[i]] : "";
   const confidence = data.confidence[i] ?? 0;
   const mark = status ? make("span", { className: "lost", textContent: ` ${status}` })
-    : confidence < 0.5 ? make("span", { className: "doubt", textContent: " doubtful" }) : "";
+    : confidence < data.doubtfulBelow ? make("span", { className: "doubt", textContent: " doubtful" }) : "";
   $("now").replaceChildren(`frame ${data.frames[i]} `, make("small", { textContent: `${(data.times[i] ?? 0).toFixed(2)} s` }), mark);
   $("slider").setAttribute("aria-valuetext", `frame ${data.frames[i]} ${status}`);
   const at = data.doubtful.findIndex((run) => i >= run.first && i <= run.last);

@@ -263,8 +263,8 @@ def _image(file: _File, texture: np.ndarray, compact: bool) -> dict[str, Any]:
   from PIL import Image
 
   data = io.BytesIO()
-  kind = "jpeg" if compact else "png"
-  Image.fromarray(np.asarray(texture, np.uint8)).save(data, kind, **({"quality": _JPEG_QUALITY} if compact else {}))
+  kind, options = ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}) if compact else ("png", {})
+  Image.fromarray(np.asarray(texture, np.uint8)).save(data, kind, **options)
   return {"name": "albedo", "mimeType": f"image/{kind}", "bufferView": file.view(data.getvalue())}
 
 
