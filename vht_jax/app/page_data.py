@@ -145,7 +145,7 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
   tracked = int((np.asarray(result.status) == Status.TRACKED).sum())
   focal = float(result.identity.camera.focal)
   sd = None if result.focal_sd is None else float(result.focal_sd)
-  surety = "" if sd is None or not math.isfinite(sd) else "given" if sd == 0 else f"± {100 * sd:.0f} %"
+  surety = "" if sd is None or not math.isfinite(sd) or sd == 0 else f"± {100 * sd:.0f} %"
   found = [
     {
       "label": "Tracked", "value": f"{tracked}", "detail": f"of {n} frames",
@@ -157,10 +157,10 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
     },
   ]  # fmt: skip
   if (nme := run.summary.get("nme68_median")) is not None and math.isfinite(nme):
-    found.append({"label": "Landmark misfit", "value": f"{nme:.2f} %", "detail": "of the eyes' distance"})
+    found.append({"label": "Landmark misfit", "value": f"{nme:.2f} %", "detail": "of eye distance"})
   if (vertex := run.summary.get("vertex_mm")) is not None and math.isfinite(vertex):
     found.append({"label": "Against the truth", "value": f"{vertex:.2f} mm", "detail": "mean of all vertices"})
-  found.append({"label": "Focal length", "value": f"{focal:.2f}", "detail": f"of the longer side {surety}".strip()})
+  found.append({"label": "Focal length", "value": f"{focal:.2f} {surety}".strip(), "detail": "× the longer side"})
   if (seconds := run.summary.get("seconds_total")) is not None:
     found.append({"label": "Time", "value": _duration(seconds), "detail": f"{n / seconds:.1f} frames/s"})
   return found
