@@ -7,7 +7,6 @@ const LOOKS = { Skin: 0, Clay: 1, Mesh: 2 };
 
 const VERTEX = `
   #include <common>
-  #include <morphtarget_pars_vertex>
   #include <skinning_pars_vertex>
   varying vec2 vTexture;
   varying vec3 vStage;
@@ -15,14 +14,11 @@ const VERTEX = `
   void main() {
     vTexture = uv;
     #include <beginnormal_vertex>
-    #include <morphinstance_vertex>
-    #include <morphnormal_vertex>
     #include <skinbase_vertex>
     #include <skinnormal_vertex>
     vStage = objectNormal;               // in the filming camera's frame: bones and mesh share one parent
     vEye = normalMatrix * objectNormal;  // in the frame of the camera that looks now
     #include <begin_vertex>
-    #include <morphtarget_vertex>
     #include <skinning_vertex>
     #include <project_vertex>
   }`;
@@ -72,10 +68,20 @@ async function startHead() {
   }
 }
 
+/** Whether to smooth edges: fine pixels need it less, and without a graphics card it takes half of the time. */
+function smoothEdges() {
+  if ((window.devicePixelRatio || 1) >= 2) return false;
+  const probe = document.createElement("canvas").getContext("webgl2");
+  const info = probe?.getExtension("WEBGL_debug_renderer_info");
+  const name = info ? probe.getParameter(info.UNMASKED_RENDERER_WEBGL) : "";
+  probe?.getExtension("WEBGL_lose_context")?.loseContext();
+  return !/swiftshader|llvmpipe|software/i.test(name);
+}
+
 function makeRenderer() {
   const renderer = (() => {
     try {
-      return new THREE.WebGLRenderer({ canvas: $("head"), antialias: true });
+      return new THREE.WebGLRenderer({ canvas: $("head"), antialias: smoothEdges() });
     } catch {
       throw new Error("The 3D view needs WebGL 2, which this browser does not offer here.");
     }
@@ -103,6 +109,7 @@ function setUpHead(renderer, file) {
   };
   mesh.material = new THREE.ShaderMaterial({ uniforms, vertexShader: VERTEX, fragmentShader: FRAGMENT });
   mesh.frustumCulled = false;
+  const morph = takeMorphs(mesh);
   const tracks = file.animations[0].tracks.map((track) => {
     const [name, property] = track.name.split(".");
     return { node: stage.getObjectByName(name), property, values: track.values, size: track.getValueSize() };
@@ -112,7 +119,7 @@ function setUpHead(renderer, file) {
   const controls = new THREE.OrbitControls(camera, renderer.domElement);
   Object.assign(controls, { enablePan: false, enableDamping: false, rotateSpeed: 0.8, minDistance: 0.15, maxDistance: 6 });
   Object.assign(head3d, {
-    ready: true, renderer, scene, stage, mesh, tracks, root, neck, camera, controls, uniforms,
+    ready: true, renderer, scene, stage, mesh, morph, tracks, root, neck, camera, controls, uniforms,
     toOrigin: new THREE.Matrix4().makeTranslation(...data.neckRest), pose: new THREE.Matrix4(),
   });
   controls.addEventListener("start", () => { if (head3d.view === "filmed") head3d.select("Follow"); });
@@ -127,6 +134,47 @@ function setUpHead(renderer, file) {
   });
   on("frame", () => { poseHead(); drawHead(); });
   on("size", drawHead);
+  new IntersectionObserver(([entry]) => { // what is scrolled away is not drawn
+    head3d.visible = entry.isIntersecting;
+    drawHead();
+  }).observe(renderer.domElement);
+}
+
+/**
+ * Takes the morph targets out of a mesh; returns a function that shapes it by their weights.
+ *
+ * A shader looks at every target in every vertex. Few vertices move and few targets count, so the processor does it in
+ * a millisecond or two, where drawing with some 50 targets takes 100 without a graphics card.
+ */
+function takeMorphs(mesh) {
+  const geometry = mesh.geometry;
+  const names = ["position", "normal"];
+  const read = (a) => Float32Array.from({ length: 3 * a.count }, (_, i) => a.getComponent((i / 3) | 0, i % 3));
+  const parts = names.map((name) => {
+    const base = read(geometry.attributes[name]);
+    const targets = (geometry.morphAttributes[name] ?? []).map((attribute) => {
+      const all = read(attribute);
+      const at = [];
+      for (let i = 0; i < all.length; i++) if (all[i] !== 0) at.push(i);
+      return { at: Uint32Array.from(at), by: Float32Array.from(at, (i) => all[i]) };
+    });
+    const attribute = new THREE.BufferAttribute(base.slice(), 3);
+    geometry.setAttribute(name, attribute);
+    return { base, targets, attribute };
+  });
+  geometry.morphAttributes = {};
+  mesh.morphTargetInfluences = undefined;
+  return (weights) => {
+    for (const { base, targets, attribute } of parts) {
+      const values = attribute.array;
+      values.set(base);
+      targets.forEach(({ at, by }, k) => {
+        const weight = weights[k];
+        if (weight !== 0) for (let i = 0; i < at.length; i++) values[at[i]] += weight * by[i];
+      });
+      attribute.needsUpdate = true;
+    }
+  };
 }
 
 /** Sets every joint and weight to its key of the current frame. */
@@ -134,7 +182,7 @@ function poseHead() {
   const { tracks, root, neck, pose, stage, view, toOrigin } = head3d;
   for (const { node, property, values, size } of tracks) {
     const at = state.frame * size;
-    if (property === "morphTargetInfluences") for (let k = 0; k < size; k++) node.morphTargetInfluences[k] = values[at + k];
+    if (property === "morphTargetInfluences") head3d.morph(values.subarray(at, at + size));
     else node[property].fromArray(values, at);
   }
   for (const joint of [root, neck]) joint.updateMatrix();
@@ -173,7 +221,7 @@ function chooseView(view) {
 
 let drawing = 0;
 function drawHead() {
-  if (!head3d.ready) return;
+  if (!head3d.ready || head3d.visible === false) return;
   cancelAnimationFrame(drawing);
   drawing = requestAnimationFrame(() => {
     const { renderer, scene, camera } = head3d;
