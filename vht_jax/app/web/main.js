@@ -1,12 +1,17 @@
 // Puts the page together.
 
+/** A sentence whose flags (--fov) are not broken into two lines. */
+function words(text) {
+  return text.split(/(--\w+)/).map((part, i) => (i % 2 ? make("span", { className: "flag", textContent: part }) : part));
+}
+
 function startTexts() {
   const [height, width] = data.size;
   $("subtitle").textContent = `${nFrames} frames · ${width} × ${height} px · ${+data.frameRate.toFixed(2)} frames/s`;
   for (const { label, value, detail, level } of data.figures) {
     $("figures").append(make("div", { className: `figure ${level ?? ""}` }, make("small", { textContent: label }), make("b", { textContent: value }), make("span", { className: "hint detail", textContent: detail })));
   }
-  for (const { level, text } of data.advice) $("advice").append(make("p", { className: level, textContent: text }));
+  for (const { level, text } of data.advice) $("advice").append(make("p", { className: level }, ...words(text)));
   if (!data.advice.some((a) => a.level === "warning")) $("advice").prepend(make("p", { className: "good", textContent: "Nothing to warn about." }));
   for (const [name, value] of data.facts) $("facts").append(make("dt", { textContent: name }), make("dd", { textContent: value }));
   const stages = Object.entries(data.stages);
