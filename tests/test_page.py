@@ -334,7 +334,9 @@ def test_keys_jump_to_the_doubtful_frames(opened):
   assert where() == 11
   body.send_keys(Keys.SHIFT + Keys.ARROW_LEFT)
   assert where() == 1
-  opened.find_elements("css selector", "#doubtful button")[1].click()
+  button = opened.find_elements("css selector", "#doubtful button")[1]
+  opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+  button.click()
   assert where() == 30
 
 
