@@ -108,6 +108,8 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
   assert "tracked 4 of 5 frames" in (output / "track.log").read_text()
   assert cv2.VideoCapture(str(output / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
   assert any((output / "tensorboard").iterdir())
+  page = (output / "report.html").read_text()
+  assert '"Tracked","value":"4","detail":"of 5 frames"' in page
 
 
 @pytest.fixture
@@ -123,11 +125,12 @@ def flat(monkeypatch):
 
 def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
   argv = [f"--data_path={clip}", "--output_path=here", "--keyframes", "0", "2", "--max_frames=3", "--nooverlay"]
+  argv.append("--noreport")
   assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--sd_jaw=0"]) == 0
   assert tracker["config"].keyframes == (0, 2) and tracker["weights"].sd_jaw == 0.0
   assert tracker["dataset"].size == (32, 40) and len(tracker["dataset"]) == 3
   assert tracker["model"].shapedirs.shape[-1] == 20
-  assert not (tmp_path / "here" / "overlay.mp4").exists()
+  assert not (tmp_path / "here" / "overlay.mp4").exists() and not (tmp_path / "here" / "report.html").exists()
   assert results.read_npz(tmp_path / "here" / results.FILE_NAME)["rotation"].shape == (3, 3)
   assert json.loads((tmp_path / "here" / "summary.json").read_text())["photometric_l1"] is not None
 

@@ -47,6 +47,7 @@ FILES = {
   "frames": "frames.csv",
   "log": "track.log",
   "overlay": "overlay.mp4",
+  "report": "report.html",
   "summary": "summary.json",
 }
 
@@ -316,7 +317,7 @@ def write_report(
   writer: Any,
   start: float,
 ) -> dict[str, Any]:
-  """Writes overlay, scalars and summary of a result; returns the summary. `start` is the run's, `time.perf_counter`."""
+  """Writes overlay, scalars, summary and page; returns the summary. `start` is the run's, `time.perf_counter`."""
   import numpy as np
 
   from vht_jax import report, results
@@ -356,7 +357,28 @@ def write_report(
     "seconds_of_video": float(dataset.times[-1]),
     "times_assumed": dataset.times_assumed,
   }
-  return report.write_summary(output / FILES["summary"], summary)
+  summary = report.write_summary(output / FILES["summary"], summary)
+  if app.report:
+    write_page(settings, model, result, dataset, points, output, summary)
+  return summary
+
+
+def write_page(
+  settings: Settings,
+  model: FlameModel,
+  result: TrackResult,
+  dataset: FrameFolder,
+  points: tuple[np.ndarray, np.ndarray, np.ndarray],
+  output: Path,
+  summary: dict[str, Any],
+) -> None:
+  """Writes report.html, with the video when there is one; arguments as for `write_overlay`, and the summary."""
+  from vht_jax import results
+  from vht_jax.app import page
+
+  landmarks, confidence, projected = points
+  misfit = results.nme(projected, landmarks, confidence, slice(0, 68))
+  page.write_page(output / FILES["report"], model, result, page.run_of(output, settings, dataset, projected, misfit, summary))
 
 
 def start_jax(app: AppConfig) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.app.advice import DOUBTFUL
 from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
 from vht_jax.types import Status, TrackResult
@@ -179,9 +180,6 @@ def peak_rss_mb() -> float:
     return float("nan")
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kB on Linux
-
-
-DOUBTFUL = 0.5  # frames of less confidence are listed
 
 
 def write_frames(

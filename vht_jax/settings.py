@@ -52,6 +52,7 @@ class AppConfig:
   focal_px: float = 0.0
   focal_35mm: float = 0.0
   overlay: str = "compare"
+  report: bool = True
   frame_rate: float = 0.0
   tensorboard: bool = False
   compilation_cache: bool = True
@@ -95,6 +96,7 @@ HELP = {
   "overlay": "what overlay.mp4 shows: compare (input, head, both, landmarks), mesh, texture, landmarks; none (or "
   "--nooverlay): it is not written",
   "frame_rate": "frames per second of overlay.mp4; 0: as the source plays (25 for images)",
+  "report": "write report.html: video, curves and the head in 3D in one page that opens in any browser",
   "tensorboard": "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')",
   "compilation_cache": "keep compiled programs in the user's cache folder, which makes the next start faster",
   "save_period": "read for VHT's files and ignored: results are written once, at the end",
@@ -209,7 +211,7 @@ _NOT_THE_RUN = frozenset(
   "debug_checks save_period tex_res w_pos_glob quiet json dry_run".split()
 )
 # ... and what is made from a finished result.
-_REPORT = frozenset("truth overlay frame_rate tensorboard img_log_freq energy_log_freq".split())
+_REPORT = frozenset("truth overlay report frame_rate tensorboard img_log_freq energy_log_freq".split())
 
 
 def packaged(name: str) -> Path:

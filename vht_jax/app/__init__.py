@@ -1,1 +1,1 @@
-"""What surrounds the tracking: pages, plans, the command line."""
+"""What surrounds the tracking: the command line, the overlay, the report."""

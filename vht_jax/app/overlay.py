@@ -172,6 +172,21 @@ def panel_size(size: tuple[int, int], most: int = PANEL) -> tuple[int, int]:
   return height, width
 
 
+def in_one_row(size: tuple[int, int]) -> bool:
+  """Whether the four pictures of `size` (h, w) lie side by side: those of portraits do."""
+  return size[0] > 1.4 * size[1]
+
+
+def panel_boxes(size: tuple[int, int], style: str = "compare") -> list[tuple[str, float, float, float, float]]:
+  """Where `compose` puts the pictures of a window of `size` (H, W): name, left, top, width, height, as shares of 1."""
+  names = ("input", "render", "overlay", "landmarks")
+  if style != "compare":
+    return []
+  if in_one_row(panel_size(size)):
+    return [(name, i / 4, 0.0, 0.25, 1.0) for i, name in enumerate(names)]
+  return [(name, i % 2 / 2, i // 2 / 2, 0.5, 0.5) for i, name in enumerate(names)]
+
+
 @functools.partial(stored, static_argnames=("frame", "size", "clay"))
 def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
   """rgb (n, h, w, 3) and alpha (n, h, w) of n poses, see `picture`."""
@@ -298,8 +313,7 @@ def compose(shown: Shown, style: str = "compare") -> np.ndarray:
     if shown.inset is not None:
       height, width = shown.inset.shape[:2]
       parts[0][:height, :width] = shown.inset
-    height, width = shown.image.shape[:2]
-    rows = [parts] if height > 1.4 * width else [parts[:2], parts[2:]]
+    rows = [parts] if in_one_row(shown.image.shape[:2]) else [parts[:2], parts[2:]]
     picture = np.concatenate([np.concatenate(row, axis=1) for row in rows])
   for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
     cv2.putText(picture, shown.caption, (8, len(picture) - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness,

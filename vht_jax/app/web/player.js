@@ -1,0 +1,144 @@
+// The one clock of the page: the video's while there is one, else the browser's.
+
+const video = $("video");
+const player = { hasVideo: false, shown: 0, wanted: null, waiting: [] };
+
+/** Shows a frame everywhere. `fromVideo`: the video shows it already. */
+function setFrame(frame, fromVideo = false) {
+  frame = clamp(Math.round(frame), 0, nFrames - 1);
+  const changed = frame !== state.frame;
+  state.frame = frame;
+  if (player.hasVideo && !fromVideo && (changed || player.shown !== frame)) seek(frame);
+  if (changed) {
+    keepInView(frame);
+    tell("frame");
+  }
+}
+
+/** Moves the curves along when the frame has left them. */
+function keepInView(frame) {
+  const [first, last] = state.view;
+  if (frame >= first && frame <= last) return;
+  const span = last - first;
+  const start = clamp(frame < first ? frame - 0.9 * span : frame - 0.1 * span, 0, Math.max(nFrames - 1 - span, 0));
+  setView(start, start + span);
+}
+
+function setView(first, last) {
+  const whole = Math.max(nFrames - 1, 1);
+  const span = clamp(last - first, Math.min(10, whole), whole);
+  first = clamp(first, 0, whole - span);
+  state.view = [first, first + span];
+  tell("view");
+}
+
+function setPlaying(playing) {
+  if (playing === state.playing) return;
+  if (playing && state.frame >= nFrames - 1) setFrame(0);
+  state.playing = playing;
+  $("play").classList.toggle("playing", playing);
+  $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
+  if (player.hasVideo) {
+    video.playbackRate = state.speed;
+    if (playing) video.play().catch(() => setPlaying(false));
+    else {
+      video.pause();
+      seek(state.frame);
+    }
+  } else if (playing) runClock();
+}
+
+function setSpeed(speed) {
+  state.speed = speed;
+  video.playbackRate = speed;
+}
+
+/** Without a video: frames at their own times. */
+function runClock() {
+  const start = performance.now();
+  const from = data.times[state.frame];
+  const step = (now) => {
+    if (!state.playing) return;
+    const time = from + ((now - start) / 1000) * state.speed;
+    let frame = state.frame;
+    while (frame < nFrames - 1 && data.times[frame + 1] <= time) frame++;
+    setFrame(frame);
+    if (frame >= nFrames - 1) setPlaying(false);
+    else requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+}
+
+// A video that is still seeking is not asked for another picture: the last wish waits.
+function seek(frame) {
+  player.wanted = frame;
+  if (!video.seeking && video.readyState > 0) nextSeek();
+}
+
+function nextSeek() {
+  if (player.wanted === null) return;
+  const frame = player.wanted;
+  player.wanted = null;
+  player.sought = frame;
+  video.currentTime = (frame + 0.5) / data.frameRate;
+}
+
+video.addEventListener("seeked", () => {
+  player.shown = player.sought ?? player.shown;
+  if (player.wanted !== null && player.wanted !== player.shown) return nextSeek();
+  player.wanted = null;
+  player.waiting.splice(0).forEach((done) => done(player.shown));
+});
+video.addEventListener("ended", () => {
+  setFrame(nFrames - 1, true);
+  setPlaying(false);
+});
+
+function follow() {
+  if (state.playing) {
+    const frame = clamp(Math.floor(video.currentTime * data.frameRate + 1e-3), 0, nFrames - 1);
+    player.shown = frame;
+    setFrame(frame, true);
+  }
+  requestAnimationFrame(follow);
+}
+
+/** Resolves when the picture of the current frame is there. */
+function pictureShown() {
+  if (!player.hasVideo || (!video.seeking && player.wanted === null && video.readyState > 1)) return Promise.resolve();
+  return new Promise((done) => player.waiting.push(done));
+}
+
+function startVideo() {
+  const embedded = $("video-data").textContent.length > 0;
+  if (!embedded && !data.videoFile) {
+    $("viewer").classList.add("no-video");
+    return;
+  }
+  player.hasVideo = true;
+  player.sought = 0;
+  video.src = embedded ? URL.createObjectURL(new Blob([takeBytes("video-data")], { type: "video/mp4" })) : data.videoFile;
+  video.addEventListener("loadedmetadata", () => {
+    choosePanel(player.panel);
+    seek(state.frame);
+  });
+  video.addEventListener("error", () => $("video-card").querySelector(".stage").replaceChildren(
+    make("p", { className: "hint", textContent: data.videoFile
+      ? `${data.videoFile} has to lie beside this page: it is too large to be inside it.`
+      : "This browser cannot play the video (H.264)." })));
+  const names = data.panels.map((p) => p.name);
+  // A picture each is large enough on a phone; side by side they show more where there is room.
+  const first = names.includes("overlay") ? "overlay" : "all";
+  choice($("panels"), ["all", ...names], first, choosePanel);
+  follow();
+}
+
+/** Shows one of the pictures that the video has side by side, or all of them. */
+function choosePanel(name) {
+  player.panel = name;
+  const [x, y, w, h] = (data.panels.find((p) => p.name === name) ?? { box: [0, 0, 1, 1] }).box;
+  Object.assign(video.style, { width: `${100 / w}%`, height: `${100 / h}%`, left: `${(-100 * x) / w}%`, top: `${(-100 * y) / h}%` });
+  const whole = (video.videoWidth || data.size[1]) / (video.videoHeight || data.size[0]);
+  $("screen").style.setProperty("--aspect", String((whole * w) / h));
+  $("video-card").style.setProperty("--stage-aspect", String((whole * w) / h));
+}
