@@ -55,7 +55,7 @@ class Browser:
     self._socket = connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None)
     self._ids = itertools.count(1)
     self._session: str | None = None
-    target = self._call("Target.createTarget", url="about:blank", width=size[0], height=size[1])["targetId"]
+    target = self._call("Target.createTarget", url="about:blank")["targetId"]
     self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
     for domain in ("Page", "Runtime", "Network", "Log"):
       self._call(f"{domain}.enable")

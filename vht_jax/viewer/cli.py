@@ -118,7 +118,7 @@ def run(options: Options) -> None:
   start_jax(AppConfig())
   folders = (options.data_path, options.data_path2)
   sources = [open_result(r, d, options.assets, options.model) for r, d in zip(options.results, folders)]
-  server, viewer = serve(sources, options.host, options.port)
+  server, viewer, _ = serve(sources, options.host, options.port)
   try:
     thread = viewer.start()
     print(greeting(sources, options.host, server.get_port()), flush=True)
@@ -139,7 +139,7 @@ def require_viser() -> None:
 
 
 def serve(sources: list, host: str, port: int):
-  """A server with the results in it, and their `Viewer`, which is not started yet."""
+  """A server with the results in it, their `Viewer`, which is not started yet, and its `Panel`."""
   import viser
 
   from vht_jax.viewer.panel import Panel
@@ -154,8 +154,7 @@ def serve(sources: list, host: str, port: int):
   server.scene.world_axes.visible = False
   server.scene.configure_default_lights(cast_shadow=False)
   viewer = Viewer(server, sources)
-  Panel(server, viewer)
-  return server, viewer
+  return server, viewer, Panel(server, viewer)
 
 
 def greeting(sources: list, host: str, port: int) -> str:

@@ -100,9 +100,7 @@ class Panel:
   def _editing(self, gui) -> None:
     with gui.add_folder("Edit"):
       hint = "Blend spreads the latest change of this frame over so many frames on either side"
-      self.blend_frames = gui.add_number(
-        "blend over", 5, min=0, max=max(5, len(self.viewer)), step=1, hint=hint
-      )
+      self.blend_frames = gui.add_number("blend over", 5, min=0, max=max(5, len(self.viewer)), step=1, hint=hint)
       self.edit = gui.add_button_group("", (BLEND, UNDO, REDO, RESET))
       self.edit.on_click(lambda event: self.act(event.target.value, event.client))
       self.file_name = gui.add_text("save as", self._free_name())
@@ -126,8 +124,11 @@ class Panel:
     for group in groups:
       with gui.add_folder(group, expand_by_default=group in ("Jaw and gaze", "Light", "Camera")):
         for control in (c for c in controls if c.group == group):
-          value = float(np.clip(control.get(self.viewer.session, 0), control.low, control.high))
-          slider = gui.add_slider(control.name, min=control.low, max=control.high, step=control.step, initial_value=value)
+          value = _shown(control, self.viewer.session, 0)
+          value = value if math.isfinite(value) else control.low
+          slider = gui.add_slider(
+            control.name, min=control.low, max=control.high, step=control.step, initial_value=value
+          )
           self._bind(slider, lambda value, control=control: self.move(control, float(value)))
           self.sliders.append((control, slider))
 
@@ -255,8 +256,8 @@ class Panel:
       self.play.label = label
     if not viewer.playing:
       for control, slider in self.sliders:
-        value = round(float(np.clip(control.get(viewer.session, viewer.frame), control.low, control.high)), 4)
-        if math.isfinite(value) and abs(slider.value - value) > 1e-4:
+        value = _shown(control, viewer.session, viewer.frame)
+        if math.isfinite(value) and slider.value != value:
           slider.value = value
     text = self.status_text()
     if text != self._text:
@@ -280,9 +281,15 @@ class Panel:
     lines = [", ".join(parts)]
     names = [s.name for s in viewer.sources]
     if len(names) > 1:
-      lines.append(f"first: {names[0]} (edited here); second: {names[1]}")
+      lines.append(f"first, to edit: {names[0]}; second: {names[1]}")
     lines += [note for s in viewer.sources for note in s.notes]
     return "  \n".join(lines)
+
+
+def _shown(control: Control, session, frame: int) -> float:
+  """A slider's value as it is shown: within its range, to a tenth of its steps."""
+  digits = 1 - math.floor(math.log10(control.step))
+  return round(float(np.clip(control.get(session, frame), control.low, control.high)), digits)
 
 
 def _glb_writer() -> Callable | None:

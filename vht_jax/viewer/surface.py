@@ -175,7 +175,7 @@ def _shaded(vertices, faces, light):
 
 @jax.jit
 def _normal_colors(vertices, faces):
-  return 0.5 + 0.5 * flame.vertex_normals(vertices, faces) * jnp.array([-1.0, 1.0, -1.0])  # world: x left, z away
+  return 0.5 + 0.5 * flame.vertex_normals(vertices, faces) * jnp.array([[-1.0, 1.0, -1.0]])  # world: x left, z away
 
 
 @functools.partial(jax.jit, static_argnames=("size",))
@@ -193,7 +193,7 @@ def _image_error(vertices, faces, uv, albedo, light, camera, image, size):
   screen = project(camera, vertices, size)
   height, width = size
   pixel = jnp.floor(screen[:, :2]).astype(jnp.int32)
-  inside = jnp.all((pixel >= 0) & (pixel < jnp.array([width, height])), axis=-1)
+  inside = jnp.all((pixel >= 0) & (pixel < jnp.array([[width, height]])), axis=-1)
   column, row = jnp.clip(pixel[:, 0], 0, width - 1), jnp.clip(pixel[:, 1], 0, height - 1)
   front = drawn.fragments.zbuf[row, column]
   seen = inside & (front > 0) & (screen[:, 2] > 0) & (screen[:, 2] <= front + _DEPTH_TOLERANCE)
