@@ -27,8 +27,8 @@ LOOKS = ("texture", "shading", "normals", "wireframe", "clay", "error")
 DIFFERENCE = "difference"  # look of the first of two results
 # Landmarks are drawn this much nearer to the camera than they are, so that the skin does not hide half of each. Seen
 # from the camera they stay where they are.
-_IN_FRONT = 0.97
-_POINT = 0.0016  # of the points' distance: their radius
+_IN_FRONT = 0.99
+_POINT = 0.0013  # of the points' distance: their radius
 _PLANE_MARGIN = 0.25  # m behind the clip's farthest root joint: behind every head, which are 0.2 m deep
 _PLANE_SIDE = 1080  # px, of the frames that are sent to the browser
 _SLOTS = 2  # meshes in turn: one is shown while the browser unpacks the next
