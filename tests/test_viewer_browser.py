@@ -142,8 +142,9 @@ def settled(viewer, drawn, seconds=60):
 
 
 def apart(a, b):
-  """Part of the pixels that differ clearly."""
-  return (np.abs(a.astype(int) - b).max(-1) > 30).mean()
+  """Part of the pixels that differ clearly and not only along edges: a slow page draws at a lower resolution."""
+  differs = (np.abs(a.astype(int) - b).max(-1) > 30).astype(np.uint8)
+  return cv2.erode(differs, np.ones((5, 5), np.uint8)).mean()
 
 
 def until(condition, seconds=30):
@@ -205,7 +206,7 @@ def test_scrub_edit_blend_undo_save_and_load(shown, run, open_head):
   settled(viewer, drawn)
   assert np.degrees(viewer.session.poses.jaw[5, 0]) == pytest.approx(30, abs=1e-3)
   after = page.picture()
-  assert apart(after, before) > 0.005, "the mouth does not open"
+  assert apart(after, before) > 0.003, "the mouth does not open"
 
   drawn = viewer.drawn
   page.set("blend over", 2)
@@ -219,7 +220,7 @@ def test_scrub_edit_blend_undo_save_and_load(shown, run, open_head):
   assert viewer.session.edited.nonzero()[0].tolist() == [5]
   page.press("Undo")
   until(lambda: not viewer.session.edited.any())
-  until(lambda: apart(page.picture(), before) < 0.001)
+  until(lambda: apart(page.picture(), before) < 0.0003)
   page.press("Redo"), page.press("Redo")
   until(lambda: viewer.session.edited.sum() == 5)
 
@@ -235,7 +236,7 @@ def test_scrub_edit_blend_undo_save_and_load(shown, run, open_head):
   again.set("Frame", 5)
   settled(other, drawn)
   assert float(again.value("jaw open")) == pytest.approx(30, abs=0.01)
-  until(lambda: apart(again.picture(), after) < 0.002)
+  until(lambda: apart(again.picture(), after) < 0.0003)
   for shown_page in (page, again):
     assert not shown_page.browser.errors
     hosts = {r.split("//")[1].split("/")[0].split(":")[0] for r in shown_page.browser.requests if "//" in r[:6]}
