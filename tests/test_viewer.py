@@ -374,6 +374,13 @@ def test_every_slider_reads_what_it_sets(session, open_head):
   assert not session.edited.any()
 
 
+def test_flames_unnamed_codes_have_two_sides(session, open_head):
+  head = open_head.replace(expr_names=(), expr_one_sided=False)
+  units = [c for c in frame_controls(session, head, Options()) if c.group == "Expression"]
+  assert [c.name for c in units[:2]] == ["expr 0", "expr 1"] and len(units) == 40
+  assert all(c.low <= -3 and c.high >= 3 for c in units)
+
+
 def test_gaze_moves_both_eyes_by_as_much(session, open_head):
   control = next(c for c in frame_controls(session, open_head, Options()) if c.name == "left eye down")
   before = session.pose(2).eyes
@@ -562,7 +569,7 @@ def test_a_result_of_flame_without_flame_is_refused(saved, monkeypatch, tmp_path
   with pytest.raises(InputError, match="tracked with FLAME"):
     source.open_result(str(path.with_name("vht.npz")))
   opened = source.open_result(str(path.with_name("vht.npz")), model="open")  # who says so gets it
-  assert opened.head.name.startswith("open head")
+  assert opened.head.name.startswith("open head") and "mean something else" in opened.notes[0]
 
 
 def test_shots_of_the_run_limit_the_blend(saved):

@@ -126,7 +126,8 @@ def run(options: Options) -> None:
       time.sleep(0.2)
   finally:
     viewer.stop()
-    server.stop()
+    with contextlib.redirect_stdout(io.StringIO()):  # viser says farewell
+      server.stop()
 
 
 def require_viser() -> None:

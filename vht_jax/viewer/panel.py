@@ -17,6 +17,7 @@ from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer import export
 from vht_jax.viewer.controls import Control, Options, frame_controls, person_controls
 from vht_jax.viewer.scene import LOOKS
+from vht_jax.viewer.surface import split_corners
 from vht_jax.viewer.viewer import COMPARE, Viewer
 
 _SEAL_AFTER = 1.0  # s without a change end a step of the history
@@ -209,7 +210,8 @@ class Panel:
   def ply(self) -> bytes:
     viewer, head = self.viewer, self.viewer.source.whole_head
     surface, vertices = viewer.surfaces[0], viewer.surfaces[0].vertices(viewer.frame)
-    colors = export.texture_at_vertices(surface.albedo, len(vertices), surface.corners, surface.split_uv)
+    ids, _, uv = split_corners(np.asarray(head.faces), np.asarray(head.uv))
+    colors = export.texture_at_vertices(surface.albedo, len(vertices), ids, uv)
     return export.ply(vertices, np.asarray(head.faces), colors)
 
   def obj(self) -> bytes:

@@ -18,6 +18,7 @@ from vht_jax.video import FrameFolder
 
 log = logging.getLogger("vht_jax")
 
+OPEN_HEAD = "open head"  # how the names of open heads begin (`assets.open_head`)
 _DATASET = "dataset"  # folder of the frames in a run's output
 
 
@@ -64,8 +65,9 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
   arrays, tracked = results.read_npz(file), results.load_tracked(file)
   notes: list[str] = []
   whole = _head(tracked, file, assets or config.get("assets"), model, config.get("model") or "auto")
-  if tracked.head and whole.name != tracked.head:
-    notes.append(f"tracked with {tracked.head!r}, shown with {whole.name!r}: the codes mean something else there")
+  if whole.name != tracked.head and (tracked.head or whole.name.startswith(OPEN_HEAD)):
+    named = repr(tracked.head) if tracked.head else "a head that the file does not name (VHT: FLAME)"
+    notes.append(f"tracked with {named}, shown with {whole.name!r}: the codes mean something else there")
   head = flame.without_lower_neck(whole) if config.get("ignore_lower_neck", True) else whole
   tracked = dataclasses.replace(tracked, result=results.fit_components(tracked.result, whole))
   images = _images(file, tracked, data_path, config, notes)
@@ -110,7 +112,7 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
   if model == "auto" and of_the_run not in ("auto", "open", "flame") and Path(of_the_run).is_file():
     model = of_the_run
   if model == "auto":
-    model = "open" if tracked.head.startswith("open head") else "flame"
+    model = "open" if tracked.head.startswith(OPEN_HEAD) else "flame"
   # The file's codes are padded with zeros; a texture basis is large, so only what is used of it is read.
   used = np.flatnonzero(np.asarray(tracked.result.identity.texture))
   n_texture = int(used[-1]) + 1 if len(used) else 1
