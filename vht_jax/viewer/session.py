@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame, results, rotation
+from vht_jax import flame, results
 from vht_jax.errors import InputError
 from vht_jax.programs import in_chunks, rows_of
 from vht_jax.types import Camera, Pose, RawPose, TrackResult
+from vht_jax.viewer.blend import CHUNK, limited, moved
 from vht_jax.viewer.light import LightHandles, handles, with_handles
 
 EDITED = "vht_jax_edited"  # key of the saved file: (T,) bool, frames that were changed by hand
-_CHUNK = 32  # frames turned at once
-_LIMITED = ("neck", "jaw", "eyes")
 _KEYS = {"expr": "expr", "rotation": "rotation", "translation": "translation", "neck": "neck_pose", "jaw": "jaw_pose"}
 
 
@@ -129,7 +128,7 @@ class Session:
     """
     self._begin("frame", key, frame, np.array([frame]))
     for name, value in fields.items():
-      getattr(self.poses, name)[frame] = _limited(name, np.asarray(value, np.float32))
+      getattr(self.poses, name)[frame] = limited(name, np.asarray(value, np.float32))
 
   def change_person(self, key: str, *, keep_size: bool = True, **fields: Any) -> None:
     """Sets fields of `Person`.
@@ -185,7 +184,7 @@ class Session:
     after = rows_of(self.poses, np.array([frame]))
     self._begin("blend", "blend", frame, rows)
     if len(rows):
-      self._put(rows, _moved(rows_of(self.poses, rows), before, after, weights))
+      self._put(rows, moved(rows_of(self.poses, rows), before, after, weights))
     self.seal()
     return True
 
@@ -229,7 +228,7 @@ class Session:
     """What `save` writes."""
     out = {name: np.array(values) for name, values in arrays.items()}
     n_expr = self.poses.expr.shape[1]
-    raw = in_chunks(lambda rows: _unlimit(rows_of(self.poses, rows)), len(self), _CHUNK)
+    raw = in_chunks(lambda rows: _unlimit(rows_of(self.poses, rows)), len(self), CHUNK)
     for field in dataclasses.fields(Pose):
       name = field.name
       rows = _changed(getattr(self.poses, name), getattr(self.loaded, name))
@@ -286,10 +285,6 @@ class Session:
       getattr(self.poses, field.name)[rows] = getattr(poses, field.name)
 
 
-def _limited(name: str, value: np.ndarray) -> np.ndarray:
-  return np.clip(value, *flame.JOINT_LIMITS[name]) if name in _LIMITED else value
-
-
 def _changed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   """(T,) bool, rows that differ; NaN (rows that were never tracked) equals NaN."""
   same = (a == b) | (np.isnan(a) & np.isnan(b))
@@ -309,48 +304,3 @@ def _widened(code: np.ndarray, size: int) -> np.ndarray:
 @jax.jit
 def _unlimit(poses: Pose) -> RawPose:
   return jax.vmap(flame.unlimit_pose)(poses)
-
-
-def _moved(poses: Pose, before: Pose, after: Pose, weights: np.ndarray) -> Pose:
-  """Poses moved by a part of the way from `before` to `after`; fields in which these agree stay bit by bit.
-
-  Args:
-    poses: leading axis k.
-    before, after: leading axis 1.
-    weights: (k,) in [0, 1].
-  """
-  moved = in_chunks(
-    lambda rows: _turned(rows_of(poses, rows), before, after, weights[rows].astype(np.float32)), len(weights), _CHUNK
-  )
-  fields = {}
-  for field in dataclasses.fields(Pose):
-    name = field.name
-    same = np.array_equal(getattr(before, name), getattr(after, name))
-    fields[name] = getattr(poses, name) if same else _limited(name, getattr(moved, name))
-  return Pose(**fields)
-
-
-@jax.jit
-def _turned(poses: Pose, before: Pose, after: Pose, weights: jax.Array) -> Pose:
-  """`_moved` without its limits, for a fixed number of frames."""
-  matrix, vector = rotation.axis_angle_to_matrix, rotation.matrix_to_axis_angle
-  times = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-  def local(r, a, b, weight):  # about the bone's own axes
-    way = vector(times(matrix(a).T, matrix(b)))
-    return rotation.nearest_axis_angle(vector(times(matrix(r), matrix(weight * way))), r)
-
-  def one(pose, weight):
-    a, b = (jax.tree.map(lambda x: x[0], p) for p in (before, after))
-    way = vector(times(matrix(b.rotation), matrix(a.rotation).T))  # in the world
-    turned = vector(times(matrix(weight * way), matrix(pose.rotation)))
-    return Pose(
-      expr=pose.expr + weight * (b.expr - a.expr),
-      rotation=rotation.nearest_axis_angle(turned, pose.rotation),
-      translation=pose.translation + weight * (b.translation - a.translation),
-      neck=local(pose.neck, a.neck, b.neck, weight),
-      jaw=local(pose.jaw, a.jaw, b.jaw, weight),
-      eyes=jax.vmap(local, in_axes=(0, 0, 0, None))(pose.eyes, a.eyes, b.eyes, weight),
-    )
-
-  return jax.vmap(one)(poses, weights)
