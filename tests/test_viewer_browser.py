@@ -1,6 +1,7 @@
 """vht-view in a real browser (headless Chromium with software WebGL): see, scrub, edit, save, load again."""
 
 import time
+import urllib.parse
 
 import browser
 import cv2
@@ -239,7 +240,8 @@ def test_scrub_edit_blend_undo_save_and_load(shown, run, open_head):
   until(lambda: apart(again.picture(), after) < 0.0003)
   for shown_page in (page, again):
     assert not shown_page.browser.errors
-    hosts = {r.split("//")[1].split("/")[0].split(":")[0] for r in shown_page.browser.requests if "//" in r[:6]}
+    asked = [urllib.parse.urlsplit(request) for request in shown_page.browser.requests]
+    hosts = {address.hostname for address in asked if address.scheme not in ("data", "blob", "about")}
     assert hosts == {"localhost"}, hosts
 
 
