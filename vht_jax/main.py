@@ -378,7 +378,8 @@ def write_page(
 
   landmarks, confidence, projected = points
   misfit = results.nme(projected, landmarks, confidence, slice(0, 68))
-  page.write_page(output / FILES["report"], model, result, page.run_of(output, settings, dataset, projected, misfit, summary))
+  run = page.run_of(output, settings, dataset, projected, misfit, summary)
+  page.write_page(output / FILES["report"], model, result, run)
 
 
 def start_jax(app: AppConfig) -> None:

@@ -1,0 +1,172 @@
+"""`vht-view RESULT [RESULT2]`: shows results in the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import os
+import sys
+import time
+from typing import Any
+
+# Before jax is imported, as in `main`.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from vht_jax.errors import InputError, brief
+from vht_jax.supervise import supervised
+
+USAGE = """\
+vht-view: shows a tracked head in the browser, compares two results, edits one.
+
+  vht-view out/clip                                   the output folder of a run, or a tracked_flame_params.npz
+  vht-view out/clip out/other                         two results side by side, or their difference
+
+  --port=8080               of the page; the next free one if it is taken
+  --host=localhost          who may connect: localhost is this machine alone (and SSH port forwarding to it), 0.0.0.0
+                            everybody who reaches it; whoever connects can save files beside the result
+  --data_path=FOLDER        the dataset with the images, if it is not beside the result (of the first result)
+  --data_path2=FOLDER       the same for the second
+  --assets=FOLDER           FLAME's files, for results that were tracked with FLAME
+  --model=auto              open, flame or a model file, instead of the head that the result names
+  --debug                   show the traceback of an error"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  results: tuple[str, ...]
+  port: int = 8080
+  host: str = "localhost"
+  data_path: str | None = None
+  data_path2: str | None = None
+  assets: str | None = None
+  model: str = "auto"
+
+
+def cli() -> None:
+  """Entry point of `vht-view`."""
+  sys.exit(supervised("vht-view", "vht_jax.viewer.cli:main", sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+  """Runs the viewer until it is interrupted; returns the exit code: 0, 2 for what the user can cause, else 1."""
+  if any(a in ("-h", "-help", "--help", "--helpfull") for a in argv):
+    print(USAGE)
+    return 0
+  try:
+    run(parse(argv))
+    return 0
+  except InputError as error:
+    if "--debug" in argv:
+      raise
+    print(f"vht-view: error: {brief(error, 1000)}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("\nvht-view: ended", file=sys.stderr)
+    return 0
+  except Exception as error:
+    if "--debug" in argv:
+      raise
+    print(f"vht-view: error: {type(error).__name__}: {brief(error)} (use --debug for the traceback)", file=sys.stderr)
+    return 1
+
+
+def parse(argv: list[str]) -> Options:
+  """The options of a command line (without the program's name).
+
+  Raises:
+    InputError: unknown flag, a value of the wrong kind, none or too many results.
+  """
+  from absl import flags
+
+  values = flags.FlagValues()
+  for field in dataclasses.fields(Options)[1:]:
+    flags.DEFINE_string(field.name, None, "", flag_values=values)
+  flags.DEFINE_boolean("debug", False, "", flag_values=values)
+  try:
+    rest = values(["vht-view", *argv])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise InputError(f"unknown flag --{error.flagname} (see --help)") from None
+  except flags.Error as error:
+    raise InputError(" ".join(str(error).split())) from None
+  if not 1 <= len(rest) <= 2:
+    raise InputError(f"expected one or two results; found {len(rest)}. vht-view out/clip (see --help)")
+  given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(Options)[1:]}
+  given = {name: value for name, value in given.items() if value is not None}
+  if "port" in given:
+    if not given["port"].isdigit() or not 1 <= int(given["port"]) <= 65535:
+      raise InputError(f"--port: expected a number from 1 to 65535; found {given['port']!r}")
+    given["port"] = int(given["port"])
+  if given.get("data_path2") and len(rest) < 2:
+    raise InputError("--data_path2 is of a second result; only one is named")
+  return Options(results=tuple(rest), **given)
+
+
+def run(options: Options) -> None:
+  """Opens the results and serves the page until it is interrupted.
+
+  Raises:
+    InputError: anything the user can cause.
+  """
+  require_viser()
+  from vht_jax.main import start_jax
+  from vht_jax.settings import AppConfig
+  from vht_jax.viewer.source import open_result
+
+  start_jax(AppConfig())
+  folders = (options.data_path, options.data_path2)
+  sources = [open_result(r, d, options.assets, options.model) for r, d in zip(options.results, folders)]
+  server, viewer, _ = serve(sources, options.host, options.port)
+  try:
+    thread = viewer.start()
+    print(greeting(sources, options.host, server.get_port()), flush=True)
+    while thread.is_alive():
+      time.sleep(0.2)
+  finally:
+    viewer.stop()
+    with contextlib.redirect_stdout(io.StringIO()):  # viser says farewell
+      server.stop()
+
+
+def require_viser() -> None:
+  """
+  Raises:
+    InputError: viser is not installed.
+  """
+  if importlib.util.find_spec("viser") is None:
+    raise InputError("vht-view needs viser: pip install 'vht-jax[viewer]'")
+
+
+def serve(sources: list, host: str, port: int):
+  """A server with the results in it, their `Viewer`, which is not started yet, and its `Panel`."""
+  import viser
+
+  from vht_jax.viewer.panel import Panel
+  from vht_jax.viewer.viewer import Viewer
+
+  with contextlib.redirect_stdout(io.StringIO()):  # viser has its own greeting
+    try:
+      server = viser.ViserServer(host=host, port=port, verbose=False)
+    except OSError as error:
+      raise InputError(f"--host={host} --port={port}: cannot be served ({error.strerror or error})") from None
+  server.scene.set_up_direction("+y")
+  server.scene.world_axes.visible = False
+  server.scene.configure_default_lights(cast_shadow=False)
+  viewer = Viewer(server, sources)
+  return server, viewer, Panel(server, viewer)
+
+
+def greeting(sources: list, host: str, port: int) -> str:
+  """What is opened and where to look."""
+  lines = [f"{s.name}: {len(s.tracked.frames)} frames, {s.head.name}" for s in sources]
+  lines += [f"  note: {note}" for s in sources for note in s.notes]
+  shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::") else host
+  lines.append(f"open http://{shown}:{port} in a browser; Ctrl-C ends")
+  lines.append(f"on another machine first: ssh -L {port}:localhost:{port} USER@THIS_HOST")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  cli()

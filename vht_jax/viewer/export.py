@@ -1,0 +1,56 @@
+"""One frame as a file: mesh formats and a picture."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+
+def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
+  """Binary PLY of vertices (V, 3), faces (F, 3) and their sRGB colours (V, 3) in [0, 1]."""
+  head = [
+    "ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}",
+    *(f"property float {c}" for c in "xyz"), *(f"property uchar {c}" for c in ("red", "green", "blue")),
+    f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header",
+  ]  # fmt: skip
+  points = np.zeros(len(vertices), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
+  points["xyz"], points["rgb"] = vertices, np.round(255.0 * np.clip(colors, 0.0, 1.0))
+  triangles = np.zeros(len(faces), [("n", "u1"), ("ids", "<i4", 3)])
+  triangles["n"], triangles["ids"] = 3, faces
+  return "\n".join(head).encode() + b"\n" + points.tobytes() + triangles.tobytes()
+
+
+def obj(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> bytes:
+  """Wavefront OBJ of vertices (V, 3), faces (F, 3) and texture coordinates (F, 3, 2)."""
+  unique, inverse = np.unique(uv.reshape(-1, 2), axis=0, return_inverse=True)
+  out = io.StringIO()
+  out.write("# vht_jax: metres; x to the left of the image, y up, z away from the camera\n")
+  np.savetxt(out, vertices, "v %.7f %.7f %.7f")
+  np.savetxt(out, unique, "vt %.6f %.6f")
+  ids = np.stack([faces + 1, inverse.reshape(faces.shape) + 1], axis=-1)
+  np.savetxt(out, ids.reshape(-1, 6), "f %d/%d %d/%d %d/%d")
+  return out.getvalue().encode()
+
+
+def picture(rgb: np.ndarray, alpha: np.ndarray, image: np.ndarray | None) -> bytes:
+  """PNG of a rendering (H, W, 3) in [0, 1] over an image (H, W, 3) uint8, or alone and transparent around it."""
+  import cv2
+
+  shown = np.round(255.0 * rgb)
+  if image is None:
+    pixels = np.concatenate([shown[..., ::-1], 255.0 * alpha[..., None]], axis=-1)
+  else:
+    a = np.clip(alpha, 0.0, 1.0)[..., None]
+    pixels = (shown * a + image * (1.0 - a))[..., ::-1]
+  return cv2.imencode(".png", np.round(pixels).astype(np.uint8))[1].tobytes()
+
+
+def texture_at_vertices(texture: np.ndarray, n_vertices: int, corners: np.ndarray, uv: np.ndarray) -> np.ndarray:
+  """(V, 3) colours of a texture (H, W, 3) at vertices that have corners (N,) with coordinates `uv` (N, 2)."""
+  height, width = texture.shape[:2]
+  column = np.clip(uv[:, 0] * width, 0, width - 1).astype(int)
+  row = np.clip((1.0 - uv[:, 1]) * height, 0, height - 1).astype(int)
+  colors = np.full((n_vertices, 3), 0.5)
+  colors[corners] = texture[row, column]
+  return colors

@@ -1,0 +1,164 @@
+"""What is shown: a result with the head it was tracked with and, if they are found, its images."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vht_jax import flame, results
+from vht_jax.assets import load_head
+from vht_jax.errors import InputError, brief
+from vht_jax.results import FILE_NAME, Tracked
+from vht_jax.types import FlameModel
+from vht_jax.video import FrameFolder
+
+log = logging.getLogger("vht_jax")
+
+OPEN_HEAD = "open head"  # how the names of open heads begin (`assets.open_head`)
+_DATASET = "dataset"  # folder of the frames in a run's output
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A result, opened."""
+
+  path: Path  # of the npz
+  name: str  # for people: the run's
+  arrays: dict[str, np.ndarray]  # of the npz
+  tracked: Tracked  # T frames
+  head: FlameModel  # with the faces that are drawn
+  whole_head: FlameModel  # with all of them, for exports
+  images: FrameFolder | None
+  image_rows: np.ndarray  # (T,) position of each frame in `images`, -1: none
+  shots: np.ndarray  # (T,) number of the shot, as far as it is known
+  notes: tuple[str, ...]  # what the user should know of how it was opened
+
+  def image(self, frame: int) -> np.ndarray | None:
+    """(H, W, 3) uint8 of the frame at a position, None if there is none or it is damaged."""
+    if self.images is None or self.image_rows[frame] < 0:
+      return None
+    try:
+      return self.images.image(int(self.image_rows[frame]))
+    except InputError as error:
+      log.warning("%s", error)
+      return None
+
+
+def open_result(path: str, data_path: str | None = None, assets: str | None = None, model: str = "auto") -> Source:
+  """Opens a run's output folder or a tracked_flame_params.npz.
+
+  Args:
+    path: of either.
+    data_path: the dataset; by default the one beside the result or the one that the run's config.ini names.
+    assets: folder with FLAME's files.
+    model: auto (the head that the result names), open, flame or a model's file.
+
+  Raises:
+    InputError: no result there, its head cannot be found, or a dataset that was named and does not fit.
+  """
+  file = _result_file(Path(path))
+  config = _config(file.parent)
+  arrays, tracked = results.read_npz(file), results.load_tracked(file)
+  notes: list[str] = []
+  whole = _head(tracked, file, assets or config.get("assets"), model, config.get("model") or "auto")
+  if whole.name != tracked.head and (tracked.head or whole.name.startswith(OPEN_HEAD)):
+    named = repr(tracked.head) if tracked.head else "a head that the file does not name (VHT: FLAME)"
+    notes.append(f"tracked with {named}, shown with {whole.name!r}: the codes mean something else there")
+  head = flame.without_lower_neck(whole) if config.get("ignore_lower_neck", True) else whole
+  tracked = dataclasses.replace(tracked, result=results.fit_components(tracked.result, whole))
+  images = _images(file, tracked, data_path, config, notes)
+  rows = np.full(len(tracked.frames), -1)
+  if images is not None:
+    position = {int(f): i for i, f in enumerate(images.frame_ids)}
+    rows = np.array([position.get(int(f), -1) for f in tracked.frames])
+    if (rows < 0).all():
+      notes.append(f"{images.path}: has none of the result's frames; shown without images")
+      images = None
+  name = file.stem if file.name != FILE_NAME else file.resolve().parent.name
+  return Source(file, name, arrays, tracked, head, whole, images, rows, _shots(rows, images, config), tuple(notes))
+
+
+def _result_file(path: Path) -> Path:
+  if not path.exists():
+    raise InputError(f"{path}: no such result; name the output folder of a run or its {FILE_NAME}")
+  if not path.is_dir():
+    return path
+  if (path / FILE_NAME).is_file():
+    return path / FILE_NAME
+  people = sorted(p.parent.name for p in path.glob(f"face_*/{FILE_NAME}"))
+  hint = f"; it holds {', '.join(people)}: name one of these" if people else "; is the run finished?"
+  raise InputError(f"{path}: expected a {FILE_NAME} in this folder{hint}")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+  """What the run's config.ini says; nothing if there is none or it is of another kind."""
+  from vht_jax.settings import read_ini
+
+  if not (folder / "config.ini").is_file():
+    return {}
+  try:
+    return read_ini(folder / "config.ini")
+  except InputError as error:
+    log.info("not used: %s", error)
+    return {}
+
+
+def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_run: str) -> FlameModel:
+  """The head that the result was tracked with, or the one that the user names."""
+  if model == "auto" and of_the_run not in ("auto", "open", "flame") and Path(of_the_run).is_file():
+    model = of_the_run
+  if model == "auto":
+    model = "open" if tracked.head.startswith(OPEN_HEAD) else "flame"
+  # The file's codes are padded with zeros; a texture basis is large, so only what is used of it is read.
+  used = np.flatnonzero(np.asarray(tracked.result.identity.texture))
+  n_texture = int(used[-1]) + 1 if len(used) else 1
+  try:
+    if model in ("open", "flame"):
+      return load_head(assets_dir=assets, model=model, n_texture=n_texture)
+    return load_head(model, assets_dir=assets, n_texture=n_texture)
+  except InputError as error:
+    named = tracked.head or "FLAME"
+    raise InputError(f"{file}: tracked with {named}, whose files are needed to show it: {error}") from None
+
+
+def _images(
+  file: Path, tracked: Tracked, data_path: str | None, config: dict[str, Any], notes: list[str]
+) -> FrameFolder | None:
+  """The dataset; one that was named has to fit, one that was found is left out with a note if it does not."""
+  places = [data_path] if data_path else [str(file.parent / _DATASET), config.get("data_path")]
+  found = next((p for p in places if p and Path(p).is_dir()), None)
+  if found is None:
+    if data_path:
+      raise InputError(f"{data_path}: no such dataset folder")
+    notes.append("no dataset beside the result: shown without images; name it by --data_path")
+    return None
+  try:
+    face = config.get("face", "")
+    images = FrameFolder(
+      found, tracking_resolution=tracked.image_size, face=int(face) if face.isdigit() else None, cache_bytes=256 << 20
+    )
+    if images.size != tracked.image_size:
+      sizes = [f"{h}x{w}" for h, w in (images.source_size, tracked.image_size)]
+      raise InputError(f"{found}: frames of {sizes[0]}, the result is of frames of {sizes[1]}: another video's")
+    _ = images.detections
+    return images
+  except InputError as error:
+    if data_path:
+      raise
+    notes.append(f"shown without images: {brief(error)}")
+    return None
+
+
+def _shots(rows: np.ndarray, images: FrameFolder | None, config: dict[str, Any]) -> np.ndarray:
+  """The shot of each frame. Cuts are looked for only where the run left its thumbnails: decoding a clip takes long."""
+  from vht_jax.video.layout import THUMBNAILS
+
+  cuts = set(config.get("cutframes", ()))
+  if images is not None and config.get("find_cuts", True) and (images.path / THUMBNAILS).is_file():
+    cuts |= set(images.find_cuts())
+  starts = np.isin(rows if images is not None else np.arange(len(rows)), sorted(cuts))
+  return np.cumsum(starts)

@@ -1,0 +1,202 @@
+"""What is drawn of one frame: vertices, colours, landmarks, errors. JAX inside, NumPy at the boundary."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import flame
+from vht_jax.bake import rasterize_uv
+from vht_jax.camera import project
+from vht_jax.image import sample_bilinear
+from vht_jax.render import render_mesh
+from vht_jax.shade import shade, shading
+from vht_jax.types import Camera, FlameModel, Pose
+from vht_jax.viewer.session import Session
+
+ERROR_SIDE = 256  # px, longest side of the pictures that are compared for the error colours
+ERROR_RANGE = 0.25  # mean absolute difference of colours, of 1, at the end of the colour scale
+DISTANCE_RANGE = 5.0  # mm at the end of the colour scale of two results' distance
+_DEPTH_TOLERANCE = 4e-3  # m, as in `bake`: how far behind the depth buffer a vertex still counts as seen
+_GREY = 0.65  # albedo of the head without its texture
+_UNSEEN = (0.55, 0.55, 0.57)  # colour where there is nothing to compare
+
+
+class Surface:
+  """The drawable head of a session. What depends on the person alone is kept until that changes."""
+
+  def __init__(self, head: FlameModel, session: Session, texture=None, layer=None):
+    """Args:
+    head: with the faces to draw.
+    session: whose poses and person are drawn.
+    texture, layer: of the `Identity`.
+    """
+    self.head, self.session = head, session
+    self.albedo = np.asarray(flame.albedo(head, jnp.asarray(texture), layer))
+    self.faces = np.asarray(head.faces)
+    self.corners, self.split_faces, self.split_uv = split_corners(self.faces, np.asarray(head.uv))
+    self._slim = head.replace(texture_basis=jnp.zeros((1, 1, 3, 0)), texture_mean=jnp.zeros((1, 1, 3)))
+    self._shape: np.ndarray | None = None
+    self._folded: FlameModel | None = None
+
+  def vertices(self, frame: int) -> np.ndarray:
+    """(V, 3) world, m."""
+    shape = self.session.person.shape
+    if self._shape is None or not np.array_equal(shape, self._shape):
+      self._folded, self._shape = _fold(self._slim, jnp.asarray(shape)), shape
+    return np.asarray(_skin(self._folded, self.session.pose(frame)))
+
+  def landmarks(self, vertices: np.ndarray) -> np.ndarray:
+    """(70, 3) world, m."""
+    ids, bary = np.asarray(self.head.lmk_vertices), np.asarray(self.head.lmk_bary)
+    return (vertices[ids] * bary[..., None]).sum(1)
+
+  def texture(self, vertices: np.ndarray) -> np.ndarray:
+    """(Ht, Wt, 3) sRGB in [0, 1]: the albedo under the session's light, as the tracker's renderer shades it."""
+    light = jnp.asarray(self.session.edited_light)
+    return np.asarray(_lit_texture(vertices, self.faces, self.albedo, light, *self._texels))
+
+  def shading(self, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) sRGB: a grey head under the session's light."""
+    return np.asarray(_shaded(vertices, self.faces, jnp.asarray(self.session.edited_light)))
+
+  def normals(self, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3): red to the right of the image, green up, blue to the camera."""
+    return np.asarray(_normal_colors(vertices, self.faces))
+
+  def picture(self, vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """rgb (H, W, 3) in [0, 1] and alpha (H, W) by the tracker's own renderer."""
+    light, camera = jnp.asarray(self.session.edited_light), _jax(self.session.edited_camera)
+    rgb, alpha = _picture(vertices, self.faces, self.head.uv, self.albedo, light, camera, size)
+    return np.clip(np.asarray(rgb), 0.0, 1.0), np.asarray(alpha)
+
+  def image_error(self, vertices: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """(V,) mean absolute difference of colours between picture and image, of 1; NaN for vertices that are not seen.
+
+    Args:
+      vertices: (V, 3).
+      image: (H, W, 3) uint8, of any size.
+    """
+    from vht_jax.video.frames import resize_antialiased
+
+    scale = min(1.0, ERROR_SIDE / max(image.shape[:2]))
+    size = tuple(max(1, round(n * scale)) for n in image.shape[:2])
+    small = resize_antialiased(image, size).astype(np.float32) / 255.0
+    light, camera = jnp.asarray(self.session.edited_light), _jax(self.session.edited_camera)
+    return np.asarray(_image_error(vertices, self.faces, self.head.uv, self.albedo, light, camera, small, size))
+
+  @functools.cached_property
+  def _texels(self) -> tuple[jax.Array, jax.Array]:
+    """Face (Ht, Wt) and barycentrics (Ht, Wt, 3) of each texel; beside the islands those of the nearest texel."""
+    import cv2
+
+    height, width = self.albedo.shape[:2]
+    seen = _rasterize_uv(self.head.uv, (height, width))
+    faces, bary = np.array(seen.pix_to_face), np.array(seen.bary_coords)
+    outside = (faces < 0).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    inside = np.flatnonzero(outside.ravel() == 0)
+    nearest = np.zeros(labels.max() + 1, int)
+    nearest[labels.ravel()[inside]] = inside
+    source = nearest[labels.ravel()]
+    return (
+      jnp.asarray(faces.ravel()[source].reshape(height, width)),
+      jnp.asarray(bary.reshape(-1, 3)[source].reshape(height, width, 3)),
+    )
+
+
+def split_corners(faces: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Vertices as browsers want them, one texture coordinate each: seams are doubled.
+
+  Args:
+    faces: (F, 3).
+    uv: (F, 3, 2).
+
+  Returns:
+    (N,) vertex id of each new vertex, (F, 3) new faces, (N, 2) texture coordinates.
+  """
+  pairs = np.concatenate([faces.reshape(-1, 1).astype(np.float64), uv.reshape(-1, 2)], axis=1)
+  unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
+  return unique[:, 0].astype(int), inverse.reshape(faces.shape).astype(np.uint32), unique[:, 1:].astype(np.float32)
+
+
+def behind_pixels(camera: Camera, pixels: np.ndarray, depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """World points (N, 3) that are seen at `pixels` (N, 2) of an image of `size` = (H, W), `depth` (N,) m away."""
+  height, width = size
+  f = float(camera.focal) * max(size)
+  offset = np.asarray(pixels, np.float64) - np.asarray(camera.principal, np.float64) * [width, height]
+  seen = np.concatenate([offset / f, np.ones((len(offset), 1))], axis=1) * np.asarray(depth, np.float64)[:, None]
+  return (seen - np.asarray(camera.T, np.float64)) @ np.asarray(camera.R, np.float64)
+
+
+def scale_colors(values: np.ndarray, top: float) -> np.ndarray:
+  """(N,) errors -> (N, 3) sRGB from pale (0) over orange to dark red (`top` and above); grey where NaN."""
+  stops = np.array([[0.90, 0.92, 0.86], [0.93, 0.78, 0.45], [0.85, 0.45, 0.25], [0.55, 0.15, 0.18]])
+  t = np.clip(np.nan_to_num(values) / top, 0.0, 1.0) * (len(stops) - 1)
+  low = np.minimum(t.astype(int), len(stops) - 2)
+  colors = stops[low] + (t - low)[:, None] * (stops[low + 1] - stops[low])
+  return np.where(np.isfinite(values)[:, None], colors, _UNSEEN)
+
+
+def _jax(tree):
+  return jax.tree.map(jnp.asarray, tree)
+
+
+@jax.jit
+def _fold(head: FlameModel, shape):
+  return flame.with_identity(head, shape)
+
+
+@jax.jit
+def _skin(head: FlameModel, pose: Pose):
+  return flame.skin(head, jnp.zeros(0, head.v_template.dtype), pose)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _rasterize_uv(uv, size):
+  return rasterize_uv(uv, size)
+
+
+@jax.jit
+def _lit_texture(vertices, faces, albedo, light, texel_faces, bary):
+  normals = flame.vertex_normals(vertices, faces)[faces[texel_faces]]  # (Ht, Wt, 3, 3)
+  normal = jnp.sum(normals * bary[..., None], axis=-2)
+  normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+  return jnp.clip(shade(albedo, shading(light, normal), "vht"), 0.0, 1.0)
+
+
+@jax.jit
+def _shaded(vertices, faces, light):
+  return jnp.clip(_GREY * shading(light, flame.vertex_normals(vertices, faces)), 0.0, 1.0)
+
+
+@jax.jit
+def _normal_colors(vertices, faces):
+  return 0.5 + 0.5 * flame.vertex_normals(vertices, faces) * jnp.array([[-1.0, 1.0, -1.0]])  # world: x left, z away
+
+
+@functools.partial(jax.jit, static_argnames=("size",))
+def _picture(vertices, faces, uv, albedo, light, camera, size):
+  drawn = render_mesh(vertices, faces, camera, size, uv=uv, texture=albedo, light=light, formula="vht")
+  return drawn.rgb, drawn.alpha
+
+
+@functools.partial(jax.jit, static_argnames=("size",))
+def _image_error(vertices, faces, uv, albedo, light, camera, image, size):
+  drawn = render_mesh(vertices, faces, camera, size, uv=uv, texture=albedo, light=light, formula="vht")
+  difference = jnp.mean(jnp.abs(jnp.clip(drawn.rgb, 0.0, 1.0) - image), axis=-1)
+  # Where the head is; at its outline the neighbours' mean.
+  both = jnp.stack([difference * drawn.alpha, drawn.alpha], axis=-1)
+  screen = project(camera, vertices, size)
+  height, width = size
+  pixel = jnp.floor(screen[:, :2]).astype(jnp.int32)
+  inside = jnp.all((pixel >= 0) & (pixel < jnp.array([[width, height]])), axis=-1)
+  column, row = jnp.clip(pixel[:, 0], 0, width - 1), jnp.clip(pixel[:, 1], 0, height - 1)
+  front = drawn.fragments.zbuf[row, column]
+  seen = inside & (front > 0) & (screen[:, 2] > 0) & (screen[:, 2] <= front + _DEPTH_TOLERANCE)
+  summed = sample_bilinear(both, screen[:, :2])
+  seen = seen & (summed[:, 1] > 0.25)  # at least a quarter of a pixel of head around it
+  return jnp.where(seen, summed[:, 0] / jnp.maximum(summed[:, 1], 1e-6), jnp.nan)
