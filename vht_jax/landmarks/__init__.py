@@ -65,7 +65,8 @@ class Detector(Protocol):
     """(5,) x0, y0, x1, y1 px, score of every face in an image; changes nothing."""
 
   def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
-    """The face at `box` (4,) x0, y0, x1, y1 px, looked for anew; changes nothing and depends on nothing else."""
+    """The face at `box` (4,) x0, y0, x1, y1 px, looked for anew; changes nothing and depends on nothing else. A
+    detector may lack this: then nobody looks twice."""
 
   def cut(self) -> None:
     """The next frame is the first of another shot: the person may be anywhere."""
@@ -206,7 +207,7 @@ def _look_again(dataset: FrameFolder, detector: Detector, marks: Marks, todo: se
   """The second pass, see `second_look`: over what is out of line, of which the files in `todo` are new."""
   n = len(dataset)
   if marks.second_look(n) is None:
-    marks.expect(n, out_of_line(dataset.detections, cuts))
+    marks.expect(n, out_of_line(dataset.detections, cuts) if hasattr(detector, "look") else {})
   expected = marks.second_look(n)
   again = sorted(i for i in expected if i in todo or not marks.looked)
   for i, rgb in zip(again, dataset.source_images(again)):
