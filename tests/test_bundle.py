@@ -220,6 +220,18 @@ def test_initial_unknowns_of_a_rigid_mean_head(lm, affine_start, yaw):
   np.testing.assert_allclose(found[-9], x[-9], atol=0.05)
 
 
+@pytest.mark.parametrize("roll", [45.0, 90.0, 135.0, 180.0, -90.0])
+def test_initial_unknowns_of_a_head_that_is_not_upright(lm, affine_start, roll):
+  pose = [0.1, np.deg2rad(25), 0, 0.05, -0.1, 0.8, 0, 0, 0, np.arctanh(2 * 5 / 65 - 1), 0, 0, 0, 0]
+  turn = rotation.axis_angle_to_matrix(jnp.array([0.0, 0.0, np.deg2rad(roll)], jnp.float32))
+  facing = rotation.axis_angle_to_matrix(jnp.array(pose[:3], jnp.float32))
+  pose[:3] = rotation.matrix_to_axis_angle(jnp.matmul(turn, facing, precision="highest"))
+  x = jnp.zeros(pts.n_unknowns(lm.points)).at[-14:].set(jnp.array(pose, jnp.float32))
+  found = affine_start(x)
+  np.testing.assert_array_less(rotation_error_deg(found[None], x[None]), 2.0)
+  np.testing.assert_allclose(found[-11:-9], x[-11:-9], atol=0.01)
+
+
 @pytest.mark.faults
 def test_initial_unknowns_without_landmarks_are_finite(lm):
   tracks = bundle.Tracks(jnp.zeros((70, 2)), jnp.zeros(70), jnp.ones(()))

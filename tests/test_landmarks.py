@@ -15,7 +15,7 @@ from vht_jax import landmarks as lm
 from vht_jax.errors import InputError
 from vht_jax.landmarks.crop import IBUG68, IRISES, CropTracker, square_crop
 from vht_jax.landmarks.detection import AZIMUTH, inside_polygon
-from vht_jax.landmarks.mirror import MIRROR, mirrored_mean
+from vht_jax.landmarks.mirror import MIRROR, Seen, mirrored_mean
 from vht_jax.landmarks.person import ALIKE, Person, overlap, portrait
 from vht_jax.video import FrameFolder, read_video, write_video
 
@@ -137,7 +137,11 @@ def test_file_round_trip_and_vhts_layout(tmp_path):
   np.testing.assert_allclose(read.landmarks, face, atol=1e-3)
   np.testing.assert_allclose(read.dense, dense, atol=1e-3)
   np.testing.assert_array_equal(read.iris, iris)
-  assert read.score == pytest.approx(0.9, abs=1e-3)
+  assert read.score == pytest.approx(0.9, abs=1e-3) and read.disagreement is None
+
+  lm.write_keypoints(path, lm.Detection(box(1, 2, 3), face, disagreement=0.00512), "test")
+  assert json.loads(path.read_text())["people"][0]["disagreement"] == 0.00512
+  assert lm.read_keypoints(path).disagreement == 0.00512
 
   iris[0] = np.nan
   lm.write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris), "test")
@@ -268,7 +272,8 @@ def test_tracker_keeps_its_crop_until_the_face_leaves_it():
       return None
     grid = np.stack(np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 20)), axis=-1).reshape(-1, 2)[:478]
     grid[-1] = 1.0
-    return (where[:2] + grid * (where[2:] - where[:2])) / len(crop)
+    grid[IBUG68] = (turned(0) - turned(0).min(axis=0)) / np.ptp(turned(0), axis=0)
+    return Seen((where[:2] + grid * (where[2:] - where[:2])) / len(crop), 0.0)
 
   tracker = CropTracker(find, mesh)
   for step in range(40):
@@ -277,9 +282,12 @@ def test_tracker_keeps_its_crop_until_the_face_leaves_it():
     image[100:200, x : x + 100] = 255
     detection = tracker.detect(image)
     np.testing.assert_allclose(detection.bounding_box, [x, 100, x + 100, 200, 0.8], atol=1.5)
-  assert calls.count("find") == 1 and 2 <= calls.count("fresh") <= 8, calls
+  # in all four orientations in the first frame, and once more in the one that was best
+  assert calls.count("find") == 1 and 6 <= calls.count("fresh") <= 12, calls
+  assert calls.count("fresh") + calls.count("follow") == 40 + 4  # and no frame is looked at twice after that
   assert tracker.detect(np.zeros((400, 900, 3), np.uint8)) is None
-  assert tracker.detect(image) is not None and calls.count("find") == 3
+  assert calls.count("find") == 5  # a face that is not there is looked for in every orientation
+  assert tracker.detect(image) is not None and calls.count("find") == 6
   with pytest.raises(InputError, match="uint8"):
     tracker.detect(np.zeros((4, 4, 3)))
 
@@ -300,12 +308,17 @@ def test_mirrored_mean_averages_and_guards():
   crop = np.zeros((8, 8, 3), np.uint8)
   crop[:, :4] = 255
   mean = mirrored_mean(model(0.002, "a"), model(0.002, "b"))(crop, True)
-  np.testing.assert_allclose(mean, points + [0, 0.002], atol=1e-9)  # the horizontal error cancels
+  np.testing.assert_allclose(mean.points, points + [0, 0.002], atol=1e-9)  # the horizontal error cancels
+  size = np.ptp(points, axis=0).max()
+  assert mean.disagreement == pytest.approx(0.002 / size)  # 0.004 across, 0 down: the mean of both over the size
   assert seen == [("a", 255, True), ("b", 0, True)]
   far = mirrored_mean(model(0.0, "a"), model(0.3, "b"))(crop, False)
-  np.testing.assert_allclose(far, points)
+  np.testing.assert_allclose(far.points, points)
+  assert far.disagreement == pytest.approx(0.3 / size)
   assert mirrored_mean(lambda *_: None, model(0.0, "b"))(crop, False) is None
-  np.testing.assert_allclose(mirrored_mean(model(0.0, "a"), lambda *_: None)(crop, False), points)
+  one = mirrored_mean(model(0.0, "a"), lambda *_: None)(crop, False)
+  np.testing.assert_allclose(one.points, points)
+  assert one.disagreement == np.inf  # so that nobody believes it
 
 
 # --- MediaPipe on real faces ---

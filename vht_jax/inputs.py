@@ -76,17 +76,18 @@ def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[Frame
   Raises:
     InputError: unreadable input, no face anywhere, a detector that cannot run.
   """
-  from vht_jax.landmarks import annotate, make_detector
+  from vht_jax.landmarks import annotate, is_annotated, make_detector
 
   dataset = open_frames(app, config, progress)
   cuts = sorted({*config.cutframes, *(dataset.find_cuts() if app.find_cuts else ())})
   if cuts:
     log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
   progress.stage("detect", len(dataset))
-  complete = lambda: all(dataset.keypoint_path(i).exists() for i in range(len(dataset)))
-  if not complete():
+  due = lambda: not is_annotated(dataset) or not dataset.valid.any()  # without a face: it says why
+  if due():
     with preparing(app.data_path):
-      if not complete():  # another run may have been at it
+      dataset.reload_keypoints()  # another run may have been at it
+      if due():
         detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
         try:
           annotate(dataset, detector, progress.at, cuts=cuts)
@@ -140,7 +141,7 @@ def count_people(app: AppConfig, config: Any, progress: Progress) -> int:
   finally:
     detector.close()
   if not count:
-    raise InputError(f"{dataset.path}: no face found; a face should be upright and at least 30 pixels wide")
+    raise InputError(f"{dataset.path}: no face found; a face should be at least 30 pixels wide")
   return count
 
 

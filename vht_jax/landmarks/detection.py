@@ -30,7 +30,20 @@ class Detection:
   landmarks: np.ndarray  # (68, 2) f32 px, iBUG order
   iris: np.ndarray | None = None  # (2, 2) f32 px, iris of eye 36-41, of eye 42-47; a row of NaN where one is missing
   dense: np.ndarray | None = None  # (478, 2) f32 px, MediaPipe's face mesh, irises last
-  score: float = 1.0  # in [0, 1]
+  score: float = 1.0  # in [0, 1]: the face finder's, lowered where the checks disagree, see `belief`
+  # Of the mesh on the image and on its mirror image, see `mirror.Seen`: about a fifth of the landmarks' mean error in
+  # eye distances. None for a detector without a mesh, and in VHT's files.
+  disagreement: float | None = None
+
+
+# Share of the face's size by which the meshes of an image and of its mirror image may be apart: a face for certain, one
+# to be looked for again, one to be given up. Measured, see `mirror.Seen`.
+AGREED, DOUBTED, GIVEN_UP = 0.01, 0.015, 0.02
+
+
+def belief(disagreement: float) -> float:
+  """1 up to `AGREED`, falling to 0 at `GIVEN_UP`: what is left of a face finder's score."""
+  return float(np.clip((GIVEN_UP - disagreement) / (GIVEN_UP - AGREED), 0.0, 1.0))
 
 
 # Direction in which the surface faces at each landmark, degrees about the vertical axis, 0 straight ahead, positive to
@@ -75,6 +88,18 @@ def estimate_yaw(landmarks: np.ndarray) -> float:
     return 0.0
   shift = (landmarks[27:31].mean(axis=0) - (left + right) / 2) @ half / length
   return float(np.arctan2(_EYE_TO_NOSE * shift, length))
+
+
+def estimate_roll(landmarks: np.ndarray) -> float:
+  """Roll of the head in radians from (68, 2) px: 0 upright, positive clockwise in the image.
+
+  From the line of the eyes and the one from the eyes down to the mouth, each as good as it is long: of a profile the
+  first is short, of a head bent down the second.
+  """
+  p = landmarks[:, 0].astype(np.float64) + 1j * landmarks[:, 1]
+  across = p[42:48].mean() - p[36:42].mean()
+  down = p[48:60].mean() - (p[36:42].mean() + p[42:48].mean()) / 2
+  return float(np.angle(across - 1j * down))
 
 
 def eye_openness(landmarks: np.ndarray) -> np.ndarray:
@@ -141,7 +166,8 @@ def _triplets(points: np.ndarray) -> list[float]:
 def write_keypoints(path: Path, detection: Detection | None, origin: str) -> None:
   """Writes VHT's keypoints_static_0000.json, whole or not at all; without a face as `absent` says.
 
-  VHT stores the irises as [eye 42-47, eye 36-41] and a missing one as -1, -1, -1. `dense_keypoints_2d` is ours.
+  VHT stores the irises as [eye 42-47, eye 36-41] and a missing one as -1, -1, -1. `dense_keypoints_2d` and
+  `disagreement` are ours.
   """
   if detection is None:
     write_absent(path, np.zeros((N_FACE, 2)), origin)
@@ -157,6 +183,8 @@ def write_keypoints(path: Path, detection: Detection | None, origin: str) -> Non
   }
   if detection.dense is not None:
     person["dense_keypoints_2d"] = _triplets(detection.dense)
+  if detection.disagreement is not None:
+    person["disagreement"] = round(float(detection.disagreement), 5)
   write_atomic(Path(path), json.dumps({"origin": origin, "people": [person]}).encode())
 
 
@@ -179,6 +207,8 @@ def read_keypoints(path: Path) -> Detection | None:
     iris = None if iris is None else np.array(iris, np.float64).reshape(-1, 3)[[1, 0]]
     dense = person.get("dense_keypoints_2d")
     dense = None if dense is None else np.array(dense, np.float32).reshape(N_DENSE, 3)[:, :2]
+    disagreement = person.get("disagreement")
+    disagreement = None if disagreement is None else float(disagreement)
     for points in (face, dense):
       if points is not None and not (np.abs(points) < FARTHEST).all():  # NaN is not less either
         raise ValueError("a coordinate is not finite, or far outside any image")
@@ -195,4 +225,4 @@ def read_keypoints(path: Path) -> Detection | None:
   if box.size < 4:
     box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
   score = float(box[4]) if box.size > 4 else 1.0
-  return Detection(np.append(box[:4], np.float32(score)), landmarks, iris, dense, score)
+  return Detection(np.append(box[:4], np.float32(score)), landmarks, iris, dense, score, disagreement)

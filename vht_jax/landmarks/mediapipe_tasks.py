@@ -68,7 +68,11 @@ class TasksDetector:
 
   def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
     """(5,) x0, y0, x1, y1 px, score of every face in an image."""
-    return self._find(rgb)
+    return self._tracker.faces(rgb)
+
+  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
+    """The face at `box` (4,) px, looked for from nothing."""
+    return self._tracker.look(rgb, box)
 
   def cut(self) -> None:
     """The next frame is the first of another shot."""

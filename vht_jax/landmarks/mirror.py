@@ -2,13 +2,31 @@
 
 A mesh's errors on an image and on its mirror image differ by 0.5 to 1.1 % of the eye distance on average over a clip
 and by 0.6 to 1 % more from frame to frame (four sample videos); the mean has half of both. It jitters 9 to 17 % less.
+
+How far the two are apart says whether what was found is a face in that pose at all: see `Seen`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Seen(NamedTuple):
+  """What a mesh and its mirror image found.
+
+  The disagreement is the mean distance per coordinate over the length of the face's longer side. On eight clips it is
+  0.004 to 0.007 (0.012 at most, with a hand before the face); of 600 meshes fitted to faces that stood on their head
+  the least had 0.0107, half of them more than 0.05. On 743 faces made worse (blur, few pixels, covered, cut off, dark)
+  the landmarks' mean error is about 5 times the disagreement in units of the eye distance; it exceeds a tenth of it in
+  2 % of those below 0.01, 23 % from there to 0.015, 34 % from there to 0.02 and 59 % above.
+  """
+
+  points: np.ndarray  # (478, 2)
+  disagreement: float  # inf where one of the two found nothing
+
 
 Mesh = Callable[[np.ndarray, bool], np.ndarray | None]
 
@@ -42,17 +60,19 @@ def _table() -> np.ndarray:
 MIRROR = _table()  # (478,) each point's mirror image
 
 
-def mirrored_mean(mesh: Mesh, mirror_mesh: Mesh) -> Mesh:
+def mirrored_mean(mesh: Mesh, mirror_mesh: Mesh) -> Callable[[np.ndarray, bool], Seen | None]:
   """A mesh function (see `CropTracker`) out of two of the same kind, each of which follows one of the images."""
 
-  def run(crop: np.ndarray, fresh: bool) -> np.ndarray | None:
+  def run(crop: np.ndarray, fresh: bool) -> Seen | None:
     points = mesh(crop, fresh)
     mirrored = mirror_mesh(np.ascontiguousarray(crop[:, ::-1]), fresh)
-    if points is None or mirrored is None:
-      return points
+    if points is None:
+      return None
+    if mirrored is None:
+      return Seen(points, np.inf)
     mirrored = mirrored[MIRROR] * [-1, 1] + [1, 0]
     # Far apart they do not see the same face, or one of them is wrong; then the plain image counts.
-    size = np.ptp(points, axis=0).max()
-    return (points + mirrored) / 2 if np.abs(points - mirrored).mean() < 0.05 * size else points
+    disagreement = float(np.abs(points - mirrored).mean() / max(np.ptp(points, axis=0).max(), 1e-9))
+    return Seen((points + mirrored) / 2 if disagreement < 0.05 else points, disagreement)
 
   return run
