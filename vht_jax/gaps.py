@@ -103,8 +103,8 @@ def _speed(values: Array, times: Array, unbroken: Array, slope: Array) -> Array:
   """(T, D) per unit of time at an end of a gap, from its frames (T, STENCIL, D) at `times` (T, STENCIL), outwards.
 
   The median of up to three differences next to it, because frames next to a gap are often the first bad ones; `slope`
-  without any. Differences that disagree have no speed in common: half their range is the error of their median, and of
-  what the median differs from `slope` as much is taken as is more than that (in squares).
+  without any. It is the speed of some frames earlier, so if these disagree on one, what they differ by is the error
+  that it has at the end: of what the median differs from `slope`, as much is taken as is more than that (in squares).
   """
   steps = times[:, 1:] - times[:, :-1]
   steps = jnp.where(steps < 0, -1.0, 1.0) * jnp.maximum(jnp.abs(steps), SHORTEST)
@@ -114,9 +114,11 @@ def _speed(values: Array, times: Array, unbroken: Array, slope: Array) -> Array:
   least, most = jnp.minimum(a, b), jnp.maximum(a, b)
   three = jnp.maximum(least, jnp.minimum(most, c))
   found = jnp.where(count >= 3, three, jnp.where(count == 2, 0.5 * (a + b), jnp.where(count == 1, a, slope)))
-  error = jnp.where(count >= 3, jnp.maximum(most, c) - jnp.minimum(least, c), jnp.where(count == 2, most - least, 0.0))
+  # A speed that changes steadily: the median is that of 1.5 frames before the end, the mean of two that of one frame.
+  range_of_three = jnp.maximum(most, c) - jnp.minimum(least, c)
+  error = jnp.where(count >= 3, 0.75 * range_of_three, jnp.where(count == 2, most - least, 0.0))
   change = found - slope
-  known, doubt = change**2, (0.5 * error) ** 2
+  known, doubt = change**2, error**2
   trust = jnp.maximum(known - doubt, 0.0) / jnp.maximum(jnp.maximum(known, doubt), 1e-20)
   return slope + jnp.where(error > 0, trust, 1.0) * change
 
