@@ -14,7 +14,7 @@ from vht_jax.points import N_POSE
 from vht_jax.programs import stored
 from vht_jax.types import Pose, Status
 
-EVEN = 0.02  # times the usual spacing: times are rounded to milliseconds, of 16 to 40
+EVEN = 0.1  # times the usual spacing: times are rounded to milliseconds, of 16 to 40
 HEAD_METRES = 0.2  # about the height of a face
 
 

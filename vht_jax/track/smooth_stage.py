@@ -25,7 +25,7 @@ HEAD = slice(-N_POSE, -N_POSE + 6)  # rotation and place
 SHUFFLES = 500  # random orders with which the clip's own is compared
 CHANCE = 0.01  # of a random order being as continuous as the clip's; a video of ten frames has less than 1e-3
 UNKNOWN = 1e12  # times the usual variance: the frame says nothing
-STILL = 10.0  # squared distance of two frames' heads, of each coordinate and in variances: less may be noise
+STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and in variances: less may be noise
 
 
 class Motion:
@@ -127,7 +127,7 @@ def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
   distance = lambda order: np.sqrt(((places[order[1:]] - places[order[:-1]]) ** 2).sum(axis=1))[pairs].sum()
   rng = np.random.default_rng(0)
   shuffled = np.array([distance(rng.permutation(len(places))) for _ in range(SHUFFLES)])
-  moves = 0.5 * ((places - np.median(places, axis=0)) ** 2).mean() > 0.5 * STILL * variance
+  moves = 2 * ((places - places.mean(axis=0)) ** 2).mean() > STILL * variance  # the mean square of a difference
   return bool(not moves or (shuffled <= distance(np.arange(len(places)))).mean() < CHANCE)
 
 
