@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from vht_jax import functional, gaps, rotation
+from vht_jax.errors import InputError
 from vht_jax.track import bridge
+from vht_jax.track.frames import frame_times
 from vht_jax.types import Pose, Status
 
 
@@ -178,3 +180,53 @@ def test_derivatives_are_finite():
 
   slopes = jax.grad(total)(poses)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+# --- time, and pictures without one -----------------------------------------------------------------------------------
+
+
+def test_steady_motion_goes_on_at_uneven_times():
+  times = np.cumsum(np.random.default_rng(3).choice([0.5, 1.0, 2.0], 30))
+  truth, known = poses_along(0.02 * times, 0.03 * times[:, None] * np.array([[0.0, 0.6, 0.8]])), gap(30, 10, 17)
+  found, _ = bridge(without(truth, known), known, times=times)
+  np.testing.assert_allclose(found.translation, truth.translation, atol=1e-5)
+  np.testing.assert_allclose(matrices(found.rotation), matrices(truth.rotation), atol=1e-5)
+
+
+def test_even_times_bridge_as_none_do():
+  rng = np.random.default_rng(4)
+  truth, known = poses_along(rng.standard_normal((20, 3)), rng.uniform(-1, 1, (20, 3))), gap(20, 8, 13)
+  pairs = zip(*(jax.tree.leaves(bridge(without(truth, known), known, times=t)[0]) for t in (None, np.arange(20.0))))
+  for a, b in pairs:
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_speed_is_trusted_only_where_the_frames_agree_on_one():
+  """Frames that jump about have no speed: between them and frames at rest the head goes along the line's side."""
+  x = np.zeros(30)
+  x[6:10] = [0.3, -0.2, 0.4, 0.0]
+  found, _ = bridge(without(poses_along(x), gap(30, 10, 16)), gap(30, 10, 16))
+  np.testing.assert_allclose(found.translation[10:16, 0], 0.0, atol=1e-6)
+  x[6:10] = [-0.31, -0.2, -0.1, 0.0]
+  found, _ = bridge(without(poses_along(x), gap(30, 10, 16)), gap(30, 10, 16))
+  assert found.translation[11, 0] > 0.08
+
+
+def test_pictures_that_are_no_video_are_not_bridged():
+  known = np.ones(12, bool)
+  known[[4, 5]] = False
+  x = np.random.default_rng(5).standard_normal(12)
+  found, status = bridge(without(poses_along(x), known), known, unordered=True)
+  assert (np.asarray(status)[~known] == Status.NO_FACE).all()
+  np.testing.assert_allclose(found.translation[[4, 5], 0], x[[3, 3]], atol=1e-6)
+
+
+def test_times_of_frames():
+  clip = lambda **fields: type("Clip", (), fields)()
+  assert frame_times(clip()) is None
+  assert frame_times(clip(frame_ids=np.arange(1, 9))) is None
+  assert frame_times(clip(times=np.round(np.arange(50) / 30, 3))) is None
+  np.testing.assert_allclose(frame_times(clip(frame_ids=np.array([3, 4, 5, 9, 10]))), [0, 1, 2, 6, 7])
+  np.testing.assert_allclose(frame_times(clip(times=np.array([1, 1.04, 1.08, 1.2]))), [0, 1, 2, 5], atol=1e-6)
+  with pytest.raises(InputError, match="rise"):
+    frame_times(clip(times=np.array([0.0, 0.2, 0.1])))

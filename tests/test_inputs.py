@@ -178,6 +178,10 @@ def test_cuts_reach_the_detector_and_the_tracker(tmp_path, monkeypatch):
     parsed = app(tmp_path, f"--video={tmp_path / 'two.mp4'}", f"--data_path={name}", *flags)
     dataset, found = inputs.open_dataset(inputs.with_paths(parsed.app), parsed.track, Silent())
     assert found == cuts and heard == list(cuts) and len(dataset) == 16
+  heard.clear()
+  parsed = app(tmp_path, f"--video={tmp_path / 'two.mp4'}", f"--data_path={tmp_path / 'pictures'}", "--unordered")
+  _, found = inputs.open_dataset(inputs.with_paths(parsed.app), parsed.track, Silent())
+  assert found == () and heard == list(range(16))  # each picture is searched by itself
   assert asked["face"] == "largest"
 
 

@@ -35,6 +35,7 @@ class TrackConfig:
   # identity and camera from the images of all frames and not only of the keyframes, and the poses again.
   schedule: str = "batched"
   smooth: bool = True  # two-sided smoothing of all frames by their measured noise (Gauss-Newton, batched schedule)
+  unordered: bool = False  # the frames are no video: neither smoothed nor bridged; noticed by itself where it shows
   photometric: bool = True  # False: the landmark fit is the result
   dense_landmarks: bool = True  # use MediaPipe's 468 points beside the 68 + 2 when they are there
   n_keyframes: int = 8  # how many keyframes the automatic choice takes for the photometric identity stage

@@ -13,10 +13,11 @@ from vht_jax.types import Array, Pose
 # Frames: for so long at most the speed at an end of a gap is felt inside. Heads forget their speed sooner: with 8 what
 # is bridged comes nearest to what was there (docs/accuracy.md), but then the head brakes too hard to look right.
 REACH = 16
+SHORTEST = 0.1  # of the usual spacing: frames count as no closer in time, because rounded times may coincide
 STENCIL = 4  # known frames at each end of a gap from which its speed there is read
 
 
-def fill(poses: Pose, known: Array, shot: Array) -> Pose:
+def fill(poses: Pose, known: Array, shot: Array, times: Array | None = None) -> Pose:
   """Poses for the frames that are not `known`; those that are stay as they are, bit by bit.
 
   Between two known frames of a shot every parameter goes along a straight line (rotations about a fixed axis) plus,
@@ -30,6 +31,7 @@ def fill(poses: Pose, known: Array, shot: Array) -> Pose:
     poses: leading axis T; numbers in frames that are not known need not be finite.
     known: (T,) bool.
     shot: (T,) i32, which shot a frame belongs to; never falls.
+    times: (T,) of the frames, rising, in units of the usual spacing; None: evenly spaced.
   """
   n = known.shape[0]
   index = jnp.arange(n, dtype=jnp.int32)
@@ -41,7 +43,8 @@ def fill(poses: Pose, known: Array, shot: Array) -> Pose:
   start = jnp.where(usable_left, left, jnp.where(usable_right, right, nearest))
   inside = usable_left & usable_right & ~known
   end = jnp.where(inside, right, start)
-  length = jnp.maximum(end - start, 1)
+  times = index.astype(poses.rotation.dtype) if times is None else times.astype(poses.rotation.dtype)
+  length = jnp.where(end > start, jnp.maximum(times[end] - times[start], SHORTEST), 1.0)
 
   # (T, STENCIL) frames from the end of the gap outwards, and how many of them are known without a break.
   steps = jnp.arange(STENCIL, dtype=jnp.int32)[None]
@@ -54,13 +57,12 @@ def fill(poses: Pose, known: Array, shot: Array) -> Pose:
 
   def path(ahead: Array, back: Array) -> Array:
     """(T, D): where a parameter is, from its values (T, STENCIL, D) at the frames of both stencils."""
-    t = (index - start).astype(back.dtype)[:, None]
-    size = length.astype(back.dtype)[:, None]
+    t, size = (times - times[start])[:, None], length[:, None]
     slope = (ahead[:, 0] - back[:, 0]) / size
     reach = jnp.minimum(size, REACH)
     line = back[:, 0] + slope * t
-    out = (_speed(back, unbroken[-1], -1, slope) - slope) * _push(t, reach)
-    return line + out - (_speed(ahead, unbroken[1], 1, slope) - slope) * _push(size - t, reach)
+    speed = {side: _speed(v, times[rows[side]], unbroken[side], slope) for side, v in ((-1, back), (1, ahead))}
+    return line + (speed[-1] - slope) * _push(t, reach) - (speed[1] - slope) * _push(size - t, reach)
 
   # All components in one table: it takes a third of the time to compile.
   r = jnp.where(jnp.isfinite(poses.rotation), poses.rotation, 0.0)
@@ -97,16 +99,28 @@ def _along_arcs(r: Array, rows: dict, start: Array, inside: Array, path) -> Arra
   return jnp.where(inside[:, None], found, r[start])
 
 
-def _speed(values: Array, unbroken: Array, side: int, slope: Array) -> Array:
-  """(T, D) per frame at an end of a gap: the median of up to three differences next to it, `slope` without any.
+def _speed(values: Array, times: Array, unbroken: Array, slope: Array) -> Array:
+  """(T, D) per unit of time at an end of a gap, from its frames (T, STENCIL, D) at `times` (T, STENCIL), outwards.
 
-  The median, because frames next to a gap are often the first bad ones.
+  The median of up to three differences next to it, because frames next to a gap are often the first bad ones; `slope`
+  without any. It is the speed of some frames earlier, so if these disagree on one, what they differ by is the error
+  that it has at the end: of what the median differs from `slope`, as much is taken as is more than that (in squares).
   """
-  d = side * (values[:, 1:] - values[:, :-1])
+  steps = times[:, 1:] - times[:, :-1]
+  steps = jnp.where(steps < 0, -1.0, 1.0) * jnp.maximum(jnp.abs(steps), SHORTEST)
+  d = (values[:, 1:] - values[:, :-1]) / steps[..., None]
   a, b, c = d[:, 0], d[:, 1], d[:, 2]
   count = unbroken[:, None] - 1
-  three = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))
-  return jnp.where(count >= 3, three, jnp.where(count == 2, 0.5 * (a + b), jnp.where(count == 1, a, slope)))
+  least, most = jnp.minimum(a, b), jnp.maximum(a, b)
+  three = jnp.maximum(least, jnp.minimum(most, c))
+  found = jnp.where(count >= 3, three, jnp.where(count == 2, 0.5 * (a + b), jnp.where(count == 1, a, slope)))
+  # A speed that changes steadily: the median is that of 1.5 frames before the end, the mean of two that of one frame.
+  range_of_three = jnp.maximum(most, c) - jnp.minimum(least, c)
+  error = jnp.where(count >= 3, 0.75 * range_of_three, jnp.where(count == 2, most - least, 0.0))
+  change = found - slope
+  known, doubt = change**2, error**2
+  trust = jnp.maximum(known - doubt, 0.0) / jnp.maximum(jnp.maximum(known, doubt), 1e-20)
+  return slope + jnp.where(error > 0, trust, 1.0) * change
 
 
 def _push(t: Array, reach: Array) -> Array:

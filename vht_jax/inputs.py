@@ -79,7 +79,8 @@ def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[Frame
   from vht_jax.landmarks import annotate, is_annotated, make_detector
 
   dataset = open_frames(app, config, progress)
-  cuts = sorted({*config.cutframes, *(dataset.find_cuts() if app.find_cuts else ())})
+  look = app.find_cuts and not config.unordered
+  cuts = sorted({*config.cutframes, *(dataset.find_cuts() if look else ())})
   if cuts:
     log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
   progress.stage("detect", len(dataset))
@@ -90,7 +91,7 @@ def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[Frame
       if due():
         detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
         try:
-          annotate(dataset, detector, progress.at, cuts=cuts)
+          annotate(dataset, detector, progress.at, cuts=range(len(dataset)) if config.unordered else cuts)
         finally:
           detector.close()
   progress.close()

@@ -122,6 +122,7 @@ HELP = {
   "schedule": "batched (frames in parallel), joint (the same, then identity and poses from all frames; slower) or "
   "sequential (each frame starts at its predecessor, as in VHT)",
   "smooth": "Gauss-Newton, batched and joint: smooth the poses in time, as far as their measured noise asks for it",
+  "unordered": "the frames are single pictures, no video: search each by itself, do not smooth, bridge nothing",
   "photometric": "use the image; without it the fit to the landmarks is the result",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
   "n_keyframes": "number of keyframes when they are chosen automatically",

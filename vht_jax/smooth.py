@@ -1,61 +1,157 @@
 """Two-sided smoothing of a clip's unknowns, by how sure each frame is and how noisy the clip has turned out to be.
 
-Per unknown the maximum of a posterior: each frame's estimate with its variance, and accelerations (second differences)
-as the prior; all frames are solved for at once, so there is no lag. Noise and acceleration are measured on the clip
-itself: what really moves fast, as lids and lips do, is left alone.
+The maximum of a posterior: each frame's estimate with its variance, and accelerations (second differences) as the
+prior; all frames are solved for at once, so there is no lag. Noise and acceleration are measured on the clip itself:
+what really moves fast, as lids and lips do, is left alone.
 
 The prior has heavy tails (Cauchy's): heads rest, and then they move. A Gaussian one takes a sudden motion or a wrong
 frame for an impossible acceleration and spreads it over the frames around, and its width, from the mean square, is that
 of the few wild frames and too wide for all others. Here an acceleration that is far too large to be the usual costs
 next to nothing, so a step stays a step, and the frames beside a bad one stay where they are.
+
+Motion that is white from frame to frame (quick motion, every 15th frame, crops that jump) looks like noise. Four things
+keep it from being taken for noise:
+
+* what is smoothed are combinations of unknowns whose errors are independent (`coordinates`). The unknowns themselves
+  are known badly one by one but well together (root and neck, position and turn); smoothed one by one they may
+  contradict together what a frame is sure of, and noise that the frame's data exclude is believed;
+* noise is believed up to `MOST_NOISE` times the variance that the frames claim, and less where what certainly is motion
+  (larger than any noise) is itself white (`white_share`);
+* a frame follows its neighbours only as far as they have predicted left-out frames well (`followed`);
+* in its own metric a frame leaves its own estimate by no more than the clip's noise explains (`within`).
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vht_jax.types import Array
 
 HIGHEST = lax.Precision.HIGHEST
-MOST_NOISE = 10.0  # times the predicted variance
+# Times the predicted variance. In `coordinates` the head's pose has 0.2 to 6 on seven clips of four sources, lips that
+# speak up to 26, of which most is motion; crops that jump have 45, quick heads and every 15th frame 150 and more.
+MOST_NOISE = 10.0
 SHORT = 10  # frames: so few cannot tell motion from noise and are left alone; twice as many are believed
 WILD = 3.0  # robust standard deviations: second differences count as no larger when noise and motion are measured
 TAIL = 1.0  # inverse degrees of freedom of the accelerations' t distribution: 1 is Cauchy's, 0 Gauss's
 SOLVES = 4  # times that the accelerations are weighted anew; with 10 the result is the same within 1 % of its jitter
 LEAST_MOTION = 0.02  # variance of second differences over that of the noise: less cannot be told from none
 RIDGE = 1e-4  # of a typical estimate's weight, where there is none at all
+CORRELATED = 3e-6  # of the unit diagonal: as `uncertainty.RIDGE`, for the same matrices
+CLOSEST = 0.1  # times the usual spacing: frames count as no closer in time, because rounded times may coincide
 
 
-def measure_noise(x: Array, variance: Array) -> tuple[Array, Array]:
-  """Variances of white noise () and of true second differences () in a sequence.
+def coordinates(information: np.ndarray) -> np.ndarray:
+  """(n, n) matrix V: z = V^T x has independent errors of about unit variance, for unknowns x (n,) of a usual frame.
+
+  The Cholesky factor of the clip's mean information. So z_i is the unknown i, less what the unknowns after it say of
+  it, in units of its standard deviation.
+
+  Args:
+    information: (n, n) mean normal matrix of the clip's frames.
+  """
+  information = np.asarray(information, np.float64)
+  return np.linalg.cholesky(information + CORRELATED * np.diag(np.diagonal(information)))
+
+
+def second_differences(n: int, times: Array | None = None, dtype=jnp.float32) -> tuple[Array, Array]:
+  """(n - 2, n) matrix of the accelerations of n frames, and (n - 2,) the time that each one stands for.
+
+  Args:
+    times: (n,) of the frames, rising, in units of the usual spacing; None: evenly spaced.
+  """
+  if times is None:
+    return jnp.diff(jnp.eye(n, dtype=dtype), n=2, axis=0), jnp.ones(n - 2, dtype)
+  steps = jnp.maximum(jnp.diff(times), CLOSEST).astype(dtype)
+  before, after = steps[:-1], steps[1:]
+  span = 0.5 * (before + after)
+  rows = jnp.arange(n - 2)
+  matrix = jnp.zeros((n - 2, n), dtype)
+  matrix = matrix.at[rows, rows].set(1.0 / (before * span)).at[rows, rows + 2].set(1.0 / (after * span))
+  return matrix.at[rows, rows + 1].set(-(1.0 / before + 1.0 / after) / span), span
+
+
+def claimed_variance(variance: Array) -> Array:
+  """() what is claimed for a usual frame of (T,) variances, inf where there is no estimate: their harmonic mean."""
+  known = jnp.isfinite(variance)
+  precision = jnp.where(known, 1.0 / jnp.maximum(variance, 1e-30), 0.0)
+  return _count(known, variance.dtype) / jnp.maximum(jnp.sum(precision), 1e-30)
+
+
+def spectrum(x: Array, variance: Array, times: Array | None = None) -> tuple[Array, Array, Array]:
+  """How much of a sequence is white.
 
   White noise of variance r has second differences d with autocovariances c0 = 6 r and c1 = -4 r; a smooth motion's
   differ little from frame to frame and add the same to both. So r = (c0 - c1) / 10, and the motion has the rest.
   A few wild frames shall not pass for either: differences are cut off at `WILD` times what their median says.
-  Pictures that have nothing to do with each other look like noise too: what is far above the claimed variances is none.
 
   Args:
     x: (T,) estimates, T >= 4.
     variance: (T,) as the frames claim; inf for those that do not count.
+    times: (T,) as in `second_differences`.
+
+  Returns:
+    r (); c0 (); how many second differences were known ().
   """
   known = jnp.isfinite(variance)
-  claimed = jnp.sum(jnp.where(known, variance, 0.0)) / _count(known, x.dtype)
-  d = x[2:] - 2 * x[1:-1] + x[:-2]
+  if times is None:
+    d, lag = x[2:] - 2 * x[1:-1] + x[:-2], -4.0
+  else:
+    # In units in which they have the noise of evenly spaced ones.
+    before, after = (jnp.maximum(h, CLOSEST) for h in (jnp.diff(times)[:-1], jnp.diff(times)[1:]))
+    a, c = 2.0 / (before * (before + after)), 2.0 / (after * (before + after))
+    unit = jnp.sqrt(6.0 / (a**2 + c**2 + (a + c) ** 2))
+    a, c = a * unit, c * unit
+    d, lag = a * x[:-2] - (a + c) * x[1:-1] + c * x[2:], -(a + c)[:-1] * a[1:] - c[:-1] * (a + c)[1:]
   ok = known[2:] & known[1:-1] & known[:-2]
+  both = ok[1:] & ok[:-1]
   most = WILD * 1.4826 * jnp.nan_to_num(jnp.nanmedian(jnp.where(ok, jnp.abs(d), jnp.nan)))
   d = jnp.where(ok, jnp.clip(d, -most, most), 0.0)
-  count = _count(ok, x.dtype)
-  c0 = jnp.sum(d**2) / count
-  c1 = jnp.sum(d[1:] * d[:-1]) / _count(ok[1:] & ok[:-1], x.dtype)
-  noise = jnp.maximum(jnp.clip((c0 - c1) / 10.0, 1e-6 * claimed, MOST_NOISE * claimed), 1e-20)
+  c0 = jnp.sum(d**2) / _count(ok, x.dtype)
+  c1 = jnp.sum(d[1:] * d[:-1]) / _count(both, x.dtype)
+  lag = lag if times is None else jnp.sum(jnp.where(both, lag, 0.0)) / _count(both, x.dtype)
+  return (c0 - c1) / (6.0 - lag), c0, jnp.sum(ok.astype(x.dtype))
+
+
+def white_share(x: Array, variance: Array, times: Array | None = None) -> Array:
+  """() how white a clip's motion is, in [0, 1), from what can be nothing else: larger than any noise is believed to be.
+
+  Args:
+    x, variance: (n, T) sequences as in `spectrum`, of how the head moves: speech is quicker. times: (T,).
+  """
+  white, c0, _ = jax.vmap(lambda x, v: spectrum(x, v, times))(x, variance)
+  claimed = jax.vmap(claimed_variance)(variance)
+  beyond = lambda r: jnp.sum(jnp.maximum(r / claimed - MOST_NOISE, 0.0))
+  return beyond(white) / (MOST_NOISE + beyond(c0 / 6.0))
+
+
+def measure_noise(
+  x: Array, variance: Array, times: Array | None = None, share: Array | float = 0.0
+) -> tuple[Array, Array]:
+  """Variances of white noise () and of true accelerations () in a sequence.
+
+  What is white is noise, as far as the clip's motion is not white itself and the frames' own variances can be believed
+  to be too small.
+
+  Args:
+    x, variance, times: as in `spectrum`.
+    share: () of the clip's motion that is white (`white_share`).
+  """
+  white, c0, count = spectrum(x, variance, times)
+  claimed = claimed_variance(variance)
+  noise = jnp.clip(white - share * c0 / 6.0, 1e-6 * claimed, MOST_NOISE * claimed)
+  noise = jnp.maximum(noise, 1e-20)
   believed = jnp.clip(count / SHORT - 1.0, 1e-6, 1.0)
   return believed * noise, jnp.maximum(c0 - 6.0 * noise, LEAST_MOTION * noise)
 
 
-def smooth(x: Array, variance: Array, noise: Array, acceleration: Array, tail: float = TAIL) -> Array:
-  """A minimum over y of sum_t w_t (y_t - x_t)^2 / noise + sum_t rho((y_{t-1} - 2 y_t + y_{t+1})^2 / acceleration).
+def smooth(
+  x: Array, variance: Array, noise: Array, acceleration: Array, tail: float = TAIL, times: Array | None = None
+) -> Array:
+  """A minimum over y of sum_t w_t (y_t - x_t)^2 / noise + sum_t rho(a_t^2 / acceleration) with accelerations a of y.
 
   The weights w_t are inverse to the frames' variances, 1 on average. rho(z) = (1 + 1/tail) log(1 + tail z), which is
   z (1 + tail) for usual accelerations and grows slowly from there on; rho(z) = z without a tail. It is found by solving
@@ -66,34 +162,89 @@ def smooth(x: Array, variance: Array, noise: Array, acceleration: Array, tail: f
     variance: (T,) as the frames claim; inf where there is no estimate.
     noise, acceleration: () variances, of `measure_noise`.
     tail: inverse degrees of freedom of the accelerations.
+    times: (T,) as in `second_differences`; an acceleration counts for as long as it stands for.
 
   Returns:
     (T,).
   """
+  return x + _solve(x, variance, noise, acceleration, tail, times)[0]
+
+
+def left_out(
+  x: Array, variance: Array, noise: Array, acceleration: Array, tail: float = TAIL, times: Array | None = None
+) -> tuple[Array, Array]:
+  """How far each estimate is from what the others say, and how far `smooth` follows them.
+
+  The last of `smooth`'s systems is linear, y = S x, so that the solution without frame t is known at once: its value
+  at t is x_t - (x_t - y_t) / (1 - S_tt).
+
+  Returns:
+    (T,) estimate minus prediction from all other frames (with the accelerations' weights as they are); (T,) 1 - S_tt.
+  """
+  change, factor, weight = _solve(x, variance, noise, acceleration, tail, times)
+  root = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(x), dtype=x.dtype), lower=True)
+  free = jnp.clip(1.0 - jnp.sum(root**2, axis=0) * weight, 1e-6, 1.0)
+  return -change / free, free
+
+
+def prediction_error(error: Array, variance: Array) -> Array:
+  """() mean square of (T,) leave-one-out errors, wild ones cut off, over the frames that have an estimate."""
+  known = jnp.isfinite(variance)
+  most = WILD * 1.4826 * jnp.nan_to_num(jnp.nanmedian(jnp.where(known, jnp.abs(error), jnp.nan)))
+  return jnp.sum(jnp.where(known, jnp.clip(error, -most, most) ** 2, 0.0)) / _count(known, error.dtype)
+
+
+def followed(error: Array, free: Array, variance: Array, noise: Array) -> Array:
+  """(T,) change of the estimates towards what their neighbours say, as far as it can be an improvement.
+
+  Two opinions: the frame's own, whose variance is the noise, and the neighbours', whose variance is their mean square
+  error on left-out frames less the noise in it. Weighted by these the mean is better than either, however badly
+  neighbours predict; the smoother's own weight is an upper bound.
+
+  Args:
+    error, free: (T,) of `left_out`.
+    variance: (T,) as the frames claim; inf where there is no estimate.
+    noise: () of `measure_noise`.
+  """
+  known = jnp.isfinite(variance)
+  own = noise * jnp.where(known, variance, 1.0) / claimed_variance(variance)
+  theirs = jnp.maximum(prediction_error(error, variance) - noise, 0.0)
+  return -jnp.where(known, jnp.minimum(free, 1.0 / (1.0 + theirs / own)), 1.0) * error
+
+
+def within(change: Array, information: Array, limit: Array) -> Array:
+  """(n,) a frame's change, made shorter where change^T information change would be above `limit` ()."""
+  size = jnp.sum(change * jnp.matmul(information, change, precision=HIGHEST))
+  return change * jnp.where(size > limit, jnp.sqrt(limit / jnp.maximum(size, 1e-30)), 1.0)
+
+
+def _solve(x, variance, noise, acceleration, tail, times) -> tuple[Array, Array, Array]:
+  """The change (T,), the Cholesky factor (T, T) of the last system and the frames' weights (T,)."""
   known = jnp.isfinite(variance)
   precision = jnp.where(known, 1.0 / jnp.maximum(variance, 1e-30), 0.0)
-  weight = precision * _count(known, x.dtype) / jnp.maximum(jnp.sum(precision), 1e-30)
-  second = jnp.diff(jnp.eye(len(x), dtype=x.dtype), n=2, axis=0)  # (T - 2, T)
+  weight = precision * claimed_variance(variance)
+  second, span = second_differences(len(x), times, x.dtype)
   own = jnp.matmul(second, x, precision=HIGHEST)
 
   def weights(d: Array, usual: Array) -> Array:
     return (1.0 + tail) / (1.0 + tail * d**2 / usual)
 
-  def change(usual: Array) -> Array:
+  def change(usual: Array) -> tuple[Array, Array]:
     # Solved for the change, whose right side is the estimates' own acceleration: nothing large cancels.
-    stiffness = noise / acceleration * usual
+    stiffness = noise / acceleration * usual * span
     matrix = jnp.diag(weight + RIDGE) + jnp.matmul(second.T * stiffness[None], second, precision=HIGHEST)
     right = -jnp.matmul(second.T, stiffness * own, precision=HIGHEST)
-    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), right)
+    factor = jnp.linalg.cholesky(matrix)
+    return jax.scipy.linalg.cho_solve((factor, True), right), factor
 
   def again(_, usual: Array) -> Array:
-    return weights(own + jnp.matmul(second, change(usual), precision=HIGHEST), acceleration)
+    return weights(own + jnp.matmul(second, change(usual)[0], precision=HIGHEST), acceleration)
 
   # The estimates' own accelerations have the noise of three frames in them.
   usual = weights(own, acceleration + 6.0 * noise)
   if tail > 0:
     usual = lax.fori_loop(0, SOLVES, again, usual)
-  return x + change(usual)
+  return *change(usual), weight
 
 
 def _count(mask: Array, dtype) -> Array:

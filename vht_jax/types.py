@@ -134,7 +134,7 @@ class Status(enum.IntEnum):
 
   TRACKED = 0
   INTERPOLATED = 1  # no face was found; the pose is bridged from its neighbours
-  NO_FACE = 2  # no face and nothing to bridge from
+  NO_FACE = 2  # no face and nothing to bridge from: a placeholder, in pictures that are no video the nearest pose
   DIVERGED = 3  # the fit gave a non-finite or absurd pose; replaced by its neighbours'
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.adam_stage import AdamFit
 from vht_jax.track.checks import check_stage
-from vht_jax.track.frames import bridge, check_frames, finite_rows, spread_frames, view_features
+from vht_jax.track.frames import bridge, check_frames, finite_rows, frame_times, spread_frames, view_features
 from vht_jax.track.known import known_camera
 from vht_jax.track.landmark_stage import LandmarkFit
 from vht_jax.track.photometric_stage import PhotometricFit, crop_head
@@ -51,6 +51,8 @@ class Clip(Protocol):
     A clip may also have `masks(indices)`, (n, H, W) uint8 or None: what is below 128 is not the person, and
     Gauss-Newton does not compare it.
     """
+
+  # And, where frames are not evenly spaced, `times` (T,) in seconds or `frame_ids` (T,) (`frames.frame_times`).
 
 
 class Progress:
@@ -131,6 +133,7 @@ def track(
   seen = (confidence[:, :68] > 0).any(axis=1)
   check_frames(config, seen)
   config, init, known = known_camera(config, init, camera)
+  times, unordered = frame_times(clip), config.unordered
 
   energies = {}
   first = LandmarkFit(model, clip.size, config, weights, known, None if init is None else init.identity.camera)
@@ -176,9 +179,8 @@ def track(
         stage("joint", photo, lambda: photo.fit_jointly(progress))
       energies["photometric_l1"] = jnp.asarray(photo.l1)
     good = finite_rows(first.xs)
-    if config.smooth and config.schedule != "sequential":
-      with clock("smooth"):
-        first.smooth(good)
+    with clock("smooth"):
+      unordered = smooth(first, good, times, progress)
     identity, poses = first.identity(), first.poses()
 
   if debug_checks:
@@ -186,7 +188,7 @@ def track(
   if not good[seen].all():
     frames = np.flatnonzero(seen & ~good)
     progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
-  poses, status = bridge(poses, seen, good, config.cutframes)
+  poses, status = bridge(poses, seen, good, config.cutframes, times, unordered)
   if first.sd is not None and not (config.photometric and config.solver == "adam"):
     tracked = status == Status.TRACKED
     rows = lambda a: jnp.asarray(np.where(tracked.reshape(-1, *[1] * (a.ndim - 1)), a, np.inf))
@@ -196,6 +198,32 @@ def track(
   return TrackResult(
     identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds, **certainty
   )
+
+
+def smooth(fit: LandmarkFit, good: np.ndarray, times: np.ndarray | None, progress: Progress) -> bool:
+  """Smooths the poses, if the settings ask for it and the clip is a video; whether it is none.
+
+  Args:
+    fit: with the unknowns of all frames.
+    good: (T,) frames that count.
+    times: (T,) as of `frame_times`.
+    progress: is told of a clip that is no video.
+  """
+  config = fit.config
+  if config.unordered or config.schedule == "sequential":
+    return config.unordered
+  motion = fit.motion(good, times)
+  if motion is None:
+    return False
+  if not motion.is_video():
+    progress.note(
+      "the frames are pictures without an order, not a video: not smoothed, and those without a face are not bridged "
+      "(--unordered says so from the start)"
+    )
+    return True
+  if config.smooth:
+    fit.xs = motion.smoothed()
+  return False
 
 
 def first_face(seen: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from vht_jax.points import N_POSE
 from vht_jax.programs import stored
 from vht_jax.types import Pose, Status
 
+EVEN = 0.1  # times the usual spacing: times are rounded to milliseconds, of 16 to 40
 HEAD_METRES = 0.2  # about the height of a face
 
 
@@ -38,6 +39,28 @@ def check_positions(config: TrackConfig, n: int) -> None:
     for k in getattr(config, name):
       if not 0 <= k < n:
         raise InputError(f"{name}: {k} is out of range; positions are 0-based, the dataset has {n} frames (0..{n - 1})")
+
+
+def frame_times(clip) -> np.ndarray | None:
+  """(T,) when the frames were taken, in units of the usual spacing, from 0; None: evenly spaced.
+
+  A clip's `times` (T,) in seconds, or else the numbers of its files (`frame_ids`): those that are missing count.
+
+  Raises:
+    InputError: times that do not rise.
+  """
+  times = getattr(clip, "times", None)
+  times = getattr(clip, "frame_ids", None) if times is None else times
+  if times is None or len(times) < 3:
+    return None
+  times = np.asarray(times, np.float64)
+  steps = np.diff(times)
+  if not (np.isfinite(times).all() and (steps >= 0).all()):
+    raise InputError("the times of the frames do not rise; make the dataset anew (--restart)")
+  usual = np.median(steps)
+  if usual <= 0 or np.abs(steps / usual - 1).max() < EVEN:
+    return None
+  return (times - times[0]) / usual
 
 
 def finite_rows(*arrays) -> np.ndarray:
@@ -91,7 +114,12 @@ def spread_frames(features: np.ndarray, candidates: np.ndarray, n: int) -> np.nd
 
 
 def bridge(
-  poses: Pose, seen: np.ndarray, good: np.ndarray | None = None, cuts: Sequence[int] = ()
+  poses: Pose,
+  seen: np.ndarray,
+  good: np.ndarray | None = None,
+  cuts: Sequence[int] = (),
+  times: np.ndarray | None = None,
+  unordered: bool = False,
 ) -> tuple[Pose, np.ndarray]:
   """Fills frames without a face, or whose fit is not `good`, from their neighbours.
 
@@ -99,7 +127,9 @@ def bridge(
 
   Between two tracked frames every parameter goes on with the speed it has at both (`gaps.fill`); before the first and
   after the last one it stays as it is there. Nothing is interpolated across a cut (`cuts`: first frames of new shots):
-  there the frames take what is nearest in their own shot, if that has any.
+  there the frames take what is nearest in their own shot, if that has any. Pictures that are no video (`unordered`)
+  say nothing of each other: one without a face has the status `NO_FACE` and, so that every row is a possible head, the
+  pose of the nearest position that has one. `times` (T,): as in `frame_times`.
   """
   n = len(seen)
   good = np.ones(n, bool) if good is None else good
@@ -109,8 +139,11 @@ def bridge(
     return poses, status
   if not known.any():
     return poses, np.where(status == Status.INTERPOLATED, Status.NO_FACE, status)
-  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
-  return _fill(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32)), status
+  shot = np.arange(n) if unordered else np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  if unordered:
+    status = np.where(status == Status.INTERPOLATED, Status.NO_FACE, status).astype(np.int32)
+  times = None if times is None else jnp.asarray(times, jnp.float32)
+  return _fill(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), times), status
 
 
 _fill = stored(gaps.fill)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, camera, photometric, shade, smooth, uncertainty
+from vht_jax import bundle, camera, photometric, shade, uncertainty
 from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.config import TrackConfig, Weights
@@ -16,10 +16,9 @@ from vht_jax.photometric import Appearance
 from vht_jax.points import Shared
 from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.track.frames import finite_rows, spread_frames, view_features
+from vht_jax.track.smooth_stage import FEWEST, Motion
 from vht_jax.types import Camera, FlameModel, Identity, Pose, TrackResult
 
-SMOOTH_CHUNK, SMOOTH_MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
-SMOOTH_FEWEST = 8
 LANDMARK_CHUNK = 128  # frames per call of what is done with landmarks
 FIRST_PIXELS = 50.0  # independent pixels that a frame's colours count for until the identity stage knows better
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: more cost time and add nothing (solver.md)
@@ -161,36 +160,16 @@ class LandmarkFit:
 
     self.xs, self.cost, self.sd = self.per_frame(solve)
 
-  def smooth(self, good: np.ndarray) -> None:
-    """Smooths the unknowns within each shot; `good` (T,) frames count, and the others are bridged later."""
-    n, cuts = len(self.seen), sorted(c for c in self.config.cutframes if 0 < c < len(self.seen))
+  def motion(self, good: np.ndarray, times: np.ndarray | None = None) -> Motion | None:
+    """The unknowns of the `good` (T,) frames as a motion in time; None of so few that nothing can be said of it."""
     good = good & self.seen
-    if good.sum() < SMOOTH_FEWEST:
-      return
-    model, shared = _with_identity(self.lm, self.shared)
-    frames = np.arange(n)
-    # (n_unknowns, T) from here on; the gaps are filled.
-    xs = np.stack([np.interp(frames, frames[good], column[good]) for column in np.asarray(self.xs).T])
-    xs = xs.astype(np.float32)
-    variance = self.per_frame(
-      lambda index: _variance(model, rows_of(self.tracks, index), shared, self.weights, xs.T[index])
-    )
-    variance = np.where(good, variance.T, np.inf).astype(np.float32)
-    counted = variance.copy()
-    counted[:, cuts] = np.inf  # the difference across a cut is no motion
-    noise, acceleration = _noise(xs, counted)
-    smoothed = xs.copy()
-    for first, last in zip([0, *cuts], [*cuts, n]):
-      for start in range(first, last, SMOOTH_CHUNK):
-        # A fixed length with some frames before and after, which then change nothing any more.
-        rows = np.arange(start - SMOOTH_MARGIN, start + SMOOTH_CHUNK + SMOOTH_MARGIN)
-        inside = (rows >= first) & (rows < last)
-        rows = np.clip(rows, first, last - 1)
-        part = np.asarray(_smooth(xs[:, rows], np.where(inside, variance[:, rows], np.inf), noise, acceleration))
-        keep = inside.copy()
-        keep[:SMOOTH_MARGIN] = keep[SMOOTH_MARGIN + SMOOTH_CHUNK :] = False
-        smoothed[:, rows[keep]] = part[:, keep]
-    self.xs = np.where(good[:, None] & np.isfinite(smoothed.T), smoothed.T, self.xs)
+    return Motion(self, good, times) if good.sum() >= FEWEST else None
+
+  def smooth(self, good: np.ndarray, times: np.ndarray | None = None) -> None:
+    """Smooths the unknowns within each shot; `good` (T,) frames count, and the others are bridged later."""
+    motion = self.motion(good, times)
+    if motion is not None:
+      self.xs = motion.smoothed()
 
   def state(self) -> dict[str, np.ndarray]:
     """All that a finished stage has changed; `restore` puts it back."""
@@ -279,22 +258,6 @@ def pose_deviation(points, x, shared: Shared, cam, information) -> Pose:
   """Standard deviations of the pose of one frame; shapes as in `uncertainty.pose_deviation`."""
   to_pose = lambda x: pts.to_pose(points, x, shared.shape, cam, shared.principal)
   return uncertainty.pose_deviation(to_pose, x, information)
-
-
-@stored
-def _variance(model, tracks, shared, weights, xs):
-  one = lambda t, x: uncertainty.marginal_variance(bundle.frame_normal(model, x, shared, t, weights).matrix)
-  return jax.vmap(one)(tracks, xs)
-
-
-@stored
-def _noise(xs, variance):
-  return jax.vmap(smooth.measure_noise)(xs, variance)
-
-
-@stored
-def _smooth(xs, variance, noise, acceleration):
-  return jax.vmap(smooth.smooth)(xs, variance, noise, acceleration)
 
 
 @stored
