@@ -1,9 +1,9 @@
-"""A FLAME with everything, out of what is free: `python benchmarks/flame_standin.py --out FOLDER` (then --assets=FOLDER).
+"""A FLAME with everything, of free parts: `python benchmarks/flame_standin.py --out FOLDER`, then --assets=FOLDER.
 
-FLAME 2023 Open has no licence that keeps it from us (CC-BY-4.0), but what we have of it are template, 60 identity
-components, skinning and pose correctives. Expressions, texture, UV map and regions are carried over from the open head
-by the registration that made our landmark table. It is made to measure and to test, never to be passed on: with FLAME's
-own files the expressions are others, the surface is the same.
+Of FLAME 2023 Open (CC-BY-4.0) we have template, 60 identity components, skinning and pose correctives. Expressions,
+texture and regions are carried over from the open head by the registration that made our landmark table; UV map and
+landmark embedding are those of the parity data, which are not FLAME's. It is made to measure and to test, never to be
+passed on: FLAME's own expressions and texture are others, the surface is the same.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def write(folder: Path, data: Path = DATA) -> None:
   model = {key: flame[key] for key in ("v_template", "f", "posedirs", "weights", "J_regressor", "kintree_table")}
   (folder / "flame2023.pkl").write_bytes(pickle.dumps({**model, "shapedirs": shapedirs.astype(np.float32)}, 2))
 
-  lines = ["v " + " ".join(map(str, v)) for v in flame["v_template"]] + ["vt " + " ".join(map(str, v)) for v in extra["vt"]]
+  lines = [f"v {x} {y} {z}" for x, y, z in flame["v_template"]] + [f"vt {u} {v}" for u, v in extra["vt"]]
   for face, uvs in zip(flame["f"].tolist(), extra["faces_vt"].tolist()):
     lines.append("f " + " ".join(f"{v + 1}/{t + 1}" for v, t in zip(face, uvs)))
   (folder / "head_template_mesh.obj").write_text("\n".join(lines) + "\n")
@@ -75,7 +75,8 @@ def write(folder: Path, data: Path = DATA) -> None:
   member = np.stack([np.isin(np.arange(len(source.vertices)), npz["mask_" + name]) for name in REGIONS], 1)
   share = carry.to_vertices(target, member[:, None].astype(float))[:, 0]
   masks = {name: np.flatnonzero(share[:, k] > 0.5) for k, name in enumerate(REGIONS)}
-  masks |= {name: np.flatnonzero(flame["weights"][:, k] > 0.99) for k, name in ((3, "left_eyeball"), (4, "right_eyeball"))}
+  for k, name in ((3, "left_eyeball"), (4, "right_eyeball")):
+    masks[name] = np.flatnonzero(flame["weights"][:, k] > 0.99)
   (folder / "FLAME_masks.pkl").write_bytes(pickle.dumps(masks, 2))
 
 

@@ -243,3 +243,20 @@ def test_table_is_what_the_script_makes(shared_data, table, template, monkeypatc
   for name, expected in (("landmark", template["lmk"]), ("dense", template["dense"])):
     found = np.einsum("nk,nkc->nc", made[f"{name}_bary"], template["v"][made[f"{name}_vertices"]])
     np.testing.assert_allclose(found, expected, atol=2e-5)  # another scipy may move last bits
+
+
+@pytest.mark.slow
+def test_flame_stand_in_is_tracked(shared_data, tmp_path, monkeypatch):
+  """A FLAME with everything, on a real clip: the head's points are where MediaPipe sees them."""
+  clip = shared_data / "videos" / "frontal_512.mp4"
+  if not clip.is_file() or not (shared_data / "parity" / "parity_model.npz").is_file():
+    pytest.skip("the clips or the parity data are not present")
+  monkeypatch.setattr(sys, "path", [str(REPO / "benchmarks"), *sys.path])
+  import flame_standin
+
+  flame_standin.write(tmp_path / "flame", shared_data)
+  flags = ["--max_frames=60", "--nophotometric", "--nooverlay", "--n_shape=60", "--n_expr=40"]
+  paths = [f"--video={clip}", f"--output_path={tmp_path / 'out'}", f"--assets={tmp_path / 'flame'}"]
+  summary = main.run(settings.parse([*paths, *flags]))
+  assert summary["head"].startswith("FLAME") and summary["tracked"] == 60
+  assert summary["nme68_median"] <= 1.5

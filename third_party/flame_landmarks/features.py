@@ -106,7 +106,7 @@ def features(head: Head, canthi: tuple[int, int], mouth_corner: int) -> Points:
 
   # Lips: where what follows the jaw begins.
   corner = head.vertices[mouth_corner]
-  reach = picture.row(0.0) - picture.row(0.012)
+  reach = px(0.012)
   for t in (0.0, *ALONG[:-1]):
     x = picture.column(t * corner[0])
     rows = np.arange(mouth - reach, mouth + reach)
