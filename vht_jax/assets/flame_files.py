@@ -100,8 +100,8 @@ def load_flame(
   return flame_model_from_arrays(
     v_template=model["v_template"],
     faces=faces,
-    shapedirs=shapedirs[..., :N_IDENTITY][..., :n_shape],
-    exprdirs=shapedirs[..., N_IDENTITY:][..., :n_expr],
+    shapedirs=_used(shapedirs[..., :N_IDENTITY])[..., :n_shape],
+    exprdirs=_used(shapedirs[..., N_IDENTITY:])[..., :n_expr],
     posedirs=model["posedirs"],
     weights=model["weights"],
     J_regressor=model["J_regressor"],
@@ -183,6 +183,15 @@ def _read_model(path: Path) -> dict[str, np.ndarray]:
   if model["shapedirs"].ndim != 3:
     raise InputError(f"{path}: shapedirs must have shape (V, 3, 400), found {model['shapedirs'].shape}")
   return model
+
+
+def _used(directions: np.ndarray) -> np.ndarray:
+  """Without trailing components that move nothing: models cut to their first ones are often padded with zeros.
+
+  They would make the code of a strange identity look common (its rms over the components steers the photometric stage).
+  """
+  moving = np.flatnonzero(np.any(directions != 0, axis=(0, 1)))
+  return directions[..., : moving[-1] + 1] if len(moving) else directions[..., :0]
 
 
 def _read_landmarks(folders, faces: np.ndarray, model: dict) -> tuple[np.ndarray, np.ndarray]:
