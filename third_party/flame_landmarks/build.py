@@ -13,15 +13,16 @@ import os
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # sums in one order
 
 import argparse  # noqa: E402
+import json  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-NEAR = 0.0025  # m, of a landmark from FLAME's skin after registration
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+SEEN = HERE / "seen.json"  # benchmarks/calibrate_flame_landmarks.py
+NEAR = 0.0025  # m, of a landmark from FLAME's skin after registration
 sys.path[:0] = [str(HERE), str(HERE.parent / "open_head"), str(ROOT)]
 
 import pack  # noqa: E402
@@ -73,12 +74,14 @@ def build(npz, v_template, faces, weights) -> dict[str, np.ndarray]:
   """
   source, target = register.open_head(npz), register.flame_head(v_template, faces, weights)
   warped = register.warp(source, target)
+  seen = json.loads(SEEN.read_text())
   table = {}
   for name, key in (("landmark", "lmk70"), ("dense", "mp468")):
     face, bary = npz[f"{key}_face"].astype(int), npz[f"{key}_bary"].astype(np.float64)
     if name == "landmark":
       face, bary = face[:68], bary[:68]
-    corners, weight = attach(source, warped, target, face, bary / bary.sum(1, keepdims=True))
+    shift = 1e-3 * np.array(seen[name])
+    corners, weight = attach(source, warped, target, face, bary / bary.sum(1, keepdims=True), shift)
     if name == "landmark":
       pupils = [pupil(target, side) for side in (-1, 1)]
       corners, weight = (np.concatenate([a, b]) for a, b in zip((corners, weight), zip(*pupils)))
@@ -87,16 +90,17 @@ def build(npz, v_template, faces, weights) -> dict[str, np.ndarray]:
   return table
 
 
-def attach(source: Head, warped: np.ndarray, target: Head, face: np.ndarray, bary: np.ndarray):
+def attach(source: Head, warped: np.ndarray, target: Head, face: np.ndarray, bary: np.ndarray, shift: np.ndarray):
   """Corners (n, 3) and weights (n, 3) of the places on the target, those of the right side mirrored from the left.
 
   Args:
     source: the open head; `warped` (V, 3) are its vertices laid on the target.
     target: FLAME.
     face, bary: (n,), (n, 3) symmetric points of the source.
+    shift: (n, 3) m, where MediaPipe sees them from there.
   """
   place = np.einsum("nk,nkc->nc", bary, source.vertices[source.faces[face]])
-  goal = np.einsum("nk,nkc->nc", bary, warped[source.faces[face]])
+  goal = np.einsum("nk,nkc->nc", bary, warped[source.faces[face]]) + shift
   skin = source.faces[source.skin[source.faces].all(1)]
   normals = np.einsum("nk,nkc->nc", bary, vertex_normals(warped, skin)[source.faces[face]])
   normals /= np.linalg.norm(normals, axis=1, keepdims=True)
