@@ -210,14 +210,15 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   import numpy as np
 
   from vht_jax import inputs, lens, report, results
-  from vht_jax.assets import load_head
+  from vht_jax.assets import load_head, of_mediapipe
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
   progress = report.Progress(writer, config.energy_log_freq, silent=app.quiet)
   try:
     named = app.model in ("auto", "open", "flame")
-    model = load_head(
+    load = functools.partial(
+      load_head,
       None if named else app.model,
       assets_dir=app.assets,
       n_shape=config.n_shape,
@@ -225,9 +226,13 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       n_texture=config.n_tex,
       model=app.model if named else "auto",
     )
+    expected = "mediapipe" if app.landmarks == "auto" else app.landmarks
+    model = load(detector=expected)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     init = inputs.former_result(app, config, model)
     dataset, cuts = inputs.open_dataset(app, config, progress)
+    if of_mediapipe(dataset.detector) != of_mediapipe(expected):
+      model = load(detector=dataset.detector)  # its landmarks are where that detector sees them
     focal = lens.known_focal(app, config, dataset)
     settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts, focal=focal))
     record.agree("input", inputs.describe(app, dataset, model, focal), advice)

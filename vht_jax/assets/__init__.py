@@ -13,12 +13,13 @@ from absl import logging
 
 from vht_jax.assets.build import flame_model_from_arrays
 from vht_jax.assets.flame_files import FLAME_SITE, MODEL_FILES, find_model, load_flame
+from vht_jax.assets.flame_landmarks import of_mediapipe
 from vht_jax.assets.open_head import load_open_head, open_head_path
 from vht_jax.errors import InputError
 from vht_jax.files import expanded
 from vht_jax.types import FlameModel
 
-__all__ = ["flame_model_from_arrays", "load_head", "open_head_path"]
+__all__ = ["flame_model_from_arrays", "load_head", "of_mediapipe", "open_head_path"]
 
 ASSETS_VARIABLE = "VHT_ASSETS"
 DEFAULT_FOLDER = Path("assets/flame")  # VHT's, relative to the working directory
@@ -33,6 +34,7 @@ def load_head(
   n_expr: int | None = None,
   n_texture: int | None = None,
   model: str = "auto",
+  detector: str = "mediapipe",
 ) -> FlameModel:
   """Loads a head model.
 
@@ -46,6 +48,8 @@ def load_head(
     n_shape, n_expr, n_texture: components to keep, from the first; None means all. Asking for more than the model has
       gives all of them, with a warning.
     model: "flame" (never the open head), "open" (always an open head) or "auto".
+    detector: whose landmarks FLAME has: MediaPipe's where it sees them, those of any other where FLAME's own embedding
+      puts them. `FrameFolder.detector` says who made those of a clip.
 
   Raises:
     InputError: nothing found, with every path tried; or a file is broken.
@@ -70,9 +74,9 @@ def load_head(
     if path.suffix == ".npz":
       head = load_open_head(path, *counts)
     else:
-      head = load_flame(path, [path.parent, *folders], *counts)
+      head = load_flame(path, [path.parent, *folders], *counts, detector)
   else:
-    head = _search(named, folders, model, counts)
+    head = _search(named, folders, model, counts, detector)
   available = (head.shapedirs.shape[-1], head.exprdirs.shape[-1], head.texture_basis.shape[-1])
   for kind, asked, has in zip(("identity", "expression", "texture"), counts, available, strict=True):
     if asked is not None and asked > has:
@@ -80,11 +84,11 @@ def load_head(
   return head
 
 
-def _search(named: list[Path], folders: list[Path], model: str, counts) -> FlameModel:
+def _search(named: list[Path], folders: list[Path], model: str, counts, detector: str) -> FlameModel:
   """The first FLAME in `folders`, else an open head in the `named` ones, else the embedded one."""
   found = find_model(folders) if model != "open" else None
   if found is not None:
-    return load_flame(found, [found.parent, *folders], *counts)
+    return load_flame(found, [found.parent, *folders], *counts, detector)
   if model != "flame":
     for folder in named:
       if (folder / _OPEN_HEAD).is_file():

@@ -13,6 +13,7 @@ from absl import logging
 
 from vht_jax.assets.arrays import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.assets.build import flame_model_from_arrays
+from vht_jax.assets.flame_landmarks import mediapipe_points, of_mediapipe
 from vht_jax.assets.unpickle import load_pickle, loads
 from vht_jax.errors import InputError
 from vht_jax.types import FlameModel
@@ -38,15 +39,22 @@ _TEXTURE_SIZE = 256  # VHT's: FLAME's 512 texels per side, every second one
 
 
 def load_flame(
-  path: Path, folders: Sequence[Path], n_shape: int | None, n_expr: int | None, n_texture: int | None
+  path: Path,
+  folders: Sequence[Path],
+  n_shape: int | None,
+  n_expr: int | None,
+  n_texture: int | None,
+  detector: str = "mediapipe",
 ) -> FlameModel:
   """Reads a FLAME model.
 
   Args:
     path: the model's pickle.
-    folders: where to look for the files that go with it, in order. The landmark embedding must be there; without a
-      texture the head is grey, without UVs the texture is left out, both with a warning.
+    folders: where to look for the files that go with it, in order. Without a texture the head is grey, without UVs the
+      texture is left out, both with a warning.
     n_shape, n_expr, n_texture: components to keep; None means all.
+    detector: whose landmarks. MediaPipe's are those of our table, all others' those of FLAME's embedding, which must
+      then be there; so must it for a mesh that is not FLAME's.
 
   Raises:
     InputError: a file is missing, broken, or not FLAME's.
@@ -85,25 +93,25 @@ def load_flame(
     else:
       logging.warning("no UV map (%s) in %s: the texture is not used", _MESH_FILES[0], _names(folders))
 
-  lmk_faces, lmk_bary = _read_landmarks(folders, faces, model)
-  dense = _read_dense(folders)
+  points = mediapipe_points(faces) if of_mediapipe(detector) else None
+  if points is None:
+    lmk_faces, lmk_bary = _read_landmarks(folders, faces, model)
+    points = {"lmk_faces": lmk_faces, "lmk_bary": lmk_bary, **_read_dense(folders)}
   return flame_model_from_arrays(
     v_template=model["v_template"],
     faces=faces,
-    shapedirs=shapedirs[..., :N_IDENTITY][..., :n_shape],
-    exprdirs=shapedirs[..., N_IDENTITY:][..., :n_expr],
+    shapedirs=_used(shapedirs[..., :N_IDENTITY])[..., :n_shape],
+    exprdirs=_used(shapedirs[..., N_IDENTITY:])[..., :n_expr],
     posedirs=model["posedirs"],
     weights=model["weights"],
     J_regressor=model["J_regressor"],
     kintree_table=model["kintree_table"],
-    lmk_faces=lmk_faces,
-    lmk_bary=lmk_bary,
     masks=_read_masks(folders),
     lower_neck_faces=_read_lower_neck(folders, faces, model["weights"]),
     name=f"FLAME ({path.name})",
     **uv,
     **texture,
-    **dense,
+    **points,
   )
 
 
@@ -175,6 +183,15 @@ def _read_model(path: Path) -> dict[str, np.ndarray]:
   if model["shapedirs"].ndim != 3:
     raise InputError(f"{path}: shapedirs must have shape (V, 3, 400), found {model['shapedirs'].shape}")
   return model
+
+
+def _used(directions: np.ndarray) -> np.ndarray:
+  """Without trailing components that move nothing: models cut to their first ones are often padded with zeros.
+
+  They would make the code of a strange identity look common (its rms over the components steers the photometric stage).
+  """
+  moving = np.flatnonzero(np.any(directions != 0, axis=(0, 1)))
+  return directions[..., : moving[-1] + 1] if len(moving) else directions[..., :0]
 
 
 def _read_landmarks(folders, faces: np.ndarray, model: dict) -> tuple[np.ndarray, np.ndarray]:

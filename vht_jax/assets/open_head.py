@@ -22,17 +22,26 @@ EYELIDS = ("eyelidLeft", "eyelidRight")
 
 
 def open_head_path() -> Path:
-  """The open head's file, in a checkout (assets/ beside the package) or in an installed wheel (inside the package).
+  """The open head's file.
+
+  Raises:
+    InputError: it is not where it should be.
+  """
+  return asset_path("open_head.npz")
+
+
+def asset_path(name: str) -> Path:
+  """A file that comes with us, in a checkout (assets/ beside the package) or in an installed wheel (inside it).
 
   Raises:
     InputError: it is in neither place.
   """
   package = Path(__file__).resolve().parent.parent
-  tried = [folder / "assets" / "open_head.npz" for folder in (package, package.parent)]
+  tried = [folder / "assets" / name for folder in (package, package.parent)]
   for path in tried:
     if path.is_file():
       return path
-  raise InputError("open head not found: the installation is incomplete. Tried " + ", ".join(map(str, tried)))
+  raise InputError(f"{name} not found: the installation is incomplete. Tried " + ", ".join(map(str, tried)))
 
 
 def load_open_head(path: Path, n_shape: int | None, n_expr: int | None, n_texture: int | None) -> FlameModel:

@@ -188,6 +188,14 @@ def write_keypoints(path: Path, detection: Detection | None, origin: str) -> Non
   write_atomic(Path(path), json.dumps({"origin": origin, "people": [person]}).encode())
 
 
+def read_origin(path: Path) -> str:
+  """Which detector a file of `write_keypoints` or of VHT names; "" if it names none or cannot be read."""
+  try:
+    return str(json.loads(Path(path).read_text()).get("origin", ""))
+  except (OSError, ValueError, AttributeError):
+    return ""
+
+
 def read_keypoints(path: Path) -> Detection | None:
   """Reads a file of `write_keypoints` or of VHT; None when it has no face: it says so, or `people` is empty.
 

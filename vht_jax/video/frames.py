@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints
+from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints, read_origin
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
 from vht_jax.video.layout import (
@@ -238,9 +238,15 @@ class FrameFolder:
     """
     return [read_keypoints(p) if (p := self.keypoint_path(i)).is_file() else None for i in range(len(self))]
 
+  @functools.cached_property
+  def detector(self) -> str:
+    """Who made the landmarks, as the first frame's file says; "" if none does."""
+    files = (self.keypoint_path(i) for i in range(len(self)))
+    return next((origin for path in files if path.is_file() and (origin := read_origin(path))), "")
+
   def reload_keypoints(self) -> None:
     """Forgets what was read from the landmark files, after they have been written."""
-    for name in ("detections", "valid", "has_dense"):
+    for name in ("detections", "detector", "valid", "has_dense"):
       self.__dict__.pop(name, None)
 
   @functools.cached_property
