@@ -17,6 +17,7 @@ import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
+from vht_jax.landmarks.regions import COVERED, REGIONS
 from vht_jax.programs import rows_of, stored
 from vht_jax.render import render_head
 from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
@@ -287,10 +288,20 @@ def peak_rss_mb() -> float:
 
 
 DOUBTFUL = 0.5  # frames of less confidence are listed
+COVERED_SHARE = 0.02  # of the frames in which a region has to be covered to be mentioned on the terminal
 
 
-def write_frames(path: Path, frames: np.ndarray, status: np.ndarray, confidence: np.ndarray) -> int:
+def write_frames(
+  path: Path,
+  frames: np.ndarray,
+  status: np.ndarray,
+  confidence: np.ndarray,
+  regions: np.ndarray | None = None,
+  visible: np.ndarray | None = None,
+) -> int:
   """frames.csv: how every frame came about and how far it can be trusted, the doubtful ones marked.
+
+  With (n, R) confidences of the `regions` of the face and how `visible` they are also these, and which are covered.
 
   Returns:
     The number of doubtful frames: not tracked, or of little confidence.
@@ -300,8 +311,36 @@ def write_frames(path: Path, frames: np.ndarray, status: np.ndarray, confidence:
     f"{frame},{Status(s).name.lower()},{c:.3f},{'doubtful' if d else ''}"
     for frame, s, c, d in zip(frames, status, confidence, doubtful)
   ]
-  write_atomic(Path(path), ("\n".join(["frame,status,confidence,note", *rows]) + "\n").encode())
+  head = "frame,status,confidence,note"
+  if regions is not None and visible is not None:
+    names = np.array(REGIONS)
+    head += f",covered,{','.join(REGIONS)}"
+    hidden = (visible < COVERED) & (status == Status.TRACKED)[:, None]
+    rows = [
+      f"{row},{' '.join(names[h])},{','.join(f'{c:.3f}' for c in r)}" for row, h, r in zip(rows, hidden, regions)
+    ]
+  write_atomic(Path(path), ("\n".join([head, *rows]) + "\n").encode())
   return int(doubtful.sum())
+
+
+def covered(visible: np.ndarray | None, status: np.ndarray) -> dict[str, int]:
+  """In how many tracked frames each region of the face is covered, those that are in any."""
+  if visible is None:
+    return {}
+  counts = (visible[status == Status.TRACKED] < COVERED).sum(axis=0)
+  return {name: int(count) for name, count in zip(REGIONS, counts) if count}
+
+
+def _covered_text(counts: dict[str, int], frames: int) -> str:
+  """Those of `covered` that are no accident, in words; '' without any."""
+  counts = {name.replace("_", " "): n for name, n in counts.items() if n >= COVERED_SHARE * frames}
+  if not counts:
+    return ""
+  if "right eye" in counts and counts.get("left eye") == counts["right eye"]:
+    counts = {"eyes": counts["left eye"]} | {k: n for k, n in counts.items() if not k.endswith("eye")}
+  is_ = lambda name: "are" if name == "eyes" else "is"
+  parts = [f"the {name} {is_(name)} covered in {n} of {frames} frames" for name, n in counts.items()]
+  return "  " + ", ".join(parts) + ": there the head follows the rest of the face, see frames.csv"
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
@@ -320,6 +359,9 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
   lines = [f"tracked {summary['tracked']} of {summary['frames']} frames"]
   if summary.get("doubtful"):
     lines[0] += f"; {summary['doubtful']} are doubtful, see frames.csv"
+  hidden = _covered_text(summary.get("covered", {}), summary["frames"])
+  if hidden:
+    lines.append(hidden)
   for title, figures in _LINES:
     parts = [text.format(summary[k]) for k, text in figures if summary.get(k) is not None and _finite(summary[k])]
     if parts:

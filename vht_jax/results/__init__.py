@@ -13,6 +13,7 @@ from vht_jax.results.figures import (
   pose_errors,
   posed_vertices,
   projected_landmarks,
+  region_confidence,
   vertex_errors,
 )
 from vht_jax.results.files import (
@@ -50,6 +51,7 @@ __all__ = [
   "posed_vertices",
   "projected_landmarks",
   "read_npz",
+  "region_confidence",
   "save_tracked",
   "vertex_errors",
   "vht_camera",

@@ -13,6 +13,7 @@ from vht_jax.checkpoint import pack, unpack
 from vht_jax.photometric import Crop
 from vht_jax.points import Shared
 from vht_jax.programs import rows_of, stored
+from vht_jax.track.evidence import mask_hidden
 from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit, pose_deviation
 from vht_jax.types import Pose
@@ -34,6 +35,8 @@ class PhotometricFit:
   def crops(self, index: np.ndarray) -> Crop:
     heads = zip(self.clip.images(index), np.nan_to_num(self.fit.xs[index]))
     rgb, inside, scale, offset = zip(*(crop_head(image, x, self.config.crop_size) for image, x in heads))
+    for k, i in enumerate(index):
+      mask_hidden(inside[k], self.clip.hidden[i], scale[k], offset[k], self.clip.size)
     f32 = lambda a: np.stack(a).astype(np.float32)
     return Crop(rgb=f32(rgb) / np.float32(255), inside=f32(inside), scale=f32(scale), offset=f32(offset))
 

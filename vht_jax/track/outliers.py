@@ -1,0 +1,141 @@
+"""Which frames' landmarks are wrong, from how they agree with those of the frames before and after. Plain NumPy.
+
+What is compared are displacements between the landmarks of two frames as the image sees them (`landmarks.motion`): 0
+when both are right. Most frames are taken to be right: the displacements are explained by errors of as few frames as
+possible. So a frame that is wrong for itself is told from its neighbours, and a run of frozen landmarks, that leaves
+the face by little in every frame, is found by its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+OFFSETS = (1, 3, 8)  # frames between the two that are compared
+SHRINK = 0.3  # what an error of a frame costs, in units of what a displacement that is not explained costs
+_KNEE = 0.005  # eye distances: smaller ones count by their square
+_ROUNDS = 12  # of weighting anew
+FEWEST_GROUPS = 3  # parts of the face that a frame has to be compared in
+# Beside where they belong by more than this landmarks are not used: against what the frames around have on average, and
+# in themselves. Detectors follow the same face with 0.5 to 1 %, and slide over it by up to 7 % as it turns.
+WRONG, ASTRAY, _AROUND = 0.05, 0.10, 10  # eye distances, eye distances, frames on both sides
+# Where the image cannot be compared: how far the landmarks may be from the way between the neighbours that are right.
+_JUMP, _JUMP_SHARE, _REACH = 0.10, 0.5, 12  # eye distances; of the way from the one to the other; frames
+
+
+def pairs(n: int, seen: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
+  """(E, 2) frames to compare: all that are `OFFSETS` apart, have a face both (`seen` (n,) bool) and lie in one shot."""
+  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  first = np.concatenate([np.arange(n - k) for k in OFFSETS if k < n] or [np.zeros(0, int)])
+  second = np.concatenate([np.arange(k, n) for k in OFFSETS if k < n] or [np.zeros(0, int)])
+  use = seen[first] & seen[second] & (shot[first] == shot[second])
+  return np.stack([first[use], second[use]], axis=1).astype(int)
+
+
+def wrong(
+  landmarks: np.ndarray, seen: np.ndarray, misplaced: np.ndarray, compared: np.ndarray, cuts: Sequence[int] = ()
+) -> np.ndarray:
+  """(n,) bool: frames whose landmarks are better not used.
+
+  Args:
+    landmarks: (n, 68, 2) px.
+    seen: (n,) bool, frames with a face.
+    misplaced, compared: of `explain`.
+    cuts: first frames of new shots.
+  """
+  known = seen & (compared > 0)
+  astray = known & (misplaced > WRONG)
+  asked = seen & ~known
+  return astray | jumps(landmarks, known & ~astray, asked, cuts)
+
+
+def explain(n: int, links: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """By how much the landmarks of every frame are misplaced.
+
+  Landmarks slide over a head as it turns. What the frames around a frame have in common is such, as long as it is less
+  than `ASTRAY`, and counts in proportion (`WRONG` / `ASTRAY`); what a frame has for itself counts fully.
+
+  The minimum over m of sum |m_j - m_i - away_ij| + `SHRINK` * sum |m_i|, per part of the face, by weighted squares.
+
+  Args:
+    n: number of frames.
+    links: (E, 2) pairs i, j.
+    away: (E, G, 2) displacement of j against i in eye distances, NaN where unknown.
+
+  Returns:
+    misplaced: (n,) mean length over the parts, in eye distances; more than `WRONG` is wrong. 0 without any part.
+    compared: (n,) with how many frames each could be compared in `FEWEST_GROUPS` parts or more.
+  """
+  known = np.isfinite(away).all(axis=-1)
+  enough = known.sum(axis=1) >= FEWEST_GROUPS
+  compared = np.bincount(links[enough].ravel(), minlength=n)
+  total, count = np.zeros(n), np.zeros(n)
+  for g in range(away.shape[1]):
+    use = known[:, g] & enough
+    if not use.any():
+      continue
+    m = _least(n, links[use], away[use, g])
+    there = np.bincount(links[use].ravel(), minlength=n) > 0
+    length = np.linalg.norm(m - _median_around(m, there), axis=-1)
+    total += np.where(there, np.maximum(length, WRONG / ASTRAY * np.linalg.norm(m, axis=-1)), 0.0)
+    count += there
+  return total / np.maximum(count, 1), compared
+
+
+def _least(n: int, links: np.ndarray, away: np.ndarray) -> np.ndarray:
+  """(n, 2) minimum of `explain` for one part; links (E, 2), away (E, 2) without NaN."""
+  import scipy.linalg
+
+  i, j = links.T
+  width = max(OFFSETS)
+  m = np.zeros((n, 2))
+  weight, own = 1.0 / np.maximum(np.linalg.norm(away, axis=-1), _KNEE), np.full(n, SHRINK / _KNEE)
+  for _ in range(_ROUNDS):
+    band = np.zeros((width + 1, n))  # the lower half: band[k, i] couples i and i + k
+    band[0] = own + np.bincount(i, weight, n) + np.bincount(j, weight, n)
+    np.add.at(band, (j - i, i), -weight)
+    right = np.stack([np.bincount(j, weight * a, n) - np.bincount(i, weight * a, n) for a in away.T], axis=1)
+    m = scipy.linalg.solveh_banded(band, right, lower=True)
+    weight = 1.0 / np.maximum(np.linalg.norm(m[j] - m[i] - away, axis=-1), _KNEE)
+    own = SHRINK / np.maximum(np.linalg.norm(m, axis=-1), _KNEE)
+  return m
+
+
+def _median_around(m: np.ndarray, there: np.ndarray) -> np.ndarray:
+  """(n, 2) median of the frames around each, as far as they are `there` (n,)."""
+  padded = np.pad(np.where(there[:, None], m, np.nan), ((_AROUND, _AROUND), (0, 0)), constant_values=np.nan)
+  windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1, axis=0)
+  known = np.isfinite(windows[:, 0]).any(axis=-1)
+  found = np.zeros_like(m)
+  found[known] = np.nanmedian(windows[known], axis=-1)
+  return found
+
+
+def jumps(landmarks: np.ndarray, trusted: np.ndarray, asked: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
+  """(n,) bool: frames that are `asked` about and whose landmarks are not where those of trusted neighbours lead.
+
+  For frames that the image cannot tell about: blurred, hidden, or landmarks that are not on a face at all.
+
+  Args:
+    landmarks: (n, 68, 2) px.
+    trusted, asked: (n,) bool.
+    cuts: first frames of new shots.
+  """
+  n = len(landmarks)
+  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  found = np.zeros(n, bool)
+  good = np.flatnonzero(trusted)
+  for i in np.flatnonzero(asked):
+    k = np.searchsorted(good, i)
+    sides = [good[s] for s in (k - 1, k) if 0 <= s < len(good)]
+    sides = [s for s in sides if abs(s - i) <= _REACH and shot[s] == shot[i]]
+    if not sides:
+      continue
+    a, b = landmarks[sides[0]], landmarks[sides[-1]]
+    t = (i - sides[0]) / max(sides[-1] - sides[0], 1)
+    eye = max(*(float(np.linalg.norm(p[27] - p[8])) for p in (a, b))) * 0.8  # about the eye distance, at any yaw
+    way = float(np.linalg.norm(b - a, axis=-1).mean())
+    limit = _JUMP * eye + _JUMP_SHARE * way if len(sides) == 2 else (_JUMP * (1 + abs(i - sides[0]))) * eye
+    found[i] = np.linalg.norm(landmarks[i] - (a + t * (b - a)), axis=-1).mean() > limit
+  return found
