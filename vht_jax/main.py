@@ -232,11 +232,8 @@ def already_finished(output: Path) -> dict[str, Any]:
 
 def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Record, progress: Progress) -> TrackResult:
   """Tracks, going on from the checkpoints that an earlier run left."""
-  import numpy as np
-
   from vht_jax import results
   from vht_jax.track import track
-  from vht_jax.track.evidence import faded
 
   app, config, weights = settings
   init = None
@@ -247,18 +244,7 @@ def fit(settings: Settings, model: FlameModel, dataset: FrameFolder, record: Rec
     init=init, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
   )  # fmt: skip
   progress.close()
-  landmarks, confidence, _ = dataset.landmarks()
-  confidence = faded(confidence, np.asarray(result.visible))
-  projected = results.projected_landmarks(model, result, dataset.size)
-  difference = result.energies.get("photometric_l1", result.energies.get("photo"))
-  detail = np.full((len(dataset), 2), np.nan)
-  faces = np.flatnonzero(dataset.valid)
-  for i, image in zip(faces, dataset.source_images(faces)):
-    detail[i] = results.face_detail(image, dataset.detections[i].landmarks)
-  trust = results.frame_confidence(
-    projected, landmarks, confidence, result.status, difference, detail, np.asarray(result.misplaced)
-  )
-  return result.replace(confidence=trust, region_confidence=results.region_confidence(trust, confidence))
+  return results.judged(model, dataset, result)
 
 
 def write_report(

@@ -23,6 +23,7 @@ _MOUTH_RED = (-84, -82, -71, -45, 73, 87, 81, 42, -28, 11, 84, 105, 96, -30, -67
 # Sum of the correlations with both at which a mouth is half believed, and the width of the step; free mouths have 0.75
 # to 1.7, covers -0.7 to 0.6 (textured scarfs up to 0.9).
 _MOUTH_LIKE, _MOUTH_LIKE_WIDTH = 0.68, 0.06
+_LIGHT_ALONE = 0.75  # covers have correlations with the lightness alone of up to 0.69, most free mouths 0.55 to 0.9
 # The same for the contrast, standard deviations of lightness and red-green added: free 10.3 to 31, plain covers 2 to 7.
 _MOUTH_CONTRAST, _MOUTH_CONTRAST_WIDTH = 8.0, 0.8
 # The same for the spread of lightness (5th to 95th percentile) between the lids: open 13 to 40, shut 9 to 13, covered 3
@@ -111,7 +112,8 @@ def _mouth_seen(lab: np.ndarray) -> float:
     t = np.array(pattern, np.float64) - np.mean(pattern)
     x = lab[..., channel] - lab[..., channel].mean()
     like.append(float((x * t[:, None]).mean() / max(spread[channel], 1e-3) / t.std()))
-  likeness = sum(like) if spread[1] > _GREY else 2 * like[0]
+  # Lips need not be redder than the skin if light and dark are convincing by themselves.
+  likeness = max(sum(like) if spread[1] > _GREY else -1.0, 2 * like[0] - _LIGHT_ALONE)
   contrast = float(spread[0] + spread[1]) if spread[1] > _GREY else 1.5 * float(spread[0])
   return _step(likeness, _MOUTH_LIKE, _MOUTH_LIKE_WIDTH) * _step(contrast, _MOUTH_CONTRAST, _MOUTH_CONTRAST_WIDTH)
 

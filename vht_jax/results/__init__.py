@@ -29,6 +29,7 @@ from vht_jax.results.files import (
   vht_camera,
   write_npz,
 )
+from vht_jax.results.trust import judged
 
 __all__ = [
   "FILE_NAME",
@@ -44,6 +45,7 @@ __all__ = [
   "frame_confidence",
   "geometry_figures",
   "jitter",
+  "judged",
   "landmark_figures",
   "load_tracked",
   "nme",

@@ -63,7 +63,8 @@ def examine(clip, config, progress) -> Evidence:
           if before.get(i) is not None and before[int(j)] is not None:
             away[row] = displacement(before[i], before[int(j)])
     progress.advance(len(chunk))
-  misplaced, compared = outliers.explain(n, links, away)
+  belief = np.where(outliers.copies(landmarks[:, :68], seen), outliers.COPY_BELIEF, 1.0)
+  misplaced, compared = outliers.explain(n, links, away, belief)
   wrong = outliers.wrong(landmarks[:, :68], seen, misplaced, compared, cuts) if in_order else np.zeros(n, bool)
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False

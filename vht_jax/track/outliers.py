@@ -12,9 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-OFFSETS = (1, 3, 8)  # frames between the two that are compared
+OFFSETS = (1, 3, 8, 20)  # frames between the two that are compared
 SHRINK = 0.3  # what an error of a frame costs, in units of what a displacement that is not explained costs
 _KNEE = 0.005  # eye distances: smaller ones count by their square
+_SAME = 1e-3  # px: landmarks that have not moved at all
+COPY_BELIEF = 0.02  # of landmarks that are copies
 _ROUNDS = 12  # of weighting anew
 FEWEST_GROUPS = 3  # parts of the face that a frame has to be compared in
 # Beside where they belong by more than this landmarks are not used: against what the frames around have on average, and
@@ -44,13 +46,18 @@ def wrong(
     misplaced, compared: of `explain`.
     cuts: first frames of new shots.
   """
+  astray = seen & (misplaced > WRONG)
   known = seen & (compared > 0)
-  astray = known & (misplaced > WRONG)
-  asked = seen & ~known
-  return astray | jumps(landmarks, known & ~astray, asked, cuts)
+  return astray | jumps(landmarks, known & ~astray, seen & ~known & ~astray, cuts)
 
 
-def explain(n: int, links: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def copies(landmarks: np.ndarray, seen: np.ndarray) -> np.ndarray:
+  """(n,) bool: frames whose landmarks (n, 68, 2) are those of the frame before, to the last digit: nobody looked."""
+  same = np.abs(np.diff(landmarks, axis=0)).max(axis=(1, 2), initial=0.0) < _SAME
+  return np.concatenate([[False], same & seen[1:] & seen[:-1]])
+
+
+def explain(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
   """By how much the landmarks of every frame are misplaced.
 
   Landmarks slide over a head as it turns. What the frames around a frame have in common is such, as long as it is less
@@ -62,20 +69,23 @@ def explain(n: int, links: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, np
     n: number of frames.
     links: (E, 2) pairs i, j.
     away: (E, G, 2) displacement of j against i in eye distances, NaN where unknown.
+    belief: (n,) factor on `SHRINK`, for frames that are more likely to be wrong than others; 1 by default.
 
   Returns:
     misplaced: (n,) mean length over the parts, in eye distances; more than `WRONG` is wrong. 0 without any part.
-    compared: (n,) with how many frames each could be compared in `FEWEST_GROUPS` parts or more.
+    compared: (n,) with how many frames each could be compared in `FEWEST_GROUPS` parts or more; 0 for those that only
+      agree among themselves, and not with most of their shot.
   """
+  belief = np.ones(n) if belief is None else belief
   known = np.isfinite(away).all(axis=-1)
   enough = known.sum(axis=1) >= FEWEST_GROUPS
-  compared = np.bincount(links[enough].ravel(), minlength=n)
+  compared = np.bincount(links[enough].ravel(), minlength=n) * _with_most(n, links, links[enough], belief)
   total, count = np.zeros(n), np.zeros(n)
   for g in range(away.shape[1]):
     use = known[:, g] & enough
     if not use.any():
       continue
-    m = _least(n, links[use], away[use, g])
+    m = _least(n, links[use], away[use, g], belief)
     there = np.bincount(links[use].ravel(), minlength=n) > 0
     length = np.linalg.norm(m - _median_around(m, there), axis=-1)
     total += np.where(there, np.maximum(length, WRONG / ASTRAY * np.linalg.norm(m, axis=-1)), 0.0)
@@ -83,14 +93,29 @@ def explain(n: int, links: np.ndarray, away: np.ndarray) -> tuple[np.ndarray, np
   return total / np.maximum(count, 1), compared
 
 
-def _least(n: int, links: np.ndarray, away: np.ndarray) -> np.ndarray:
+def _with_most(n: int, asked: np.ndarray, links: np.ndarray, belief: np.ndarray) -> np.ndarray:
+  """(n,) bool: frames that `links` (E, 2) join to most frames of their shot, which all pairs `asked` (E', 2) join."""
+  from scipy.sparse import coo_array, csgraph
+
+  def joined(pairs):
+    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(n, n))
+    return csgraph.connected_components(graph, directed=False)[1]
+
+  shot, part = joined(asked), joined(links)
+  size = np.bincount(part, belief)
+  largest = np.zeros(n)
+  np.maximum.at(largest, shot, size[part])
+  return size[part] >= largest[shot]
+
+
+def _least(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray) -> np.ndarray:
   """(n, 2) minimum of `explain` for one part; links (E, 2), away (E, 2) without NaN."""
   import scipy.linalg
 
   i, j = links.T
   width = max(OFFSETS)
   m = np.zeros((n, 2))
-  weight, own = 1.0 / np.maximum(np.linalg.norm(away, axis=-1), _KNEE), np.full(n, SHRINK / _KNEE)
+  weight, own = 1.0 / np.maximum(np.linalg.norm(away, axis=-1), _KNEE), SHRINK * belief / _KNEE
   for _ in range(_ROUNDS):
     band = np.zeros((width + 1, n))  # the lower half: band[k, i] couples i and i + k
     band[0] = own + np.bincount(i, weight, n) + np.bincount(j, weight, n)
@@ -98,7 +123,7 @@ def _least(n: int, links: np.ndarray, away: np.ndarray) -> np.ndarray:
     right = np.stack([np.bincount(j, weight * a, n) - np.bincount(i, weight * a, n) for a in away.T], axis=1)
     m = scipy.linalg.solveh_banded(band, right, lower=True)
     weight = 1.0 / np.maximum(np.linalg.norm(m[j] - m[i] - away, axis=-1), _KNEE)
-    own = SHRINK / np.maximum(np.linalg.norm(m, axis=-1), _KNEE)
+    own = SHRINK * belief / np.maximum(np.linalg.norm(m, axis=-1), _KNEE)
   return m
 
 
