@@ -18,6 +18,10 @@ _PLACES = np.array([[0.35, 0.40], [0.65, 0.40], [0.5, 0.72]])  # of the eyes and
 _RETURN = 1.0  # px: a feature that comes back further away is lost
 _FEWEST = 2  # features of a group that have to be left
 _WINDOW = 15  # px
+FARTHEST = 0.25  # eye distances: features that seem to be further away are others that look alike
+# Less of the features than this, or windows that differ by more (grey levels; the contrast is 40): another place that
+# looks alike by chance. Frames beside each other keep 0.7 to 1 of them and differ by 3 to 15.
+_SHARE, _UNLIKE = 0.4, 20.0
 
 
 class Patch(NamedTuple):
@@ -72,13 +76,16 @@ def displacement(a: Patch, b: Patch) -> np.ndarray:
 
   start = np.ascontiguousarray(a.points[17:, None])
   options = {"winSize": (_WINDOW, _WINDOW), "maxLevel": 2}
-  there, found, _ = cv2.calcOpticalFlowPyrLK(a.grey, b.grey, start, None, **options)
+  there, found, error = cv2.calcOpticalFlowPyrLK(a.grey, b.grey, start, None, **options)
   back, returned, _ = cv2.calcOpticalFlowPyrLK(b.grey, a.grey, there, None, **options)
   good = (found[:, 0] > 0) & (returned[:, 0] > 0) & (np.linalg.norm(back - start, axis=-1)[:, 0] < _RETURN)
   away = (b.points[17:] - there[:, 0]) / b.eye
   out = np.full((len(GROUPS), 2), np.nan)
+  if good.mean() < _SHARE or np.median(error[good]) > _UNLIKE:
+    return out
   for k, group in enumerate(GROUPS):
     part = slice(group.start - 17, group.stop - 17)
     if good[part].sum() >= _FEWEST:
       out[k] = np.median(away[part][good[part]], axis=0)
+  out[np.linalg.norm(out, axis=-1) > FARTHEST] = np.nan
   return out

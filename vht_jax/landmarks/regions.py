@@ -92,7 +92,7 @@ def mouth_lines(p: np.ndarray) -> np.ndarray:
 
 
 def eye_lines(p: np.ndarray, eye: np.ndarray) -> np.ndarray:
-  """(12, 9, 2): nine lines across an eye (6, 2) of the face (68, 2), from above the upper lid to below the lower one."""
+  """(12, 9, 2): nine lines across an eye (6, 2) of the face (68, 2), from above the lids to below them."""
   t = np.linspace(0.1, 0.9, 9)
   top, bottom = _along(eye[:4], t), _along(eye[[0, 5, 4, 3]], t)
   axis = eye[3] - eye[0]

@@ -22,8 +22,9 @@ FEWEST_GROUPS = 3  # parts of the face that a frame has to be compared in
 # Beside where they belong by more than this landmarks are not used: against what the frames around have on average, and
 # in themselves. Detectors follow the same face with 0.5 to 1 %, and slide over it by up to 7 % as it turns.
 WRONG, ASTRAY, _AROUND = 0.05, 0.10, 10  # eye distances, eye distances, frames on both sides
-# Where the image cannot be compared: how far the landmarks may be from the way between the neighbours that are right.
-_JUMP, _JUMP_SHARE, _REACH = 0.10, 0.5, 12  # eye distances; of the way from the one to the other; frames
+# Where the image cannot be compared: how far the place of the landmarks may be from the way between the neighbours that
+# are right, and their form, for itself and for each frame in between. Half of the way is allowed on top of both.
+_JUMP, _FORM, _FORM_STEP, _REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
 
 
 def pairs(n: int, seen: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
@@ -47,8 +48,15 @@ def wrong(
     cuts: first frames of new shots.
   """
   astray = seen & (misplaced > WRONG)
-  known = seen & (compared > 0)
-  return astray | jumps(landmarks, known & ~astray, seen & ~known & ~astray, cuts)
+  trusted = seen & (compared > 0) & ~astray
+  # Outwards from the frames that most others agree with: who stands where they lead is one of them.
+  while True:
+    asked = seen & ~trusted & ~astray
+    jump, reached = jumps(landmarks, trusted, asked, cuts)
+    joined = asked & reached & ~jump
+    if not joined.any():
+      return astray | jump
+    trusted = trusted | joined
 
 
 def copies(landmarks: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -57,7 +65,9 @@ def copies(landmarks: np.ndarray, seen: np.ndarray) -> np.ndarray:
   return np.concatenate([[False], same & seen[1:] & seen[:-1]])
 
 
-def explain(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def explain(
+  n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
   """By how much the landmarks of every frame are misplaced.
 
   Landmarks slide over a head as it turns. What the frames around a frame have in common is such, as long as it is less
@@ -137,30 +147,41 @@ def _median_around(m: np.ndarray, there: np.ndarray) -> np.ndarray:
   return found
 
 
-def jumps(landmarks: np.ndarray, trusted: np.ndarray, asked: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
-  """(n,) bool: frames that are `asked` about and whose landmarks are not where those of trusted neighbours lead.
+def jumps(
+  landmarks: np.ndarray, trusted: np.ndarray, asked: np.ndarray, cuts: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+  """Frames that are `asked` about and whose landmarks are not where those of trusted neighbours lead.
 
-  For frames that the image cannot tell about: blurred, hidden, or landmarks that are not on a face at all.
+  For frames that the image cannot tell about: blurred, hidden, or landmarks that are not on a face at all. Place is
+  compared, and for itself what is left without it, size, turn and shape, which change less from frame to frame.
 
   Args:
     landmarks: (n, 68, 2) px.
     trusted, asked: (n,) bool.
     cuts: first frames of new shots.
+
+  Returns:
+    (n,) bool those that jump, (n,) bool those that have a trusted frame near enough to tell.
   """
   n = len(landmarks)
   shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
-  found = np.zeros(n, bool)
+  found, reached = np.zeros((2, n), bool)
   good = np.flatnonzero(trusted)
+  length = lambda p: float(np.linalg.norm(p, axis=-1).mean())
   for i in np.flatnonzero(asked):
     k = np.searchsorted(good, i)
     sides = [good[s] for s in (k - 1, k) if 0 <= s < len(good)]
     sides = [s for s in sides if abs(s - i) <= _REACH and shot[s] == shot[i]]
     if not sides:
       continue
+    reached[i] = True
     a, b = landmarks[sides[0]], landmarks[sides[-1]]
     t = (i - sides[0]) / max(sides[-1] - sides[0], 1)
-    eye = max(*(float(np.linalg.norm(p[27] - p[8])) for p in (a, b))) * 0.8  # about the eye distance, at any yaw
-    way = float(np.linalg.norm(b - a, axis=-1).mean())
-    limit = _JUMP * eye + _JUMP_SHARE * way if len(sides) == 2 else (_JUMP * (1 + abs(i - sides[0]))) * eye
-    found[i] = np.linalg.norm(landmarks[i] - (a + t * (b - a)), axis=-1).mean() > limit
-  return found
+    eye = 0.8 * max(length((p[27] - p[8])[None]) for p in (a, b))  # about the eye distance, at any yaw
+    steps = min(abs(i - s) for s in sides)
+    off, way = landmarks[i] - (a + t * (b - a)), b - a
+    centred = lambda p: p - p.mean(axis=0)
+    place = length(off.mean(axis=0)[None]) > _JUMP * (1 if len(sides) == 2 else steps) * eye + 0.5 * length(way)
+    form = length(centred(off)) > (_FORM + _FORM_STEP * steps) * eye + 0.5 * length(centred(way))
+    found[i] = place or form
+  return found, reached
