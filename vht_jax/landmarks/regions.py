@@ -31,7 +31,8 @@ _MOUTH_CONTRAST, _MOUTH_CONTRAST_WIDTH = 8.0, 0.8
 _EYE_CONTRAST, _EYE_CONTRAST_WIDTH = 8.5, 0.6
 _GREY = 0.7  # standard deviation of red-green below which a picture has no colours
 _FACING = 0.8  # regions whose points are turned away further (`landmark_confidence`) are not judged: they fade anyway
-SMALLEST = 20.0  # px between the outer eye corners; smaller faces show too little to be judged
+SMALLEST = 30.0  # px between the outer eye corners; smaller faces show too little to be judged
+_BLANK = 1.0  # standard deviation of the lightness of a picture that shows nothing at all
 
 
 def visibility(rgb: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -> np.ndarray:
@@ -66,6 +67,8 @@ def visibility(rgb: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -
   points = (landmarks.astype(np.float64) - [x0, y0]) * [face.shape[1] / (x1 - x0), face.shape[0] / (y1 - y0)]
   soft = cv2.GaussianBlur(face, (0, 0), max(scale * size / 60, 0.5)).astype(np.float32) / 255
   lab = cv2.cvtColor(soft, cv2.COLOR_RGB2LAB)
+  if lab[..., 0].std() < _BLANK:
+    return found
   mouth = _sampled(lab, mouth_lines(points))
   eyes = [_sampled(lab, eye_lines(points, points[part])) for part in POINTS[:2]]
   for k, (part, seen) in enumerate(zip(POINTS, (*map(_eye_seen, eyes), _mouth_seen(mouth)))):
