@@ -289,8 +289,6 @@ def fit(
   Args:
     former: a result to start from; of one whose head is another the camera alone is taken, and held.
   """
-  import numpy as np
-
   from vht_jax import results
   from vht_jax.track import track
 
@@ -302,15 +300,7 @@ def fit(
     init=init, camera=camera, progress=progress, checkpoint=record.checkpoint, debug_checks=app.debug_checks,
   )  # fmt: skip
   progress.close()
-  landmarks, confidence, _ = dataset.landmarks()
-  projected = results.projected_landmarks(model, result, dataset.size)
-  difference = result.energies.get("photometric_l1", result.energies.get("photo"))
-  detail = np.full((len(dataset), 2), np.nan)
-  faces = np.flatnonzero(dataset.valid)
-  for i, image in zip(faces, dataset.source_images(faces)):
-    detail[i] = results.face_detail(image, dataset.detections[i].landmarks)
-  trust = results.frame_confidence(projected, landmarks, confidence, result.status, difference, detail)
-  return result.replace(confidence=trust)
+  return results.judged(model, dataset, result)
 
 
 def write_report(
@@ -327,6 +317,7 @@ def write_report(
   import numpy as np
 
   from vht_jax import report, results
+  from vht_jax.track.evidence import faded
   from vht_jax.types import Status
 
   app, config, _ = settings
@@ -334,12 +325,17 @@ def write_report(
   if writer is not None:
     report.write_scalars(writer, result, frames, config.energy_log_freq)
   landmarks, confidence, _ = dataset.landmarks()
+  status = np.asarray(result.status)
+  visible = None if result.visible is None else np.asarray(result.visible)
+  regions = None if result.region_confidence is None else np.asarray(result.region_confidence)
+  if visible is not None:
+    confidence = faded(confidence, visible)
   projected = results.projected_landmarks(model, result, dataset.size)
   tracked = np.asarray(result.status) == Status.TRACKED
   points = (landmarks, confidence, projected)
   trust = np.ones(len(frames)) if result.confidence is None else np.asarray(result.confidence)
   doubtful = report.write_frames(
-    output / FILES["frames"], frames, np.asarray(result.status), trust, dataset.times, dataset.sources
+    output / FILES["frames"], frames, status, trust, dataset.times, dataset.sources, regions, visible
   )
   difference = write_overlay(settings, model, result, dataset, points, output, progress, writer)
   progress.close()
@@ -348,6 +344,7 @@ def write_report(
     "frames": len(frames),
     "tracked": int(tracked.sum()),
     "doubtful": doubtful,
+    "covered": report.covered(visible, status),
     **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
     "photometric_l1": difference,
     **(results.geometry_figures(model, result, frames, app.truth) if app.truth else {}),

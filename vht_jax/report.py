@@ -18,6 +18,7 @@ import numpy as np
 from vht_jax.app.advice import DOUBTFUL
 from vht_jax.errors import InputError
 from vht_jax.files import write_atomic
+from vht_jax.landmarks.regions import COVERED, REGIONS
 from vht_jax.types import Status, TrackResult
 
 log = logging.getLogger("vht_jax")
@@ -182,6 +183,9 @@ def peak_rss_mb() -> float:
   return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kB on Linux
 
 
+COVERED_SHARE = 0.02  # of the frames in which a region has to be covered to be mentioned on the terminal
+
+
 def write_frames(
   path: Path,
   frames: np.ndarray,
@@ -189,6 +193,8 @@ def write_frames(
   confidence: np.ndarray,
   times: np.ndarray,
   sources: Sequence[str],
+  regions: np.ndarray | None = None,
+  visible: np.ndarray | None = None,
 ) -> int:
   """frames.csv: how every frame came about and how far it can be trusted, the doubtful ones marked.
 
@@ -196,18 +202,48 @@ def write_frames(
     path: the file.
     frames, status, confidence: (n,) ids, `Status`, confidence in [0, 1].
     times, sources: (n,) s and names, see `video.FrameFolder`.
+    regions, visible: (n, R) confidence of the regions of the face, and how visible they are, if that is known.
 
   Returns:
     The number of doubtful frames: not tracked, or of little confidence.
   """
   doubtful = (status != Status.TRACKED) | (confidence < DOUBTFUL)
+  columns = {
+    "frame": frames,
+    "status": [Status(s).name.lower() for s in status],
+    "confidence": [f"{c:.3f}" for c in confidence],
+    "note": ["doubtful" if d else "" for d in doubtful],
+  }
+  if regions is not None and visible is not None:
+    hidden = (visible < COVERED) & (status == Status.TRACKED)[:, None]
+    columns["covered"] = [" ".join(np.array(REGIONS)[h]) for h in hidden]
+    columns |= {name: [f"{c:.3f}" for c in column] for name, column in zip(REGIONS, regions.T)}
+  columns |= {"time_s": [f"{t:.6f}" for t in times], "source": sources}
   text = io.StringIO()
   table = csv.writer(text, lineterminator="\n")
-  table.writerow(["frame", "status", "confidence", "note", "time_s", "source"])
-  for frame, s, c, d, t, source in zip(frames, status, confidence, doubtful, times, sources):
-    table.writerow([frame, Status(s).name.lower(), f"{c:.3f}", "doubtful" if d else "", f"{t:.6f}", source])
+  table.writerows([list(columns), *zip(*columns.values())])
   write_atomic(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))  # names may be no text
   return int(doubtful.sum())
+
+
+def covered(visible: np.ndarray | None, status: np.ndarray) -> dict[str, int]:
+  """In how many tracked frames each region of the face is covered, those that are in any."""
+  if visible is None:
+    return {}
+  counts = (visible[status == Status.TRACKED] < COVERED).sum(axis=0)
+  return {name: int(count) for name, count in zip(REGIONS, counts) if count}
+
+
+def _covered_text(counts: dict[str, int], frames: int) -> str:
+  """Those of `covered` that are no accident, in words; '' without any."""
+  counts = {name.replace("_", " "): n for name, n in counts.items() if n >= COVERED_SHARE * frames}
+  if not counts:
+    return ""
+  if "right eye" in counts and counts.get("left eye") == counts["right eye"]:
+    counts = {"eyes": counts["left eye"]} | {k: n for k, n in counts.items() if not k.endswith("eye")}
+  is_ = lambda name: "are" if name == "eyes" else "is"
+  parts = [f"the {name} {is_(name)} covered in {n} of {frames} frames" for name, n in counts.items()]
+  return "  " + ", ".join(parts) + ": there the head follows the rest of the face, see frames.csv"
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +264,9 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
   lines = [f"tracked {summary['tracked']} of {summary['frames']} frames"]
   if summary.get("doubtful"):
     lines[0] += f"; {summary['doubtful']} are doubtful, see frames.csv"
+  hidden = _covered_text(summary.get("covered", {}), summary["frames"])
+  if hidden:
+    lines.append(hidden)
   for title, figures in _LINES:
     parts = [text.format(summary[k]) for k, text in figures if summary.get(k) is not None and _finite(summary[k])]
     if parts:

@@ -147,6 +147,10 @@ class TrackResult:
   energies: dict[str, Array]  # name -> (T,) f32, unweighted terms at the solution
   status: Array  # (T,) i32, `Status`
   confidence: Array | None = None  # (T,) f32 in [0, 1], see `results.frame_confidence`
+  # Of the regions of a face, `landmarks.regions.REGIONS`: as `confidence`, and how visible they are.
+  region_confidence: Array | None = None  # (T, R) f32 in [0, 1]
+  visible: Array | None = None  # (T, R) f32 in [0, 1]
+  misplaced: Array | None = None  # (T,) f32 eye distances, how far the landmarks are beside the face; NaN: unknown
   # Standard deviations of every number of `poses` as its own frame knows it (`uncertainty`), inf where not tracked.
   pose_sd: Pose | None = None  # leading axis T
   focal_sd: Array | None = None  # () relative standard deviation of the focal length; 0: given

@@ -13,6 +13,7 @@ from vht_jax.results.figures import (
   pose_errors,
   posed_vertices,
   projected_landmarks,
+  region_confidence,
   vertex_errors,
 )
 from vht_jax.results.files import (
@@ -29,6 +30,7 @@ from vht_jax.results.files import (
   write_npz,
 )
 from vht_jax.results.heads import head_id
+from vht_jax.results.trust import judged
 
 __all__ = [
   "FILE_NAME",
@@ -45,6 +47,7 @@ __all__ = [
   "geometry_figures",
   "head_id",
   "jitter",
+  "judged",
   "landmark_figures",
   "load_tracked",
   "nme",
@@ -52,6 +55,7 @@ __all__ = [
   "posed_vertices",
   "projected_landmarks",
   "read_npz",
+  "region_confidence",
   "save_tracked",
   "vertex_errors",
   "vht_camera",

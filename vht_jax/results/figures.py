@@ -15,11 +15,14 @@ from vht_jax import camera as cameras
 from vht_jax import flame
 from vht_jax.errors import InputError
 from vht_jax.functional import landmarks_only
+from vht_jax.landmarks.regions import POINTS
 from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.results.files import load_tracked, read_npz
 from vht_jax.types import FlameModel, Pose, Status, TrackResult
 
 _CHUNK = 64  # frames posed at once
+MISPLACED = 0.05  # eye distances beside the face; usual are 0.005 to 0.02
+UNCOMPARED = 0.7  # factor for a frame that could not be compared with any other
 
 
 def nme(projected: np.ndarray, detected: np.ndarray, confidence: np.ndarray, points: slice | list[int]) -> np.ndarray:
@@ -145,21 +148,24 @@ def frame_confidence(
   status: np.ndarray,
   photometric_l1: np.ndarray | None = None,
   detail: np.ndarray | None = None,
+  misplaced: np.ndarray | None = None,
 ) -> np.ndarray:
   """(T,) in [0, 1]: how far each frame can be trusted, for finding those worth a look; not a probability.
 
-  The product of factors: how much of the face the detector sees; how much worse than usual in this clip the head fits
+  The product of factors: how much of the face is seen; how much worse than usual in this clip the head fits
   the landmarks (1/2 at three times the median) and the image (1/2 at twice); how much less detail than usual the face
-  shows along a row or a column (1/2 at 0.6 of it: it is blurred by motion). In a clip most of whose landmarks are
+  shows along a row or a column (1/2 at 0.6 of it: it is blurred by motion); how far the landmarks are beside the face
+  that other frames show (1/2 at `MISPLACED`). In a clip most of whose landmarks are
   wrong, as of a head that turns far away, what is usual is no measure: more than 2.5 % of the eye distance never counts
   as such. 0 for frames that are not tracked.
 
   Args:
     projected, detected: (T, 70, 2) px.
-    confidence: (T, 70) of the landmarks.
+    confidence: (T, 70) of the landmarks, less where a region is covered.
     status: (T,) `Status`.
     photometric_l1: (T,) mean difference of colours, if the images were used.
     detail: (T, 2) of `face_detail`, NaN where there is no face.
+    misplaced: (T,) of the tracker, eye distances; NaN where frames could not be compared.
   """
   tracked = np.asarray(status) == Status.TRACKED
   seen = np.asarray(confidence)[:, :68].mean(axis=1)
@@ -179,7 +185,24 @@ def frame_confidence(
     share = detail / np.maximum(np.nanmedian(detail[tracked], axis=0), 1e-6)
     # Four sample videos have 0.8 at the least; blurred by two thirds of the eye distance 0.55, landmarks off by 17 %.
     found = found / (1.0 + (0.6 / np.maximum(np.nan_to_num(share, nan=1.0).min(axis=1), 1e-3)) ** 8)
+  if misplaced is not None:
+    known = np.isfinite(misplaced)
+    placed = 1.0 / (1.0 + (np.where(known, misplaced, 0.0) / MISPLACED) ** 4)
+    # Where frames can be compared at all, one that cannot is unlike the others.
+    found = found * np.where(known, placed, UNCOMPARED if 2 * known[tracked].sum() > tracked.sum() else 1.0)
   return np.where(tracked, found, 0.0).astype(np.float32)
+
+
+def region_confidence(trust: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+  """(T, R) in [0, 1]: `frame_confidence` (T,) for the parts of the face: each as far as itself is seen.
+
+  Args:
+    trust: (T,) of `frame_confidence`.
+    confidence: (T, 70) that it was made with.
+  """
+  seen = np.stack([confidence[:, part].mean(axis=1) for part in POINTS], axis=1)
+  rest = trust / np.maximum(confidence[:, :68].mean(axis=1), 1e-6)
+  return np.clip(rest[:, None] * seen, 0.0, 1.0).astype(np.float32)
 
 
 def face_detail(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

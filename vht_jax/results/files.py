@@ -24,6 +24,7 @@ from vht_jax.assets import arrays as arrays_
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
 from vht_jax.files import write_atomic
+from vht_jax.landmarks.regions import REGIONS
 from vht_jax.programs import in_chunks, rows_of, stored
 from vht_jax.results import heads
 from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, TrackResult
@@ -109,6 +110,9 @@ def save_tracked(
     **({} if times is None else {"vht_jax_times": np.asarray(times, np.float64)}),
     **({} if sources is None else {"vht_jax_source": np.asarray(sources, str)}),
   }
+  regions = {"vht_jax_confidence_regions": result.region_confidence, "vht_jax_visible_regions": result.visible}
+  regions = {name: np.asarray(rows, np.float32) for name, rows in regions.items() if rows is not None}
+  arrays |= regions | ({"vht_jax_regions": np.array(REGIONS)} if regions else {})
   write_npz(path, arrays)
 
 
@@ -189,6 +193,8 @@ def load_tracked(
     },
     status=_rows(arrays, path, "vht_jax_status", n, status).astype(jnp.int32),
     confidence=_rows(arrays, path, "vht_jax_confidence", n),
+    region_confidence=_regions(arrays, path, "vht_jax_confidence_regions", n),
+    visible=_regions(arrays, path, "vht_jax_visible_regions", n),
     pose_sd=_pose_sd(arrays, path, poses),
     focal_sd=_focal_sd(arrays, path),
   )
@@ -254,7 +260,10 @@ def for_frames(tracked: Tracked, frames: np.ndarray) -> TrackResult:
   return result.replace(
     poses=jax.tree.map(take, result.poses),
     energies={name: take(value) for name, value in result.energies.items()},
-    confidence=None if result.confidence is None else take(result.confidence),
+    **{
+      name: None if getattr(result, name) is None else take(getattr(result, name))
+      for name in ("confidence", "region_confidence", "visible", "misplaced")
+    },
     pose_sd=jax.tree.map(take, result.pose_sd),
     status=jnp.where(jnp.asarray(known), take(result.status), jnp.asarray(Status.NO_FACE, jnp.int32)),
   )
@@ -352,6 +361,16 @@ def _rows(
   if values.shape != (n,) or values.dtype.kind not in "fiu":
     raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
   return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))
+
+
+def _regions(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int) -> jax.Array | None:
+  """(n, R) numbers of the regions that this version knows; None without them."""
+  values, names = arrays.get(name), arrays.get("vht_jax_regions")
+  if values is None or names is None or names.tolist() != list(REGIONS):
+    return None
+  if values.shape != (n, len(REGIONS)) or values.dtype.kind != "f":
+    raise InputError(f"{path}: {name}: expected numbers {(n, len(REGIONS))}; found {values.shape} of {values.dtype}")
+  return jnp.asarray(values, jnp.float32)
 
 
 def _pose_sd(arrays: dict[str, np.ndarray], path: str | Path, poses: Pose) -> Pose | None:

@@ -1,5 +1,6 @@
 """The tracker: from a clip's images and landmarks to its identity and the pose of every frame.
 
+  stage 0  examine    which landmarks are on the face, and which of its regions can be seen
   stage 1  camera     bundle adjustment of the landmarks of some 24 frames: camera, identity, detector bias
   stage 2  landmarks  the pose of every frame from its landmarks, all frames at once
   stage 3  identity   shape, texture, light and camera from the images of a few keyframes
@@ -23,6 +24,8 @@ import numpy as np
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.track.adam_stage import AdamFit
 from vht_jax.track.checks import check_stage
+from vht_jax.track.evidence import Evidence, Weighed, examine
+from vht_jax.track.evidence import state as evidence_state
 from vht_jax.track.frames import bridge, check_frames, finite_rows, frame_times, spread_frames, view_features
 from vht_jax.track.known import known_camera
 from vht_jax.track.landmark_stage import LandmarkFit
@@ -129,9 +132,22 @@ def track(
         step()
     checkpoint.save(name, fit.state())
 
+  _, confidence, _ = clip.landmarks()
+  check_frames(config, (confidence[:, :68] > 0).any(axis=1))
+  kept = checkpoint.load("examine")
+  with clock("examine"):
+    evidence = Evidence(**kept) if kept else examine(clip, config, progress)
+  if not kept:
+    checkpoint.save("examine", evidence_state(evidence))
+  if evidence.wrong.any():
+    frames = np.flatnonzero(evidence.wrong)
+    progress.note(
+      f"the landmarks of {len(frames)} frames are not on the face that the other frames show; these frames are bridged "
+      f"(positions {_some(frames)})"
+    )
+  clip = Weighed(clip, evidence, model)
   landmarks, confidence, dense = clip.landmarks()
   seen = (confidence[:, :68] > 0).any(axis=1)
-  check_frames(config, seen)
   config, init, known = known_camera(config, init, camera)
   times, unordered = frame_times(clip), config.unordered
 
@@ -196,8 +212,9 @@ def track(
   else:
     certainty = {}
   return TrackResult(
-    identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds, **certainty
-  )
+    identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds, **certainty,
+    visible=jnp.asarray(evidence.visible), misplaced=jnp.asarray(evidence.misplaced),
+  )  # fmt: skip
 
 
 def smooth(fit: LandmarkFit, good: np.ndarray, times: np.ndarray | None, progress: Progress) -> bool:

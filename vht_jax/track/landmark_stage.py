@@ -187,8 +187,10 @@ class LandmarkFit:
 
   def keyframes(self) -> np.ndarray:
     """The configured keyframes, or frames that differ most in view and expression."""
-    if self.config.keyframes:
-      return np.unique(np.array(self.config.keyframes))
+    named = np.unique(np.array(self.config.keyframes, int))
+    named = named[self.seen[named]]  # without those whose landmarks have turned out to be wrong
+    if len(named):
+      return named
     xs = self.initial() if self.xs is None else self.xs
     features = view_features(xs, self.landmarks)
     return spread_frames(features, np.flatnonzero(self.seen & finite_rows(xs)), self.config.n_keyframes)

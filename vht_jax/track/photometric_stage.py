@@ -13,6 +13,7 @@ from vht_jax.checkpoint import pack, unpack
 from vht_jax.photometric import Crop
 from vht_jax.points import Shared
 from vht_jax.programs import rows_of, stored
+from vht_jax.track.evidence import mask_hidden
 from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit, pose_deviation
 from vht_jax.types import Pose
@@ -41,6 +42,8 @@ class PhotometricFit:
     if masks is not None:
       masks = [crop_head(np.repeat(mask[..., None], 3, -1), x, size)[0][..., 0] for mask, x in zip(masks, xs)]
       inside = [a * (mask >= FOREGROUND) for a, mask in zip(inside, masks)]
+    for k, i in enumerate(index):
+      mask_hidden(inside[k], self.clip.hidden[i], scale[k], offset[k], self.clip.size)
     f32 = lambda a: np.stack(a).astype(np.float32)
     return Crop(rgb=f32(rgb) / np.float32(255), inside=f32(inside), scale=f32(scale), offset=f32(offset))
 

@@ -1,0 +1,187 @@
+"""Which frames' landmarks are wrong, from how they agree with those of the frames before and after. Plain NumPy.
+
+What is compared are displacements between the landmarks of two frames as the image sees them (`landmarks.motion`): 0
+when both are right. Most frames are taken to be right: the displacements are explained by errors of as few frames as
+possible. So a frame that is wrong for itself is told from its neighbours, and a run of frozen landmarks, that leaves
+the face by little in every frame, is found by its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+OFFSETS = (1, 3, 8, 20)  # frames between the two that are compared
+SHRINK = 0.3  # what an error of a frame costs, in units of what a displacement that is not explained costs
+_KNEE = 0.005  # eye distances: smaller ones count by their square
+_SAME = 1e-3  # px: landmarks that have not moved at all
+COPY_BELIEF = 0.02  # of landmarks that are copies
+_ROUNDS = 12  # of weighting anew
+FEWEST_GROUPS = 3  # parts of the face that a frame has to be compared in
+# Beside where they belong by more than this landmarks are not used: against what the frames around have on average, and
+# in themselves. Detectors follow the same face with 0.5 to 1 %, and slide over it by up to 7 % as it turns.
+WRONG, ASTRAY, _AROUND = 0.05, 0.10, 10  # eye distances, eye distances, frames on both sides
+# Where the image cannot be compared: how far the place of the landmarks may be from the way between the neighbours that
+# are right, and their form, for itself and for each frame in between. Half of the way is allowed on top of both.
+_JUMP, _FORM, _FORM_STEP, _REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
+
+
+def pairs(n: int, seen: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
+  """(E, 2) frames to compare: all that are `OFFSETS` apart, have a face both (`seen` (n,) bool) and lie in one shot."""
+  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  first = np.concatenate([np.arange(n - k) for k in OFFSETS if k < n] or [np.zeros(0, int)])
+  second = np.concatenate([np.arange(k, n) for k in OFFSETS if k < n] or [np.zeros(0, int)])
+  use = seen[first] & seen[second] & (shot[first] == shot[second])
+  return np.stack([first[use], second[use]], axis=1).astype(int)
+
+
+def wrong(
+  landmarks: np.ndarray, seen: np.ndarray, misplaced: np.ndarray, compared: np.ndarray, cuts: Sequence[int] = ()
+) -> np.ndarray:
+  """(n,) bool: frames whose landmarks are better not used.
+
+  Args:
+    landmarks: (n, 68, 2) px.
+    seen: (n,) bool, frames with a face.
+    misplaced, compared: of `explain`.
+    cuts: first frames of new shots.
+  """
+  astray = seen & (misplaced > WRONG)
+  trusted = seen & (compared > 0) & ~astray
+  # Outwards from the frames that most others agree with: who stands where they lead is one of them.
+  while True:
+    asked = seen & ~trusted & ~astray
+    jump, reached = jumps(landmarks, trusted, asked, cuts)
+    joined = asked & reached & ~jump
+    if not joined.any():
+      return astray | jump
+    trusted = trusted | joined
+
+
+def copies(landmarks: np.ndarray, seen: np.ndarray) -> np.ndarray:
+  """(n,) bool: frames whose landmarks (n, 68, 2) are those of the frame before, to the last digit: nobody looked."""
+  same = np.abs(np.diff(landmarks, axis=0)).max(axis=(1, 2), initial=0.0) < _SAME
+  return np.concatenate([[False], same & seen[1:] & seen[:-1]])
+
+
+def explain(
+  n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """By how much the landmarks of every frame are misplaced.
+
+  Landmarks slide over a head as it turns. What the frames around a frame have in common is such, as long as it is less
+  than `ASTRAY`, and counts in proportion (`WRONG` / `ASTRAY`); what a frame has for itself counts fully.
+
+  The minimum over m of sum |m_j - m_i - away_ij| + `SHRINK` * sum |m_i|, per part of the face, by weighted squares.
+
+  Args:
+    n: number of frames.
+    links: (E, 2) pairs i, j.
+    away: (E, G, 2) displacement of j against i in eye distances, NaN where unknown.
+    belief: (n,) factor on `SHRINK`, for frames that are more likely to be wrong than others; 1 by default.
+
+  Returns:
+    misplaced: (n,) mean length over the parts, in eye distances; more than `WRONG` is wrong. 0 without any part.
+    compared: (n,) with how many frames each could be compared in `FEWEST_GROUPS` parts or more; 0 for those that only
+      agree among themselves, and not with most of their shot.
+  """
+  belief = np.ones(n) if belief is None else belief
+  known = np.isfinite(away).all(axis=-1)
+  enough = known.sum(axis=1) >= FEWEST_GROUPS
+  compared = np.bincount(links[enough].ravel(), minlength=n) * _with_most(n, links, links[enough], belief)
+  total, count = np.zeros(n), np.zeros(n)
+  for g in range(away.shape[1]):
+    use = known[:, g] & enough
+    if not use.any():
+      continue
+    m = _least(n, links[use], away[use, g], belief)
+    there = np.bincount(links[use].ravel(), minlength=n) > 0
+    length = np.linalg.norm(m - _median_around(m, there), axis=-1)
+    total += np.where(there, np.maximum(length, WRONG / ASTRAY * np.linalg.norm(m, axis=-1)), 0.0)
+    count += there
+  return total / np.maximum(count, 1), compared
+
+
+def _with_most(n: int, asked: np.ndarray, links: np.ndarray, belief: np.ndarray) -> np.ndarray:
+  """(n,) bool: frames that `links` (E, 2) join to most frames of their shot, which all pairs `asked` (E', 2) join."""
+  from scipy.sparse import coo_array, csgraph
+
+  def joined(pairs):
+    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(n, n))
+    return csgraph.connected_components(graph, directed=False)[1]
+
+  shot, part = joined(asked), joined(links)
+  size = np.bincount(part, belief)
+  largest = np.zeros(n)
+  np.maximum.at(largest, shot, size[part])
+  return size[part] >= largest[shot]
+
+
+def _least(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray) -> np.ndarray:
+  """(n, 2) minimum of `explain` for one part; links (E, 2), away (E, 2) without NaN."""
+  import scipy.linalg
+
+  i, j = links.T
+  width = max(OFFSETS)
+  m = np.zeros((n, 2))
+  weight, own = 1.0 / np.maximum(np.linalg.norm(away, axis=-1), _KNEE), SHRINK * belief / _KNEE
+  for _ in range(_ROUNDS):
+    band = np.zeros((width + 1, n))  # the lower half: band[k, i] couples i and i + k
+    band[0] = own + np.bincount(i, weight, n) + np.bincount(j, weight, n)
+    np.add.at(band, (j - i, i), -weight)
+    right = np.stack([np.bincount(j, weight * a, n) - np.bincount(i, weight * a, n) for a in away.T], axis=1)
+    m = scipy.linalg.solveh_banded(band, right, lower=True)
+    weight = 1.0 / np.maximum(np.linalg.norm(m[j] - m[i] - away, axis=-1), _KNEE)
+    own = SHRINK * belief / np.maximum(np.linalg.norm(m, axis=-1), _KNEE)
+  return m
+
+
+def _median_around(m: np.ndarray, there: np.ndarray) -> np.ndarray:
+  """(n, 2) median of the frames around each, as far as they are `there` (n,)."""
+  padded = np.pad(np.where(there[:, None], m, np.nan), ((_AROUND, _AROUND), (0, 0)), constant_values=np.nan)
+  windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1, axis=0)
+  known = np.isfinite(windows[:, 0]).any(axis=-1)
+  found = np.zeros_like(m)
+  found[known] = np.nanmedian(windows[known], axis=-1)
+  return found
+
+
+def jumps(
+  landmarks: np.ndarray, trusted: np.ndarray, asked: np.ndarray, cuts: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+  """Frames that are `asked` about and whose landmarks are not where those of trusted neighbours lead.
+
+  For frames that the image cannot tell about: blurred, hidden, or landmarks that are not on a face at all. Place is
+  compared, and for itself what is left without it, size, turn and shape, which change less from frame to frame.
+
+  Args:
+    landmarks: (n, 68, 2) px.
+    trusted, asked: (n,) bool.
+    cuts: first frames of new shots.
+
+  Returns:
+    (n,) bool those that jump, (n,) bool those that have a trusted frame near enough to tell.
+  """
+  n = len(landmarks)
+  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  found, reached = np.zeros((2, n), bool)
+  good = np.flatnonzero(trusted)
+  length = lambda p: float(np.linalg.norm(p, axis=-1).mean())
+  for i in np.flatnonzero(asked):
+    k = np.searchsorted(good, i)
+    sides = [good[s] for s in (k - 1, k) if 0 <= s < len(good)]
+    sides = [s for s in sides if abs(s - i) <= _REACH and shot[s] == shot[i]]
+    if not sides:
+      continue
+    reached[i] = True
+    a, b = landmarks[sides[0]], landmarks[sides[-1]]
+    t = (i - sides[0]) / max(sides[-1] - sides[0], 1)
+    eye = 0.8 * max(length((p[27] - p[8])[None]) for p in (a, b))  # about the eye distance, at any yaw
+    steps = min(abs(i - s) for s in sides)
+    off, way = landmarks[i] - (a + t * (b - a)), b - a
+    centred = lambda p: p - p.mean(axis=0)
+    place = length(off.mean(axis=0)[None]) > _JUMP * (1 if len(sides) == 2 else steps) * eye + 0.5 * length(way)
+    form = length(centred(off)) > (_FORM + _FORM_STEP * steps) * eye + 0.5 * length(centred(way))
+    found[i] = place or form
+  return found, reached
