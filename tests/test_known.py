@@ -189,6 +189,7 @@ def test_a_file_of_a_calibrated_run(vht_file, open_head):
 def test_masked_pixels_are_not_compared():
   class Masked:
     size = SIZE
+    hidden = [[], []]
 
     def images(self, index):
       return np.full((len(index), *SIZE, 3), 100, np.uint8)
