@@ -204,7 +204,7 @@ def test_masked_pixels_are_not_compared():
   fit.fit = type("Fit", (), {"xs": np.zeros((T, 54), np.float32)})
   inside = fit.crops(np.arange(2)).inside
   whole = PhotometricFit.__new__(PhotometricFit)
-  Unmasked = type("Unmasked", (), {"images": Masked.images})
+  Unmasked = type("Unmasked", (), {"images": Masked.images, "hidden": Masked.hidden, "size": SIZE})
   whole.clip, whole.config, whole.fit = Unmasked(), SMALL, fit.fit
   unmasked = whole.crops(np.arange(2)).inside
   half = SMALL.crop_size // 2

@@ -126,8 +126,8 @@ def flat(monkeypatch):
 def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
   argv = [f"--data_path={clip}", "--output_path=here", "--keyframes", "0", "2", "--max_frames=3", "--nooverlay"]
   argv.append("--noreport")
-  assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--sd_jaw=0"]) == 0
-  assert tracker["config"].keyframes == (0, 2) and tracker["weights"].sd_jaw == 0.0
+  assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--sd_jaw=0.25"]) == 0
+  assert tracker["config"].keyframes == (0, 2) and tracker["weights"].sd_jaw == 0.25
   assert tracker["dataset"].size == (32, 40) and len(tracker["dataset"]) == 3
   assert tracker["model"].shapedirs.shape[-1] == 20
   assert not (tmp_path / "here" / "overlay.mp4").exists() and not (tmp_path / "here" / "report.html").exists()
@@ -393,7 +393,9 @@ def test_everything_that_the_wheel_carries_is_there():
   project = tomllib.loads((REPO / "pyproject.toml").read_text())
   for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]:
     assert (REPO / source).exists(), source
-  assert set(project["project"]["scripts"].values()) == {"vht_jax.main:cli", "vht_jax.demo:cli", "vht_jax.doctor:cli"}
+  assert set(project["project"]["scripts"].values()) == {
+    "vht_jax.main:cli", "vht_jax.demo:cli", "vht_jax.doctor:cli", "vht_jax.viewer.cli:cli",
+  }  # fmt: skip
 
 
 @pytest.mark.slow

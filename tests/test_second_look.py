@@ -157,7 +157,7 @@ class Kill(Exception):
   pass
 
 
-@pytest.mark.parametrize("at", range(12, 18))
+@pytest.mark.parametrize("at", range(12, 19))
 def test_a_killed_second_pass_ends_with_the_same_files(dataset, monkeypatch, at):
   """Killed before or after each file that it writes; then some are deleted."""
   lm.annotate(dataset, Follower())
@@ -172,7 +172,7 @@ def test_a_killed_second_pass_ends_with_the_same_files(dataset, monkeypatch, at)
       raise Kill
     written[0] += 1
 
-  for module in ("vht_jax.landmarks.detection", "vht_jax.landmarks.marks"):
+  for module in ("vht_jax.landmarks.detection", "vht_jax.landmarks.absent", "vht_jax.landmarks.marks"):
     original = __import__(module, fromlist=["write_atomic"]).write_atomic
     monkeypatch.setattr(f"{module}.write_atomic", lambda *a, f=original: (deadly(), f(*a)))
   with pytest.raises(Kill):
