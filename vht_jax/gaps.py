@@ -119,8 +119,9 @@ def _speed(values: Array, times: Array, unbroken: Array, slope: Array) -> Array:
   error = jnp.where(count >= 3, 0.75 * range_of_three, jnp.where(count == 2, most - least, 0.0))
   change = found - slope
   known, doubt = change**2, error**2
-  trust = jnp.maximum(known - doubt, 0.0) / jnp.maximum(jnp.maximum(known, doubt), 1e-20)
-  return slope + jnp.where(error > 0, trust, 1.0) * change
+  doubtful = error > 0
+  trust = jnp.maximum(known - doubt, 0.0) / jnp.where(doubtful, jnp.maximum(jnp.maximum(known, doubt), 1e-15), 1.0)
+  return slope + jnp.where(doubtful, trust, 1.0) * change
 
 
 def _push(t: Array, reach: Array) -> Array:

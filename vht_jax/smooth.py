@@ -124,8 +124,10 @@ def white_share(x: Array, variance: Array, times: Array | None = None) -> Array:
   """
   white, c0, _ = jax.vmap(lambda x, v: spectrum(x, v, times))(x, variance)
   claimed = jax.vmap(claimed_variance)(variance)
-  beyond = lambda r: jnp.sum(jnp.maximum(r / claimed - MOST_NOISE, 0.0))
-  return beyond(white) / (MOST_NOISE + beyond(c0 / 6.0))
+  total = c0 / 6.0
+  motion = jnp.maximum(total / claimed - MOST_NOISE, 0.0)
+  share = jnp.clip(white / jnp.maximum(total, 1e-30), 0.0, 1.0)
+  return jnp.sum(motion * share) / (MOST_NOISE + jnp.sum(motion))
 
 
 def measure_noise(
@@ -142,7 +144,9 @@ def measure_noise(
   """
   white, c0, count = spectrum(x, variance, times)
   claimed = claimed_variance(variance)
-  noise = jnp.clip(white - share * c0 / 6.0, 1e-6 * claimed, MOST_NOISE * claimed)
+  # White sequences have white / (c0 / 6) = 1 with a standard deviation of .6 / sqrt(count).
+  motion = share * (1.0 + 2 * 0.6 / jnp.sqrt(jnp.maximum(count, 1.0))) * c0 / 6.0
+  noise = jnp.clip(white - motion, 1e-6 * claimed, MOST_NOISE * claimed)
   noise = jnp.maximum(noise, 1e-20)
   believed = jnp.clip(count / SHORT - 1.0, 1e-6, 1.0)
   return believed * noise, jnp.maximum(c0 - 6.0 * noise, LEAST_MOTION * noise)
