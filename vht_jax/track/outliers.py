@@ -23,7 +23,8 @@ FEWEST_GROUPS = 3  # parts of the face that a frame has to be compared in
 # in themselves. Detectors follow the same face with 0.5 to 1 %, and slide over it by up to 7 % as it turns.
 WRONG, ASTRAY, _AROUND = 0.05, 0.10, 10  # eye distances, eye distances, frames on both sides
 # Where the image cannot be compared: how far the place of the landmarks may be from the way between the neighbours that
-# are right, and their form, for itself and for each frame in between. Half of the way is allowed on top of both.
+# are right, and their form, for itself and for each frame in between; a quarter of the way on top of both.
+_WAY = 0.25
 _JUMP, _FORM, _FORM_STEP, _REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
 
 
@@ -181,7 +182,7 @@ def jumps(
     steps = min(abs(i - s) for s in sides)
     off, way = landmarks[i] - (a + t * (b - a)), b - a
     centred = lambda p: p - p.mean(axis=0)
-    place = length(off.mean(axis=0)[None]) > _JUMP * (1 if len(sides) == 2 else steps) * eye + 0.5 * length(way)
-    form = length(centred(off)) > (_FORM + _FORM_STEP * steps) * eye + 0.5 * length(centred(way))
+    place = length(off.mean(axis=0)[None]) > _JUMP * (1 if len(sides) == 2 else steps) * eye + _WAY * length(way)
+    form = length(centred(off)) > (_FORM + _FORM_STEP * steps) * eye + _WAY * length(centred(way))
     found[i] = place or form
   return found, reached
