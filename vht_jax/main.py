@@ -5,6 +5,7 @@ Reads the settings, makes the dataset (frames and landmarks), loads the head, tr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -211,12 +212,15 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   import numpy as np
 
   from vht_jax import inputs, lens, report, results
+  from vht_jax.app import ahead
   from vht_jax.assets import load_head, of_mediapipe
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
   progress = report.Progress(writer, config.energy_log_freq, silent=app.quiet)
+  held = contextlib.ExitStack()
   try:
+    compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.quiet))
     named = app.model in ("auto", "open", "flame")
     load = functools.partial(
       load_head,
@@ -231,7 +235,14 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     model = load(detector=expected)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     init = inputs.former_result(app, config, model)
-    dataset, cuts = inputs.open_dataset(app, config, progress)
+
+    def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
+      if init is None and not record.finished:
+        track = dataclasses.replace(config, cutframes=cuts, focal=lens.known_focal(app, config, frames))
+        dense = of_mediapipe(expected)
+        compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, style=app.overlay))
+
+    dataset, cuts = inputs.open_dataset(app, config, progress, opened)
     if of_mediapipe(dataset.detector) != of_mediapipe(expected):
       model = load(detector=dataset.detector)  # its landmarks are where that detector sees them
     focal = lens.known_focal(app, config, dataset)
@@ -250,6 +261,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       )  # fmt: skip
     summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
+    held.close()
     progress.close()
     if writer is not None:
       writer.close()

@@ -78,6 +78,14 @@ class Progress:
   def note(self, message: str) -> None:
     log.warning(message)
 
+  def remark(self, message: str) -> None:
+    """Something that is no warning: in the log, and on the terminal beside the bar."""
+    from tqdm import tqdm
+
+    log.info(message)
+    if not self.silent:
+      tqdm.write(f"vht-track: {message}", file=sys.stderr)
+
   def close(self) -> None:
     """Ends the current stage."""
     if self.bar is not None:
