@@ -17,6 +17,7 @@ other threads compile their programs in the order in which they are going to be 
 from __future__ import annotations
 
 import ast
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -24,9 +25,10 @@ import hashlib
 import importlib
 import inspect
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ log = logging.getLogger("vht_jax")
 
 folder: Path | None = None  # where programs are kept; None: nowhere
 KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
+
+LANES = min(2, os.cpu_count() or 1)  # programs run at once; each takes memory for its frames
 
 _PACKAGE = Path(__file__).parent
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
@@ -187,6 +191,28 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
     found = solve(np.minimum(np.arange(start, start + size), n - 1))
     parts.append(jax.tree.map(lambda a: np.array(a)[: n - start], found))
   return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
+def side_by_side(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+  """`work(item)` of each in order, `LANES` at a time: a program for a few frames does not keep two cores busy.
+
+  An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
+  """
+  if getattr(_rehearsed, "by", None) is not None:  # it is this thread's
+    yield from map(work, items)
+    return
+  waiting: collections.deque = collections.deque()
+  with ThreadPoolExecutor(LANES, thread_name_prefix="lane") as pool:
+    try:
+      for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > LANES:  # one more, so that no lane waits for the caller
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()
 
 
 def _plain(leaves: list) -> bool:

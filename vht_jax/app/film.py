@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vht_jax.app import overlay
-from vht_jax.programs import rows_of
+from vht_jax.programs import rows_of, side_by_side
 from vht_jax.types import FlameModel, Status, TrackResult
 from vht_jax.video import FrameFolder, write_video
 
@@ -57,15 +57,16 @@ def film(
   origins = frame.origin.astype(np.float32)
 
   def rendered(chosen: list[int], clay: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    for start in range(0, len(chosen), CHUNK):
-      chunk = chosen[start : start + CHUNK]
+    def render(chunk: list[int]) -> tuple[np.ndarray, np.ndarray]:
       rows = np.array(chunk + chunk[-1:] * (CHUNK - len(chunk)))  # always as many: one compilation
       rgb, alpha = overlay.pictures(
         model, look, result.identity, rows_of(result.poses, rows), origins[rows], scale, size, panel, clay
       )
-      rgb, alpha = np.asarray(rgb), np.asarray(alpha)
-      for k, i in enumerate(chunk):
-        yield i, rgb[k], alpha[k]
+      return np.asarray(rgb), np.asarray(alpha)
+
+    chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
+    for chunk, pictures in zip(chunks, side_by_side(render, chunks)):
+      yield from zip(chunk, *pictures)
 
   status, differences = np.asarray(result.status), []
 
