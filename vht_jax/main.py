@@ -46,6 +46,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 
 FILES = {
   "config": "config.ini",
+  "first": "first_frame.png",
   "frames": "frames.csv",
   "log": "track.log",
   "overlay": "overlay.mp4",
@@ -211,7 +212,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   import numpy as np
 
-  from vht_jax import inputs, lens, report, results
+  from vht_jax import inputs, lens, programs, report, results
   from vht_jax.app import ahead
   from vht_jax.assets import load_head, of_mediapipe
 
@@ -237,10 +238,11 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     init = inputs.former_result(app, config, model)
 
     def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
-      if init is None and not record.finished:
+      if init is None and not record.finished and programs.folder is not None:
         track = dataclasses.replace(config, cutframes=cuts, focal=lens.known_focal(app, config, frames))
         dense = of_mediapipe(expected)
-        compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, style=app.overlay))
+        textured = app.overlay != "landmarks"
+        compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, pictures=textured))
 
     dataset, cuts = inputs.open_dataset(app, config, progress, opened)
     if of_mediapipe(dataset.detector) != of_mediapipe(expected):
@@ -254,6 +256,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       result = results.load_tracked(output / results.FILE_NAME, model).result
     else:
       record.agree("environment", inputs.environment(), advice)
+      progress.placed = functools.partial(show_first, model, dataset, output, progress)
       result = fit(settings, model, dataset, record, progress, init)
       results.save_tracked(
         output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model,
@@ -313,6 +316,25 @@ def fit(
   )  # fmt: skip
   progress.close()
   return results.judged(model, dataset, result)
+
+
+def show_first(
+  model: FlameModel, dataset: FrameFolder, output: Path, progress: Progress, identity, poses, seen: np.ndarray
+) -> None:
+  """Writes a picture of the first tracked frame as soon as there is one; arguments as `track.Progress.placed`."""
+  import numpy as np
+
+  from vht_jax.app.film import still
+  from vht_jax.files import write_atomic
+  from vht_jax.video.extract import encode_png
+
+  path = output / FILES["first"]
+  try:
+    write_atomic(path, encode_png(still(model, identity, poses, dataset, int(np.argmax(seen)))))
+  except Exception:  # a picture to look at while one waits is no reason to end a run
+    log.info("%s could not be made", path, exc_info=True)
+  else:
+    progress.remark(f"first tracked frame: {path}")
 
 
 def write_report(

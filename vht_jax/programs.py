@@ -44,6 +44,8 @@ log = logging.getLogger("vht_jax")
 folder: Path | None = None  # where programs are kept; None: nowhere
 KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
 
+# XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
+QUICK = {"xla_cpu_use_fusion_emitters": False}
 LANES = min(2, os.cpu_count() or 1)  # programs run at once; each takes memory for its frames
 
 _PACKAGE = Path(__file__).parent
@@ -254,13 +256,14 @@ def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
     return exported.call(*leaves)
 
   run.__name__ = name
-  return jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals)).compile()
+  lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
+  return lowered.compile(QUICK if jax.default_backend() == "cpu" else None)
 
 
 def _environment() -> str:
   """Everything beside function and arguments that a program depends on."""
   versions = [f"{module.__name__} {module.__version__}" for module in (jax, jaxlib, np)]
-  return f"{jax.default_backend()} {' '.join(versions)} {sources()}"
+  return f"{jax.default_backend()} {QUICK} {' '.join(versions)} {sources()}"
 
 
 @functools.cache

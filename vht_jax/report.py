@@ -47,6 +47,7 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
+    self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `track.Progress.placed`
 
   def stage(self, name: str, total: int) -> None:
     from tqdm import tqdm

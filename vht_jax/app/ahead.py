@@ -20,11 +20,11 @@ import numpy as np
 
 from vht_jax.landmarks.detection import N_DENSE
 from vht_jax.landmarks.regions import REGIONS
-from vht_jax.programs import Rehearsal, rehearsal, rows_of
+from vht_jax.programs import Rehearsal, rehearsal
 
 if TYPE_CHECKING:
   from vht_jax.config import TrackConfig, Weights
-  from vht_jax.types import Camera, FlameModel, TrackResult
+  from vht_jax.types import FlameModel, Identity, Pose
   from vht_jax.video import FrameFolder
 
 log = logging.getLogger("vht_jax")
@@ -40,7 +40,7 @@ class BlankClip:
     """`dense`: whether its landmarks will have MediaPipe's mesh."""
     n = min(len(dataset), FRAMES)
     self.size, self.dense, self.times = dataset.size, dense, dataset.times[:n]
-    self.image = np.zeros((*dataset.size, 3), np.uint8)
+    self.image_of_all = np.zeros((*dataset.size, 3), np.uint8)
     self.has_alpha = dataset.has_alpha
 
   def __len__(self) -> int:
@@ -51,8 +51,11 @@ class BlankClip:
     some = lambda count: (rng.uniform(*FACE, (n, count, 2)) * self.size[::-1]).astype(np.float32)
     return some(70), np.ones((n, 70), np.float32), some(N_DENSE) if self.dense else None
 
+  def image(self, i: int) -> np.ndarray:
+    return self.image_of_all
+
   def images(self, indices: Any) -> np.ndarray:
-    return np.broadcast_to(self.image, (len(indices), *self.image.shape))
+    return np.broadcast_to(self.image_of_all, (len(indices), *self.image_of_all.shape))
 
   def masks(self, indices: Any) -> np.ndarray | None:
     return self.images(indices)[..., 0] if self.has_alpha else None
@@ -84,37 +87,30 @@ def rehearse(
   weights: Weights,
   *,
   dense: bool,
-  camera: Camera | None = None,
-  style: str = "compare",
+  pictures: bool = True,
 ) -> None:
   """Goes through tracking, judgement and pictures; to be called in a `programs.rehearsal`.
 
   Args:
-    model, config, weights, camera: as for `track`.
+    model, config, weights: as for `track`.
     dataset: its frames alone count.
     dense: whether the detector gives MediaPipe's mesh.
-    style: of the overlay.
+    pictures: whether some of the textured head are wanted. Where the head is small, the size of the overlay's is not
+      known yet; then only the first picture's program is made.
   """
   from vht_jax import results
-  from vht_jax.track import track
+  from vht_jax.app.film import still
+  from vht_jax.track import Progress, track
 
   clip = BlankClip(dataset, dense)
-  result = track(model, clip, config, weights, camera=camera, checkpoint=_Examined(len(clip)))
+
+  class Shown(Progress):
+    def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
+      if pictures:
+        still(model, identity, poses, clip, 0)
+
+  result = track(model, clip, config, weights, progress=Shown(), checkpoint=_Examined(len(clip)))
   results.projected_landmarks(model, result, clip.size)
-  if style != "landmarks":
-    rehearse_pictures(model, result, clip.size, style)
-
-
-def rehearse_pictures(model: FlameModel, result: TrackResult, size: tuple[int, int], style: str) -> None:
-  """The overlay of a head that fills the frame; where it is small, the window's size is not known yet."""
-  from vht_jax.app import film, overlay
-
-  panel = overlay.panel_size(size, overlay.PANEL)
-  rows, origins = np.zeros(film.CHUNK, int), np.zeros((film.CHUNK, 2), np.float32)
-  overlay.pictures(
-    model, overlay.make_look(model, result.identity), result.identity, rows_of(result.poses, rows), origins,
-    np.ones(2, np.float32), size, panel, style == "mesh",
-  )  # fmt: skip
 
 
 class Compiling:
