@@ -8,6 +8,7 @@ date. Whatever a rehearsal does not meet, or fails at, is compiled when it is ne
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -29,16 +30,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vht_jax")
 
-FRAMES = 64  # of the rehearsed clip at most: no program depends on more (`track` works in chunks of fixed length)
+FRAMES = 32  # of the rehearsed clip, or as many as keyframes: programs are for chunks of frames and know no more
 FACE = (0.4, 0.6)  # where its landmarks lie, as shares of the image
 
 
 class BlankClip:
   """A `track.Clip` as the tracker will get it, but for what it shows."""
 
-  def __init__(self, dataset: FrameFolder, dense: bool):
-    """`dense`: whether its landmarks will have MediaPipe's mesh."""
-    n = min(len(dataset), FRAMES)
+  def __init__(self, dataset: FrameFolder, n: int, dense: bool):
+    """`n`: how many frames of the dataset; `dense`: whether its landmarks will have MediaPipe's mesh."""
     self.size, self.dense, self.times = dataset.size, dense, dataset.times[:n]
     self.image_of_all = np.zeros((*dataset.size, 3), np.uint8)
     self.has_alpha = dataset.has_alpha
@@ -102,7 +102,9 @@ def rehearse(
   from vht_jax.app.film import still
   from vht_jax.track import Progress, track
 
-  clip = BlankClip(dataset, dense)
+  n_named = len(set(config.keyframes))
+  clip = BlankClip(dataset, min(len(dataset), max(FRAMES, n_named, config.n_keyframes)), dense)
+  config = dataclasses.replace(config, keyframes=tuple(range(n_named)), cutframes=())
 
   class Shown(Progress):
     def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
