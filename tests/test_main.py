@@ -75,6 +75,7 @@ def tracker(monkeypatch, result):
     return fitted.replace(poses=jax.tree.map(lambda x: x[:n], fitted.poses), status=status, energies=energies)
 
   monkeypatch.setattr("vht_jax.track.track", track)
+  monkeypatch.setattr("vht_jax.app.ahead.rehearse", lambda *of, **how: None)  # it would be called there, too
   return calls
 
 

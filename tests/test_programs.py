@@ -5,6 +5,8 @@ import functools
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import flax.struct
@@ -69,6 +71,8 @@ def test_a_second_process_does_not_trace_and_gets_the_same_bits(arguments, folde
 def test_in_processes_of_their_own(tmp_path):
   code = f"""
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tests")!r}]
 import numpy as np, test_programs as t
 from pathlib import Path
@@ -266,3 +270,54 @@ def test_chunks(n):
   found = in_chunks(double, n, 4)
   np.testing.assert_array_equal(found["x"], 2 * rows)
   assert set(sizes) == {4}
+
+
+@pytest.fixture
+def workers():
+  with ThreadPoolExecutor(1) as pool:
+    yield pool
+
+
+def test_a_rehearsal_compiles_and_computes_nothing(arguments, workers):
+  call, missing = fresh(), []
+  with programs.rehearsal(programs.Rehearsal(workers, missing.append)):
+    blank = call(*arguments)
+    again = call(blank[0].matrix, {"b": blank[1]["b"][0]})  # what one stage gives, the next one takes
+  assert traces == [1] and missing == ["solve"]
+  np.testing.assert_array_equal(blank[0].matrix, np.eye(4))
+  np.testing.assert_array_equal(again[0].gradient, np.zeros(4))
+  workers.shutdown()
+  result = call(*arguments)
+  assert traces == [1] and float(result[0].cost) != 0
+  same(fresh()(*arguments), result)
+
+
+def test_a_rehearsal_is_for_its_own_thread(arguments, workers):
+  call = fresh()
+  with programs.rehearsal(programs.Rehearsal(workers)), ThreadPoolExecutor(1) as other:
+    call(*arguments)
+    result = other.submit(call, *arguments).result()
+  assert traces == [1]
+  same(fresh()(*arguments), result)
+
+
+def test_a_rehearsal_that_has_to_stop_leaves_everything_usable(arguments, workers):
+  call = fresh()
+  workers.shutdown(wait=False, cancel_futures=True)
+  with programs.rehearsal(programs.Rehearsal(workers)), pytest.raises(RuntimeError):
+    call(*arguments)
+  assert traces == [1] and np.isfinite(call(*arguments)[0].cost)
+
+
+def test_side_by_side_keeps_the_order_and_raises_in_turn():
+  def work(i):
+    time.sleep(0.02 * (i % 2 == 0))
+    if i == 5:
+      raise ValueError(i)
+    return i
+
+  assert list(programs.side_by_side(work, range(5))) == list(range(5))
+  found = programs.side_by_side(work, range(9))
+  assert [next(found) for _ in range(5)] == list(range(5))
+  with pytest.raises(ValueError):
+    next(found)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,15 @@ def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | N
   return found
 
 
-def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[FrameFolder, tuple[int, ...]]:
+def open_dataset(
+  app: AppConfig,
+  config: Any,
+  progress: Progress,
+  opened: Callable[[FrameFolder, tuple[int, ...]], None] = lambda dataset, cuts: None,
+) -> tuple[FrameFolder, tuple[int, ...]]:
   """The frames with landmarks of every one, and where new shots start; what an earlier run left is used again.
+
+  `opened` is told of both before the frames are searched for faces.
 
   Raises:
     InputError: unreadable input, no face anywhere, a detector that cannot run.
@@ -83,6 +90,7 @@ def open_dataset(app: AppConfig, config: Any, progress: Progress) -> tuple[Frame
   cuts = sorted({*config.cutframes, *(dataset.find_cuts() if look else ())})
   if cuts:
     log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
+  opened(dataset, tuple(cuts))
   progress.stage("detect", len(dataset))
   due = lambda: not is_annotated(dataset) or not dataset.valid.any()  # without a face: it says why
   if due():

@@ -5,6 +5,7 @@ Reads the settings, makes the dataset (frames and landmarks), loads the head, tr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -45,6 +46,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 
 FILES = {
   "config": "config.ini",
+  "first": "first_frame.png",
   "frames": "frames.csv",
   "log": "track.log",
   "overlay": "overlay.mp4",
@@ -210,13 +212,16 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   import numpy as np
 
-  from vht_jax import inputs, lens, report, results
+  from vht_jax import inputs, lens, programs, report, results
+  from vht_jax.app import ahead
   from vht_jax.assets import load_head, of_mediapipe
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
   progress = report.Progress(writer, config.energy_log_freq, silent=app.quiet)
+  held = contextlib.ExitStack()
   try:
+    compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.quiet))
     named = app.model in ("auto", "open", "flame")
     load = functools.partial(
       load_head,
@@ -231,7 +236,15 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     model = load(detector=expected)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     init = inputs.former_result(app, config, model)
-    dataset, cuts = inputs.open_dataset(app, config, progress)
+
+    def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
+      if init is None and not record.finished and programs.folder is not None:
+        track = dataclasses.replace(config, cutframes=cuts, focal=lens.known_focal(app, config, frames))
+        dense = of_mediapipe(expected)
+        textured = app.overlay != "landmarks"
+        compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, pictures=textured))
+
+    dataset, cuts = inputs.open_dataset(app, config, progress, opened)
     if of_mediapipe(dataset.detector) != of_mediapipe(expected):
       model = load(detector=dataset.detector)  # its landmarks are where that detector sees them
     focal = lens.known_focal(app, config, dataset)
@@ -243,6 +256,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       result = results.load_tracked(output / results.FILE_NAME, model).result
     else:
       record.agree("environment", inputs.environment(), advice)
+      progress.placed = functools.partial(show_first, model, dataset, output, progress)
       result = fit(settings, model, dataset, record, progress, init)
       results.save_tracked(
         output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model,
@@ -250,6 +264,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       )  # fmt: skip
     summary = write_report(settings, model, result, dataset, output, progress, writer, start)
   finally:
+    held.close()
     progress.close()
     if writer is not None:
       writer.close()
@@ -301,6 +316,25 @@ def fit(
   )  # fmt: skip
   progress.close()
   return results.judged(model, dataset, result)
+
+
+def show_first(
+  model: FlameModel, dataset: FrameFolder, output: Path, progress: Progress, identity, poses, seen: np.ndarray
+) -> None:
+  """Writes a picture of the first tracked frame as soon as there is one; arguments as `track.Progress.placed`."""
+  import numpy as np
+
+  from vht_jax.app.film import still
+  from vht_jax.files import write_atomic
+  from vht_jax.video.extract import encode_png
+
+  path = output / FILES["first"]
+  try:
+    write_atomic(path, encode_png(still(model, identity, poses, dataset, int(np.argmax(seen)))))
+  except Exception:  # a picture to look at while one waits is no reason to end a run
+    log.info("%s could not be made", path, exc_info=True)
+  else:
+    progress.remark(f"first tracked frame: {path}")
 
 
 def write_report(

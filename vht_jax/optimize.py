@@ -1,7 +1,9 @@
 """Solvers: Levenberg-Marquardt for least squares (one frame; or many frames that share unknowns).
 
 Both take a function that evaluates cost, gradient and Gauss-Newton matrix at once: a step that is accepted needs all
-three at the new point anyway, and under `vmap` a rejected one costs the same whatever is computed.
+three at the new point anyway, and under `vmap` a rejected one costs the same whatever is computed. The start is
+evaluated by a first step of length 0, so that this function is only once in the compiled program: it is nearly all of
+it, and a second copy would double the time that compilation takes.
 """
 
 from __future__ import annotations
@@ -75,15 +77,27 @@ def levenberg_marquardt(
     factor = damped_cholesky(model.matrix, lam)
     trial = x - jax.scipy.linalg.cho_solve((factor, True), model.gradient)
     new = normal(trial)
-    accept = jnp.isfinite(new.cost) & (new.cost < model.cost)
-    done = (accept & (model.cost - new.cost < tol * model.cost)) | (lam > 1e8)
+    accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
-    lam = jnp.where(accept, jnp.maximum(lam / 6, 1e-9), lam * 5)
     return pick(trial, x), jax.tree.map(pick, new, model), lam, k + 1, done
 
-  start = (x0, normal(x0), jnp.asarray(damping, x0.dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-  x, model, _, k, done = loop(lambda s: (s[3] < max_steps) & ~s[4], step, start, max_steps)
-  return Solution(x, model, k, done)
+  n, dtype = x0.shape[0], x0.dtype
+  nothing = Normal(jnp.full((), jnp.inf, dtype), jnp.zeros(n, dtype), jnp.eye(n, dtype=dtype))
+  start = (x0, nothing, jnp.asarray(damping, dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+  x, model, _, k, done = loop(lambda s: (s[3] <= max_steps) & ~s[4], step, start, max_steps + 1)
+  return Solution(x, model, k - 1, done)
+
+
+def _judge(cost: Array, new: Array, lam: Array, k: Array, tol: float) -> tuple[Array, Array, Array]:
+  """Whether step k from `cost` to the cost `new` is accepted, the damping after it, and whether it is the last.
+
+  Step 0 evaluates the start, which is taken as it is.
+  """
+  first = k == 0
+  lower = jnp.isfinite(new) & (new < cost)
+  done = (lower & (cost - new < tol * cost)) | (lam > 1e8)
+  damping = jnp.where(lower, jnp.maximum(lam / 6, 1e-9), lam * 5)
+  return first | lower, jnp.where(first, lam, damping), ~first & done
 
 
 @flax.struct.dataclass
@@ -141,21 +155,28 @@ def levenberg_marquardt_shared(
     d_frames = -lax.linalg.triangular_solve(factors, back[..., None], left_side=True, lower=True, transpose_a=True)
     trial = frames + d_frames[..., 0], shared + d_shared
     new = normal(*trial)
-    accept = jnp.isfinite(new.cost) & (new.cost < model.cost)
-    done = (accept & (model.cost - new.cost < tol * model.cost)) | (lam > 1e8)
+    accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
-    lam = jnp.where(accept, jnp.maximum(lam / 6, 1e-9), lam * 5)
     return pick(trial[0], frames), pick(trial[1], shared), jax.tree.map(pick, new, model), lam, k + 1, done
 
   dtype = shared0.dtype
+  F, n, m = *frames0.shape, shared0.shape[0]
+  nothing = ArrowNormal(
+    cost=jnp.full((), jnp.inf, dtype),
+    frame_gradient=jnp.zeros((F, n), dtype),
+    frame_matrix=jnp.broadcast_to(jnp.eye(n, dtype=dtype), (F, n, n)),
+    cross=jnp.zeros((F, n, m), dtype),
+    shared_gradient=jnp.zeros(m, dtype),
+    shared_matrix=jnp.eye(m, dtype=dtype),
+  )
   start = (
     frames0,
     shared0,
-    normal(frames0, shared0),
+    nothing,
     jnp.asarray(damping, dtype),
     jnp.zeros((), jnp.int32),
     jnp.zeros((), bool),
   )
-  frames, shared, model, _, k, done = loop(lambda s: (s[4] < max_steps) & ~s[5], step, start, max_steps)
+  frames, shared, model, _, k, done = loop(lambda s: (s[4] <= max_steps) & ~s[5], step, start, max_steps + 1)
   _, _, information, _ = eliminate_frames(model, jnp.zeros((), dtype))
-  return ArrowSolution(frames, shared, model.cost, k, done, information)
+  return ArrowSolution(frames, shared, model.cost, k - 1, done, information)

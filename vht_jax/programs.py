@@ -8,11 +8,16 @@ devices or under a transformation, JAX's debugging flags, what `jax.export` refu
 
 The key holds the package's sources. It cannot hold what is changed in a running process: leave `folder` alone where
 constants or functions of the package are replaced.
+
+A first run has to trace and compile, which takes several times what the work does. XLA compiles without the GIL, so
+that can be done beside what comes before: in a `rehearsal` the functions give blanks of the right shapes at once, and
+other threads compile their programs in the order in which they are going to be needed.
 """
 
 from __future__ import annotations
 
 import ast
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -20,7 +25,10 @@ import hashlib
 import importlib
 import inspect
 import logging
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +44,13 @@ log = logging.getLogger("vht_jax")
 folder: Path | None = None  # where programs are kept; None: nowhere
 KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
 
+# XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+LANES = min(2, os.cpu_count() or 1)  # programs run at once; each takes memory for its frames
+
 _PACKAGE = Path(__file__).parent
+_lock = threading.Lock()  # held to look up and to announce a program, not while it is made
+_rehearsed = threading.local()  # .by: the `Rehearsal` of this thread
 # What changes a trace, and what makes `jit` do something else than run a compiled program.
 _TRACING = (
   "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
@@ -57,10 +71,11 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
   """
   jitted = jax.jit(fun, static_argnames=static_argnames)
   signature = inspect.signature(fun)
-  programs: dict[Any, Callable] = {}
+  programs: dict[Any, _Program] = {}
 
   @functools.wraps(fun)
   def call(*args, **kwargs):
+    rehearsal = getattr(_rehearsed, "by", None)
     if folder is None:
       return jitted(*args, **kwargs)
     bound = signature.bind(*args, **kwargs)
@@ -72,17 +87,94 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
     kinds = tuple((t.shape, t.dtype.name, t.weak_type) for t in map(jax.typeof, leaves))
     state = tuple(getattr(jax.config, name, None) for name in _TRACING)
     identity = (tree, tuple(static.items()), kinds, state)
-    if identity not in programs:
+    with _lock:
+      program = programs.get(identity)
+    if program is None:
       flat = lambda *leaves: fun(**jax.tree.unflatten(tree, leaves), **static)
       flat.__name__ = fun.__name__  # by which profiles and XLA's cache call it
-      try:
-        programs[identity] = _program(flat, leaves, f"{fun.__module__}:{fun.__qualname__} {identity}")
-      except Exception as error:  # not every program can be exported; if `fun` itself fails, it does so again below
-        log.debug("%s is not kept: %s", fun.__name__, error)
-        programs[identity] = lambda *leaves: jitted(**jax.tree.unflatten(tree, leaves), **static)
-    return programs[identity](*leaves)
+      text = f"{fun.__module__}:{fun.__qualname__} {identity}"
+      # Not every program can be exported; if `fun` itself fails, it does so again there.
+      plainly = lambda *leaves: jitted(**jax.tree.unflatten(tree, leaves), **static)
+      with _lock:
+        program = programs.setdefault(identity, _Program(flat, leaves, text, plainly))
+    return program.run(leaves) if rehearsal is None else rehearsal.blank(program)
 
   return call
+
+
+class _Program:
+  """One program for leaves of given kinds; the first thread that needs it makes it, and others wait for that."""
+
+  def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable):
+    """`plainly` is called with the leaves where the program cannot be exported."""
+    self._flat, self._text, self._plainly = flat, text, plainly
+    self._leaves = leaves  # until it is traced
+    self._traced: tuple[jax.export.Exported, Any] | None = None
+    self._compiled: Callable | None = None
+    self._tracing, self._compiling = threading.Lock(), threading.Lock()
+
+  def traced(self, missing: Callable[[str], None] = lambda name: None) -> tuple[jax.export.Exported, Any]:
+    """The program and the structure of its result; `missing` is told its name if it is not on disk."""
+    with self._tracing:
+      if self._traced is None:
+        self._traced = _traced(self._flat, self._leaves, self._text, missing)
+        self._leaves = None
+      return self._traced
+
+  def compile(self) -> None:
+    with self._compiling:
+      if self._compiled is not None:
+        return
+      name = self._flat.__name__
+      try:
+        exported, tree = self.traced()
+        compiled = _compile(exported, name)
+        self._compiled = lambda *leaves: jax.tree.unflatten(tree, compiled(*leaves))
+      except Exception as error:
+        log.debug("%s is not kept: %s", name, error)
+        self._compiled = self._plainly
+
+  def run(self, leaves: list) -> Any:
+    if self._compiled is None:
+      self.compile()
+    return self._compiled(*leaves)
+
+
+class Rehearsal:
+  """Compiles ahead, see `rehearsal`."""
+
+  def __init__(self, workers: Executor, missing: Callable[[str], None] = lambda name: None):
+    """`workers` compile; `missing` is told the name of every program that is not on disk."""
+    self.workers, self.missing = workers, missing
+
+  def blank(self, program: _Program) -> Any:
+    """What a program gives, with zeros in place of the numbers and identities in place of square matrices.
+
+    Raises:
+      Exception: the program cannot be exported.
+      RuntimeError: the workers have been sent home.
+    """
+    exported, tree = program.traced(self.missing)
+    self.workers.submit(program.compile)
+    return jax.tree.unflatten(tree, [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals])
+
+
+@contextlib.contextmanager
+def rehearsal(rehearsed: Rehearsal) -> Iterator[None]:
+  """Inside the block, in this thread, `stored` functions compute nothing, but their programs get compiled.
+
+  Nothing else in the process notices: a call that needs such a program waits for it.
+  """
+  _rehearsed.by = rehearsed
+  try:
+    yield
+  finally:
+    _rehearsed.by = None
+
+
+def _blank(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  square = len(shape) > 1 and shape[-1] == shape[-2]
+  return np.broadcast_to(np.eye(shape[-1], dtype=dtype), shape).copy() if square else np.zeros(shape, dtype)
 
 
 def rows_of(tree: Any, index: np.ndarray) -> Any:
@@ -103,6 +195,28 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
   return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
+def side_by_side(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+  """`work(item)` of each in order, `LANES` at a time: a program for a few frames does not keep two cores busy.
+
+  An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
+  """
+  if getattr(_rehearsed, "by", None) is not None:  # it is this thread's
+    yield from map(work, items)
+    return
+  waiting: collections.deque = collections.deque()
+  with ThreadPoolExecutor(LANES, thread_name_prefix="lane") as pool:
+    try:
+      for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > LANES:  # one more, so that no lane waits for the caller
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()
+
+
 def _plain(leaves: list) -> bool:
   """Whether a call is one that a stored program can do: numbers on the default device, nothing traced or debugged."""
   if any(getattr(jax.config, name, False) for name in _DEBUGGING) or jax.process_count() > 1:
@@ -114,14 +228,15 @@ def _plain(leaves: list) -> bool:
   return getattr(device, "platform", None) == jax.default_backend()
 
 
-def _program(flat: Callable, leaves: list, text: str) -> Callable:
-  """The program of `flat` for such leaves, from disk or else traced and kept; gives what `flat` gives."""
+def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> tuple[jax.export.Exported, Any]:
+  """The program of `flat` for such leaves and the structure of its result, from disk or else traced and kept."""
   if " at 0x" in text:
     raise ValueError("an argument without a name of its own")
   key = hashlib.sha256(f"{text} {_environment()}".encode()).hexdigest()
   path = folder / f"{flat.__name__}-{key[:32]}.program"
   found = read(path, key)
   if found is None:
+    missing(flat.__name__)
     shape = []
 
     def listed(*leaves):
@@ -133,9 +248,7 @@ def _program(flat: Callable, leaves: list, text: str) -> Callable:
     exported = jax.export.export(jax.jit(listed))(*leaves)
     found = exported, jax.tree.structure(build(shape[0]))
     keep(path, key, shape[0], bytes(exported.serialize()))
-  exported, tree = found
-  compiled = _compile(exported, flat.__name__)
-  return lambda *leaves: jax.tree.unflatten(tree, compiled(*leaves))
+  return found
 
 
 def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
@@ -143,13 +256,14 @@ def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
     return exported.call(*leaves)
 
   run.__name__ = name
-  return jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals)).compile()
+  lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
+  return lowered.compile(QUICK if jax.default_backend() == "cpu" else None)
 
 
 def _environment() -> str:
   """Everything beside function and arguments that a program depends on."""
   versions = [f"{module.__name__} {module.__version__}" for module in (jax, jaxlib, np)]
-  return f"{jax.default_backend()} {' '.join(versions)} {sources()}"
+  return f"{jax.default_backend()} {QUICK} {' '.join(versions)} {sources()}"
 
 
 @functools.cache

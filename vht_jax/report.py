@@ -47,6 +47,7 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
+    self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `track.Progress.placed`
 
   def stage(self, name: str, total: int) -> None:
     from tqdm import tqdm
@@ -77,6 +78,14 @@ class Progress:
 
   def note(self, message: str) -> None:
     log.warning(message)
+
+  def remark(self, message: str) -> None:
+    """Something that is no warning: in the log, and on the terminal beside the bar."""
+    from tqdm import tqdm
+
+    log.info(message)
+    if not self.silent:
+      tqdm.write(f"vht-track: {message}", file=sys.stderr)
 
   def close(self) -> None:
     """Ends the current stage."""

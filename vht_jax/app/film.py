@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vht_jax.app import overlay
-from vht_jax.programs import rows_of
-from vht_jax.types import FlameModel, Status, TrackResult
+from vht_jax.programs import rows_of, side_by_side
+from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
 from vht_jax.video import FrameFolder, write_video
 
 CHUNK = 4  # frames rendered at once
@@ -57,15 +57,16 @@ def film(
   origins = frame.origin.astype(np.float32)
 
   def rendered(chosen: list[int], clay: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    for start in range(0, len(chosen), CHUNK):
-      chunk = chosen[start : start + CHUNK]
+    def render(chunk: list[int]) -> tuple[np.ndarray, np.ndarray]:
       rows = np.array(chunk + chunk[-1:] * (CHUNK - len(chunk)))  # always as many: one compilation
       rgb, alpha = overlay.pictures(
         model, look, result.identity, rows_of(result.poses, rows), origins[rows], scale, size, panel, clay
       )
-      rgb, alpha = np.asarray(rgb), np.asarray(alpha)
-      for k, i in enumerate(chunk):
-        yield i, rgb[k], alpha[k]
+      return np.asarray(rgb), np.asarray(alpha)
+
+    chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
+    for chunk, pictures in zip(chunks, side_by_side(render, chunks)):
+      yield from zip(chunk, *pictures)
 
   status, differences = np.asarray(result.status), []
 
@@ -99,6 +100,22 @@ def film(
         progress(1)
   finite = [d for d in differences if np.isfinite(d)]
   return float(np.mean(finite)) if finite else float("nan")
+
+
+def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFolder, i: int) -> np.ndarray:
+  """(h, w, 3) uint8: the head over frame i, by the program that renders the film of a head that fills the frame."""
+  size = dataset.size
+  panel = overlay.panel_size(size, overlay.PANEL)
+  origins = np.zeros((CHUNK, 2), np.float32)
+  scale = np.array([panel[1] / size[1], panel[0] / size[0]], np.float32)
+  rows = rows_of(poses, np.full(CHUNK, i))
+  rgb, alpha = overlay.pictures(
+    model, overlay.make_look(model, identity), identity, rows, origins, scale, size, panel, False
+  )
+  image = overlay.crop(dataset.image(i), origins[0], size, panel)
+  nothing = np.zeros((0, 2))
+  head = np.asarray(rgb[0]), np.asarray(alpha[0])
+  return overlay.compose(overlay.Shown(image, *head, nothing, np.zeros(0), nothing, f"frame {i}"), "texture")
 
 
 def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:

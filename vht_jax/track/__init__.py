@@ -30,7 +30,7 @@ from vht_jax.track.frames import bridge, check_frames, finite_rows, frame_times,
 from vht_jax.track.known import known_camera
 from vht_jax.track.landmark_stage import LandmarkFit
 from vht_jax.track.photometric_stage import PhotometricFit, crop_head
-from vht_jax.types import Camera, FlameModel, Status, TrackResult
+from vht_jax.types import Camera, FlameModel, Identity, Pose, Status, TrackResult
 
 __all__ = [
   "AdamFit", "Checkpoint", "Clip", "LandmarkFit", "PhotometricFit", "Progress",
@@ -66,6 +66,9 @@ class Progress:
   def advance(self, n: int = 1, **energies: float) -> None: ...
 
   def note(self, message: str) -> None: ...
+
+  def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
+    """Told, once the landmarks are fitted, where the head is in the `seen` (T,) frames; its looks are not known yet."""
 
 
 class Checkpoint:
@@ -160,6 +163,7 @@ def track(
     stage("camera", first, lambda: first.adjust_camera(init, progress))
     stage("landmarks", first, lambda: first.fit_all(progress, init))
     energies["landmarks"] = jnp.asarray(first.cost)
+    progress.placed(first.identity(), first.poses(), seen)
     if debug_checks:
       check_stage("landmarks", model, first.identity(), first.poses(), np.flatnonzero(seen), clip.size)
 

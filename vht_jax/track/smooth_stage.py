@@ -49,21 +49,30 @@ class Motion:
     z = (xs - xs[good].mean(axis=0)) @ self.basis
     self.z = z.T.astype(np.float32)
     basis = self.basis.astype(np.float32)
-    variance = self._of_frames(lambda tracks, x, _: _variance(self.model, tracks, self.shared, fit.weights, x, basis))
+    variance = self._of_frames(lambda matrices, _: _variance(matrices, basis))
     self.variance = np.where(good, variance.T, np.inf).astype(np.float32)
 
   def _of_frames(self, solve):
+    """`solve(matrices, index)` of all frames, chunk by chunk, with their normal matrices (n_frames, n, n).
+
+    These are made anew each time: kept, they would be most of the memory of a long clip.
+    """
     fit = self.fit
-    return fit.per_frame(lambda index: solve(rows_of(fit.tracks, index), self.xs[index], index))
+
+    def chunk(index):
+      tracks = rows_of(fit.tracks, index)
+      return solve(_matrices(self.model, tracks, self.shared, fit.weights, self.xs[index]), index)
+
+    return fit.per_frame(chunk)
 
   def _mean_information(self) -> np.ndarray:
     """(n, n) float64, over the good frames."""
     total = np.zeros((self.xs.shape[1],) * 2)
 
-    def add(tracks, x, index):
+    def add(matrices, index):
       first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
       weight = (self.good[index] & first).astype(np.float32)
-      total[...] += np.asarray(_information(self.model, tracks, self.shared, self.fit.weights, x, weight), np.float64)
+      total[...] += np.asarray(_information(matrices, weight), np.float64)
       return index
 
     self._of_frames(add)
@@ -109,9 +118,7 @@ class Motion:
     # Back to the unknowns: z = V^T x.
     change = scipy.linalg.solve_triangular(self.basis.T, np.asarray(change, np.float64)).T.astype(np.float32)
     limit = np.float32(MOST_CHANGE * np.sum(share))
-    change = self._of_frames(
-      lambda tracks, x, index: _within(self.model, tracks, self.shared, self.fit.weights, x, change[index], limit)
-    )
+    change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))
     keep = self.good & np.isfinite(change).all(axis=1)
     return np.where(keep[:, None], self.xs + change, np.asarray(self.fit.xs)).astype(np.float32)
 
@@ -137,21 +144,25 @@ def _with_identity(model, shared):
 
 
 @stored
-def _information(model, tracks, shared, weights, xs, weight):
+def _matrices(model, tracks, shared, weights, xs):
+  return jax.vmap(lambda t, x: bundle.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
+
+
+@stored
+def _information(matrices, weight):
   """The sum over the frames, with weights."""
-  matrices = jax.vmap(lambda t, x: bundle.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
   usable = (weight > 0) & jnp.isfinite(matrices).all(axis=(1, 2))
   return jnp.sum(jnp.where(usable[:, None, None], matrices, 0.0) * weight[:, None, None], axis=0)
 
 
 @stored
-def _variance(model, tracks, shared, weights, xs, basis):
-  def one(tracks, x):
-    root = uncertainty.root_covariance(bundle.frame_normal(model, x, shared, tracks, weights).matrix)
+def _variance(matrices, basis):
+  def one(matrix):
+    root = uncertainty.root_covariance(matrix)
     variance = jnp.sum(jnp.matmul(root, basis, precision=smooth.HIGHEST) ** 2, axis=0)
     return jnp.where(jnp.all(variance < UNKNOWN), variance, jnp.inf)  # also where one is no number
 
-  return jax.vmap(one)(tracks, xs)
+  return jax.vmap(one)(matrices)
 
 
 @stored
@@ -174,6 +185,5 @@ def _followed(error, free, variance, noise):
 
 
 @stored
-def _within(model, tracks, shared, weights, xs, change, limit):
-  one = lambda t, x, c: smooth.within(c, bundle.frame_normal(model, x, shared, t, weights).matrix, limit)
-  return jax.vmap(one)(tracks, xs, change)
+def _within(matrices, change, limit):
+  return jax.vmap(lambda matrix, c: smooth.within(c, matrix, limit))(matrices, change)

@@ -171,7 +171,10 @@ class FrameFolder:
     return self._folders[i] / keypoint_name(self.face)
 
   def source_image(self, i: int) -> np.ndarray:
-    """Frame i as it was extracted: RGB uint8, `source_size`."""
+    """Frame i as it was extracted: RGB uint8, `source_size`. Shared: do not write to it."""
+    return self.image(i) if self.size == self.source_size else self._decoded(i)
+
+  def _decoded(self, i: int) -> np.ndarray:
     return _read_png(self.image_path(i))[..., :3]
 
   def source_images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
@@ -182,7 +185,7 @@ class FrameFolder:
     """Frame i at the tracked size: RGB uint8 (H, W, 3). Shared: do not write to it."""
     cached = self._cache.get(i)
     if cached is None:
-      cached = resize_antialiased(self.source_image(i), self.size)
+      cached = resize_antialiased(self._decoded(i), self.size)
       if cached.nbytes <= self._cache_left:
         self._cache_left -= cached.nbytes
         self._cache[i] = cached
