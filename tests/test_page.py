@@ -246,6 +246,36 @@ def test_a_result_that_is_not_finite_still_gives_a_page(open_head, result, run):
   assert embedded(text, "head-data") == ""
 
 
+@pytest.mark.parametrize("origin", ["mediapipe", "face-alignment"])
+def test_the_page_made_again_has_the_landmarks_of_the_datasets_detector(
+  open_head, result, tmp_path, monkeypatch, origin
+):
+  import cv2
+
+  from vht_jax import results
+  from vht_jax.landmarks.detection import Detection, write_keypoints
+
+  points = np.random.default_rng(0).uniform(20, 160, (68, 2)).astype(np.float32)
+  for number in (1, 2):
+    frame = tmp_path / "dataset" / f"frame_{number:04d}"
+    frame.mkdir(parents=True)
+    assert cv2.imwrite(str(frame / "image_0000.png"), np.zeros((*SIZE, 3), np.uint8))
+    write_keypoints(frame / "keypoints_static_0000.json", Detection(np.zeros(5, np.float32), points), origin)
+  chosen = settings.make_settings({"tracking_resolution": SIZE})
+  settings.write_ini(tmp_path / "config.ini", chosen)
+  short = jax.tree.map(lambda x: x[:2] if np.ndim(x) and len(x) == N else x, result)
+  results.save_tracked(tmp_path / results.FILE_NAME, short, np.array([1, 2]), SIZE, chosen.track, open_head)
+  (tmp_path / "summary.json").write_text("{}")
+  asked = []
+
+  def load(*args, detector, **rest):
+    asked.append(detector)
+    return open_head
+
+  monkeypatch.setattr("vht_jax.assets.load_head", load)
+  assert page.page_of_folder(tmp_path).is_file() and asked == [origin]
+
+
 # The page in a browser
 
 

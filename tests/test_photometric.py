@@ -433,6 +433,18 @@ def test_no_sample_counts_when_the_head_is_out_of_view(sample, x_true, shared, c
   for field in dataclasses.fields(samples):
     for leaf in jax.tree.leaves(getattr(samples, field.name)):
       assert np.isfinite(leaf).all(), field.name
+def test_components_that_nobody_sees_do_not_dilute_the_identity(open_head):
+  """What says how far colours may change the identity: the mean over the open head's, whatever else a head has."""
+  shape = jnp.asarray(np.random.default_rng(0).standard_normal(100), jnp.float32)
+  expected = float(jnp.mean(shape**2))
+  directions = open_head.shapedirs
+  found = photometric.mean_square(directions, shape)
+  assert directions.shape[-1] == 100 and float(found) == pytest.approx(expected, rel=1e-6)
+  weak = 0.03e-3 / np.sqrt(3) * np.ones((len(directions), 3, 200))  # m: about what FLAME's last components do
+  padded = jnp.concatenate([directions, jnp.asarray(weak, jnp.float32)], -1)
+  found = photometric.mean_square(padded, jnp.concatenate([shape, jnp.zeros(200)]))
+  assert float(found) == pytest.approx(expected, rel=1e-6)
+  assert float(photometric.mean_square(directions[..., :0], shape[:0])) == 0
 
 
 def test_fit_identity_improves_shape_and_appearance(

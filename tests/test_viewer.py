@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import struct
+import types
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from glb_reader import Glb
 from scipy.spatial.transform import Rotation, Slerp
 
 from vht_jax import camera as cameras
@@ -577,6 +579,21 @@ def test_a_result_of_flame_without_flame_is_refused(saved, monkeypatch, tmp_path
   assert opened.head.name.startswith("open head") and "mean something else" in opened.notes[0]
 
 
+@pytest.mark.parametrize("origin", ["mediapipe", "face-alignment"])
+def test_the_head_has_the_landmarks_of_the_datasets_detector(saved, open_head, monkeypatch, origin):
+  from vht_jax.landmarks.detection import Detection, write_keypoints
+
+  path, _ = saved
+  write_frames(path.parent / "dataset", range(1, 22))
+  points = np.random.default_rng(0).uniform(20, 80, (68, 2)).astype(np.float32)
+  keypoints = path.parent / "dataset" / "frame_0003" / "keypoints_static_0000.json"
+  write_keypoints(keypoints, Detection(np.zeros(5, np.float32), points), origin)
+  asked = []
+  monkeypatch.setattr(source, "load_head", lambda *args, detector, **rest: asked.append(detector) or open_head)
+  source.open_result(str(path.parent))
+  assert asked == [origin]
+
+
 def test_shots_of_the_run_limit_the_blend(saved):
   path, _ = saved
   (path.parent / "config.ini").write_text("[tracking]\ncutframes = [8]\nfind_cuts = false\n")
@@ -680,6 +697,28 @@ def test_server_shows_edits_compares_and_saves(page, open_head):
   panel.act("Redo")
   assert viewer.session.edited.nonzero()[0].tolist() == [4]
   assert panel.ply().startswith(b"ply") and b"\nf " in panel.obj()
+
+
+def test_the_exported_clip_has_the_edit_and_the_frames_own_times(page, open_head):
+  """The GLB button's bytes, read by `glb_reader`: every frame at its time, the edited one as it was edited."""
+  server, viewer, panel = page
+  seconds = np.cumsum(np.linspace(0.02, 0.06, 21))  # a variable frame rate
+  tracked = dataclasses.replace(viewer.source.tracked, times=seconds)
+  object.__setattr__(viewer.source, "tracked", tracked)
+  viewer.session.change(4, "jaw", jaw=[0.4, 0.0, 0.0])
+  file = Glb(panel.glb())
+  times, vertices = file.frames()
+  np.testing.assert_allclose(times, seconds - seconds[0], atol=1e-6)
+  number = file.array(file.json["meshes"][0]["primitives"][0]["attributes"]["_VERTEX"])[:, 0].astype(int)
+  for frame in (4, 20):
+    pose = jax.tree.map(lambda x: jnp.asarray(x[frame]), viewer.session.poses)
+    expected = np.asarray(flame.skin(open_head, jnp.asarray(viewer.session.person.shape), pose))
+    np.testing.assert_allclose(vertices(frame), expected[number] * [-1, 1, -1], atol=2e-6)
+  sent = []
+  client = types.SimpleNamespace(send_file_download=lambda name, data, save_immediately: sent.append((name, data)))
+  panel._download(client, "glb", panel.glb)
+  assert sent[0][0].endswith(".glb") and sent[0][1][:4] == b"glTF"
+  assert "glb" in panel.exports
 
 
 def test_the_thread_draws_what_was_asked_for_last_and_plays(page):

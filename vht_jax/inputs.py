@@ -16,6 +16,7 @@ from vht_jax.files import lock
 from vht_jax.settings import AppConfig
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
+  from vht_jax.config import TrackConfig
   from vht_jax.report import Progress
   from vht_jax.results import Tracked
   from vht_jax.types import FlameModel
@@ -47,6 +48,31 @@ def with_paths(app: AppConfig) -> AppConfig:
     if path and not Path(path).exists():
       raise InputError(f"{path}: no such file")
   return dataclasses.replace(app, data_path=data, output_path=output)
+
+
+def load_model(app: AppConfig, config: TrackConfig | None = None, detector: str | None = None) -> FlameModel:
+  """The head that the settings name, with its landmarks where the detector sees them.
+
+  Args:
+    config: how many components to keep; all without it.
+    detector: who made the landmarks (`FrameFolder.detector`); None before that is known: the one that is asked for.
+
+  Raises:
+    InputError: no such head, or a broken file.
+  """
+  from vht_jax.assets import load_head
+
+  named = app.model in ("auto", "open", "flame")
+  counts = {} if config is None else dict(n_shape=config.n_shape, n_expr=config.n_expr, n_texture=config.n_tex)
+  return load_head(
+    None if named else app.model, assets_dir=app.assets, model=app.model if named else "auto",
+    detector=expected_detector(app) if detector is None else detector, **counts,
+  )  # fmt: skip
+
+
+def expected_detector(app: AppConfig) -> str:
+  """Whose landmarks `--landmarks` gives, as `load_head` wants it; a dataset may have another's."""
+  return "mediapipe" if app.landmarks == "auto" else app.landmarks
 
 
 def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | None:

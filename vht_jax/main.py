@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import functools
 import json
 import logging
 import os
@@ -214,7 +213,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
 
   from vht_jax import inputs, lens, programs, report, results
   from vht_jax.app import ahead
-  from vht_jax.assets import load_head, of_mediapipe
+  from vht_jax.assets import of_mediapipe
 
   settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
@@ -222,31 +221,20 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   held = contextlib.ExitStack()
   try:
     compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.quiet))
-    named = app.model in ("auto", "open", "flame")
-    load = functools.partial(
-      load_head,
-      None if named else app.model,
-      assets_dir=app.assets,
-      n_shape=config.n_shape,
-      n_expr=config.n_expr,
-      n_texture=config.n_tex,
-      model=app.model if named else "auto",
-    )
-    expected = "mediapipe" if app.landmarks == "auto" else app.landmarks
-    model = load(detector=expected)
+    model = inputs.load_model(app, config)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     init = inputs.former_result(app, config, model)
 
     def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
       if init is None and not record.finished and programs.folder is not None:
         track = dataclasses.replace(config, cutframes=cuts, focal=lens.known_focal(app, config, frames))
-        dense = of_mediapipe(expected)
+        dense = of_mediapipe(inputs.expected_detector(app))
         textured = app.overlay != "landmarks"
         compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, pictures=textured))
 
     dataset, cuts = inputs.open_dataset(app, config, progress, opened)
-    if of_mediapipe(dataset.detector) != of_mediapipe(expected):
-      model = load(detector=dataset.detector)  # its landmarks are where that detector sees them
+    if of_mediapipe(dataset.detector) != of_mediapipe(inputs.expected_detector(app)):
+      model = inputs.load_model(app, config, dataset.detector)
     focal = lens.known_focal(app, config, dataset)
     settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts, focal=focal))
     record.agree("input", inputs.describe(app, dataset, model, focal), advice)

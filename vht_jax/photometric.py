@@ -36,6 +36,9 @@ APPEARANCE_STEPS = 3  # rasterisations of the keyframe stage that fit colours on
 INNER_STEPS = 2  # Levenberg-Marquardt steps per rasterisation
 FEWEST_PIXELS = 10.0  # a frame counts for at least so many
 PLAUSIBLE_SHAPE = 0.8  # rms of an identity code that the colours may ask for, in standard deviations
+# m, rms over the head per standard deviation: identity components that move it by less are hardly seen and stay near 0,
+# so they are left out of that rms, which was measured with the open head: its weakest component moves it by 0.077 mm.
+SEEN_COMPONENT = 7e-5
 
 
 @flax.struct.dataclass
@@ -408,7 +411,7 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     pixels: () how many independent pixels a frame counts for at first. How much the colours know depends on how well
       the model explains this person (hair, make-up, beards), and their residual does not tell: the free albedo layer
       hides it. The identity tells: colours that are trusted too much drive it out of the range of people. So they are
-      trusted more while the rms of the code stays below PLAUSIBLE_SHAPE, and less above.
+      trusted more while the rms of the code (`mean_square`) stays below PLAUSIBLE_SHAPE, and less above.
 
   Returns:
     shared, appearance, xs, pixels, cost per outer step (outer_steps,), standard deviation of log focal ().
@@ -487,7 +490,7 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
     xs = solution.frames
     appearance = appearance.replace(texture=texture, light=light)
     appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, gains, weights))
-    excess = jnp.mean(shared.shape**2) / PLAUSIBLE_SHAPE**2
+    excess = mean_square(surface.vertices.shapedirs, shared.shape) / PLAUSIBLE_SHAPE**2
     change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))
     pixels = jnp.clip(pixels * change, FEWEST_PIXELS, weights.photo_pixels)
     focal_sd = bundle.focal_deviation(solution.shared_information, n_shape)
@@ -498,6 +501,13 @@ def fit_identity(surface: Surface, model: LandmarkModel, shared: Shared, appeara
   _, (states, costs, focal_sd) = jax.lax.scan(outer, (shared, appearance, xs, pixels), jnp.arange(outer_steps))
   last = jax.tree.map(lambda a: jnp.mean(a[-max(int(AVERAGED * outer_steps), 1) :], axis=0), states)
   return *last, costs, focal_sd[-1]
+
+
+def mean_square(shapedirs: Array, shape: Array) -> Array:
+  """Mean square () of an identity code (S,) over the components (V, 3, S) that move the head visibly."""
+  moved = jnp.mean(jnp.sum(shapedirs**2, axis=1), axis=0)  # (S,) m^2
+  seen = (moved >= SEEN_COMPONENT**2).astype(shape.dtype)
+  return jnp.sum(seen * shape**2) / jnp.maximum(jnp.sum(seen), 1.0)
 
 
 def pad_shared(arrow: ArrowNormal, k: int) -> ArrowNormal:

@@ -115,24 +115,19 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   Raises:
     InputError: it is not the folder of a finished run.
   """
-  from vht_jax import results, settings
-  from vht_jax.assets import load_head
+  from vht_jax import inputs, results, settings
   from vht_jax.main import FILES
   from vht_jax.video import FrameFolder
 
   folder = Path(folder)
   chosen = settings.make_settings(settings.read_ini(folder / FILES["config"]))
   app, config, _ = chosen
-  named = app.model in ("auto", "open", "flame")
-  model = load_head(
-    None if named else app.model, assets_dir=app.assets, n_shape=config.n_shape, n_expr=config.n_expr,
-    n_texture=config.n_tex, model=app.model if named else "auto",
-  )  # fmt: skip
   dataset = FrameFolder(
     folder / "dataset" if (folder / "dataset").is_dir() else app.data_path, face=int(app.face) if app.face.isdigit()
     else None, tracking_resolution=config.tracking_resolution, downscale_factor=config.downscale_factor,
     max_frames=app.max_frames,
   )  # fmt: skip
+  model = inputs.load_model(app, config, dataset.detector)
   tracked = results.load_tracked(folder / results.FILE_NAME, model)
   result = results.for_frames(tracked, dataset.frame_ids)
   landmarks, confidence, _ = dataset.landmarks()

@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vht_jax import checkpoint, results
-from vht_jax.assets import load_head
+from vht_jax import checkpoint, inputs, results
 from vht_jax.settings import AppConfig, Settings
 from vht_jax.video.extract import probe
 from vht_jax.video.layout import frame_folders, keypoint_name
@@ -25,13 +24,11 @@ def plan(settings: Settings) -> dict[str, Any]:
     InputError: what would make the run fail before it begins: an unreadable input, no such head, files of another run.
   """
   app, config, _ = settings
-  named = app.model in ("auto", "open", "flame")
-  head = load_head(None if named else app.model, assets_dir=app.assets, model=app.model if named else "auto")
   return {
     "input": _input(app),
     "dataset": _dataset(app),
     "output": _output(Path(app.output_path)),
-    "head": head.name,
+    "head": inputs.load_model(app).name,
     "stages": ", ".join(_stages(config)),
     "device": app.device,
     "settings": _changed(settings),

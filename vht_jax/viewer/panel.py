@@ -12,6 +12,7 @@ import numpy as np
 
 from vht_jax.errors import InputError, brief
 from vht_jax.results import FILE_NAME
+from vht_jax.results.export import to_glb
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer import export
@@ -111,10 +112,8 @@ class Panel:
   def _exports(self, gui) -> None:
     kinds: list[tuple[str, str, Callable[[], bytes]]] = [
       ("PLY, coloured", "ply", self.ply), ("OBJ, with texture coordinates", "obj", self.obj),
-      ("Picture (PNG)", "png", self.picture),
+      ("Picture (PNG)", "png", self.picture), ("GLB, the whole clip", "glb", self.glb),
     ]  # fmt: skip
-    if _glb_writer() is not None:
-      kinds.append(("GLB, the whole clip", "glb", self.glb))
     self.exports = {}
     for label, suffix, make in kinds:
       self.exports[suffix] = gui.add_button(label)
@@ -222,7 +221,8 @@ class Panel:
     source = self.viewer.source
     fps = source.images.fps if source.images is not None else DEFAULT_FPS
     result = self.viewer.session.result(source.tracked.result)
-    return _glb_writer()(source.whole_head, result, source.tracked.image_size, frame_rate=fps)
+    tracked = source.tracked
+    return to_glb(source.whole_head, result, tracked.image_size, tracked.times, frame_rate=fps)
 
   def picture(self) -> bytes:
     viewer, surface = self.viewer, self.viewer.surfaces[0]
@@ -292,12 +292,3 @@ def _shown(control: Control, session, frame: int) -> float:
   """A slider's value as it is shown: within its range, to a tenth of its steps."""
   digits = 1 - math.floor(math.log10(control.step))
   return round(float(np.clip(control.get(session, frame), control.low, control.high)), digits)
-
-
-def _glb_writer() -> Callable | None:
-  """The writer of animated glTF files; None in a version of the package without it."""
-  try:
-    from vht_jax.results.export.glb import to_glb
-  except ImportError:
-    return None
-  return to_glb

@@ -64,13 +64,16 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
   config = _config(file.parent)
   arrays, tracked = results.read_npz(file), results.load_tracked(file)
   notes: list[str] = []
-  whole = _head(tracked, file, assets or config.get("assets"), model, config.get("model") or "auto")
+  of_images: list[str] = []
+  images = _images(file, tracked, data_path, config, of_images)
+  detector = "mediapipe" if images is None else images.detector  # nobody compares points without images
+  whole = _head(tracked, file, assets or config.get("assets"), model, config.get("model") or "auto", detector)
   if whole.name != tracked.head and (tracked.head or whole.name.startswith(OPEN_HEAD)):
     named = repr(tracked.head) if tracked.head else "a head that the file does not name (VHT: FLAME)"
     notes.append(f"tracked with {named}, shown with {whole.name!r}: the codes mean something else there")
   head = flame.without_lower_neck(whole) if config.get("ignore_lower_neck", True) else whole
   tracked = dataclasses.replace(tracked, result=results.fit_components(tracked.result, whole))
-  images = _images(file, tracked, data_path, config, notes)
+  notes += of_images
   rows = np.full(len(tracked.frames), -1)
   if images is not None:
     position = {int(f): i for i, f in enumerate(images.frame_ids)}
@@ -107,8 +110,10 @@ def _config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_run: str) -> FlameModel:
-  """The head that the result was tracked with, or the one that the user names."""
+def _head(
+  tracked: Tracked, file: Path, assets: str | None, model: str, of_the_run: str, detector: str
+) -> FlameModel:
+  """The head that the result was tracked with, or the one that the user names; its landmarks are the detector's."""
   if model == "auto" and of_the_run not in ("auto", "open", "flame") and Path(of_the_run).is_file():
     model = of_the_run
   if model == "auto":
@@ -118,8 +123,8 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
   n_texture = int(used[-1]) + 1 if len(used) else 1
   try:
     if model in ("open", "flame"):
-      return load_head(assets_dir=assets, model=model, n_texture=n_texture)
-    return load_head(model, assets_dir=assets, n_texture=n_texture)
+      return load_head(assets_dir=assets, model=model, n_texture=n_texture, detector=detector)
+    return load_head(model, assets_dir=assets, n_texture=n_texture, detector=detector)
   except InputError as error:
     named = tracked.head or "FLAME"
     raise InputError(f"{file}: tracked with {named}, whose files are needed to show it: {error}") from None
