@@ -22,6 +22,9 @@ FARTHEST = 0.25  # eye distances: features that seem to be further away are othe
 # Less of the features than this, or windows that differ by more (grey levels; the contrast is 40): another place that
 # looks alike by chance. Frames beside each other keep 0.7 to 1 of them and differ by 3 to 15.
 _SHARE, _UNLIKE = 0.4, 20.0
+# Of faces that turn by 10 degrees and more features slide: only above this share and below this difference are they less
+# than 3 % of the eye distance off (renderings of four people).
+_CLEAR_SHARE, _CLEAR_UNLIKE = 0.8, 12.0
 _CUTS = 2  # times that a patch is cut where a face is guessed
 
 
@@ -74,7 +77,7 @@ def patch(rgb: np.ndarray, landmarks: np.ndarray) -> Patch | None:
 
 def displacement(a: Patch, b: Patch) -> np.ndarray:
   """(6, 2) by how much the landmarks of b are beside those of a, per group, in eye distances; NaN where unknown."""
-  away = (b.points[17:] - follow(a, b)) / b.eye
+  away = (b.points[17:] - follow(a, b)[0]) / b.eye
   out = by_group(away)
   out[np.linalg.norm(out, axis=-1) > FARTHEST] = np.nan
   return out
@@ -91,8 +94,11 @@ def by_group(away: np.ndarray) -> np.ndarray:
   return out
 
 
-def follow(a: Patch, b: Patch) -> np.ndarray:
-  """(51, 2) px of patch b: where it shows what a shows at its points 17 to 67; NaN where that is not found."""
+def follow(a: Patch, b: Patch) -> tuple[np.ndarray, bool]:
+  """(51, 2) px of patch b: where it shows what a shows at its points 17 to 67; NaN where that is not found.
+
+  And whether the two are so alike that this is beyond doubt.
+  """
   import cv2
 
   start = np.ascontiguousarray(a.points[17:, None])
@@ -100,12 +106,13 @@ def follow(a: Patch, b: Patch) -> np.ndarray:
   there, found, error = cv2.calcOpticalFlowPyrLK(a.grey, b.grey, start, None, **options)
   back, returned, _ = cv2.calcOpticalFlowPyrLK(b.grey, a.grey, there, None, **options)
   good = (found[:, 0] > 0) & (returned[:, 0] > 0) & (np.linalg.norm(back - start, axis=-1)[:, 0] < _RETURN)
-  if good.mean() < _SHARE or np.median(error[good]) > _UNLIKE:
+  share, unlike = good.mean(), np.median(error[good]) if good.any() else np.inf
+  if share < _SHARE or unlike > _UNLIKE:
     good[:] = False
-  return np.where(good[:, None], there[:, 0], np.nan)
+  return np.where(good[:, None], there[:, 0], np.nan), bool(share >= _CLEAR_SHARE and unlike <= _CLEAR_UNLIKE)
 
 
-def carried(a: Patch, rgb: np.ndarray, guess: np.ndarray) -> np.ndarray | None:
+def carried(a: Patch, rgb: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, bool] | None:
   """(51, 2) px of an image: where it shows what patch a shows at its points 17 to 67; NaN where that is not found.
 
   Landmarks of the image are not asked, only a guess where the face is: the patch is cut there, then again where its
@@ -117,7 +124,7 @@ def carried(a: Patch, rgb: np.ndarray, guess: np.ndarray) -> np.ndarray | None:
     guess: (68, 2) px, about where the face is in the image.
 
   Returns:
-    None if the face is not there.
+    The points, and whether they are beyond doubt; None if the face is not there.
   """
   back = np.linalg.inv(a.to_patch[:, :2])
   source = (a.points - a.to_patch[:, 2]) @ back.T  # (68, 2) px of a's image
@@ -125,12 +132,13 @@ def carried(a: Patch, rgb: np.ndarray, guess: np.ndarray) -> np.ndarray | None:
     b = patch(rgb, guess)
     if b is None:
       return None
-    there = (follow(a, b) - b.to_patch[:, 2]) @ np.linalg.inv(b.to_patch[:, :2]).T
+    there, clear = follow(a, b)
+    there = (there - b.to_patch[:, 2]) @ np.linalg.inv(b.to_patch[:, :2]).T
     good = np.isfinite(there[:, 0])
     if not good.any():
       return None
     guess = _moved(source, source[17:][good], there[good])
-  return there
+  return there, clear
 
 
 def _moved(points: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -57,25 +57,23 @@ def retried(
         patches.popitem(last=False)
     return patches[i]
 
+  tried: dict[int, list[int]] = {}
   while open_.any():
     sides = neighbours(trusted, open_, origin, shot)
-    steps = {i: min(abs(i - s) for s in around) for i, around in sides.items()}
+    steps = {i: min(abs(i - s) for s in around) for i, around in sides.items() if tried.get(i) != around}
     if not steps:  # the largest party among the rest
       rest = open_ & ~same
-      if not rest.any():
-        break
-      size = np.bincount(party[rest])
-      chosen = rest & (party == size.argmax())
+      size = np.bincount(party[rest], minlength=1)
       if size.max() < LEAST:
         break
-      lead |= chosen
-      trusted |= chosen
-      open_ &= ~chosen
+      chosen = rest & (party == size.argmax())
+      lead, trusted, open_ = lead | chosen, trusted | chosen, open_ & ~chosen
       continue
     nearest = min(steps.values())
     for i in (i for i in steps if steps[i] == nearest):
-      open_[i] = False
+      tried[i] = sides[i]
       found[i] = beside(landmarks, i, sides[i], [patch_of(s) for s in sides[i]], image(i))
+      open_[i] = np.isnan(found[i])
       trusted[i] = found[i] < SURE and not same[i]
   return found, lead
 
@@ -115,21 +113,22 @@ def beside(
   """
   share = 0.0 if len(sides) == 1 else (i - sides[0]) / (sides[1] - sides[0])
   guess = (1 - share) * landmarks[sides[0]] + share * landmarks[sides[-1]]
+  answers = [(own, motion.carried(patch, rgb, guess)) for patch, own in zip(patches, (1 - share, share)) if patch]
+  answers = [(own, *answer) for own, answer in answers if answer is not None]
+  clear = any(answer[2] for answer in answers)
   total, weight = np.zeros((51, 2)), np.zeros((51, 1))
-  for patch, own in zip(patches, (1 - share, share)):
-    there = None if patch is None else motion.carried(patch, rgb, guess)
-    if there is not None:
-      known = np.isfinite(there[:, :1])
-      total, weight = total + own * np.where(known, there, 0.0), weight + own * known
-  if not weight.any():
-    return np.nan
+  for own, there, beyond_doubt in answers:
+    known = np.isfinite(there[:, :1]) & (beyond_doubt or not clear)
+    total, weight = total + own * np.where(known, there, 0.0), weight + own * known
   with np.errstate(divide="ignore", invalid="ignore"):
     away = (landmarks[i, 17:] - total / weight) / eye_distance(guess)
   length = np.linalg.norm(motion.by_group(away), axis=-1)
-  if np.isfinite(length).sum() < FEWEST_GROUPS:
+  length = length[np.isfinite(length)]
+  if len(length) < FEWEST_GROUPS:
     return np.nan
   # As parts, and point by point: errors of single points are not those of their parts.
-  return float(max(np.nanmean(length), np.nanmedian(np.linalg.norm(away, axis=-1))))
+  found = float(max(length.mean(), np.nanmedian(np.linalg.norm(away, axis=-1))))
+  return found if clear or found < SURE else np.nan  # nothing agrees by chance
 
 
 def eye_distance(points: np.ndarray) -> float:
