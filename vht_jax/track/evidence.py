@@ -16,6 +16,7 @@ from vht_jax.checkpoint import pack
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.track import outliers
+from vht_jax.track.retrial import retried
 from vht_jax.types import FlameModel
 
 CHUNK = 16  # frames read at once
@@ -63,9 +64,18 @@ def examine(clip, config, progress) -> Evidence:
           if before.get(i) is not None and before[int(j)] is not None:
             away[row] = displacement(before[i], before[int(j)])
     progress.advance(len(chunk))
-  belief = np.where(outliers.copies(landmarks[:, :68], seen), outliers.COPY_BELIEF, 1.0)
-  misplaced, compared = outliers.explain(n, links, away, belief)
-  wrong = outliers.wrong(landmarks[:, :68], seen, misplaced, compared, cuts) if in_order else np.zeros(n, bool)
+  wrong, misplaced, compared = np.zeros(n, bool), np.zeros(n), np.zeros(n)
+  if in_order:
+    points = np.asarray(landmarks[:, :68], np.float32)
+    same = outliers.copies(points, seen)
+    misplaced, compared = outliers.explain(n, links, away, np.where(same, outliers.COPY_BELIEF, 1.0))
+    asked = outliers.doubtful(seen, misplaced, links, away, compared, same)
+    party = outliers.parties(n, links, away)
+    again, leaders = retried(points, seen & ~asked, asked, same, party, cuts, lambda i: clip.images([i])[0])
+    told, astray = np.isfinite(again), misplaced > outliers.WRONG
+    misplaced = np.where(told, again, misplaced)
+    compared = np.where(told, 1, np.where(asked & ~astray, 0, compared))
+    wrong = outliers.wrong(points, seen, misplaced, compared, same, leaders, cuts)
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False
   return Evidence(visible, np.where(compared > 0, misplaced, np.nan).astype(np.float32), wrong)

@@ -22,10 +22,14 @@ FEWEST_GROUPS = 3  # parts of the face that a frame has to be compared in
 # Beside where they belong by more than this landmarks are not used: against what the frames around have on average, and
 # in themselves. Detectors follow the same face with 0.5 to 1 %, and slide over it by up to 7 % as it turns.
 WRONG, ASTRAY, _AROUND = 0.05, 0.10, 10  # eye distances, eye distances, frames on both sides
+# Beside it by less they are right for sure: three times what detectors follow a face with. Copies of the frame before
+# are no observation, so they are used no further than that.
+SURE = 0.025
+ENOUGH = 0.5  # share of the parts that a frame has to be compared in, of all in all its pairs
 # Where the image cannot be compared: how far the place of the landmarks may be from the way between the neighbours that
 # are right, and their form, for itself and for each frame in between; a quarter of the way on top of both.
 _WAY = 0.25
-_JUMP, _FORM, _FORM_STEP, _REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
+_JUMP, _FORM, _FORM_STEP, REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
 
 
 def pairs(n: int, seen: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
@@ -37,19 +41,58 @@ def pairs(n: int, seen: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
   return np.stack([first[use], second[use]], axis=1).astype(int)
 
 
+def doubtful(
+  seen: np.ndarray, misplaced: np.ndarray, links: np.ndarray, away: np.ndarray, compared: np.ndarray, same: np.ndarray
+) -> np.ndarray:
+  """(n,) bool: frames to be asked about again (`retrial`); the others that are `seen` are trusted.
+
+  Features that are far off are not found, or others in their place. So frames are in doubt as well that miss more than
+  half of what could be compared.
+
+  Args:
+    seen, same: (n,) bool, frames with a face, and those that are `copies`.
+    misplaced, compared: of `explain`.
+    links, away: as `explain` got them.
+  """
+  n = len(seen)
+  known = np.isfinite(away).all(axis=-1).mean(axis=1)
+  share = np.bincount(links.ravel(), known.repeat(2), n) / np.maximum(np.bincount(links.ravel(), minlength=n), 1)
+  return seen & ((compared == 0) | (misplaced > SURE) | same | (share < ENOUGH))
+
+
+def parties(n: int, links: np.ndarray, away: np.ndarray) -> np.ndarray:
+  """(n,) number of the party that each frame belongs to: its landmarks are on the same face in the same place.
+
+  Args:
+    n, links, away: as in `explain`.
+  """
+  known = np.isfinite(away).all(axis=-1)
+  length = np.where(known, np.linalg.norm(np.where(known[..., None], away, 0.0), axis=-1), 0.0)
+  agree = (known.sum(axis=1) >= FEWEST_GROUPS) & (length.sum(axis=1) < SURE * known.sum(axis=1))
+  return _joined(n, links[agree])
+
+
 def wrong(
-  landmarks: np.ndarray, seen: np.ndarray, misplaced: np.ndarray, compared: np.ndarray, cuts: Sequence[int] = ()
+  landmarks: np.ndarray,
+  seen: np.ndarray,
+  misplaced: np.ndarray,
+  compared: np.ndarray,
+  same: np.ndarray,
+  leaders: np.ndarray,
+  cuts: Sequence[int] = (),
 ) -> np.ndarray:
   """(n,) bool: frames whose landmarks are better not used.
 
   Args:
     landmarks: (n, 68, 2) px.
-    seen: (n,) bool, frames with a face.
-    misplaced, compared: of `explain`.
+    seen, same: (n,) bool, frames with a face, and those that are `copies`.
+    misplaced, compared: of `explain` and of `retrial`.
+    leaders: (n,) bool, frames that could not be compared but are right if any there are (`retrial`).
     cuts: first frames of new shots.
   """
-  astray = seen & (misplaced > WRONG)
-  trusted = seen & (compared > 0) & ~astray
+  astray = seen & np.where(same, (compared == 0) | (misplaced > SURE), (compared > 0) & (misplaced > WRONG))
+  astray &= ~leaders
+  trusted = seen & ((compared > 0) | leaders) & ~astray
   # Outwards from the frames that most others agree with: who stands where they lead is one of them.
   while True:
     asked = seen & ~trusted & ~astray
@@ -106,17 +149,19 @@ def explain(
 
 def _with_most(n: int, asked: np.ndarray, links: np.ndarray, belief: np.ndarray) -> np.ndarray:
   """(n,) bool: frames that `links` (E, 2) join to most frames of their shot, which all pairs `asked` (E', 2) join."""
-  from scipy.sparse import coo_array, csgraph
-
-  def joined(pairs):
-    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(n, n))
-    return csgraph.connected_components(graph, directed=False)[1]
-
-  shot, part = joined(asked), joined(links)
+  shot, part = _joined(n, asked), _joined(n, links)
   size = np.bincount(part, belief)
   largest = np.zeros(n)
   np.maximum.at(largest, shot, size[part])
   return size[part] >= largest[shot]
+
+
+def _joined(n: int, links: np.ndarray) -> np.ndarray:
+  """(n,) number of the connected part that each frame is in."""
+  from scipy.sparse import coo_array, csgraph
+
+  graph = coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n))
+  return csgraph.connected_components(graph, directed=False)[1]
 
 
 def _least(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray) -> np.ndarray:
@@ -172,7 +217,7 @@ def jumps(
   for i in np.flatnonzero(asked):
     k = np.searchsorted(good, i)
     sides = [good[s] for s in (k - 1, k) if 0 <= s < len(good)]
-    sides = [s for s in sides if abs(s - i) <= _REACH and shot[s] == shot[i]]
+    sides = [s for s in sides if abs(s - i) <= REACH and shot[s] == shot[i]]
     if not sides:
       continue
     reached[i] = True
