@@ -11,6 +11,7 @@ import pytest
 from vht_jax import flame
 from vht_jax.app import film, overlay
 from vht_jax.camera import make_camera
+from vht_jax.render import render_head
 from vht_jax.types import Identity, Status
 
 
@@ -82,7 +83,9 @@ def test_a_small_head_is_followed_and_a_large_one_is_not():
   centre = found.origin + np.array(found.size) / 2
   assert np.abs(centre - path)[15:45].max() < 12  # symmetric smoothing of a straight way does not lag
   assert (found.origin >= 0).all() and (found.origin + found.size <= [1000, 600]).all()
-  assert not overlay.windows(path[:, None] * 0.1 + face * 8, (600, 1000)).zoomed
+  assert overlay.window_panel(found) == (384, 384)  # whatever the window: few sizes, few programs
+  large = overlay.windows(path[:, None] * 0.1 + face * 8, (600, 1000))
+  assert not large.zoomed and overlay.window_panel(large) == overlay.panel_size((600, 1000))
 
 
 def test_caption_is_readable_and_says_what_was_not_tracked():
@@ -136,12 +139,14 @@ def test_a_picture_is_the_crop_of_the_whole(open_head, clay):
   look = overlay.make_look(open_head, identity)
 
   def part(origin, size):
-    draw = jax.jit(lambda *a: overlay.picture(*a, jnp.ones(2), (96, 128), size, clay=clay))
+    draw = jax.jit(lambda *a: overlay.picture(*a, jnp.ones(2), jnp.array([96.0, 128.0]), size, clay=clay))
     return map(np.asarray, draw(open_head, look, identity, pose, jnp.array(origin, jnp.float32)))
 
   rgb, alpha = part([0, 0], (96, 128))
   assert alpha.max() == 1.0 and 0.05 < (alpha > 0.5).mean() < 0.7
   assert ((0.1 < alpha) & (alpha < 0.9)).sum() > 30  # outlines and neck
+  hard = np.asarray(jax.jit(lambda: render_head(open_head, identity, pose, (96, 128)).alpha)())
+  assert ((alpha > 0.5) != (hard > 0.5))[:40].mean() < 2e-3  # where the renderer has the head; the neck fades below
   cropped, alpha_cropped = part([40, 20], (48, 48))
   np.testing.assert_allclose(alpha_cropped[2:-2, 2:-2], alpha[22:66, 42:86], atol=2e-3)
   solid = alpha_cropped[2:-2, 2:-2] > 0.99

@@ -51,16 +51,16 @@ def film(
   n, size = len(dataset), dataset.size
   sampled = sorted({round(i) for i in np.linspace(0, n - 1, min(n, SAMPLED))})
   frame = overlay.windows(points[2][:, :68], size)
-  panel = overlay.panel_size(frame.size, overlay.PANEL)
+  panel = overlay.window_panel(frame)
   scale = np.array([panel[1] / frame.size[1], panel[0] / frame.size[0]], np.float32)
   look = overlay.make_look(model, result.identity)
-  origins = frame.origin.astype(np.float32)
+  origins, whole = frame.origin.astype(np.float32), np.array(size, np.float32)
 
   def rendered(chosen: list[int], clay: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     def render(chunk: list[int]) -> tuple[np.ndarray, np.ndarray]:
       rows = np.array(chunk + chunk[-1:] * (CHUNK - len(chunk)))  # always as many: one compilation
       rgb, alpha = overlay.pictures(
-        model, look, result.identity, rows_of(result.poses, rows), origins[rows], scale, size, panel, clay
+        model, look, result.identity, rows_of(result.poses, rows), origins[rows], scale, whole, panel, clay
       )
       return np.asarray(rgb), np.asarray(alpha)
 
@@ -78,12 +78,12 @@ def film(
     nothing = np.zeros((*panel, 3), np.float32), np.zeros(panel, np.float32)
     todo = list(range(n))
     for i, rgb, alpha in ((i, *nothing) for i in todo) if style == "landmarks" else rendered(todo, style == "mesh"):
-      whole = dataset.image(i)
-      image = overlay.crop(whole, origins[i], frame.size, panel)
+      full = dataset.image(i)
+      image = overlay.crop(full, origins[i], frame.size, panel)
       if style in ("compare", "texture"):
         measured(i, image, rgb, alpha)
       detected, projected = ((p[i] - origins[i]) * scale for p in (points[0], points[2]))
-      inset = overlay.inset(whole, origins[i], frame.size, panel) if frame.zoomed and style == "compare" else None
+      inset = overlay.inset(full, origins[i], frame.size, panel) if frame.zoomed and style == "compare" else None
       text = caption(dataset.frame_ids[i], status[i])
       shown = overlay.Shown(image, rgb, alpha, detected, points[1][i], projected, text, inset)
       picture = overlay.compose(shown, style)
@@ -110,7 +110,7 @@ def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFold
   scale = np.array([panel[1] / size[1], panel[0] / size[0]], np.float32)
   rows = rows_of(poses, np.full(CHUNK, i))
   rgb, alpha = overlay.pictures(
-    model, overlay.make_look(model, identity), identity, rows, origins, scale, size, panel, False
+    model, overlay.make_look(model, identity), identity, rows, origins, scale, np.array(size, np.float32), panel, False
   )
   image = overlay.crop(dataset.image(i), origins[0], size, panel)
   nothing = np.zeros((0, 2))

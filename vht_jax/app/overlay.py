@@ -22,6 +22,7 @@ from vht_jax.types import Array, Camera, FlameModel, Identity, Pose
 
 STYLES = ("compare", "mesh", "texture", "landmarks")
 PANEL = 512  # px, longest side of a picture
+ZOOMED = (384, 512)  # px, sides of the picture of a head that is followed: few, because each is a program to compile
 DETECTED, PROJECTED = (60, 220, 60), (255, 60, 200)  # RGB of the points
 BACKGROUND = 40  # grey behind the rendered head
 OPACITY = 0.65  # of the head over the image in the panel that compares them
@@ -172,6 +173,14 @@ def panel_size(size: tuple[int, int], most: int = PANEL) -> tuple[int, int]:
   return height, width
 
 
+def window_panel(window: Window) -> tuple[int, int]:
+  """(h, w) of the picture of a window."""
+  if not window.zoomed:
+    return panel_size(window.size)
+  side = next((side for side in ZOOMED if side >= window.size[0]), ZOOMED[-1])
+  return side, side
+
+
 def in_one_row(size: tuple[int, int]) -> bool:
   """Whether the four pictures of `size` (h, w) lie side by side: those of portraits do."""
   return size[0] > 1.4 * size[1]
@@ -187,7 +196,7 @@ def panel_boxes(size: tuple[int, int], style: str = "compare") -> list[tuple[str
   return [(name, i % 2 / 2, i // 2 / 2, 0.5, 0.5) for i, name in enumerate(names)]
 
 
-@functools.partial(stored, static_argnames=("frame", "size", "clay"))
+@functools.partial(stored, static_argnames=("size", "clay"))
 def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
   """rgb (n, h, w, 3) and alpha (n, h, w) of n poses, see `picture`."""
   one = lambda row: picture(model, look, identity, row[0], row[1], scale, frame, size, clay=clay)
@@ -201,7 +210,7 @@ def picture(
   pose: Pose,
   origin: Array,
   scale: Array,
-  frame: tuple[int, int],
+  frame: Array,
   size: tuple[int, int],
   *,
   clay: bool = False,
@@ -212,7 +221,7 @@ def picture(
     model, look, identity, pose: the head.
     origin: (2,) upper left corner of the window, px of the frame.
     scale: (2,) pixels of the picture for one of the frame, along x and y.
-    frame: (H, W) of the frame, px, static.
+    frame: (2,) height and width of the frame, px.
     size: (h, w) of the picture, static.
     clay: grey under a fixed light instead of texture and light of the clip; static.
 
@@ -221,8 +230,10 @@ def picture(
   """
   vertices = flame.skin(model, identity.shape, pose)
   light, vertices = mouth_light(vertices, flame.landmarks(model, vertices)[60:68], look.inside)
-  screen = project(identity.camera, vertices, frame)
-  screen = jnp.concatenate([(screen[:, :2] - origin[None]) * scale[None], screen[:, 2:]], axis=-1)
+  # In units of the longer side from the principal point: so one program serves frames of all sizes.
+  centred = project(identity.camera.replace(principal=jnp.zeros(2)), vertices, (1, 1))
+  pixels = centred[:, :2] * jnp.max(frame) + (identity.camera.principal * frame[::-1])[None]
+  screen = jnp.concatenate([(pixels - origin[None]) * scale[None], centred[:, 2:]], axis=-1)
   fragments = rasterize(screen, look.faces, size)
   hit = (fragments.pix_to_face >= 0)[..., None]
   normals = flame.vertex_normals(vertices, look.faces)
