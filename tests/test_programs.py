@@ -309,15 +309,15 @@ def test_a_rehearsal_that_has_to_stop_leaves_everything_usable(arguments, worker
   assert traces == [1] and np.isfinite(call(*arguments)[0].cost)
 
 
-def test_side_by_side_keeps_the_order_and_raises_in_turn():
+def test_prefetching_keeps_the_order_and_raises_in_turn():
   def work(i):
     time.sleep(0.02 * (i % 2 == 0))
     if i == 5:
       raise ValueError(i)
     return i
 
-  assert list(programs.side_by_side(work, range(5))) == list(range(5))
-  found = programs.side_by_side(work, range(9))
+  assert list(programs.prefetched(work, range(5))) == list(range(5))
+  found = programs.prefetched(work, range(9))
   assert [next(found) for _ in range(5)] == list(range(5))
   with pytest.raises(ValueError):
     next(found)

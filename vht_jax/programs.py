@@ -25,7 +25,6 @@ import hashlib
 import importlib
 import inspect
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -46,7 +45,6 @@ KEEP = 256  # programs, some 100 kB each; those that were longest not used make 
 
 # XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
 QUICK = {"xla_cpu_use_fusion_emitters": False}
-LANES = min(2, os.cpu_count() or 1)  # programs run at once; each takes memory for its frames
 
 _PACKAGE = Path(__file__).parent
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
@@ -195,8 +193,11 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
   return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
-def side_by_side(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-  """`work(item)` of each in order, `LANES` at a time: a program for a few frames does not keep two cores busy.
+def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+  """`work(item)` of each in order, by a thread of its own that is two items ahead.
+
+  Only one of the two threads may run programs: on a CPU, XLA's threads wait for each other for ever when two large
+  programs of different threads take all of them (seen with two threads of XLA's and JAX 0.10.1).
 
   An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
   """
@@ -204,11 +205,11 @@ def side_by_side(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[A
     yield from map(work, items)
     return
   waiting: collections.deque = collections.deque()
-  with ThreadPoolExecutor(LANES, thread_name_prefix="lane") as pool:
+  with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
     try:
       for item in items:
         waiting.append(pool.submit(work, item))
-        if len(waiting) > LANES:  # one more, so that no lane waits for the caller
+        if len(waiting) > 2:
           yield waiting.popleft().result()
       while waiting:
         yield waiting.popleft().result()

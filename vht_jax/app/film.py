@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vht_jax.app import overlay
-from vht_jax.programs import rows_of, side_by_side
+from vht_jax.programs import prefetched, rows_of
 from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
 from vht_jax.video import FrameFolder, write_video
 
@@ -65,7 +65,7 @@ def film(
       return np.asarray(rgb), np.asarray(alpha)
 
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
-    for chunk, pictures in zip(chunks, side_by_side(render, chunks)):
+    for chunk, pictures in zip(chunks, prefetched(render, chunks)):
       yield from zip(chunk, *pictures)
 
   status, differences = np.asarray(result.status), []

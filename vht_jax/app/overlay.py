@@ -60,11 +60,14 @@ def make_look(model: FlameModel, identity: Identity) -> Look:
   return Look(
     faces=model.faces,
     uv=model.uv,
-    texture=flame.albedo(model, identity.texture, identity.texture_layer),
+    texture=_albedo(model, identity.texture, identity.texture_layer),
     fade=jnp.asarray(neck_fade(np.asarray(model.v_template), np.asarray(model.faces)), jnp.float32),
     inside=jnp.asarray(inside, jnp.float32),
     edges=edge_table(model.faces),
   )
+
+
+_albedo = stored(flame.albedo)
 
 
 def neck_fade(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

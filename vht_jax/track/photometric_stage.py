@@ -12,7 +12,7 @@ from vht_jax import points as pts
 from vht_jax.checkpoint import pack, unpack
 from vht_jax.photometric import Crop
 from vht_jax.points import Shared
-from vht_jax.programs import rows_of, side_by_side, stored
+from vht_jax.programs import prefetched, rows_of, stored
 from vht_jax.track.evidence import mask_hidden
 from vht_jax.track.frames import finite_rows, strayed
 from vht_jax.track.landmark_stage import LandmarkFit, pose_deviation
@@ -157,11 +157,13 @@ class PhotometricFit:
     xs, l1, sds = ([done["xs"]], [done["l1"]], [unpack(Pose, done, "sd")]) if done else ([], [], [])
     progress.advance(sum(map(len, xs)))
     starts = range(sum(map(len, xs)), n, batch)
-
-    def solved(start: int, previous: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, Pose]:
-      index = np.minimum(np.arange(start, start + batch), n - 1)
-      x0 = fit.xs[index] if previous is None else previous
-      tracks, crops, light = rows_of(fit.tracks, index), self.crops(index), fit.appearance.light
+    rows = lambda start: np.minimum(np.arange(start, start + batch), n - 1)
+    for start, crops in zip(starts, prefetched(lambda start: self.crops(rows(start)), starts)):
+      index = rows(start)
+      x0 = fit.xs[index]
+      if sequential and start > 0 and start not in config.cutframes:
+        x0 = xs[-1][-1:]  # where the previous frame ended
+      tracks, light = rows_of(fit.tracks, index), fit.appearance.light
 
       def solve(weights, x0):
         found = _fit_photometric(
@@ -171,14 +173,7 @@ class PhotometricFit:
         return jax.tree.map(np.array, found)
 
       x0 = np.where(finite_rows(x0)[:, None], x0, fit.xs[index])
-      return guarded(solve, weights, x0, fit.xs[index], fit.seen[index])
-
-    def one_after_the_other():
-      for start in starts:
-        first = start == 0 or start in config.cutframes
-        yield solved(start, None if first else xs[-1][-1:])  # where the previous frame ended
-
-    for start, (x, error, sd) in zip(starts, one_after_the_other() if sequential else side_by_side(solved, starts)):
+      x, error, sd = guarded(solve, weights, x0, fit.xs[index], fit.seen[index])
       keep = min(batch, n - start)
       xs.append(x[:keep])
       l1.append(error[:keep])
