@@ -38,6 +38,7 @@ class Idle:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
+  (tmp_path / "programs").mkdir()
   monkeypatch.setattr(programs, "folder", tmp_path / "programs")
 
 
