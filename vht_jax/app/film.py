@@ -103,7 +103,7 @@ def film(
 
 
 def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFolder, i: int) -> np.ndarray:
-  """(h, w, 3) uint8: the head over frame i, by the program that renders the film of a head that fills the frame."""
+  """(h, w, 3) uint8: the head over frame i, half transparent, by the program that renders the film of a head that fills the frame."""
   size = dataset.size
   panel = overlay.panel_size(size, overlay.PANEL)
   origins = np.zeros((CHUNK, 2), np.float32)
@@ -114,7 +114,7 @@ def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFold
   )
   image = overlay.crop(dataset.image(i), origins[0], size, panel)
   nothing = np.zeros((0, 2))
-  head = np.asarray(rgb[0]), np.asarray(alpha[0])
+  head = np.asarray(rgb[0]), overlay.OPACITY * np.asarray(alpha[0])
   return overlay.compose(overlay.Shown(image, *head, nothing, np.zeros(0), nothing, f"frame {i}"), "texture")
 
 
