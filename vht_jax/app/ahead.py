@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vht_jax")
 
-FRAMES = 32  # of the rehearsed clip, or as many as keyframes: programs are for chunks of frames and know no more
+# Of the rehearsed clip, at most; or as many as keyframes. Most programs are for chunks of frames; that which measures a
+# clip's noise is for all, but small.
+FRAMES = 300
 FACE = (0.4, 0.6)  # where its landmarks lie, as shares of the image
 
 

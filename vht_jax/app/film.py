@@ -103,7 +103,10 @@ def film(
 
 
 def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFolder, i: int) -> np.ndarray:
-  """(h, w, 3) uint8: the head over frame i, half transparent, by the program that renders the film of a head that fills the frame."""
+  """(h, w, 3) uint8: the head over frame i, half transparent.
+
+  The program is the one that renders the film of a head that fills the frame.
+  """
   size = dataset.size
   panel = overlay.panel_size(size, overlay.PANEL)
   origins = np.zeros((CHUNK, 2), np.float32)
