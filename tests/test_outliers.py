@@ -158,6 +158,13 @@ def test_errors_of_copies_do_not_add_up():
   np.testing.assert_allclose(retried(clip, points, asked, same)[0][9:20], error[9:20], rtol=0.25, atol=0.01)
 
 
+def test_a_still_picture_is_kept():
+  clip = Clip(3)
+  clip.frames, clip.points = clip.frames[[0] * 40], clip.points[[0] * 40]
+  found = evidence.examine(clip, TrackConfig(), Progress())
+  assert not found.wrong.any() and found.misplaced.max() < 0.01
+
+
 def test_the_larger_party_leads_where_no_trusted_frame_is_near():
   clip, asked = Clip(), np.zeros(48, bool)
   asked[10:] = True
@@ -207,13 +214,17 @@ def test_pictures_in_random_order_are_all_kept(clip, thin):
 @pytest.mark.slow
 @pytest.mark.faults
 def test_two_hundred_corruptions_on_clips_with_truth():
-  """0 frames that are wrong by more than 5 % of the eye distance and sure of themselves."""
+  """No frame is wrong by more than 5 % of the eye distance and sure of itself, and their neighbours stay within 1 %.
+
+  Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240.
+  """
   from synthetic import make_clip
 
   from vht_jax.assets import load_head
   from vht_jax.config import Weights
 
   model = load_head(model="open", n_shape=50, n_texture=20)
-  clips = [make_clip(model, 100 + k, 72, (320, 320)) for k in range(3)]
-  rows = invented.run(model, clips, TrackConfig(photometric=False), Weights(), 200)
+  clips = [make_clip(model, 304 + k, 72, (320, 320)) for k in range(3)]
+  rows = invented.run(model, clips, TrackConfig(photometric=False), Weights(), 200, seed=400)
   assert len(rows) == 200 and sum(row["surely_wrong"] for row in rows) == 0
+  assert max(row["beside"] for row in rows) < invented.NEAR_PERCENT

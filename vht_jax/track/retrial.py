@@ -69,8 +69,9 @@ def retried(
       chosen = rest & (party == size.argmax())
       lead, trusted, open_ = lead | chosen, trusted | chosen, open_ & ~chosen
       continue
-    nearest = min(steps.values())
-    for i in (i for i in steps if steps[i] == nearest):
+    # Copies come last and all at once: nobody waits for them.
+    nearest = min((k for i, k in steps.items() if not same[i]), default=None)
+    for i in (i for i in steps if (same[i] if nearest is None else not same[i] and steps[i] == nearest)):
       tried[i] = around[i]
       found[i] = beside(landmarks, i, around[i], [patch_of(s) for s in around[i]], image(i))
       open_[i] = np.isnan(found[i])
