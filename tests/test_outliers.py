@@ -9,7 +9,7 @@ from drawn import Clip, face, landmarks
 
 from vht_jax.config import TrackConfig
 from vht_jax.landmarks import motion
-from vht_jax.track import Progress, evidence, outliers
+from vht_jax.track import Progress, evidence, outliers, retrial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import invented  # noqa: E402
@@ -97,6 +97,86 @@ def test_displacement_is_what_the_landmarks_were_moved_by():
   assert motion.patch(image, p[:68] + 5000.0) is None
 
 
+def test_pictures_without_an_order_do_not_jump():
+  p = walk()[np.random.default_rng(3).permutation(60)]
+  asked = np.zeros(60, bool)
+  asked[::3] = True
+  assert not outliers.jumps(p, ~asked, asked)[0].any()
+  few = np.zeros(60, bool)
+  few[:5] = True
+  assert not outliers.jumps(walk(), few, ~few)[0].any()  # five frames do not tell what is usual
+
+
+def test_landmarks_are_carried_to_where_the_image_shows_the_same():
+  clip = Clip()
+  eye = invented.eye_distance(clip.points)[20]
+  source = motion.patch(clip.frames[16], clip.points[16, :68])
+  for off in ([0.0, 0.0], [0.2, -0.1], [-0.25, 0.0]):
+    there, clear = motion.carried(source, clip.frames[20], clip.points[20, :68] + eye * np.array(off))
+    assert clear and np.isfinite(there).mean() > 0.9
+    error = np.linalg.norm(there - clip.points[20, 17:68], axis=-1) / eye
+    assert np.nanmedian(error) < 0.01 and np.nanquantile(error, 0.9) < 0.03
+  far = motion.carried(source, clip.frames[20], clip.points[20, :68] + 5 * eye)
+  assert far is None or not far[1]
+
+
+def retried(clip, points, asked, same=None, party=None):
+  n = len(points)
+  same = np.zeros(n, bool) if same is None else same
+  party = np.zeros(n, int) if party is None else party
+  image = lambda i: clip.frames[i]
+  return retrial.retried(points[:, :68], ~asked, asked, same, party, (), image)
+
+
+@pytest.mark.parametrize("off", [0.06, 0.4, 1.5])
+def test_frames_in_doubt_are_measured_however_far_off_they_are(off):
+  clip, asked = Clip(), np.zeros(48, bool)
+  asked[8:20] = True
+  points = clip.points.copy()
+  points[10:13, :, 0] += off * invented.eye_distance(points)[10:13, None]
+  found, lead = retried(clip, points, asked)
+  np.testing.assert_allclose(found[10:13], off, atol=max(0.01, 0.1 * off))
+  assert (found[[8, 9, *range(13, 20)]] < 0.015).all() and not lead.any() and np.isnan(found[~asked]).all()
+
+
+def test_errors_of_single_points_are_seen():
+  """Each point is off by 10 % in a direction of its own: the parts of the face are where they were."""
+  clip, asked = Clip(), np.zeros(48, bool)
+  asked[10] = True
+  points = clip.points.copy()
+  angle = 2.4 * np.arange(70)
+  points[10] += 0.1 * invented.eye_distance(points)[10] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+  assert retried(clip, points, asked)[0][10] > outliers.WRONG
+
+
+def test_errors_of_copies_do_not_add_up():
+  clip, asked, same = Clip(), np.zeros(48, bool), np.zeros(48, bool)
+  same[9:20] = asked[9:20] = True
+  points = clip.points.copy()
+  points[9:20] = points[8]
+  error = np.linalg.norm(points - clip.points, axis=-1)[:, 17:68].mean(axis=1) / invented.eye_distance(clip.points)
+  np.testing.assert_allclose(retried(clip, points, asked, same)[0][9:20], error[9:20], rtol=0.25, atol=0.01)
+
+
+def test_a_still_picture_is_kept():
+  clip = Clip(3)
+  clip.frames, clip.points = clip.frames[[0] * 40], clip.points[[0] * 40]
+  found = evidence.examine(clip, TrackConfig(), Progress())
+  assert not found.wrong.any() and found.misplaced.max() < 0.01
+
+
+def test_the_larger_party_leads_where_no_trusted_frame_is_near():
+  clip, asked = Clip(), np.zeros(48, bool)
+  asked[10:] = True
+  clip.frames[10:24] = 120  # nothing to see, and too long
+  points, party = clip.points.copy(), np.repeat([0, 1, 2, 3], [10, 14, 4, 20])
+  points[24:28] += 0.5 * invented.eye_distance(points)[24:28, None, None]
+  party[10:24] = np.arange(100, 114)  # each for itself
+  found, lead = retried(clip, points, asked, party=party)
+  np.testing.assert_array_equal(np.flatnonzero(lead), np.arange(28, 48))
+  assert (found[24:28] > 0.3).all()
+
+
 @pytest.fixture(scope="module")
 def clip():
   return Clip()
@@ -123,16 +203,28 @@ def test_twelve_corruptions_are_noticed_and_nothing_else_is_dropped(clip):
     seed += 1
 
 
+@pytest.mark.parametrize("thin", [1, 3])
+def test_pictures_in_random_order_are_all_kept(clip, thin):
+  order = np.random.default_rng(thin).permutation(48)[::thin]
+  mixed = Clip(3)
+  mixed.frames, mixed.points = clip.frames[order], clip.points[order]
+  assert not evidence.examine(mixed, TrackConfig(), Progress()).wrong.any()
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 def test_two_hundred_corruptions_on_clips_with_truth():
-  """0 frames that are wrong by more than 5 % of the eye distance and sure of themselves."""
+  """No frame is wrong by more than 5 % of the eye distance and sure of itself, and their neighbours stay within 1 %.
+
+  Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240.
+  """
   from synthetic import make_clip
 
   from vht_jax.assets import load_head
   from vht_jax.config import Weights
 
   model = load_head(model="open", n_shape=50, n_texture=20)
-  clips = [make_clip(model, 100 + k, 72, (320, 320)) for k in range(3)]
-  rows = invented.run(model, clips, TrackConfig(photometric=False), Weights(), 200)
+  clips = [make_clip(model, 304 + k, 72, (320, 320)) for k in range(3)]
+  rows = invented.run(model, clips, TrackConfig(photometric=False), Weights(), 200, seed=400)
   assert len(rows) == 200 and sum(row["surely_wrong"] for row in rows) == 0
+  assert max(row["beside"] for row in rows) < invented.NEAR_PERCENT

@@ -22,8 +22,8 @@ FARTHEST = 0.25  # eye distances: features that seem to be further away are othe
 # Less of the features than this, or windows that differ by more (grey levels; the contrast is 40): another place that
 # looks alike by chance. Frames beside each other keep 0.7 to 1 of them and differ by 3 to 15.
 _SHARE, _UNLIKE = 0.4, 20.0
-# Of faces that turn by 10 degrees and more features slide: only above this share and below this difference are they
-# less than 3 % of the eye distance off (renderings of four people).
+# As a face turns its features slide. Above this share and below this difference what was found of right faces is less
+# than 3 % of the eye distance off, else up to 27 % (renderings of four people that turn by up to 3 degrees a frame).
 _CLEAR_SHARE, _CLEAR_UNLIKE = 0.8, 12.0
 _CUTS = 2  # times that a patch is cut where a face is guessed
 

@@ -72,9 +72,7 @@ def examine(clip, config, progress) -> Evidence:
     asked = outliers.doubtful(seen, misplaced, links, away, compared, same)
     party = outliers.parties(n, links, away)
     again, leaders = retried(points, seen & ~asked, asked, same, party, cuts, lambda i: clip.images([i])[0])
-    told, astray = np.isfinite(again), misplaced > outliers.WRONG
-    misplaced = np.where(told, again, misplaced)
-    compared = np.where(told, 1, np.where(asked & ~astray, 0, compared))
+    misplaced, compared = np.where(asked, again, misplaced), np.where(asked, np.isfinite(again), compared)
     wrong = outliers.wrong(points, seen, misplaced, compared, same, leaders, cuts)
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False

@@ -29,6 +29,7 @@ ENOUGH = 0.5  # share of the parts that a frame has to be compared in, of all in
 # Where the image cannot be compared: how far the place of the landmarks may be from the way between the neighbours that
 # are right, and their form, for itself and for each frame in between; a quarter of the way on top of both.
 _WAY = 0.25
+_UNUSUAL, _FEWEST_TRUSTED = 2.0, 8  # times what 9 of 10 trusted frames are off; so few do not tell
 _JUMP, _FORM, _FORM_STEP, REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
 
 
@@ -199,7 +200,8 @@ def jumps(
   """Frames that are `asked` about and whose landmarks are not where those of trusted neighbours lead.
 
   For frames that the image cannot tell about: blurred, hidden, or landmarks that are not on a face at all. Place is
-  compared, and for itself what is left without it, size, turn and shape, which change less from frame to frame.
+  compared, and for itself what is left without it, size, turn and shape, which change less from frame to frame. How far
+  frames may be is measured on the trusted ones as well: of pictures without an order none is where the others lead.
 
   Args:
     landmarks: (n, 68, 2) px.
@@ -211,23 +213,36 @@ def jumps(
   """
   n = len(landmarks)
   shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
-  found, reached = np.zeros((2, n), bool)
-  good = np.flatnonzero(trusted)
+  ratio = np.full(n, np.nan)
+  for i in np.flatnonzero(trusted | asked):
+    ratio[i] = _off_the_way(landmarks, i, *sides(trusted, i, shot))
+  known = ratio[trusted & np.isfinite(ratio)]
+  bound = max(1.0, _UNUSUAL * np.quantile(known, 0.9)) if len(known) >= _FEWEST_TRUSTED else np.inf
+  reached = asked & np.isfinite(ratio)
+  return reached & (ratio > bound), reached
+
+
+def sides(trusted: np.ndarray, i: int, shot: np.ndarray) -> list[int]:
+  """The nearest trusted frames before and after frame i, up to `REACH` away in the same shot."""
+  window = np.arange(max(i - REACH, 0), min(i + REACH + 1, len(trusted)))
+  window = window[trusted[window] & (shot[window] == shot[i])]
+  return [*window[window < i][-1:].tolist(), *window[window > i][:1].tolist()]
+
+
+def _off_the_way(landmarks: np.ndarray, i: int, *sides: int) -> float:
+  """How far the landmarks of frame i are from the way between one or two others, over what is allowed; NaN: no others.
+
+  In place or in form, whichever is farther.
+  """
+  if not sides:
+    return np.nan
   length = lambda p: float(np.linalg.norm(p, axis=-1).mean())
-  for i in np.flatnonzero(asked):
-    k = np.searchsorted(good, i)
-    sides = [good[s] for s in (k - 1, k) if 0 <= s < len(good)]
-    sides = [s for s in sides if abs(s - i) <= REACH and shot[s] == shot[i]]
-    if not sides:
-      continue
-    reached[i] = True
-    a, b = landmarks[sides[0]], landmarks[sides[-1]]
-    t = (i - sides[0]) / max(sides[-1] - sides[0], 1)
-    eye = 0.8 * max(length((p[27] - p[8])[None]) for p in (a, b))  # about the eye distance, at any yaw
-    steps = min(abs(i - s) for s in sides)
-    off, way = landmarks[i] - (a + t * (b - a)), b - a
-    centred = lambda p: p - p.mean(axis=0)
-    place = length(off.mean(axis=0)[None]) > _JUMP * (1 if len(sides) == 2 else steps) * eye + _WAY * length(way)
-    form = length(centred(off)) > (_FORM + _FORM_STEP * steps) * eye + _WAY * length(centred(way))
-    found[i] = place or form
-  return found, reached
+  centred = lambda p: p - p.mean(axis=0)
+  a, b = landmarks[sides[0]], landmarks[sides[-1]]
+  t = (i - sides[0]) / max(sides[-1] - sides[0], 1)
+  eye = 0.8 * max(length((p[27] - p[8])[None]) for p in (a, b))  # about the eye distance, at any yaw
+  steps = min(abs(i - s) for s in sides)
+  off, way = landmarks[i] - (a + t * (b - a)), b - a
+  place = _JUMP * (1 if len(sides) == 2 else steps) * eye + _WAY * length(way)
+  form = (_FORM + _FORM_STEP * steps) * eye + _WAY * length(centred(way))
+  return max(length(off.mean(axis=0)[None]) / max(place, 1e-6), length(centred(off)) / max(form, 1e-6))

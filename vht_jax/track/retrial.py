@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vht_jax.landmarks import motion
-from vht_jax.track.outliers import FEWEST_GROUPS, REACH, SURE
+from vht_jax.track.outliers import FEWEST_GROUPS, REACH, SURE, sides
 
 LEAST = 3  # frames of a party that leads
 KEPT = 4 * REACH  # patches remembered
@@ -59,8 +59,8 @@ def retried(
 
   tried: dict[int, list[int]] = {}
   while open_.any():
-    sides = neighbours(trusted, open_, origin, shot)
-    steps = {i: min(abs(i - s) for s in around) for i, around in sides.items() if tried.get(i) != around}
+    around = neighbours(trusted, open_, origin, shot)
+    steps = {i: min(abs(i - s) for s in others) for i, others in around.items() if tried.get(i) != others}
     if not steps:  # the largest party among the rest
       rest = open_ & ~same
       size = np.bincount(party[rest], minlength=1)
@@ -69,10 +69,11 @@ def retried(
       chosen = rest & (party == size.argmax())
       lead, trusted, open_ = lead | chosen, trusted | chosen, open_ & ~chosen
       continue
-    nearest = min(steps.values())
-    for i in (i for i in steps if steps[i] == nearest):
-      tried[i] = sides[i]
-      found[i] = beside(landmarks, i, sides[i], [patch_of(s) for s in sides[i]], image(i))
+    # Copies come last and all at once: nobody waits for them.
+    nearest = min((k for i, k in steps.items() if not same[i]), default=None)
+    for i in (i for i in steps if (same[i] if nearest is None else not same[i] and steps[i] == nearest)):
+      tried[i] = around[i]
+      found[i] = beside(landmarks, i, around[i], [patch_of(s) for s in around[i]], image(i))
       open_[i] = np.isnan(found[i])
       trusted[i] = found[i] < SURE and not same[i]
   return found, lead
@@ -88,31 +89,29 @@ def neighbours(trusted: np.ndarray, asked: np.ndarray, origin: np.ndarray, shot:
     origin: (n,) the frame itself, or the one that it is a copy of.
     shot: (n,) number of the shot.
   """
-  good, found = np.flatnonzero(trusted), {}
+  found = {}
   for i in np.flatnonzero(asked):
-    k = np.searchsorted(good, i)
-    sides = [int(good[s]) for s in (k - 1, k) if 0 <= s < len(good)]
-    sides = [s for s in sides if abs(s - i) <= REACH and shot[s] == shot[i]]
-    if not sides and origin[i] != i and trusted[origin[i]]:
-      sides = [int(origin[i])]
-    if sides:
-      found[int(i)] = sides
+    around = sides(trusted, i, shot)
+    if not around and origin[i] != i and trusted[origin[i]]:
+      around = [int(origin[i])]
+    if around:
+      found[int(i)] = around
   return found
 
 
 def beside(
-  landmarks: np.ndarray, i: int, sides: list[int], patches: list[motion.Patch | None], rgb: np.ndarray
+  landmarks: np.ndarray, i: int, around: list[int], patches: list[motion.Patch | None], rgb: np.ndarray
 ) -> float:
   """How far the landmarks of frame i are from where its neighbours' are carried, in eye distances; NaN: unknown.
 
   Args:
     landmarks: (n, 68, 2) px.
     i: the frame.
-    sides, patches: one or two frames with landmarks that are right.
+    around, patches: one or two frames with landmarks that are right.
     rgb: image of frame i.
   """
-  share = 0.0 if len(sides) == 1 else (i - sides[0]) / (sides[1] - sides[0])
-  guess = (1 - share) * landmarks[sides[0]] + share * landmarks[sides[-1]]
+  share = 0.0 if len(around) == 1 else (i - around[0]) / (around[1] - around[0])
+  guess = (1 - share) * landmarks[around[0]] + share * landmarks[around[-1]]
   answers = [(own, motion.carried(patch, rgb, guess)) for patch, own in zip(patches, (1 - share, share)) if patch]
   answers = [(own, *answer) for own, answer in answers if answer is not None]
   clear = any(answer[2] for answer in answers)
