@@ -76,10 +76,13 @@ def test_covered_regions_are_in_the_report(tmp_path):
   status = np.array([Status.TRACKED, Status.TRACKED, Status.INTERPOLATED])
   visible = np.array([[1, 1, 0.1, 0.2], [1, 1, 0.9, 1], [1, 1, 0, 1]], np.float32)
   trust = np.array([0.6, 0.9, 0.0])
-  report.write_frames(tmp_path / "frames.csv", np.array([1, 2, 3]), status, trust, visible * trust[:, None], visible)
+  times, sources = np.array([0.0, 0.04, 0.08]), ["a.png", "b.png", "c.png"]
+  report.write_frames(
+    tmp_path / "frames.csv", np.array([1, 2, 3]), status, trust, times, sources, visible * trust[:, None], visible
+  )
   rows = (tmp_path / "frames.csv").read_text().splitlines()
-  assert rows[0] == "frame,status,confidence,note,covered,right_eye,left_eye,mouth,contour"
-  assert rows[1] == "1,tracked,0.600,,mouth contour,0.600,0.600,0.060,0.120"
+  assert rows[0] == "frame,status,confidence,note,covered,right_eye,left_eye,mouth,contour,time_s,source"
+  assert rows[1] == "1,tracked,0.600,,mouth contour,0.600,0.600,0.060,0.120,0.000000,a.png"
   assert rows[2].startswith("2,tracked,0.900,,,")
   counts = report.covered(visible, status)
   assert counts == {"mouth": 1, "contour": 1}
