@@ -169,15 +169,19 @@ def test_numbers_of_the_page(open_head, result, run):
 def test_further_numbers_per_frame_are_plotted(open_head, result, run):
   @flax.struct.dataclass
   class Richer(TrackResult):
-    region_confidence: dict | None = None
+    of_shirt: dict | None = None
     glasses: jax.Array | None = None
 
   richer = Richer(
-    **vars(result), region_confidence={"mouth": np.full(N, 0.5), "too_long": np.zeros(3)}, glasses=np.zeros(N)
+    **vars(result.replace(visible=np.zeros((N, 4)), misplaced=np.zeros(N))),
+    of_shirt={"collar": np.full(N, 0.5), "too_long": np.zeros(3)},
+    glasses=np.zeros(N),
   )
   plots = page_data.page_data(open_head, richer, run)["plots"]
-  assert [(p["title"], [s["name"] for s in p["series"]]) for p in plots[-2:]] == [
-    ("Region confidence", ["mouth"]),
+  assert [(p["title"], [s["name"] for s in p["series"]]) for p in plots[-4:]] == [
+    ("Regions visible", ["right eye", "left eye", "mouth", "contour"]),
+    ("Landmarks beside the face", ["misplaced"]),
+    ("Of shirt", ["collar"]),
     ("Glasses", ["glasses"]),
   ]
 

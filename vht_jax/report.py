@@ -80,11 +80,11 @@ class Progress:
     log.warning(message)
 
   def remark(self, message: str) -> None:
-    """Something that is no warning: in the log, and on the terminal beside the bar."""
+    """Something that is no warning: in the log, and if there is a terminal on it, beside the bar."""
     from tqdm import tqdm
 
     log.info(message)
-    if not self.silent:
+    if not self.silent and sys.stderr.isatty():
       tqdm.write(f"vht-track: {message}", file=sys.stderr)
 
   def close(self) -> None:

@@ -12,12 +12,18 @@ import numpy as np
 
 from vht_jax.app.advice import DOUBTFUL, advice, doubtful_frames, spans
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.landmarks.regions import REGIONS
 from vht_jax.results.export.motion import opengl_view
 from vht_jax.results.plain import frame_numbers, number_sds
 from vht_jax.types import FlameModel, Status, TrackResult
 
 _DIGITS = 4  # decimals of a number in the page
 # Fields of `TrackResult` that the page knows; whatever else has a number per frame is plotted under its name.
+_TITLES = {
+  "region_confidence": ("Confidence by region", ""),
+  "visible": ("Regions visible", ""),
+  "misplaced": ("Landmarks beside the face", "eye distances"),
+}
 _KNOWN = {"identity", "poses", "energies", "status", "confidence", "pose_sd", "focal_sd", "timing"}
 _MOST_COLUMNS = 12  # series in one plot
 
@@ -117,15 +123,16 @@ def extra_plots(result: TrackResult) -> list[dict[str, Any]]:
     if not isinstance(value, dict):
       array = np.asarray(value)
       columns = array.T if array.ndim == 2 else array[None]
-      value = {field.name if len(columns) == 1 else str(i + 1): column for i, column in enumerate(columns)}
+      names = REGIONS if len(columns) == len(REGIONS) else [str(i + 1) for i in range(len(columns))]
+      value = dict(zip([field.name] if len(columns) == 1 else names, columns))
     series = [
       {"name": name.replace("_", " "), "values": _rounded(column, 3)}
       for name, column in value.items()
       if np.shape(column) == (n,) and np.asarray(column).dtype.kind in "fiub"
     ]
     if 0 < len(series) <= _MOST_COLUMNS:
-      title = field.name.replace("_", " ").capitalize()
-      found.append({"title": title, "unit": "", "series": series})
+      title, unit = _TITLES.get(field.name, (field.name.replace("_", " ").capitalize(), ""))
+      found.append({"title": title, "unit": unit, "series": series})
   return found
 
 
