@@ -630,6 +630,23 @@ def test_a_killed_annotation_ends_with_the_same_files(dataset, monkeypatch, miss
   assert [dataset.keypoint_path(i).read_text() for i in range(5)] == before
 
 
+def test_killed_before_the_mark_of_a_segment(dataset, monkeypatch):
+  """All frames of a segment are there and the next one's mark is not: it begins at the last one that is marked."""
+  monkeypatch.setattr("vht_jax.landmarks.marks.SEGMENT", 2)
+  lm.annotate(dataset, FakeDetector())
+  record = dataset.path / "landmarks.json"
+  before = [dataset.keypoint_path(i).read_text() for i in range(5)], json.loads(record.read_text())
+  for i in (2, 3, 4):
+    dataset.keypoint_path(i).unlink()
+  lost = {**before[1], "marks": {"0": before[1]["marks"]["0"]}, "second_look": {}}
+  record.write_text(json.dumps(lost))
+  detector = FakeDetector()
+  lm.annotate(dataset, detector)
+  assert detector.calls >= 5
+  assert [dataset.keypoint_path(i).read_text() for i in range(5)] == before[0]
+  assert json.loads(record.read_text())["marks"] == before[1]["marks"]
+
+
 def test_the_detector_hears_of_cuts_and_people_are_counted(dataset):
   detector = FakeDetector()
   lm.annotate(dataset, detector, cuts=[2, 4])

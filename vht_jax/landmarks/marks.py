@@ -46,8 +46,11 @@ class Marks:
     indices, expected = [], 0
     for segment, wanted in segments.items():
       start = segment * SEGMENT
-      known = start == expected or str(start) in self.marks
-      indices += range(start if known else wanted[0], wanted[-1] + 1)
+      # Killed between the last frame of a segment and the mark of the next: from the last one that is marked.
+      while start > expected and str(start) not in self.marks:
+        start -= SEGMENT
+      start = max(start, expected) if self.marks else wanted[0]  # without any, it was not us who searched
+      indices += range(start, wanted[-1] + 1)
       expected = wanted[-1] + 1
     return indices
 
