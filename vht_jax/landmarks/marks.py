@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vht_jax.errors import InputError
-from vht_jax.files import write_atomic
+from vht_jax.files import sweep, write_atomic
 from vht_jax.landmarks.second_look import Expected
 from vht_jax.video.layout import landmarks_name
 
@@ -27,6 +27,7 @@ class Marks:
   def __init__(self, dataset: FrameFolder, detector: Detector, anew: bool):
     """`anew`: nothing of an earlier detector is left."""
     self.path: Path = dataset.path / landmarks_name(dataset.face)
+    sweep(self.path.parent)
     self.detector = detector
     self.content = {} if anew else _read(self.path)
     self.content.setdefault("detector", detector.name)
