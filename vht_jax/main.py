@@ -156,9 +156,12 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
 
   from vht_jax import report
   from vht_jax.checkpoint import Record
+  from vht_jax.video.extract import probe
 
   try:
     with locked(output):
+      if app.restart and app.video:
+        probe(app.video)  # before anything is forgotten for it
       record = Record(output, restart=app.restart if restart is None else restart)
       if app.restart:
         (output / FILES["log"]).unlink(missing_ok=True)
@@ -201,7 +204,7 @@ def run_all(settings: Settings) -> dict[str, Any]:
 def _run(settings: Settings, output: Path, record: Record, start: float) -> dict[str, Any]:
   from vht_jax import settings as settings_
 
-  app, config, weights = settings
+  app, config, weights = chosen = settings
   choices, report_choices = settings_.describe(settings)
   advice = (
     f"go on with the same, or choose another --output_path (with --data_path={app.data_path} its frames and landmarks "
@@ -216,7 +219,6 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   from vht_jax.app import ahead
   from vht_jax.assets import of_mediapipe
 
-  settings_.write_ini(output / FILES["config"], settings)
   writer = report.tensorboard_writer(output / "tensorboard") if app.tensorboard else None
   progress = report.Progress(writer, config.energy_log_freq, silent=app.quiet)
   held = contextlib.ExitStack()
@@ -239,6 +241,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     focal = lens.known_focal(app, config, dataset)
     settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts, focal=focal))
     record.agree("input", inputs.describe(app, dataset, model, focal), advice)
+    settings_.write_ini(output / FILES["config"], chosen)  # not before: a refused command leaves what is there alone
     if record.finished and (output / results.FILE_NAME).exists():
       if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
         return already_finished(app, output)
@@ -364,6 +367,8 @@ def write_report(
   progress.close()
   seconds = time.perf_counter() - start
   summary = {
+    "input": app.video or app.data_path,
+    "output": str(output),
     "frames": len(frames),
     "tracked": int(tracked.sum()),
     "doubtful": doubtful,

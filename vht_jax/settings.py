@@ -268,6 +268,8 @@ def parse_all(argv: list[str]) -> list[Settings]:
   given = {}
   for name, kind in types_of.items():
     if (text := values[name].value) is not None:
+      if name in _PATHS and str(text).startswith("--"):
+        raise InputError(f"--{name}: expected a path; found the flag {text}")
       given |= {name: text} if kind is bool else _value(types_of, name, text, f"--{name}")
   ini = read_ini(expanded(given["config"])) if given.get("config") else {}
   if any(name in given for name in _FOCALS):
@@ -294,7 +296,10 @@ def _value(types_of: dict[str, Any], name: str, text: str, where: str) -> dict[s
   unit = re.fullmatch(r"(.*[0-9.])\s*(px|mm)\s*", text) if name == "focal" else None
   if unit:
     name, text = {"px": "focal_px", "mm": "focal_35mm"}[unit[2]], unit[1]
-  return {name: cast(types_of[name], text, where)}
+  value = cast(types_of[name], text, where)
+  if unit and value <= 0:
+    raise InputError(f"{where}: expected a positive length; found {value}{unit[2]}")
+  return {name: value}
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
@@ -399,13 +404,16 @@ def _decoded(data: bytes) -> str:
   return text
 
 
+_PRINTING = ("quiet", "json", "dry_run")  # how one command prints; no later one shall inherit it
+
+
 def write_ini(path: str | Path, settings: Settings) -> None:
   """Writes every key with a line of explanation; `read_ini` gives the same values back."""
   lines = []
   for name, part in zip(("app", "tracking", "weights"), settings):
     lines.append(f"[{name}]")
     for field in dataclasses.fields(part):
-      value = getattr(part, field.name)
+      value = field.default if field.name in _PRINTING else getattr(part, field.name)
       text = f'"{value}"' if isinstance(value, str) and re.search("[#;'\"]", value) else _text(value)
       lines.append(f"{f'{field.name} = {text}':<40s}  # {HELP.get(field.name, '')}")
     lines.append("")

@@ -120,6 +120,8 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   from vht_jax.video import FrameFolder
 
   folder = Path(folder)
+  if not (folder / results.FILE_NAME).is_file() or not (folder / FILES["config"]).is_file():
+    raise InputError(f"{folder}: expected the output folder of a finished run (config.ini, {results.FILE_NAME})")
   chosen = settings.make_settings(settings.read_ini(folder / FILES["config"]))
   app, config, _ = chosen
   dataset = FrameFolder(
@@ -142,5 +144,18 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   return path
 
 
+def main(argv: list[str]) -> int:
+  """`python -m vht_jax.app.page FOLDER [FILE]`; returns the exit code."""
+  if not 1 <= len(argv) <= 2 or argv[0].startswith("-"):
+    print("usage: python -m vht_jax.app.page FOLDER [FILE]: makes report.html of a finished run again", file=sys.stderr)
+    return 0 if argv[:1] in (["-h"], ["--help"]) else 2
+  try:
+    print(page_of_folder(*argv))
+    return 0
+  except InputError as error:
+    print(f"vht_jax.app.page: error: {error}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-  print(page_of_folder(sys.argv[1], *sys.argv[2:3]))
+  sys.exit(main(sys.argv[1:]))

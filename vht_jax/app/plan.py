@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vht_jax import checkpoint, inputs, results
-from vht_jax.settings import AppConfig, Settings
+from vht_jax.errors import InputError
+from vht_jax.settings import AppConfig, Settings, describe
 from vht_jax.video.extract import probe
 from vht_jax.video.layout import frame_folders, keypoint_name
 
@@ -27,7 +28,7 @@ def plan(settings: Settings) -> dict[str, Any]:
   return {
     "input": _input(app),
     "dataset": _dataset(app),
-    "output": _output(Path(app.output_path)),
+    "output": _output(Path(app.output_path), settings),
     "head": inputs.load_model(app).name,
     "stages": ", ".join(_stages(config)),
     "device": app.device,
@@ -61,12 +62,20 @@ def _dataset(app: AppConfig) -> str:
   return f"{app.data_path}: {len(folders)} frames, {searched} of them searched for faces, {again}"
 
 
-def _output(output: Path) -> str:
+def _output(output: Path, settings: Settings) -> str:
+  if output.exists() and not output.is_dir():
+    raise InputError(f"{output}: expected a folder for the results; found a file")
   if not output.is_dir():
     return f"{output}: would be made"
   if not (output / checkpoint.RECORD).exists():
     return f"{output}: is there, without a run in it"
   record = checkpoint.peek(output)
+  if settings.app.restart:
+    return f"{output}: holds a run, which would be forgotten"
+  before, now = record.get("settings"), describe(settings)[0]
+  if before is not None and before != now:
+    names = ", ".join(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return f"{output}: holds a run with other settings ({names}); this one would be refused without --restart"
   if record.get("finished") and (output / results.FILE_NAME).exists():
     return f"{output}: holds a finished run; the same settings would leave it alone"
   stages = sorted(path.stem for path in (output / checkpoint.FOLDER).glob("*.npz"))
