@@ -229,6 +229,17 @@ def test_a_finished_run_is_left_alone_and_its_report_can_be_made_again(clip, tra
   assert tracker["model"] is not None and (clip / "frame_0005").exists()  # a dataset that is not ours stays
 
 
+def test_a_damaged_result_is_made_again(clip, tracker, flat, tmp_path, capsys):
+  argv = [f"--data_path={clip}", "--output_path=o", "--model=open", "--nooverlay", "--noreport"]
+  assert app.main(argv) == 0
+  path = tmp_path / "o" / results.FILE_NAME
+  whole = path.read_bytes()
+  path.write_bytes(whole[:1000])
+  tracker.clear()
+  assert app.main(argv) == 0
+  assert tracker and path.read_bytes() == whole and "tracked again" in capsys.readouterr().err
+
+
 def test_everybody_gets_a_folder(tracker, flat, tmp_path, monkeypatch, capsys):
   from vht_jax.video import write_video
 

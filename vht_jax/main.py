@@ -242,7 +242,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     settings = settings._replace(track=dataclasses.replace(config, cutframes=cuts, focal=focal))
     record.agree("input", inputs.describe(app, dataset, model, focal), advice)
     settings_.write_ini(output / FILES["config"], chosen)  # not before: a refused command leaves what is there alone
-    if record.finished and (output / results.FILE_NAME).exists():
+    if record.finished and readable(output / results.FILE_NAME):
       if record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
         return already_finished(app, output)
       result = results.load_tracked(output / results.FILE_NAME, model).result
@@ -266,6 +266,20 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   log.info("%s", text)
   say(app, text, summary)
   return summary
+
+
+def readable(path: Path) -> bool:
+  """Whether a result is there and whole; one that is damaged is made again."""
+  from vht_jax import results
+
+  if not path.exists():
+    return False
+  try:
+    results.read_npz(path)
+    return True
+  except InputError as error:
+    log.warning("%s; the clip is tracked again", error)
+    return False
 
 
 def already_finished(app: AppConfig, output: Path) -> dict[str, Any]:
