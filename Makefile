@@ -12,7 +12,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 .PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track bench-adjoint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m vht_jax.demo $(if $(VIDEO),"--video=$(VIDEO)")
+	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)")
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
@@ -24,7 +24,7 @@ test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m faults
 
 doctor: $(VENV)/.installed
-	$(BIN)/python -m vht_jax.doctor
+	$(BIN)/python -m vht_jax.app.doctor
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet "ruff>=0.6"

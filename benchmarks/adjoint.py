@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from synthetic import Realism, animate, detections
 
-from vht_jax.adjoint import Implicit, Unrolled
-from vht_jax.assets import load_head
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.functional import landmarks_only, track_fn
+from vht_jax.fit.adjoint import Implicit, Unrolled
+from vht_jax.head.load import load_head
+from vht_jax.tracking.pure import landmarks_only, track_fn
 from vht_jax.types import Identity, Observations, TrackResult
 
 SIZE = (512, 512)

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from calibrate_landmarks import rms, solve, surface_points, symmetric
 
-from vht_jax import flame, results
-from vht_jax.assets import load_head
-from vht_jax.camera import project
+from vht_jax import results
+from vht_jax.cameras import project
+from vht_jax.dataset.folder import FrameFolder
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
 from vht_jax.rotation import axis_angle_to_matrix
 from vht_jax.types import FlameModel, Status
-from vht_jax.video import FrameFolder
 
 SEEN = Path(__file__).resolve().parent.parent / "third_party" / "flame_landmarks" / "seen.json"
 SHARE = 0.8  # of the mean that is believed: with few people a part of it is theirs

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import make_demo_clip
 import numpy as np
 
-from vht_jax import flame
-from vht_jax.assets import load_head
-from vht_jax.camera import project
+from vht_jax.cameras import project
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
 from vht_jax.landmarks import make_detector
 from vht_jax.rotation import axis_angle_to_matrix
 from vht_jax.types import FlameModel, TrackResult

@@ -23,15 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame, results
-from vht_jax.assets import load_head
-from vht_jax.camera import make_camera
+from vht_jax import results
+from vht_jax.cameras import make_camera
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.landmarks import Detection, annotate
-from vht_jax.track import Progress, track
+from vht_jax.dataset.annotate import annotate
+from vht_jax.dataset.child import extract_in_child
+from vht_jax.dataset.folder import FrameFolder
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
+from vht_jax.landmarks import Detection
+from vht_jax.tracking.pipeline import Progress, track
 from vht_jax.types import Identity, TrackResult
-from vht_jax.video import FrameFolder, write_video
-from vht_jax.video.child import extract_in_child
+from vht_jax.video.codec import write_video
 
 
 class Watch(Progress):

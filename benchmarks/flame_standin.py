@@ -24,7 +24,7 @@ from features import Head
 from raster import rasterize
 from surface import nearest, vertex_normals
 
-from vht_jax.assets import open_head_path
+from vht_jax.head.load import open_head_path
 
 DATA = ROOT.parent / "shared" / "data"
 N_IDENTITY, N_COMPONENTS = 300, 400  # FLAME's
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def write(folder: Path, data: Path = DATA) -> None:
-  """Writes the files that `vht_jax.assets.flame_files` reads."""
+  """Writes the files that `vht_jax.head.load.flame_files` reads."""
   with np.load(data / "flame2023_open" / "flame2023_open_partial.npz") as archive:
     flame = dict(archive)
   with np.load(data / "parity" / "parity_model.npz") as archive:

@@ -129,7 +129,7 @@ def _similarity(source, target):
 def track_and_judge(model, clip, config, weights):
   """Projected landmarks (T, 68, 2) px and confidence (T,) of a clip."""
   from vht_jax import results
-  from vht_jax.track import track
+  from vht_jax.tracking.pipeline import track
 
   found = results.judged(model, clip, track(model, clip, config, weights))
   return results.projected_landmarks(model, found, clip.size)[:, :68], np.asarray(found.confidence)
@@ -192,8 +192,8 @@ def verdict(tampered: Tampered, found, trust, clean, truth) -> list[dict]:
 def main() -> None:
   from synthetic import make_clip
 
-  from vht_jax.assets import load_head
   from vht_jax.config import TrackConfig, Weights
+  from vht_jax.head.load import load_head
 
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--n", type=int, default=200, help="corruptions")

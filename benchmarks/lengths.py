@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 import synthetic
 
-from vht_jax import bundle
-from vht_jax.assets import load_head
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.points import Shared
-from vht_jax.track import track
+from vht_jax.fit import bundle
+from vht_jax.head.load import load_head
+from vht_jax.head.points import Shared
+from vht_jax.tracking.pipeline import track
 from vht_jax.types import TrackResult
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import synthetic
 
-from vht_jax import camera, flame, raster, results
-from vht_jax.assets import load_head
+from vht_jax import cameras, results
 from vht_jax.config import TrackConfig
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
+from vht_jax.render import raster
 from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
-from vht_jax.video import write_video
+from vht_jax.video.codec import write_video
 
 FPS = 24
 N_FRAMES = 72
@@ -65,7 +67,7 @@ def make(model: FlameModel, seed: int) -> tuple[TrackResult, np.ndarray]:
     shape=f32(shape),
     texture=f32(texture),
     light=f32(1.07 * synthetic.random_light(rng)),
-    camera=camera.make_camera(focal),
+    camera=cameras.make_camera(focal),
     lmk_offset=jnp.zeros((70, 3)),
   )
   poses = animate(model, rng, focal)

@@ -16,9 +16,9 @@ import numpy as np
 from synthetic import make_clip
 
 from vht_jax import results
-from vht_jax.assets import load_head
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.track import track
+from vht_jax.head.load import load_head
+from vht_jax.tracking.pipeline import track
 
 NME_PERCENT, ROTATION_DEG = 2.0, 3.0
 BINS = (0.0, 0.01, 0.3, 0.5, 0.7, 0.8, 0.9, 1.01)

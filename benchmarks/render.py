@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame
-from vht_jax.assets import load_head
-from vht_jax.camera import make_camera, project
-from vht_jax.edges import antialias, edge_table
-from vht_jax.raster import rasterize
-from vht_jax.render import map_frames
-from vht_jax.shade import interpolate
+from vht_jax.cameras import make_camera, project
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
+from vht_jax.render.edges import antialias, edge_table
+from vht_jax.render.picture import map_frames
+from vht_jax.render.raster import rasterize
+from vht_jax.render.shade import interpolate
 
 ROOT = Path(__file__).resolve().parent.parent
 N_FRAMES, N_CHANNELS = 8, 8

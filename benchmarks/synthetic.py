@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import camera, flame, raster, shade
+from vht_jax import cameras
+from vht_jax.head import flame
+from vht_jax.render import raster, shade
 from vht_jax.types import FlameModel, Identity, Pose
 
 
@@ -92,7 +94,7 @@ def animate(model: FlameModel, rng, n_frames: int, yaw_deg: float = 35.0, focal:
     jaw=np.stack([jaw, zero, zero], 1),
     eyes=eyes,
   )
-  return camera.make_camera(focal), poses
+  return cameras.make_camera(focal), poses
 
 
 def plain_identity(model: FlameModel, rng, camera_) -> Identity:
@@ -170,7 +172,7 @@ def head_surface(model: FlameModel, albedo: jax.Array) -> Surface:
 def render_frame(surface: Surface, vertices, identity: Identity, background, specular, gain, size):
   """A frame of posed vertices (V, 3) at twice the size, averaged down: (H, W, 3)."""
   big = (2 * size[0], 2 * size[1])
-  screen = camera.project(identity.camera, vertices, big)
+  screen = cameras.project(identity.camera, vertices, big)
   fragments = raster.rasterize(screen, surface.faces, big)
   normals = flame.vertex_normals(vertices, surface.faces)
   attributes = jnp.concatenate([normals, surface.tone[:, None], surface.gloss[:, None]], -1)
@@ -287,7 +289,7 @@ def detections(model, identity, poses, size, realism: Realism, rng):
   for k in range(poses.expr.shape[0]):
     vertices = vertices_of(jax.tree.map(lambda a: a[k : k + 1], poses))[0]
     p = np.concatenate([flame.landmarks(model, vertices), flame.dense_landmarks(model, vertices)])
-    screen = np.asarray(camera.project(identity.camera, jnp.asarray(p + bias @ R[k].T), size))
+    screen = np.asarray(cameras.project(identity.camera, jnp.asarray(p + bias @ R[k].T), size))
     px = float(identity.camera.focal) * max(size) / screen[:, 2].mean() * eye
     out.append(screen[:, :2] + realism.landmark_noise * px * rng.standard_normal((n_points, 2)))
   out = np.stack(out).astype(np.float32)

@@ -31,10 +31,10 @@ import numpy as np
 import synthetic
 
 from vht_jax import results
-from vht_jax.assets import load_head
+from vht_jax.app.options.settings import Settings, make_settings, read_ini
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.settings import Settings, make_settings, read_ini
-from vht_jax.track import LandmarkFit, Progress, track
+from vht_jax.head.load import load_head
+from vht_jax.tracking.pipeline import LandmarkFit, Progress, track
 from vht_jax.types import FlameModel
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vht_jax import bundle
-from vht_jax import points as pts
 from vht_jax.config import Weights
+from vht_jax.fit import bundle
+from vht_jax.head import points as pts
 
 NOISE = 0.006  # of the eye distance
 YAW = 0.7  # rad, standard deviation

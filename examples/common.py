@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import bundle, camera, flame, functional
-from vht_jax import points as pts
-from vht_jax.assets import load_head
+from vht_jax import cameras
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.fit import bundle
+from vht_jax.head import flame
+from vht_jax.head import points as pts
+from vht_jax.head.load import load_head
+from vht_jax.tracking import pure
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose
 
 SIZE = (512, 512)  # H, W px
@@ -31,7 +34,7 @@ class Frames(NamedTuple):
 
 def small_head(n_expr: int = 12) -> FlameModel:
   """The open head with few components, reduced to the corners of its landmarks' triangles."""
-  return functional.landmarks_only(load_head(model="open", n_shape=6, n_expr=n_expr, n_texture=1), dense=False)
+  return pure.landmarks_only(load_head(model="open", n_shape=6, n_expr=n_expr, n_texture=1), dense=False)
 
 
 def make_identity(model: FlameModel, seed: int = 0) -> Identity:
@@ -41,7 +44,7 @@ def make_identity(model: FlameModel, seed: int = 0) -> Identity:
     shape=jnp.asarray(0.7 * rng.standard_normal(model.shapedirs.shape[-1]), jnp.float32),
     texture=jnp.zeros(model.texture_basis.shape[-1]),
     light=jnp.zeros((9, 3)),
-    camera=camera.make_camera(1.8),
+    camera=cameras.make_camera(1.8),
     lmk_offset=jnp.zeros((70, 3)),
   )
 
@@ -62,9 +65,9 @@ def make_frames(
   depth = 0.8 + 0.3 * jnp.asarray(rng.random(n), jnp.float32)
   turn = draw(n, 3) * jnp.array([[0.2, yaw, 0.1]])
   facing = flame.rotation.axis_angle_to_matrix(neutral.rotation)
-  rotation = jax.vmap(
-    lambda r: flame.rotation.matrix_to_axis_angle(flame.rotation.axis_angle_to_matrix(r) @ facing)
-  )(turn)
+  rotation = jax.vmap(lambda r: flame.rotation.matrix_to_axis_angle(flame.rotation.axis_angle_to_matrix(r) @ facing))(
+    turn
+  )
   zero = jnp.zeros(n)
   gaze = 0.15 * draw(n, 2)
   gaze = jnp.stack([gaze[:, 0], gaze[:, 1], zero], 1)
@@ -83,7 +86,7 @@ def make_frames(
   def detect(pose, error):
     points = flame.landmarks(model, flame.skin(model, identity.shape, pose))
     R = flame.rotation.axis_angle_to_matrix(pose.rotation)
-    seen = camera.project(identity.camera, points + wrong @ R.T, SIZE)
+    seen = cameras.project(identity.camera, points + wrong @ R.T, SIZE)
     scale = identity.camera.focal * SIZE[0] * eye / jnp.mean(seen[:, 2])  # px per eye distance
     return seen[:, :2] + noise * scale * error
 

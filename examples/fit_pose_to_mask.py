@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vht_jax.assets import load_head
-from vht_jax.camera import make_camera
-from vht_jax.edges import edge_table
-from vht_jax.render import render_mesh
+from vht_jax.cameras import make_camera
+from vht_jax.head.load import load_head
+from vht_jax.render.edges import edge_table
+from vht_jax.render.picture import render_mesh
 from vht_jax.rotation import axis_angle_to_matrix
 
 model, camera, size = load_head(model="open"), make_camera(2.0), (96, 96)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame
-from vht_jax.assets import load_head
-from vht_jax.bake import bake_texture
-from vht_jax.camera import make_camera, project
-from vht_jax.edges import edge_table
-from vht_jax.render import render_head
-from vht_jax.shade import interpolate
+from vht_jax.cameras import make_camera, project
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
+from vht_jax.render.edges import edge_table
+from vht_jax.render.picture import render_head
+from vht_jax.render.shade import interpolate
+from vht_jax.render.uv_bake import bake_texture
 from vht_jax.types import Identity
 
 SIZE = (256, 256)

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vht_jax.adjoint import Implicit
 from vht_jax.config import Weights
-from vht_jax.functional import fit_frames
+from vht_jax.fit.adjoint import Implicit
+from vht_jax.tracking.pure import fit_frames
 
 LEARNED = ("sd_landmark", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
 NOISE = 0.02  # of the eye distance

@@ -26,7 +26,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def open_head():
   """The embedded head as a FlameModel."""
-  from vht_jax.assets import load_head
+  from vht_jax.head.load import load_head
 
   return load_head(model="open")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vht_jax.assets import flame_model_from_arrays
+from vht_jax.head.load import flame_model_from_arrays
 from vht_jax.types import FlameModel
 
 

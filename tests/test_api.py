@@ -13,7 +13,7 @@ def test_every_public_name_resolves():
 
 def test_importing_the_core_needs_neither_opencv_nor_mediapipe():
   code = (
-    "import sys, vht_jax, vht_jax.track, vht_jax.render, vht_jax.results;"
+    "import sys, vht_jax, vht_jax.tracking.pipeline, vht_jax.render.picture, vht_jax.results;"
     "print([m for m in ('cv2', 'mediapipe', 'av', 'torch', 'tensorboardX') if m in sys.modules])"
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

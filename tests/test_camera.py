@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from parity import parity_file
 
-from vht_jax import camera as cam
+from vht_jax import cameras as cam
 
 
 @pytest.mark.parametrize("size", [(128, 128), (96, 160)])

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import camera, flame
+from vht_jax import cameras
+from vht_jax.head import flame
 from vht_jax.types import Identity, Observations, TrackResult
 
 SIZE = (120, 100)  # H, W px
@@ -52,12 +53,12 @@ def clip(head, n_frames=3, seed=0, noise_px=0.15):
     shape=0.5 * draw(n_shape),
     texture=0.3 * draw(head.texture_basis.shape[-1]),
     light=jnp.zeros((9, 3), dtype).at[0].set(3.5).at[1].set(0.3),
-    camera=cast(camera.make_camera(1.8), dtype),
+    camera=cast(cameras.make_camera(1.8), dtype),
     lmk_offset=2e-4 * draw(70, 3),
   )
 
   def landmarks(pose):
-    return camera.project(identity.camera, flame.landmarks(head, flame.skin(head, identity.shape, pose)), SIZE)[:, :2]
+    return cameras.project(identity.camera, flame.landmarks(head, flame.skin(head, identity.shape, pose)), SIZE)[:, :2]
 
   points = jax.vmap(landmarks)(poses) + noise_px * draw(n_frames, 70, 2)
   confidence = jnp.asarray(rng.uniform(0.5, 1.0, (n_frames, 70)), dtype)

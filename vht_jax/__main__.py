@@ -1,6 +1,6 @@
 """`python -m vht_jax`."""
 
-from vht_jax.main import cli
+from vht_jax.app.cli import cli
 
 if __name__ == "__main__":
   cli()

@@ -56,7 +56,7 @@ def read_flame(path: Path) -> dict[str, np.ndarray]:
   if path.suffix == ".npz":
     with np.load(path) as archive:
       return {key: archive[key] for key in ("v_template", "f", "weights")}
-  from vht_jax.assets.unpickle import load_pickle
+  from vht_jax.head.load.unpickle import load_pickle
 
   return load_pickle(path)
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame
-from vht_jax.assets import load_head
-from vht_jax.camera import make_camera
-from vht_jax.render import render_head
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
+from vht_jax.cameras import make_camera
+from vht_jax.render.picture import render_head
 from vht_jax.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 from vht_jax.types import Identity
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vht_jax.host.programs import Rehearsal, rehearsal
 from vht_jax.landmarks.detection import N_DENSE
 from vht_jax.landmarks.regions import REGIONS
-from vht_jax.programs import Rehearsal, rehearsal
 
 if TYPE_CHECKING:
   from vht_jax.config import TrackConfig, Weights
+  from vht_jax.dataset.folder import FrameFolder
   from vht_jax.types import FlameModel, Identity, Pose
-  from vht_jax.video import FrameFolder
 
 log = logging.getLogger("vht_jax")
 
@@ -101,8 +101,8 @@ def rehearse(
       known yet; then only the first picture's program is made.
   """
   from vht_jax import results
-  from vht_jax.app.film import still
-  from vht_jax.track import Progress, track
+  from vht_jax.app.overlay.film import still
+  from vht_jax.tracking.pipeline import Progress, track
 
   n_named = len(set(config.keyframes))
   clip = BlankClip(dataset, min(len(dataset), max(FRAMES, n_named, config.n_keyframes)), dense)

@@ -6,11 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from vht_jax import checkpoint, inputs, results
+from vht_jax import results
+from vht_jax.app import inputs, record
+from vht_jax.app.options.settings import AppConfig, Settings, describe
+from vht_jax.dataset.extract import probe
+from vht_jax.dataset.layout import frame_folders, keypoint_name
 from vht_jax.errors import InputError
-from vht_jax.settings import AppConfig, Settings, describe
-from vht_jax.video.extract import probe
-from vht_jax.video.layout import frame_folders, keypoint_name
 
 _WHERE = ("video", "data_path", "output_path", "dry_run", "json", "quiet")  # said in lines of their own, or no matter
 
@@ -67,18 +68,18 @@ def _output(output: Path, settings: Settings) -> str:
     raise InputError(f"{output}: expected a folder for the results; found a file")
   if not output.is_dir():
     return f"{output}: would be made"
-  if not (output / checkpoint.RECORD).exists():
+  if not (output / record.RECORD).exists():
     return f"{output}: is there, without a run in it"
-  record = checkpoint.peek(output)
+  found = record.peek(output)
   if settings.app.restart:
     return f"{output}: holds a run, which would be forgotten"
-  before, now = record.get("settings"), describe(settings)[0]
+  before, now = found.get("settings"), describe(settings)[0]
   if before is not None and before != now:
     names = ", ".join(name for name in {**before, **now} if before.get(name) != now.get(name))
     return f"{output}: holds a run with other settings ({names}); this one would be refused without --restart"
-  if record.get("finished") and (output / results.FILE_NAME).exists():
+  if found.get("finished") and (output / results.FILE_NAME).exists():
     return f"{output}: holds a finished run; the same settings would leave it alone"
-  stages = sorted(path.stem for path in (output / checkpoint.FOLDER).glob("*.npz"))
+  stages = sorted(path.stem for path in (output / record.FOLDER).glob("*.npz"))
   return f"{output}: holds an unfinished run, which would go on after {', '.join(stages) or 'its dataset'}"
 
 
@@ -102,5 +103,3 @@ def _changed(settings: Settings) -> dict[str, Any]:
       if value != field.default and field.name not in _WHERE:
         changed[field.name] = value
   return changed
-
-

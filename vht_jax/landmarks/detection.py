@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vht_jax.dataset.absent import MARK, write_absent
 from vht_jax.errors import InputError, brief
-from vht_jax.files import write_atomic
-from vht_jax.landmarks.absent import MARK, write_absent
+from vht_jax.host.files import write_atomic
 
 N_FACE = 68
 FARTHEST = 1e5  # px, of a coordinate in a file

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError, brief
-from vht_jax.files import user_cache
+from vht_jax.host.files import user_cache
 from vht_jax.landmarks.crop import quarter_of, turned, turned_back
 from vht_jax.landmarks.detection import Detection, estimate_roll, plausible_iris
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
@@ -131,9 +131,7 @@ class FaceAlignmentDetector:
     apart = np.hypot(*(landmarks - mesh.landmarks).T).mean()
     if apart > _APART * max(float(np.hypot(*(mesh.landmarks[45] - mesh.landmarks[36]))), 1.0):
       return None
-    return Detection(
-      box, landmarks, plausible_iris(landmarks, mesh.iris), mesh.dense, float(box[4]), mesh.disagreement
-    )
+    return Detection(box, landmarks, plausible_iris(landmarks, mesh.iris), mesh.dense, float(box[4]), mesh.disagreement)
 
   def cut(self) -> None:
     """The next frame is the first of another shot."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.host.quiet import quiet_stderr
 from vht_jax.landmarks.crop import CropTracker
 from vht_jax.landmarks.detection import Detection
 from vht_jax.landmarks.mirror import mirrored_mean
-from vht_jax.quiet import quiet_stderr
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
 

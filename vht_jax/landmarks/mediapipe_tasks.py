@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.host.quiet import quiet_stderr
 from vht_jax.landmarks.crop import CropTracker
 from vht_jax.landmarks.detection import Detection
 from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe
 from vht_jax.landmarks.mirror import mirrored_mean
 from vht_jax.landmarks.person import bounds
-from vht_jax.quiet import quiet_stderr
 
 
 class TasksDetector:

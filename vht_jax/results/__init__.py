@@ -1,6 +1,7 @@
 """Results on disk (`files`) and the figures that say how good they are (`figures`)."""
 
-from vht_jax.results.figures import (
+from vht_jax.results.heads import head_id
+from vht_jax.results.quality import (
   align,
   angle_deg,
   direction_deg,
@@ -16,7 +17,8 @@ from vht_jax.results.figures import (
   region_confidence,
   vertex_errors,
 )
-from vht_jax.results.files import (
+from vht_jax.results.trust import judged
+from vht_jax.results.vht_npz import (
   FILE_NAME,
   Tracked,
   camera_from_vht,
@@ -29,8 +31,6 @@ from vht_jax.results.files import (
   vht_camera,
   write_npz,
 )
-from vht_jax.results.heads import head_id
-from vht_jax.results.trust import judged
 
 __all__ = [
   "FILE_NAME",

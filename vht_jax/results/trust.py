@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from vht_jax.landmarks.regions import REGIONS
-from vht_jax.results.figures import face_detail, frame_confidence, projected_landmarks, region_confidence
-from vht_jax.track.evidence import CHUNK, faded
+from vht_jax.results.quality import face_detail, frame_confidence, projected_landmarks, region_confidence
+from vht_jax.tracking.evidence.examine import CHUNK, faded
 from vht_jax.types import FlameModel, TrackResult
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.quiet import quiet_stderr
+from vht_jax.host.quiet import quiet_stderr
 from vht_jax.video.pixels import Picture, enlarge, over_background, square_size, turn
 
 DEFAULT_FPS = 25.0

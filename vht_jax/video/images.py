@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from vht_jax.dataset.layout import frame_folders
 from vht_jax.errors import InputError
 from vht_jax.video.codec import DEFAULT_FPS, Opened, VideoInfo
-from vht_jax.video.layout import frame_folders
 from vht_jax.video.pixels import Picture, enlarge, over_background, square_size
 
 IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from vht_jax.errors import InputError, brief
-from vht_jax.supervise import supervised
+from vht_jax.host.supervise import supervised
 
 USAGE = """\
 vht-view: shows a tracked head in the browser, compares two results, edits one.
@@ -111,8 +111,8 @@ def run(options: Options) -> None:
     InputError: anything the user can cause.
   """
   require_viser()
-  from vht_jax.main import start_jax
-  from vht_jax.settings import AppConfig
+  from vht_jax.app.cli import start_jax
+  from vht_jax.app.options.settings import AppConfig
   from vht_jax.viewer.source import open_result
 
   start_jax(AppConfig())

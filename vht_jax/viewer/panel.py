@@ -16,7 +16,7 @@ from vht_jax.results.export import to_glb
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer import export
-from vht_jax.viewer.controls import Control, Options, frame_controls, person_controls
+from vht_jax.viewer.editing.controls import Control, Options, frame_controls, person_controls
 from vht_jax.viewer.scene import LOOKS
 from vht_jax.viewer.surface import split_corners
 from vht_jax.viewer.viewer import COMPARE, Viewer

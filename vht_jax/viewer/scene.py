@@ -11,17 +11,11 @@ import math
 
 import numpy as np
 
-from vht_jax import camera as cameras
+from vht_jax import cameras
 from vht_jax.types import Camera
 from vht_jax.viewer import glb
 from vht_jax.viewer.source import Source
-from vht_jax.viewer.surface import (
-  DISTANCE_RANGE,
-  ERROR_RANGE,
-  Surface,
-  behind_pixels,
-  scale_colors,
-)
+from vht_jax.viewer.surface import DISTANCE_RANGE, ERROR_RANGE, Surface, behind_pixels, scale_colors
 
 LOOKS = ("texture", "shading", "normals", "wireframe", "clay", "error")
 DIFFERENCE = "difference"  # look of the first of two results
@@ -237,7 +231,7 @@ class HeadScene:
     camera = self.surface.session.edited_camera
     shown = (frame, float(camera.focal))
     if self._image is None or self._shown != shown:
-      from vht_jax.video.frames import resize_antialiased
+      from vht_jax.dataset.folder import resize_antialiased
 
       scale = min(1.0, _PLANE_SIDE / max(image.shape[:2]))
       sent = resize_antialiased(image, tuple(max(1, round(n * scale)) for n in image.shape[:2]))
@@ -268,8 +262,10 @@ class HeadScene:
     nearer = centre + _IN_FRONT * (model - centre)
     depth = np.asarray(cameras.world_to_camera(camera, model))[:, 2]
     seen = np.zeros(len(model), bool) if pixels is None else pixels[2] > 0
-    detected = nearer if pixels is None else np.where(
-      seen[:, None], behind_pixels(camera, pixels[1], _IN_FRONT * depth, self.size), nearer
+    detected = (
+      nearer
+      if pixels is None
+      else np.where(seen[:, None], behind_pixels(camera, pixels[1], _IN_FRONT * depth, self.size), nearer)
     )
     size = 2.0 * _POINT * float(np.median(depth))
     if not self._points:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from vht_jax import flame, results
-from vht_jax.assets import load_head
+from vht_jax import results
+from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError, brief
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
 from vht_jax.results import FILE_NAME, Tracked
 from vht_jax.types import FlameModel
-from vht_jax.video import FrameFolder
 
 log = logging.getLogger("vht_jax")
 
@@ -99,7 +100,7 @@ def _result_file(path: Path) -> Path:
 
 def _config(folder: Path) -> dict[str, Any]:
   """What the run's config.ini says; nothing if there is none or it is of another kind."""
-  from vht_jax.settings import read_ini
+  from vht_jax.app.options.settings import read_ini
 
   if not (folder / "config.ini").is_file():
     return {}
@@ -110,9 +111,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _head(
-  tracked: Tracked, file: Path, assets: str | None, model: str, of_the_run: str, detector: str
-) -> FlameModel:
+def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_run: str, detector: str) -> FlameModel:
   """The head that the result was tracked with, or the one that the user names; its landmarks are the detector's."""
   if model == "auto" and of_the_run not in ("auto", "open", "flame") and Path(of_the_run).is_file():
     model = of_the_run
@@ -160,7 +159,7 @@ def _images(
 
 def _shots(rows: np.ndarray, images: FrameFolder | None, config: dict[str, Any]) -> np.ndarray:
   """The shot of each frame. Cuts are looked for only where the run left its thumbnails: decoding a clip takes long."""
-  from vht_jax.video.layout import THUMBNAILS
+  from vht_jax.dataset.layout import THUMBNAILS
 
   cuts = set(config.get("cutframes", ()))
   if images is not None and config.get("find_cuts", True) and (images.path / THUMBNAILS).is_file():

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame
-from vht_jax.bake import rasterize_uv
-from vht_jax.camera import project
-from vht_jax.image import sample_bilinear
-from vht_jax.render import render_mesh
-from vht_jax.shade import shade, shading
+from vht_jax.cameras import project
+from vht_jax.head import flame
+from vht_jax.render.image import sample_bilinear
+from vht_jax.render.picture import render_mesh
+from vht_jax.render.shade import shade, shading
+from vht_jax.render.uv_bake import rasterize_uv
 from vht_jax.types import Camera, FlameModel, Pose
-from vht_jax.viewer.session import Session
+from vht_jax.viewer.editing.session import Session
 
 ERROR_SIDE = 256  # px, longest side of the pictures that are compared for the error colours
 ERROR_RANGE = 0.25  # mean absolute difference of colours, of 1, at the end of the colour scale
@@ -80,7 +80,7 @@ class Surface:
       vertices: (V, 3).
       image: (H, W, 3) uint8, of any size.
     """
-    from vht_jax.video.frames import resize_antialiased
+    from vht_jax.dataset.folder import resize_antialiased
 
     scale = min(1.0, ERROR_SIDE / max(image.shape[:2]))
     size = tuple(max(1, round(n * scale)) for n in image.shape[:2])

@@ -14,11 +14,11 @@ import time
 import numpy as np
 
 from vht_jax import results
-from vht_jax.report import DOUBTFUL
+from vht_jax.app.console import DOUBTFUL
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
+from vht_jax.viewer.editing.session import EDITED, Session
 from vht_jax.viewer.scene import DIFFERENCE, HeadScene, View, camera_place, distance_colors, field_of_view
-from vht_jax.viewer.session import EDITED, Session
 from vht_jax.viewer.source import Source
 from vht_jax.viewer.surface import Surface
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vht_jax import flame
 from vht_jax.errors import InputError
+from vht_jax.head import flame
 from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, quaternions
 from vht_jax.types import FlameModel, TrackResult
 

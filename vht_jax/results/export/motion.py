@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vht_jax.camera import OPENCV_TO_OPENGL
+from vht_jax.cameras import OPENCV_TO_OPENGL
 from vht_jax.types import Camera, FlameModel, Pose
 
 JOINTS = ("root", "neck", "jaw", "eye_left", "eye_right")

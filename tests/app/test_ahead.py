@@ -1,0 +1,93 @@
+"""Compiling ahead: a rehearsal meets the programs that the run then needs, and never gets in its way."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from vht_jax.app import ahead
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.host import programs
+from vht_jax.tracking import pipeline
+
+SIZE = (96, 128)
+SMALL = TrackConfig(n_calibration_frames=4, n_keyframes=2, batch_size=2, crop_size=64, n_samples=100, identity_steps=3)
+LANDMARKS = {"_landmark_model", "_tracks", "_initial", "_bundle", "_with_identity", "_fit_frames", "_to_poses"}
+IMAGES = {"_surface", "_fit_identity", "_person", "_fit_photometric"}
+SMOOTH = {"_matrices", "_information", "_variance", "_noise", "_left_out", "_followed", "_within"}
+
+
+class Frames:
+  """As much of a `FrameFolder` as is there before its faces are searched."""
+
+  def __init__(self, n=40, size=SIZE):
+    self.times, self.size, self.has_alpha = np.arange(n) / 25.0, size, False
+
+  def __len__(self):
+    return len(self.times)
+
+
+class Idle:
+  """Workers that compile nothing, but know what they should have."""
+
+  def __init__(self):
+    self.names = set()
+
+  def submit(self, work):
+    self.names.add(work.__self__._flat.__name__)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+  (tmp_path / "programs").mkdir()
+  monkeypatch.setattr(programs, "folder", tmp_path / "programs")
+
+
+def names(model, config, **how):
+  """The programs that a rehearsal asks for."""
+  workers = Idle()
+  with programs.rehearsal(programs.Rehearsal(workers)):
+    ahead.rehearse(model, Frames(), config, Weights(), dense=True, **how)
+  return workers.names
+
+
+def test_landmarks_and_smoothing_are_rehearsed(small_head):
+  config = TrackConfig(n_calibration_frames=4, photometric=False, keyframes=(1, 35), cutframes=(38,))
+  assert names(small_head, config, pictures=False) >= LANDMARKS | SMOOTH | {"_project"}
+
+
+@pytest.mark.slow
+def test_images_are_rehearsed(small_head):
+  assert names(small_head, SMALL) >= LANDMARKS | IMAGES | SMOOTH | {"_project", "pictures"}
+
+
+@pytest.mark.slow
+def test_after_a_rehearsal_the_run_traces_nothing(small_head):
+  """The real calls have the very shapes and types of the rehearsed ones."""
+  config = TrackConfig(n_calibration_frames=4, photometric=False)
+  rehearsed = names(small_head, config, pictures=False)
+  before = {path.name for path in programs.folder.iterdir()}
+  clip = ahead.BlankClip(Frames(), 12, True)
+  pipeline.track(small_head, clip, config, Weights(), checkpoint=ahead._Examined(12))
+  assert rehearsed and {path.name for path in programs.folder.iterdir()} == before
+
+
+def test_what_goes_wrong_in_a_rehearsal_is_nobodys_error(capsys):
+  def broken():
+    raise ValueError("this is not a clip")
+
+  before = threading.active_count()
+  with ahead.compiling_ahead(bar=False) as start:
+    start(broken)
+    start(lambda: None)
+  assert capsys.readouterr() == ("", "") and threading.active_count() == before
+
+
+def test_it_is_said_once_that_programs_are_compiled():
+  said = []
+  compiling = ahead.Compiling(said.append, bar=False)
+  for name in ("_bundle", "_fit_frames"):
+    compiling(name)
+  compiling.close()
+  compiling("_late")
+  assert len(said) == 1 and "first run" in said[0]

@@ -1,0 +1,115 @@
+"""The summary, the log and TensorBoard."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from vht_jax.app import console
+from vht_jax.errors import InputError
+from vht_jax.types import Status
+
+SUMMARY = {
+  "frames": 10,
+  "tracked": 9,
+  "nme68_median": 1.234,
+  "nme51_median": 1.1,
+  "iris_median": float("nan"),
+  "jitter_ratio": 0.5,
+  "photometric_l1": 0.05,
+  "seconds_total": 12.0,
+  "frames_per_second": 0.83,
+  "stage_seconds": {"detect": 1.0, "camera": 2.0},
+  "peak_rss_mb": 900.0,
+}
+
+
+def test_summary_is_json_without_nan(tmp_path):
+  console.write_summary(tmp_path / "summary.json", SUMMARY)
+  loaded = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+  assert loaded == {**SUMMARY, "iris_median": None}
+
+
+def test_summary_fits_one_screen_and_leaves_out_what_is_unknown(tmp_path):
+  text = console.summary_text(SUMMARY, tmp_path, ["a.npz"])
+  assert "tracked 9 of 10" in text and "1.23 %" in text and "a.npz" in text and "detect 1.0" in text
+  assert "nan" not in text and "truth" not in text
+  assert len(text.splitlines()) < 24 and max(map(len, text.splitlines()[:-1])) < 120
+  assert "vertices 1.50 mm" in console.summary_text({**SUMMARY, "vertex_mm": 1.5}, tmp_path, [])
+
+
+def test_log_has_everything_and_the_terminal_only_warnings(tmp_path, capsys):
+  stop = console.start_log(tmp_path / "track.log")
+  try:
+    logging.getLogger("vht_jax").info("quiet %d", 1)
+    for _ in range(3):
+      logging.getLogger("absl").warning("loud")
+    logging.getLogger("vht_jax").error("the app prints this itself")
+  finally:
+    stop()
+  logging.getLogger("vht_jax").info("after")
+  text = (tmp_path / "track.log").read_text()
+  assert "quiet 1" in text and text.count("loud") == 1 and "the app prints" in text and "after" not in text
+  assert capsys.readouterr().err == "vht-track: loud\n"
+
+
+def test_a_stage_is_one_line_of_the_log(caplog):
+  caplog.set_level(logging.INFO, logger="vht_jax")
+  progress = console.Progress()
+  progress.stage("frames", 4)
+  for error in (0.2, 0.1234567):
+    progress.advance(2, photometric_l1=error)
+  progress.stage("report", 1)
+  progress.close()
+  assert len(caplog.messages) == 2
+  assert caplog.messages[0].startswith("frames: 4 done in 0.0 s, photometric_l1 0.1235")
+
+
+def test_every_frame_is_listed_and_the_doubtful_are_marked(tmp_path):
+  status = np.array([Status.TRACKED, Status.INTERPOLATED, Status.TRACKED, Status.DIVERGED])
+  trust = np.array([0.9, 0.0, 0.2, 0.0])
+  frames, times = np.array([1, 2, 4, 5]), np.array([0, 0.04, 0.1234567, 2])
+  names = ["a.jpg", 'b,"c.jpg', "\udcff.jpg", "d"]
+  assert console.write_frames(tmp_path / "frames.csv", frames, status, trust, times, names) == 3
+  assert (tmp_path / "frames.csv").read_bytes().splitlines() == [
+    b"frame,status,confidence,note,time_s,source", b"1,tracked,0.900,,0.000000,a.jpg",
+    b'2,interpolated,0.000,doubtful,0.040000,"b,""c.jpg"', b"4,tracked,0.200,doubtful,0.123457,\xff.jpg",
+    b"5,diverged,0.000,doubtful,2.000000,d",
+  ]  # fmt: skip
+  assert "3 are doubtful, see frames.csv" in console.summary_text({**SUMMARY, "doubtful": 3}, tmp_path, [])
+
+
+def test_progress_counts_and_times(capsys):
+  progress = console.Progress()
+  progress.advance(1)  # before any stage: nothing to count
+  progress.stage("detect", 3)
+  progress.at(1, 3)
+  progress.at(3, 3)
+  assert progress.step == 3
+  progress.stage("frames", 2)
+  progress.advance(2, energy=1.0)
+  progress.close()
+  assert set(progress.seconds) == {"detect", "frames"}
+  assert capsys.readouterr().err == ""  # no terminal, no bar
+
+
+def test_tensorboard_gets_scalars_and_images(tmp_path):
+  pytest.importorskip("tensorboardX")
+  writer = console.tensorboard_writer(tmp_path / "tb")
+  progress = console.Progress(writer, every=2)
+  progress.stage("frames", 4)
+  for _ in range(4):
+    progress.advance(1, photo=0.5)
+  progress.close()
+  writer.add_image("picture", np.zeros((4, 4, 3), np.uint8), 0, dataformats="HWC")
+  writer.close()
+  data = b"".join(p.read_bytes() for p in (tmp_path / "tb").iterdir())
+  assert data.count(b"frames/photo") == 2 and b"picture" in data
+
+
+@pytest.mark.faults
+def test_tensorboard_missing_is_one_clear_line(tmp_path, monkeypatch):
+  monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+  with pytest.raises(InputError, match=r"pip install 'vht-jax\[tensorboard\]'"):
+    console.tensorboard_writer(tmp_path)

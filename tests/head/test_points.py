@@ -1,0 +1,222 @@
+"""Posed surface points against the full mesh, and their analytic derivatives against forward mode."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vht_jax import cameras, rotation
+from vht_jax.head import flame
+from vht_jax.head import points as pts
+from vht_jax.head.points import Shared
+
+SIZE = (480, 640)
+N_DENSE = 12
+VERTICES = np.arange(0, 6000, 600, dtype=np.int32)
+BIAS_SCALE = 2.5
+
+
+def unknowns(rng, n_expr: int) -> np.ndarray:
+  """Plausible unknowns of a frame: moderate expression, a turned head, an open mouth, a gaze."""
+  return np.concatenate(
+    [
+      rng.uniform(0, 0.5, n_expr),
+      rng.uniform(-0.5, 0.5, 3),
+      rng.uniform(-0.1, 0.1, 2),
+      rng.uniform(0.8, 1.2, 1),
+      rng.uniform(-0.1, 0.1, 3),
+      rng.uniform(-1.2, 0.0, 1),
+      rng.uniform(-0.3, 0.3, 4),
+    ]
+  ).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def points(small_head):
+  """70 landmarks, a few dense ones, and a few vertices."""
+  step = len(small_head.dense_index) // N_DENSE
+  corners = jnp.stack([jnp.asarray(VERTICES)] * 3, axis=-1)
+  vertices = jnp.concatenate([small_head.lmk_vertices, small_head.dense_vertices[::step], corners])
+  bary = jnp.concatenate([small_head.lmk_bary, small_head.dense_bary[::step], jnp.full(corners.shape, 1.0 / 3)])
+  return jax.jit(pts.surface_points)(small_head, vertices, bary)
+
+
+@pytest.fixture(scope="module")
+def shared(points):
+  """Identity, camera off centre, and a detector bias."""
+  rng = np.random.default_rng(1)
+  n, _, s = points.shapedirs.shape
+  return Shared(
+    shape=jnp.asarray(rng.standard_normal(s), jnp.float32),
+    log_focal=jnp.asarray(np.log(1.9), jnp.float32),
+    principal=jnp.array([0.02, -0.03]),
+    offset=jnp.asarray(1e-3 * rng.standard_normal((n, 3)), jnp.float32),
+  )
+
+
+@pytest.fixture(scope="module")
+def xs(points):
+  rng = np.random.default_rng(0)
+  return jnp.asarray(np.stack([unknowns(rng, points.exprdirs.shape[-1]) for _ in range(3)]))
+
+
+@pytest.fixture(scope="module")
+def cam(shared):
+  """The camera of `shared`, displaced and turned: the unknowns live in camera coordinates, poses in the world."""
+  height, width = SIZE
+  principal = 0.5 + np.asarray(shared.principal) * max(SIZE) / np.array([width, height])
+  turn = np.array(rotation.axis_angle_to_matrix(jnp.array([0.1, -0.4, 0.2])))
+  R = turn @ np.array(cameras.WORLD_TO_OPENCV)
+  return cameras.make_camera(jnp.exp(shared.log_focal), principal, R, (0.1, -0.2, 0.3))
+
+
+@pytest.fixture(scope="module")
+def functions():
+  return {
+    "predict": jax.jit(pts.predict),
+    "jacobian": jax.jit(pts.predict_and_jacobian),
+    "to_pose": jax.jit(pts.to_pose),
+    "from_pose": jax.jit(pts.from_pose),
+  }
+
+
+def test_split_names_every_unknown(points):
+  n = pts.n_unknowns(points)
+  parts = pts.split(jnp.arange(float(n)))
+  assert {k: v.size for k, v in parts.items()} == {
+    "expr": n - 14, "rotation": 3, "place": 3, "neck": 3, "jaw": 1, "eyes": 4,
+  }  # fmt: skip
+  names = ("expr", "rotation", "place", "neck", "jaw", "eyes")
+  order = np.concatenate([np.asarray(parts[k]).reshape(-1) for k in names])
+  np.testing.assert_array_equal(order, np.arange(n))
+
+
+def test_points_are_the_skinned_mesh_projected(small_head, points, shared, xs, cam, functions):
+  """Exact at vertices, else within the pseudo-vertex approximation: 0.1 mm."""
+
+  @jax.jit
+  def mesh_points(pose):
+    vertices = flame.skin(small_head, shared.shape, pose)
+    dense = flame.dense_landmarks(small_head, vertices)[:: len(small_head.dense_index) // N_DENSE]
+    on_mesh = jnp.concatenate([flame.landmarks(small_head, vertices), dense, vertices[VERTICES]])
+    return cameras.project(cam, on_mesh, SIZE)[:, :2]
+
+  unbiased = shared.replace(offset=jnp.zeros_like(shared.offset))
+  for x in xs:
+    pose = functions["to_pose"](points, x, shared.shape, cam, shared.principal)
+    expected = (np.asarray(mesh_points(pose)) - np.array([SIZE[1] / 2, SIZE[0] / 2])) / max(SIZE)
+    uv = functions["predict"](points, x, unbiased, jnp.float32(0))
+    error_mm = np.linalg.norm(uv - expected, axis=-1) / np.exp(x[-9]) * 1e3
+    assert error_mm.max() < 0.15
+    assert np.median(error_mm) < 0.01
+    assert error_mm[-len(VERTICES) :].max() < 0.002
+
+
+def test_pose_round_trip(points, shared, xs, cam, functions):
+  for x in xs:
+    pose = functions["to_pose"](points, x, shared.shape, cam, shared.principal)
+    back = functions["from_pose"](points, pose, shared.shape, cam, shared.principal)
+    np.testing.assert_allclose(back, x, atol=3e-5)
+    again = functions["to_pose"](points, back, shared.shape, cam, shared.principal)
+    for field in dataclasses.fields(pose):
+      np.testing.assert_allclose(getattr(again, field.name), getattr(pose, field.name), atol=3e-5, err_msg=field.name)
+
+
+def test_the_frontal_neutral_pose_is_the_origin_of_the_unknowns(small_head, points, shared, functions):
+  """Rotation 0 is the frontal view, where axis-angles of the world sit at |r| = pi."""
+  cam = cameras.make_camera(2.0)
+  x = functions["from_pose"](points, flame.neutral_pose(small_head), shared.shape, cam, jnp.zeros(2))
+  parts = pts.split(x)
+  np.testing.assert_allclose(parts["rotation"], 0, atol=1e-5)
+  np.testing.assert_allclose(pts.jaw_angle(parts["jaw"]), 0, atol=1e-5)
+  assert np.all(np.abs(parts["place"][:2]) < 0.15)
+  np.testing.assert_allclose(np.exp(parts["place"][2]), 2.0 / 1.0, rtol=0.15)  # focal / a metre
+
+
+def test_to_pose_clamps_to_the_joint_limits(points, shared, xs, cam, functions):
+  wild = xs[0].at[-8:-5].set(4.0).at[-5].set(9.0).at[-4:].set(-5.0)
+  pose = functions["to_pose"](points, wild, shared.shape, cam, shared.principal)
+  for name, value in (("neck", pose.neck), ("jaw", pose.jaw), ("eyes", pose.eyes[0]), ("eyes", pose.eyes[1])):
+    lower, upper = flame.JOINT_LIMITS[name]
+    assert np.all(value >= lower - 1e-6) and np.all(value <= upper + 1e-6), name
+
+
+def test_place_is_where_the_pivot_appears(points, shared, xs, functions):
+  """(u, v) of the pivot is place[:2], independent of rotation, scale and focal length."""
+  x = xs[1]
+  place = pts.split(x)["place"]
+  for focal in (1.0, 4.0):
+    R, t = pts.rigid(x[-14:], jnp.float32(focal), shared.principal)
+    np.testing.assert_allclose(pts.project(t[None], jnp.float32(focal), shared.principal)[0], place[:2], atol=1e-6)
+    np.testing.assert_allclose(jnp.log(focal / t[2]), place[2], atol=1e-6)
+    np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.differentiable
+def test_jacobians_equal_forward_mode(points, shared, xs, functions):
+  """All blocks, with principal point, offsets and dense points."""
+  scale = jnp.float32(BIAS_SCALE)
+
+  n_expr, n_shape, n_points = points.exprdirs.shape[-1], shared.shape.shape[0], len(shared.offset)
+  blocks = {
+    "expr": n_expr, "rotation": 3, "place": 3, "neck": 3, "jaw": 1, "eyes": 4,
+    "shape": n_shape, "log_focal": 1, "principal": 2, "offset": 5,
+  }  # fmt: skip
+  rng = np.random.default_rng(3)
+  offsets = jnp.asarray(rng.standard_normal((blocks["offset"], n_points, 3)), jnp.float32)  # random directions
+  unit = jnp.eye(sum(blocks.values()) - blocks["offset"])
+  unit = jnp.pad(unit, ((0, blocks["offset"]), (0, 0)))
+  n_x = pts.n_unknowns(points)
+
+  @jax.jit
+  def forward(x, shared):
+    def column(d, d_offset):
+      d_shared = Shared(d[n_x : n_x + n_shape], d[n_x + n_shape], d[n_x + n_shape + 1 :], d_offset)
+      return jax.jvp(lambda x, s: pts.predict(points, x, s, scale), (x, shared), (d[:n_x], d_shared))[1]
+
+    return jax.vmap(column)(unit, jnp.pad(offsets, ((len(unit) - len(offsets), 0), (0, 0), (0, 0))))
+
+  for x in xs[:2]:
+    uv, d_x, d_shared, d_offset = functions["jacobian"](points, x, shared, scale)
+    np.testing.assert_allclose(uv, functions["predict"](points, x, shared, scale), atol=1e-6)
+    by_offset = np.einsum("ij,knj->kni", d_offset, offsets)
+    analytic = np.concatenate([np.moveaxis(np.concatenate([d_x, d_shared], -1), -1, 0), by_offset])
+    expected = np.asarray(forward(x, shared))
+    start = 0
+    for name, size in blocks.items():
+      a, b = analytic[start : start + size], expected[start : start + size]
+      assert np.abs(a - b).max() < 1e-4 * np.abs(b).max(), name
+      start += size
+
+
+@pytest.mark.differentiable
+def test_jacobian_at_the_frontal_pose_is_finite(points, shared, functions):
+  x = jnp.zeros(pts.n_unknowns(points)).at[-9].set(1.0)
+  for block in functions["jacobian"](points, x, shared, jnp.float32(BIAS_SCALE)):
+    assert np.isfinite(block).all()
+
+
+def test_with_identity_changes_nothing(points, shared, xs, cam, functions):
+  folded = jax.jit(pts.with_identity)(points, shared.shape)
+  empty = shared.replace(shape=shared.shape[:0])
+  assert folded.shapedirs.shape[-1] == 0
+  uv = [functions["predict"](p, xs[2], s, jnp.float32(BIAS_SCALE)) for p, s in ((points, shared), (folded, empty))]
+  np.testing.assert_allclose(*uv, atol=1e-6)
+  poses = [
+    functions["to_pose"](p, xs[2], s.shape, cam, shared.principal) for p, s in ((points, shared), (folded, empty))
+  ]
+  np.testing.assert_allclose(poses[1].translation, poses[0].translation, atol=1e-6)
+
+
+def test_the_bias_keeps_its_size_in_the_image_when_the_head_shrinks(points, shared, xs, functions):
+  """The offset is scaled by the *observed* size: what it adds does not depend on the estimated distance."""
+  scale = jnp.float32(BIAS_SCALE)
+  unbiased = shared.replace(offset=jnp.zeros_like(shared.offset))
+  added = [
+    functions["predict"](points, x, shared, scale) - functions["predict"](points, x, unbiased, scale)
+    for x in (xs[0], xs[0].at[-9].add(-0.7))
+  ]
+  assert np.abs(added[0]).max() > 1e-3
+  np.testing.assert_allclose(added[0], added[1], atol=1e-6)

@@ -1,0 +1,331 @@
+"""track_fn: derivatives against central differences in float64, batching, sharding, recompilation, refusals."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SIZE, clip, quick_jit, slopes, tiny_head, weigh
+
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.errors import InputError
+from vht_jax.fit import bundle
+from vht_jax.fit.adjoint import Implicit, Unrolled
+from vht_jax.head import flame
+from vht_jax.render.picture import render_head
+from vht_jax.tracking import pure
+from vht_jax.tracking.pure import landmarks_only, track_fn, with_pose
+from vht_jax.types import Status
+
+pytestmark = pytest.mark.differentiable
+
+LANDMARKS = TrackConfig(photometric=False)
+ADAM = TrackConfig(solver="adam", init_steps=2, steps_per_frame=2, sub_steps=2, blur_sigma=(1.0, 1e-4))
+HEAD = ("v_template", "shapedirs", "exprdirs", "posedirs", "j_template", "j_shapedirs", "lbs_weights", "lmk_bary")
+SPREADS = ("sd_landmark", "sd_closure", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
+POSE = ("expr", "rotation", "translation", "neck", "jaw", "eyes")
+BAR = 1e-4  # relative
+# To rounding, as differences of small steps ask: the cost alone would fix a solution to 1e-8 of its spread.
+CONVERGED = Implicit(max_steps=60, tol=1e-12, polish=12)
+QUIET = 0.05  # px of noise: only the outlier is beyond Huber's kink and nothing near it, where a derivative jumps
+
+
+@pytest.fixture(scope="module")
+def head(open_head):
+  return landmarks_only(tiny_head(open_head), dense=False)
+
+
+@pytest.fixture(scope="module")
+def tracked(head):
+  """track(model, observations, weights, init) by the implicit adjoint, compiled."""
+  observations, truth = clip(head)
+  run = quick_jit(lambda *args: track_fn(args[0], args[1], LANDMARKS, *args[2:], size=SIZE))
+  return run, observations, truth
+
+
+def check_slopes(inputs, build, energy: str, constant=(), largest=1.0):
+  """Every leaf of `inputs` by reverse mode against central differences; `constant`: those with derivative zero."""
+
+  def loss(inputs):
+    result = build(inputs)
+    return weigh((result.identity, result.poses)) + 1e-3 * jnp.sum(result.energies[energy])
+
+  found = slopes(quick_jit(loss), quick_jit(jax.grad(loss))(inputs), inputs, largest)
+  for name, (exact, numeric, spread) in found.items():
+    print(f"{name:28s} {exact: .3e}, error {abs(numeric / (exact or 1) - 1):.0e}, of differences {spread:.0e}")
+  for name, (exact, numeric, spread) in found.items():
+    if name.startswith(constant) and constant:
+      assert exact == 0.0, name
+      assert abs(numeric) < 1e-6, (name, numeric)
+    else:
+      assert spread < BAR * abs(numeric), (name, "the differences are no judge", numeric, spread)
+      assert abs(numeric - exact) < BAR * abs(numeric), (name, exact, numeric)
+
+
+def landmark_inputs(head, observations, weights=SPREADS):
+  return {
+    "model": {name: getattr(head, name) for name in HEAD},
+    "observed": {"landmarks": observations.landmarks, "confidence": observations.confidence},
+    "weights": {name: jnp.asarray(getattr(Weights(), name), head.v_template.dtype) for name in weights},
+  }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [CONVERGED, Unrolled(max_steps=2)], ids=["implicit", "unrolled"])
+def test_derivatives_of_a_fit_of_landmarks_with_a_known_identity(open_head, how):
+  with jax.enable_x64(True):
+    head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
+    observations, truth = clip(head, noise_px=QUIET)
+    identity = {"shape": truth.identity.shape, "lmk_offset": truth.identity.lmk_offset}
+    camera = {name: getattr(truth.identity.camera, name) for name in ("focal", "principal", "R", "T")}
+    inputs = landmark_inputs(head, observations) | {"identity": identity, "camera": camera}
+    # Two steps of the unrolled solver: after more of them it hardly matters where they began.
+    inputs["poses"] = {name: getattr(truth.poses, name) for name in POSE}
+
+    def build(d):
+      person = truth.identity.replace(**d["identity"], camera=truth.identity.camera.replace(**d["camera"]))
+      init = truth.replace(identity=person, poses=truth.poses.replace(**d["poses"]))
+      observed = observations.replace(**d["observed"])
+      weights = Weights().replace(**d["weights"])
+      return track_fn(head.replace(**d["model"]), observed, LANDMARKS, weights, init, size=SIZE, adjoint=how)
+
+    check_slopes(inputs, build, "landmarks", constant=("poses",) if isinstance(how, Implicit) else ())
+
+
+@pytest.mark.slow
+def test_derivatives_of_a_bundle_adjustment(open_head):
+  with jax.enable_x64(True):
+    head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
+    observations, _ = clip(head, noise_px=QUIET)
+    inputs = landmark_inputs(head, observations, (*SPREADS, "sd_offset", "sd_size", "w_identity"))
+
+    def build(d):
+      observed, weights = observations.replace(**d["observed"]), Weights().replace(**d["weights"])
+      return track_fn(head.replace(**d["model"]), observed, LANDMARKS, weights, size=SIZE, adjoint=CONVERGED)
+
+    check_slopes(inputs, build, "landmarks")
+
+
+def adam_clip(open_head, dtype):
+  head = tiny_head(open_head, dtype=dtype)
+  observations, truth = clip(head, n_frames=2)
+  size = (48, 40)
+  rng = np.random.default_rng(3)
+  rgb = quick_jit(jax.vmap(lambda p: render_head(head, truth.identity, p, size).rgb))(truth.poses)
+  rgb = jnp.clip(rgb + jnp.asarray(0.03 * rng.standard_normal(rgb.shape), dtype), 0, 1)
+  moved = jax.tree.map(lambda a: a + jnp.asarray(0.01 * rng.standard_normal(a.shape), a.dtype), truth.poses)
+  return head, observations.replace(rgb=rgb, landmarks=0.4 * observations.landmarks), truth.replace(poses=moved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["given", "landmarks"])
+def test_derivatives_of_adam(open_head, start):
+  """Images, energy weights and learning rates through every step, rasterisations included."""
+  with jax.enable_x64(True):
+    head, observations, init = adam_clip(open_head, np.float64)
+    rates = ("lr", "pos_lr") if start == "given" else pure.LEARNING_RATES
+    terms = tuple(n for n in pure.ENERGY_WEIGHTS if start != "given" or n not in ("w_shape_reg", "w_tex_reg"))
+    inputs = landmark_inputs(head, observations, (*rates, *terms))
+    inputs["observed"]["rgb"] = observations.rgb
+    inputs["model"] |= {name: getattr(head, name) for name in ("uv", "texture_mean", "texture_basis")}
+    if start == "given":
+      inputs |= {"identity": init.identity, "poses": init.poses}
+
+    # Fewer recomputations, a smaller program: both fits in one compile for minutes.
+    adjoint = Unrolled(checkpoint=1 if start == "given" else 0, max_steps=3)
+
+    def build(d):
+      person = init.replace(identity=d["identity"], poses=d["poses"]) if start == "given" else None
+      observed, weights = observations.replace(**d["observed"]), Weights().replace(**d["weights"])
+      return track_fn(head.replace(**d["model"]), observed, ADAM, weights, person, adjoint=adjoint)
+
+    check_slopes(inputs, build, "total")
+
+
+@pytest.mark.slow
+def test_memory_of_the_unrolled_gradient_follows_the_checkpoints(open_head):
+  head, observations, init = adam_clip(open_head, np.float32)
+  config = TrackConfig(solver="adam", steps_per_frame=12, sub_steps=2, blur_sigma=(0.0, 0.0))
+
+  def temporary(checkpoint):
+    def loss(rgb):
+      observed = observations.replace(rgb=rgb)
+      return weigh(track_fn(head, observed, config, Weights(), init, adjoint=Unrolled(checkpoint=checkpoint)).poses)
+
+    compiled = quick_jit(jax.grad(loss)).lower(observations.rgb).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  everything, four, one = (temporary(k) for k in (0, 4, 1))
+  print(f"temporaries of a gradient through 24 updates: {everything / 1e6:.0f}, {four / 1e6:.0f}, {one / 1e6:.0f} MB")
+  assert one < four < everything
+  assert one < 0.3 * everything
+
+
+def test_the_solver_s_gradient_is_that_of_its_cost(head):
+  """What the implicit adjoint differentiates is the cost; the solver looks for a zero of its own gradient."""
+  observations, truth = clip(head)
+  lm, tracks = pure.landmark_problem(head, observations, LANDMARKS, Weights(), SIZE)
+  tracks = jax.tree.map(lambda a: a[-1], tracks)  # the frame with the outlier
+  shared = pure._shared(lm, truth.identity, SIZE)
+  x = bundle.initial_unknowns(lm, tracks) + 0.02
+  person, folded = bundle.with_identity(lm, shared)
+  model = bundle.frame_normal(person, x, folded, tracks, Weights())
+  slope = jax.grad(lambda x: bundle.frame_normal(person, x, folded, tracks, Weights()).cost)(x)
+  np.testing.assert_allclose(2 * model.gradient, slope, rtol=1e-3, atol=1e-3 * np.abs(slope).max())
+
+
+def test_batched_over_clips_equals_one_by_one(tracked, head):
+  run, observations, truth = tracked
+  other, _ = clip(head, seed=1)
+  both = jax.tree.map(lambda a, b: jnp.stack([a, b]), observations, other)
+  together = quick_jit(jax.vmap(lambda o: track_fn(head, o, LANDMARKS, Weights(), truth, size=SIZE)))(both)
+  for k, one in enumerate((observations, other)):
+    alone = run(head, one, Weights(), truth)
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[k], together).poses, alone.poses, atol=2e-3)
+    np.testing.assert_allclose(together.energies["landmarks"][k], alone.energies["landmarks"], rtol=1e-3)
+
+
+def test_other_weights_do_not_compile_again(head):
+  observations, truth = clip(head)
+
+  @chex.assert_max_traces(n=1)
+  def run(observations, weights, init):
+    return track_fn(head, observations, LANDMARKS, weights, init, size=SIZE).poses
+
+  chex.clear_trace_counter()
+  compiled = quick_jit(run)
+  poses = [compiled(observations, Weights(sd_expr=sd, lr=sd), truth) for sd in (0.1, 0.4, 1.6)]
+  assert float(jnp.abs(poses[0].expr).mean()) < float(jnp.abs(poses[2].expr).mean())
+  compiled(observations.replace(confidence=0.5 * observations.confidence), Weights(), truth)
+  assert compiled._cache_size() == 1
+
+
+@pytest.mark.slow
+def test_sharded_over_four_devices_equals_one():
+  code = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from tiny import SIZE, clip, quick_jit, tiny_head
+from vht_jax.assets import load_head
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.functional import landmarks_only, track_fn
+assert jax.device_count() == 4
+head = landmarks_only(tiny_head(load_head(model="open")), dense=False)
+clips = [clip(head, n_frames=2, seed=k) for k in range(4)]
+observations, truth = (jax.tree.map(lambda *a: jnp.stack(a), *t) for t in zip(*clips))
+run = quick_jit(jax.vmap(lambda o, t: track_fn(head, o, TrackConfig(photometric=False), Weights(), t, size=SIZE).poses))
+mesh = Mesh(jax.devices(), ("clip",))  # of `make_mesh` the axes are "explicit" in newer versions: XLA would not split
+spread = jax.device_put((observations, truth), NamedSharding(mesh, P("clip")))
+alone, together = run(observations, truth), run(*spread)
+assert len(together.expr.sharding.device_set) == 4, together.expr.sharding
+for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together)):
+  np.testing.assert_allclose(a, b, atol=2e-3)
+print("equal")
+"""
+  env = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+  }
+  out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+  assert out.stdout.strip().endswith("equal"), out.stderr[-2000:]
+
+
+# --- staged functions ------------------------------------------------------------------------------------------------
+
+
+def test_with_identity_and_with_pose_are_skin(open_head):
+  head = tiny_head(open_head)
+  _, truth = clip(head)
+  pose = jax.tree.map(lambda a: a[1], truth.poses)
+  posed = with_pose(flame.with_identity(head, truth.identity.shape), pose)
+  expected = flame.skin(head, truth.identity.shape, pose)
+  np.testing.assert_allclose(posed.vertices, expected, atol=1e-6)
+  np.testing.assert_allclose(posed.joints[0], pose.translation, atol=1e-6)
+  np.testing.assert_allclose(posed.landmarks, flame.landmarks(head, expected), atol=1e-6)
+
+
+def test_landmarks_only_keeps_the_landmarks(open_head):
+  full = tiny_head(open_head)
+  small = landmarks_only(full)
+  _, truth = clip(full)
+  pose = jax.tree.map(lambda a: a[0], truth.poses)
+  for points in (flame.landmarks, flame.dense_landmarks):
+    big, little = (points(m, flame.skin(m, truth.identity.shape, pose)) for m in (full, small))
+    np.testing.assert_allclose(little, big, atol=1e-6)
+  assert len(small.v_template) < 0.2 * len(full.v_template)
+
+
+def test_residuals_are_standard_deviations_at_the_truth(head):
+  observations, truth = clip(head, noise_px=0.0)
+  one = lambda k: jax.tree.map(lambda a: a[k], (truth.poses, observations))
+  weights = Weights()
+  identity = truth.identity.replace(lmk_offset=jnp.zeros((70, 3)))
+  r = pure.residuals(head, identity, *one(0), weights, size=SIZE)
+  assert r.shape == (70, 2)
+  assert float(jnp.abs(r).max()) < 0.2  # skinning a point against skinning its triangle
+  assert (r[10] == 0).all()  # missing
+  last = pure.residuals(head, identity, *one(-1), weights, size=SIZE)
+  assert float(jnp.abs(last[3]).max()) > 3  # moved by 6 px
+
+
+def test_frames_without_a_face_are_bridged_and_harmless(tracked, head):
+  run, observations, truth = tracked
+  observations = observations.replace(valid=jnp.array([True, False, True]))
+  result = run(head, observations, Weights(), truth)
+  assert list(np.asarray(result.status)) == [Status.TRACKED, Status.INTERPOLATED, Status.TRACKED]
+  mean = 0.5 * (result.poses.translation[0] + result.poses.translation[2])
+  np.testing.assert_allclose(result.poses.translation[1], mean, atol=1e-5)
+
+  def loss(landmarks):
+    observed = observations.replace(landmarks=landmarks)
+    return weigh(track_fn(head, observed, LANDMARKS, Weights(), truth, size=SIZE).poses)
+
+  slope = quick_jit(jax.grad(loss))(observations.landmarks)
+  assert np.isfinite(slope).all()
+  assert (np.asarray(slope[1]) == 0).all() and float(jnp.abs(slope[0]).max()) > 0
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "config, adjoint, message",
+  [
+    (TrackConfig(), None, "Gauss-Newton cannot be differentiated"),
+    (ADAM, Implicit(), "implicit adjoint needs a converged"),
+    (TrackConfig(solver="adam", init="calibration"), None, "runs on the host"),
+    (TrackConfig(solver="adam", cutframes=(3,)), None, "once per shot"),
+  ],
+)
+def test_what_cannot_be_differentiated_is_refused(config, adjoint, message):
+  with pytest.raises(InputError, match=message):
+    pure.check_adjoint(config, adjoint)
+
+
+def test_the_default_adjoint_fits_the_method():
+  assert pure.check_adjoint(LANDMARKS, None) == Implicit()
+  assert pure.check_adjoint(ADAM, None) == Unrolled()
+
+
+@pytest.mark.parametrize("name", ["lr", "cam_lr", "w_photo", "w_lmk"])
+def test_weights_of_the_other_method_have_no_derivative(head, name):
+  observations, truth = clip(head)
+
+  def loss(value):
+    weights = Weights().replace(**{name: value})
+    return weigh(track_fn(head, observations, LANDMARKS, weights, truth, size=SIZE).poses)
+
+  with pytest.raises(InputError, match=name):
+    jax.eval_shape(jax.grad(loss), 1.0)
+
+
+def test_the_image_size_is_needed(head):
+  observations, truth = clip(head)
+  with pytest.raises(InputError, match="size"):
+    track_fn(head, observations, LANDMARKS, Weights(), truth)

@@ -1,0 +1,275 @@
+"""From what the user names to frames with landmarks, and what of it tells one run from another."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vht_jax.app.options.settings import AppConfig
+from vht_jax.errors import InputError
+from vht_jax.host.files import lock
+
+if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
+  from vht_jax.app.console import Progress
+  from vht_jax.config import TrackConfig
+  from vht_jax.dataset.folder import FrameFolder
+  from vht_jax.results import Tracked
+  from vht_jax.types import FlameModel
+
+
+log = logging.getLogger("vht_jax")
+
+# In a dataset folder: held by the run that extracts or annotates, and shared by all that read its frames.
+PREPARED, READ = ".prepare.lock", ".read.lock"
+
+
+def with_paths(app: AppConfig) -> AppConfig:
+  """`app` with the folders that follow from the video's name, and the input checked.
+
+  Raises:
+    InputError: nothing to track, or a path that is not there.
+  """
+  if not app.video and not app.data_path:
+    raise InputError("nothing to track: give --video=clip.mp4 or --data_path=folder (see --help)")
+  if app.video and not Path(app.video).exists():
+    raise InputError(f"{app.video}: no such video")
+  if not app.video and not Path(app.data_path).is_dir():
+    raise InputError(f"{app.data_path}: no such dataset folder; to make it from a video give --video as well")
+  name = Path(app.video or app.data_path).resolve()
+  output = app.output_path or str(Path("out") / (name.stem if name.is_file() else name.name))
+  data = app.data_path or str(Path(output) / "dataset")
+  for path in (app.truth, app.load_tracked_flame_params):
+    if path and not Path(path).exists():
+      raise InputError(f"{path}: no such file")
+  return dataclasses.replace(app, data_path=data, output_path=output)
+
+
+def load_model(app: AppConfig, config: TrackConfig | None = None, detector: str | None = None) -> FlameModel:
+  """The head that the settings name, with its landmarks where the detector sees them.
+
+  Args:
+    config: how many components to keep; all without it.
+    detector: who made the landmarks (`FrameFolder.detector`); None before that is known: the one that is asked for.
+
+  Raises:
+    InputError: no such head, or a broken file.
+  """
+  from vht_jax.head.load import load_head
+
+  named = app.model in ("auto", "open", "flame")
+  counts = {} if config is None else dict(n_shape=config.n_shape, n_expr=config.n_expr, n_texture=config.n_tex)
+  return load_head(
+    None if named else app.model, assets_dir=app.assets, model=app.model if named else "auto",
+    detector=expected_detector(app) if detector is None else detector, **counts,
+  )  # fmt: skip
+
+
+def expected_detector(app: AppConfig) -> str:
+  """Whose landmarks `--landmarks` gives, as `load_head` wants it; a dataset may have another's."""
+  return "mediapipe" if app.landmarks == "auto" else app.landmarks
+
+
+def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | None:
+  """The result that the user wants to start from; before the long work, as it may be refused.
+
+  Raises:
+    InputError: not a result, without a camera, or of another head without `allow_other_head`.
+  """
+  from vht_jax import results
+
+  path = app.load_tracked_flame_params
+  if not path:
+    return None
+  found = results.load_tracked(path, model, focal=config.focal, other_head=app.allow_other_head)
+  if not found.verdict.same:
+    focal = config.focal or float(found.result.identity.camera.focal)
+    log.warning(
+      "%s: its codes are of %s, not of this head; its camera alone is taken (focal length %.4g), all else is estimated",
+      path, found.verdict.reason, focal,
+    )  # fmt: skip
+  return found
+
+
+def open_dataset(
+  app: AppConfig,
+  config: Any,
+  progress: Progress,
+  opened: Callable[[FrameFolder, tuple[int, ...]], None] = lambda dataset, cuts: None,
+) -> tuple[FrameFolder, tuple[int, ...]]:
+  """The frames with landmarks of every one, and where new shots start; what an earlier run left is used again.
+
+  `opened` is told of both before the frames are searched for faces.
+
+  Raises:
+    InputError: unreadable input, no face anywhere, a detector that cannot run.
+  """
+  from vht_jax.dataset.annotate import annotate
+  from vht_jax.dataset.resume import is_annotated
+  from vht_jax.landmarks import make_detector
+
+  dataset = open_frames(app, config, progress)
+  look = app.find_cuts and not config.unordered
+  cuts = sorted({*config.cutframes, *(dataset.find_cuts() if look else ())})
+  if cuts:
+    log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
+  opened(dataset, tuple(cuts))
+  progress.stage("detect", len(dataset))
+  due = lambda: not is_annotated(dataset) or not dataset.valid.any()  # without a face: it says why
+  if due():
+    with preparing(app.data_path):
+      dataset.reload_keypoints()  # another run may have been at it
+      if due():
+        detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
+        try:
+          annotate(dataset, detector, progress.at, cuts=range(len(dataset)) if config.unordered else cuts)
+        finally:
+          detector.close()
+  progress.close()
+  return dataset, tuple(cuts)
+
+
+def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
+  """The frames alone.
+
+  Raises:
+    InputError: unreadable input, or keyframes and cuts that it does not have (before it is extracted, if it says how
+      many frames there are).
+  """
+  from vht_jax.dataset.child import extract_in_child
+  from vht_jax.dataset.folder import FrameFolder
+  from vht_jax.tracking.frames import check_positions
+
+  if app.video:
+    progress.stage("extract", app.max_frames)
+    check = functools.partial(check_positions, config)
+    with preparing(app.data_path):
+      info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at, check)
+    progress.at(info.n_frames, info.n_frames)
+    progress.close()
+  dataset = FrameFolder(
+    app.data_path,
+    tracking_resolution=config.tracking_resolution,
+    downscale_factor=config.downscale_factor,
+    max_frames=app.max_frames or None,
+    face=whom(app) if app.face.isdigit() else None,
+  )
+  check_positions(config, len(dataset))
+  return dataset
+
+
+def count_people(app: AppConfig, config: Any, progress: Progress) -> int:
+  """How many faces the clip shows at once.
+
+  Raises:
+    InputError: unreadable input, a detector that cannot run, or no face.
+  """
+  from vht_jax.dataset.annotate import count_faces
+  from vht_jax.landmarks import make_detector
+
+  dataset = open_frames(app, config, progress)
+  detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker)
+  try:
+    count = count_faces(dataset, detector)
+  finally:
+    detector.close()
+  if not count:
+    raise InputError(f"{dataset.path}: no face found; a face should be at least 30 pixels wide")
+  return count
+
+
+def whom(app: AppConfig) -> str | int:
+  """Whom `--face` names, as the detectors want it."""
+  return int(app.face) if app.face.isdigit() else app.face
+
+
+@contextlib.contextmanager
+def preparing(data_path: str) -> Iterator[None]:
+  """Inside the block no other run writes into the dataset; waits for one that does."""
+  with contextlib.suppress(OSError):  # whoever writes there says so
+    Path(data_path).mkdir(parents=True, exist_ok=True)
+  say = lambda: log.warning("%s: another run is making these frames or landmarks; waiting for it", data_path)
+  with lock(Path(data_path) / PREPARED, wait=say):
+    yield
+
+
+@contextlib.contextmanager
+def reading(app: AppConfig) -> Iterator[None]:
+  """Inside the block no other run deletes the dataset's frames, if they are ours."""
+  from vht_jax.dataset.layout import SOURCE
+
+  if not (app.video or (Path(app.data_path) / SOURCE).exists()):
+    yield
+    return
+  with contextlib.suppress(OSError):
+    Path(app.data_path).mkdir(parents=True, exist_ok=True)
+  with lock(Path(app.data_path) / READ, shared=True, wait=lambda: None):
+    yield
+
+
+def forget_dataset(data_path: Path) -> None:
+  """Deletes the frames that an earlier run extracted with their landmarks; a folder that we did not make is left.
+
+  Raises:
+    InputError: another run reads them.
+  """
+  from vht_jax.dataset.layout import SOURCE, THUMBNAILS, frame_folders
+
+  if not (data_path / SOURCE).exists():
+    return
+  with contextlib.ExitStack() as held:
+    try:
+      held.enter_context(lock(data_path / READ))
+    except BlockingIOError:
+      raise InputError(
+        f"{data_path}: another run is using these frames, so --restart cannot delete them; wait for it, or choose "
+        "another --data_path"
+      ) from None
+    for folder in frame_folders(data_path).values():
+      if not folder.is_symlink():
+        shutil.rmtree(folder)
+    for path in (data_path / THUMBNAILS, *data_path.glob("landmarks*.json"), data_path / SOURCE):
+      path.unlink(missing_ok=True)
+
+
+def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: float) -> dict[str, str]:
+  """What the tracker is given beside its settings, as texts that differ when it does; `focal`: 0 if not known."""
+  import jax
+  import numpy as np
+
+  from vht_jax.app.record import digest
+
+  height, width = dataset.source_size
+  images = [dataset.image_path(i).stat().st_size for i in range(len(dataset))]
+  points, confidence, dense = dataset.landmarks()
+  loaded = app.load_tracked_flame_params
+  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+  return {
+    "frames": f"{len(dataset)} of {height}x{width}, {digest(dataset.frame_ids, np.array(images))}",
+    "times": digest(dataset.times),
+    "focal": f"{focal:.6g}",
+    "landmarks": digest(points, confidence, *(() if dense is None else (dense,))),
+    "head": f"{model.name}, {digest(*leaves)}",
+    "load_tracked_flame_params": digest(Path(loaded).read_bytes()) if loaded else "none",
+  }
+
+
+def environment() -> dict[str, str]:
+  """Programs and device whose change would change the last bits of a result."""
+  import importlib.metadata
+
+  import jax
+
+  def version(name: str) -> str:
+    try:
+      return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+      return "unknown"
+
+  names = ("vht-jax", "jax", "jaxlib")
+  return {name: version(name) for name in names} | {"device": jax.default_backend()}

@@ -1,0 +1,359 @@
+"""The overlay video: what of a frame is looked at (`windows`), the head in it (`picture`), the panels (`compose`)."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vht_jax.cameras import project
+from vht_jax.head import flame
+from vht_jax.host.programs import stored
+from vht_jax.render.edges import antialias, edge_table
+from vht_jax.render.edges.table import EdgeTable
+from vht_jax.render.planes import map_frames
+from vht_jax.render.raster import rasterize
+from vht_jax.render.shade import interpolate, sample_texture, shade, shading
+from vht_jax.types import Array, Camera, FlameModel, Identity, Pose
+
+STYLES = ("compare", "mesh", "texture", "landmarks")
+PANEL = 512  # px, longest side of a picture
+ZOOMED = (384, 512)  # px, sides of the picture of a head that is followed: few, because each is a program to compile
+DETECTED, PROJECTED = (60, 220, 60), (255, 60, 200)  # RGB of the points
+BACKGROUND = 40  # grey behind the rendered head
+OPACITY = 0.65  # of the head over the image in the panel that compares them
+
+ZOOM_BELOW = 0.25  # share of the frame that the head covers: below it the head is looked at more closely
+HEAD = 2.2  # side of a head's box in units of the 68 landmarks' box, which has no skull
+ROOM = 1.5  # side of the window in units of the largest head in it
+FOLLOW = 12.0  # frames, standard deviation over which the window's motion is smoothed
+
+FADE_START, FADE_END = 0.004, 0.04  # m above the neck's open end, where the head becomes visible and is so entirely
+TEETH_BEHIND = 0.003  # m: what is inside the mouth is drawn no closer than this behind the lips
+CLAY, CLAY_LIGHT = 0.75, (0.55, 0.35, 0.45)  # albedo and light (ambient, from above, from the camera) of `mesh`
+
+
+@flax.struct.dataclass
+class Look:
+  """What is drawn beside the geometry, made once per clip."""
+
+  faces: Array  # (F, 3) i32
+  uv: Array  # (F, 3, 2)
+  texture: Array  # (Ht, Wt, 3) albedo
+  fade: Array  # (V,) 0 where the neck ends, 1 on the head
+  inside: Array  # (V,) 1 for teeth, tongue and mouth cavity
+  edges: EdgeTable
+
+
+def make_look(model: FlameModel, identity: Identity) -> Look:
+  """The look of a head with this identity's texture. Host side: the head's outline edges are listed."""
+  inside = np.zeros(len(model.v_template), bool)
+  for name in ("teeth", "tongue", "mouth_cavity"):
+    if name in model.masks:
+      inside |= np.asarray(model.masks[name], bool)
+  if "lips" in model.masks:
+    inside &= ~np.asarray(model.masks["lips"], bool)
+  return Look(
+    faces=model.faces,
+    uv=model.uv,
+    texture=_albedo(model, identity.texture, identity.texture_layer),
+    fade=jnp.asarray(neck_fade(np.asarray(model.v_template), np.asarray(model.faces)), jnp.float32),
+    inside=jnp.asarray(inside, jnp.float32),
+    edges=edge_table(model.faces),
+  )
+
+
+_albedo = stored(flame.albedo)
+
+
+def neck_fade(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+  """(V,) from 0 to 1 by the height above the plane in which the neck ends; 1 for a mesh without an open end.
+
+  Args:
+    vertices: (V, 3) of the template, y up, m.
+    faces: (F, 3).
+  """
+  edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+  edges, count = np.unique(edges, axis=0, return_counts=True)
+  rim = np.unique(edges[count == 1])
+  if not len(rim):
+    return np.ones(len(vertices), np.float32)
+  # Eyes and mouth may be open too: the neck's is the lowest of the loops.
+  loop = {int(v): i for i, v in enumerate(rim)}
+  label = np.arange(len(rim))
+  a, b = np.array([[loop[int(v)] for v in edge] for edge in edges[count == 1]]).T
+  while True:
+    least = label.copy()
+    np.minimum.at(least, a, label[b])
+    np.minimum.at(least, b, label[a])
+    if (least == label).all():
+      break
+    label = least
+  loops = [vertices[rim[label == k]] for k in np.unique(label)]
+  ring = min((loop for loop in loops if len(loop) > 8), key=lambda loop: loop[:, 1].mean(), default=None)
+  if ring is None:
+    return np.ones(len(vertices), np.float32)
+  centre = ring.mean(axis=0)
+  normal = np.linalg.svd(ring - centre)[2][2]
+  normal = normal * np.sign(normal[1] or 1.0)
+  height = (vertices - centre) @ normal - ((ring - centre) @ normal).max()
+  t = np.clip((height - FADE_START) / (FADE_END - FADE_START), 0.0, 1.0)
+  return (t * t * (3 - 2 * t)).astype(np.float32)
+
+
+def mouth_light(vertices: Array, lips: Array, inside: Array) -> tuple[Array, Array]:
+  """Light that reaches the inside of the mouth, and its vertices moved behind the lips.
+
+  The inner lips' polygon of area A is taken as a disc of the same area: a point at depth d on its axis sees the share
+  A / (A + pi d^2) of what the skin sees (form factor of a disc).
+
+  Args:
+    vertices: (V, 3) m.
+    lips: (8, 3) inner lips (landmarks 60-67), in order, m.
+    inside: (V,) 1 for what is in the mouth.
+
+  Returns:
+    (V,) light in [0, 1], 1 outside the mouth; (V, 3) vertices.
+  """
+  centre = jnp.mean(lips, axis=0, keepdims=True)
+  around = lips - centre
+  area = 0.5 * jnp.sum(jnp.cross(around, jnp.roll(around, -1, axis=0)), axis=0)
+  size = jnp.sqrt(jnp.sum(area**2) + 1e-16)
+  behind = jnp.mean(jnp.where(inside[:, None] > 0, vertices - centre, 0.0), axis=0)
+  normal = area / size
+  normal = normal * jnp.where(jnp.dot(normal, behind) > 0, -1.0, 1.0)  # out of the mouth
+  # Closed lips have hardly any area, and no normal to speak of: then the way from the inside to the lips is taken.
+  forward = -behind / jnp.sqrt(jnp.sum(behind**2) + 1e-16)
+  trust = size / (size + 2e-5)
+  normal = trust * normal + (1.0 - trust) * forward
+  normal = normal / jnp.sqrt(jnp.sum(normal**2) + 1e-16)
+  depth = -jnp.matmul(vertices - centre, normal, precision=lax.Precision.HIGHEST)
+  push = inside * jnp.maximum(TEETH_BEHIND - depth, 0.0)
+  depth = depth + push
+  light = size / (size + jnp.pi * jnp.maximum(depth, 0.0) ** 2)
+  return 1.0 - inside * (1.0 - light), vertices - push[:, None] * normal[None]
+
+
+class Window(NamedTuple):
+  """The part of every frame that is looked at, px of the frame; all of one size."""
+
+  origin: np.ndarray  # (T, 2) x, y of its upper left corner
+  size: tuple[int, int]  # (h, w)
+  zoomed: bool  # whether it is less than the frame
+
+
+def windows(points: np.ndarray, size: tuple[int, int]) -> Window:
+  """The whole frame; or, where the head is small in most frames, a square that follows it.
+
+  Args:
+    points: (T, 68, 2) px, the head's landmarks in every frame.
+    size: (H, W) px.
+  """
+  height, width = size
+  low, high = points.min(axis=1), points.max(axis=1)
+  head = HEAD * (high - low).max(axis=1)
+  if not np.isfinite(head).any() or np.nanmedian(head) ** 2 >= ZOOM_BELOW * height * width:
+    return Window(np.zeros((len(points), 2)), size, False)
+  side = int(min(ROOM * np.nanpercentile(head, 95), height, width))
+  side = max(side - side % 2, 16)
+  centre = np.clip((low + high) / 2, 0, [width, height])
+  centre[:, 1] -= 0.1 * head  # landmarks have no skull
+  reach = int(3 * FOLLOW)
+  weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / FOLLOW) ** 2)
+  padded = np.pad(centre, ((reach, reach), (0, 0)), mode="edge")
+  centre = np.stack([np.convolve(column, weights / weights.sum(), "valid") for column in padded.T], axis=1)
+  return Window(np.clip(np.round(centre - side / 2), 0, [width - side, height - side]), (side, side), True)
+
+
+def panel_size(size: tuple[int, int], most: int = PANEL) -> tuple[int, int]:
+  """(h, w) of a picture of `size` (H, W): even (H.264 wants it), and at most `most`."""
+  scale = min(1.0, most / max(size))
+  height, width = (max(2, round(n * scale / 2) * 2) for n in size)
+  return height, width
+
+
+def window_panel(window: Window) -> tuple[int, int]:
+  """(h, w) of the picture of a window."""
+  if not window.zoomed:
+    return panel_size(window.size)
+  side = next((side for side in ZOOMED if side >= window.size[0]), ZOOMED[-1])
+  return side, side
+
+
+def in_one_row(size: tuple[int, int]) -> bool:
+  """Whether the four pictures of `size` (h, w) lie side by side: those of portraits do."""
+  return size[0] > 1.4 * size[1]
+
+
+def panel_boxes(size: tuple[int, int], style: str = "compare") -> list[tuple[str, float, float, float, float]]:
+  """Where `compose` puts the pictures of a window of `size` (H, W): name, left, top, width, height, as shares of 1."""
+  names = ("input", "render", "overlay", "landmarks")
+  if style != "compare":
+    return []
+  if in_one_row(panel_size(size)):
+    return [(name, i / 4, 0.0, 0.25, 1.0) for i, name in enumerate(names)]
+  return [(name, i % 2 / 2, i // 2 / 2, 0.5, 0.5) for i, name in enumerate(names)]
+
+
+@functools.partial(stored, static_argnames=("size", "clay"))
+def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
+  """rgb (n, h, w, 3) and alpha (n, h, w) of n poses, see `picture`."""
+  one = lambda row: picture(model, look, identity, row[0], row[1], scale, frame, size, clay=clay)
+  return map_frames(one)((poses, origins))
+
+
+def picture(
+  model: FlameModel,
+  look: Look,
+  identity: Identity,
+  pose: Pose,
+  origin: Array,
+  scale: Array,
+  frame: Array,
+  size: tuple[int, int],
+  *,
+  clay: bool = False,
+) -> tuple[Array, Array]:
+  """The head in a window of the frame, with antialiased outlines, a shaded mouth and a neck that fades out.
+
+  Args:
+    model, look, identity, pose: the head.
+    origin: (2,) upper left corner of the window, px of the frame.
+    scale: (2,) pixels of the picture for one of the frame, along x and y.
+    frame: (2,) height and width of the frame, px.
+    size: (h, w) of the picture, static.
+    clay: grey under a fixed light instead of texture and light of the clip; static.
+
+  Returns:
+    rgb (h, w, 3) and alpha (h, w), in [0, 1].
+  """
+  vertices = flame.skin(model, identity.shape, pose)
+  light, vertices = mouth_light(vertices, flame.landmarks(model, vertices)[60:68], look.inside)
+  # In units of the longer side from the principal point: so one program serves frames of all sizes.
+  centred = project(identity.camera.replace(principal=jnp.zeros(2)), vertices, (1, 1))
+  pixels = centred[:, :2] * jnp.max(frame) + (identity.camera.principal * frame[::-1])[None]
+  screen = jnp.concatenate([(pixels - origin[None]) * scale[None], centred[:, 2:]], axis=-1)
+  fragments = rasterize(screen, look.faces, size)
+  hit = (fragments.pix_to_face >= 0)[..., None]
+  normals = flame.vertex_normals(vertices, look.faces)
+  surface = jnp.concatenate([normals, jnp.stack([light, look.fade], axis=-1)], axis=-1)[look.faces]
+  values = interpolate(jnp.concatenate([look.uv, surface], axis=-1), screen, look.faces, fragments)
+  normals, dark, fade = values[..., 2:5], values[..., 5:6], values[..., 6:7]
+  if clay:
+    rgb = jnp.broadcast_to(CLAY * _clay_light(normals, identity.camera), normals.shape)
+  else:
+    albedo = sample_texture(look.texture, jnp.where(hit, values[..., :2], -1.0))
+    rgb = shade(albedo, shading(identity.light, normals, "vht"), "vht")
+  cover = hit.astype(rgb.dtype)
+  both = jnp.concatenate([jnp.clip(rgb * dark, 0.0, 1.0) * cover, cover, fade * cover], axis=-1)
+  both = antialias(both, screen, look.faces, look.edges, fragments)
+  # Colours are blended with the black beside them: divided by the coverage they are the surface's own.
+  cover = jnp.maximum(both[..., 3:4], 1e-3)
+  return both[..., :3] / cover, jnp.clip(both[..., 4], 0.0, 1.0)
+
+
+def _clay_light(normals: Array, camera: Camera) -> Array:
+  """(h, w, 1) of (h, w, 3) world normals."""
+  unit = normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
+  to_camera, above = -camera.R[2], -camera.R[1]  # the camera looks along its +z, and its y points down
+  facing, up = unit @ to_camera, 0.5 + 0.5 * (unit @ above)
+  ambient, sky, head = CLAY_LIGHT
+  return (ambient * 0.5 + sky * up + head * jnp.maximum(facing, 0.0))[..., None]
+
+
+class Shown(NamedTuple):
+  """One frame, ready to be composed."""
+
+  image: np.ndarray  # (h, w, 3) uint8, the window
+  rgb: np.ndarray  # (h, w, 3) of the head
+  alpha: np.ndarray  # (h, w)
+  detected: np.ndarray  # (70, 2) px of the picture
+  confidence: np.ndarray  # (70,)
+  projected: np.ndarray  # (70, 2)
+  caption: str = ""
+  inset: np.ndarray | None = None  # (h', w', 3) uint8: the whole frame with the window marked
+
+
+def crop(image: np.ndarray, origin: np.ndarray, window: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+  """The (h, w) picture of the window at `origin` of an (H, W, 3) uint8 image."""
+  import cv2
+
+  x, y = (int(n) for n in origin)
+  part = image[y : y + window[0], x : x + window[1]]
+  if part.shape[:2] == size:
+    return part
+  mode = cv2.INTER_AREA if part.shape[0] > size[0] else cv2.INTER_CUBIC
+  return cv2.resize(part, size[::-1], interpolation=mode)
+
+
+def inset(image: np.ndarray, origin: np.ndarray, window: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+  """The whole frame, a third of a panel of `size` wide at most, with the window marked."""
+  import cv2
+
+  height, width = panel_size(image.shape[:2], max(max(size) // 3, 16))
+  small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+  scale = height / image.shape[0]
+  corner = np.round(np.asarray(origin) * scale).astype(int)
+  opposite = np.round((np.asarray(origin) + [window[1], window[0]]) * scale).astype(int) - 1
+  cv2.rectangle(small, corner.tolist(), opposite.tolist(), (255, 255, 255), 1)
+  return small
+
+
+def compose(shown: Shown, style: str = "compare") -> np.ndarray:
+  """One picture of the overlay.
+
+  Args:
+    shown: the frame.
+    style: `compare`: input | head | head over input | landmarks, in two rows (portraits: in one); or only one of them:
+      `mesh` and `texture` the head over the input, `landmarks` the points.
+
+  Returns:
+    (h, w, 3) uint8 with even sides.
+  """
+  import cv2
+
+  if style == "landmarks":
+    picture = _marked(shown)
+  elif style in ("mesh", "texture"):
+    picture = _over(shown, 1.0)
+  else:
+    a = cv2.merge([shown.alpha] * 3)
+    head = np.clip(shown.rgb * (255.0 * a) + BACKGROUND * (1.0 - a), 0, 255).astype(np.uint8)
+    parts = [shown.image.copy(), head, _over(shown, OPACITY), _marked(shown)]
+    if shown.inset is not None:
+      height, width = shown.inset.shape[:2]
+      parts[0][:height, :width] = shown.inset
+    rows = [parts] if in_one_row(shown.image.shape[:2]) else [parts[:2], parts[2:]]
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+  for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+    cv2.putText(picture, shown.caption, (8, len(picture) - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness,
+                cv2.LINE_AA)  # fmt: skip
+  return picture
+
+
+def _over(shown: Shown, opacity: float) -> np.ndarray:
+  a = (opacity * shown.alpha)[..., None]
+  return np.clip(shown.image * (1.0 - a) + shown.rgb * (255.0 * a), 0, 255).astype(np.uint8)
+
+
+def _marked(shown: Shown) -> np.ndarray:
+  """The image with its detected landmarks, green, joined to the head's, pink."""
+  import cv2
+
+  picture = shown.image.copy()
+  # Sub-pixel drawing: OpenCV takes 1/16 px, and its pixel centres are whole numbers where ours are halves.
+  fixed = [
+    np.round((np.nan_to_num(p) - 0.5) * 16).astype(int).clip(-(2**18), 2**18) for p in (shown.detected, shown.projected)
+  ]
+  face = float(np.ptp(np.nan_to_num(shown.projected[:68]), axis=0).max())
+  radius = round(16 * float(np.clip(face / 120.0, 1.0, 6.0)))  # 1/16 px: a few on each lid, whatever the face's size
+  for i in range(len(shown.detected)):
+    if shown.confidence[i] > 0:
+      cv2.line(picture, fixed[0][i], fixed[1][i], (255, 255, 255), 1, cv2.LINE_AA, 4)
+      cv2.circle(picture, fixed[0][i], radius, DETECTED, -1, cv2.LINE_AA, 4)
+    cv2.circle(picture, fixed[1][i], radius, PROJECTED, -1, cv2.LINE_AA, 4)
+  return picture

@@ -1,0 +1,170 @@
+"""What a run has finished, so that the same command goes on after it was killed and ends with the same numbers.
+
+Two kinds of files in the output folder: run.json says what the run is (settings, input, environment) and whether it is
+finished; checkpoint/<stage>.npz has the end of each stage, or for the frames what there is so far.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import time
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax.errors import InputError, brief
+from vht_jax.host.files import sweep, write_atomic
+
+log = logging.getLogger("vht_jax")
+
+RECORD, FOLDER = "run.json", "checkpoint"
+INTERVAL = 5.0  # s between two checkpoints within a stage
+
+
+class Checkpoint:
+  """The ends of stages as npz files; see `track.Checkpoint` for the interface."""
+
+  def __init__(self, folder: Path):
+    self.folder = Path(folder)
+    self.last = time.monotonic()
+
+  def load(self, stage: str) -> dict[str, np.ndarray]:
+    from vht_jax.results import read_npz
+
+    path = self.folder / f"{stage}.npz"
+    if not path.exists():
+      return {}
+    try:
+      arrays = read_npz(path)
+    except InputError as error:
+      log.warning("%s; the stage is done again", error)
+      return {}
+    log.info("%s: taken from %s", stage, path)
+    return arrays
+
+  def due(self) -> bool:
+    return time.monotonic() - self.last >= INTERVAL
+
+  def save(self, stage: str, arrays: Mapping[str, np.ndarray]) -> None:
+    from vht_jax.results import write_npz
+
+    write_npz(self.folder / f"{stage}.npz", dict(arrays))
+    self.last = time.monotonic()
+
+  def clear(self) -> None:
+    """Deletes every stage."""
+    shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def pack(**values: Any) -> dict[str, np.ndarray]:
+  """Arrays, numbers and (nested) dataclasses of them as a flat dict, "name.field" -> array; None is left out."""
+  arrays = {}
+  for name, value in values.items():
+    if dataclasses.is_dataclass(value):
+      arrays |= pack(**{f"{name}.{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)})
+    elif value is not None:
+      arrays[name] = np.asarray(value)
+  return arrays
+
+
+def unpack(kind: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
+  """The value of type `kind` (a dataclass, else an array) that `pack` stored under `name`."""
+  if not dataclasses.is_dataclass(kind):
+    return jnp.asarray(arrays[name]) if name in arrays else None
+  hints = typing.get_type_hints(kind)
+  return kind(**{f.name: unpack(hints[f.name], arrays, f"{name}.{f.name}") for f in dataclasses.fields(kind)})
+
+
+def peek(output: Path) -> dict[str, Any]:
+  """What run.json of an output folder says; nothing is changed.
+
+  Raises:
+    InputError: it is not the record of a run.
+  """
+  return _read_record(Path(output) / RECORD)
+
+
+class Record:
+  """run.json: what the run in an output folder is, so that nothing else is mixed into it."""
+
+  def __init__(self, output: Path, *, restart: bool = False):
+    """Reads the record of an earlier run; with `restart` it is forgotten, its checkpoints as well."""
+    self.output, self.path = Path(output), Path(output) / RECORD
+    self.checkpoint = Checkpoint(self.output / FOLDER)
+    for folder in (self.output, self.checkpoint.folder):
+      sweep(folder)
+    if restart:
+      self.path.unlink(missing_ok=True)
+    self.content = {} if restart else _read_record(self.path)
+    if not self.content:
+      self.checkpoint.clear()
+
+  @property
+  def finished(self) -> bool:
+    """Whether the earlier run came to its end."""
+    return bool(self.content.get("finished"))
+
+  def agree(self, section: str, values: Mapping[str, str], advice: str) -> None:
+    """Notes what this run is, and refuses to go on with a run that was something else.
+
+    Args:
+      section: a part of the record, e.g. "settings".
+      values: name -> text.
+      advice: what to do about a difference; ends the message.
+
+    Raises:
+      InputError: the record has the section with other values; says which.
+    """
+    before = self.content.get(section)
+    if before is None:
+      self.content[section] = dict(values)
+      self._write()
+      return
+    names = [k for k in {**before, **values} if before.get(k) != values.get(k)]
+    if names:
+      shown = ", ".join(f"{k}: {before.get(k, 'none')} -> {values.get(k, 'none')}" for k in names[:6])
+      more = f", and {len(names) - 6} more" if len(names) > 6 else ""
+      raise InputError(f"{self.output}: holds a run with other {section} ({shown}{more}); {advice}")
+
+  def finish(self, report: Mapping[str, str]) -> None:
+    """The results are written, and the report on them as these settings ask for; the stages are needed no more."""
+    self.content |= {"report": dict(report), "finished": True}
+    self._write()
+    self.checkpoint.clear()
+
+  def _write(self) -> None:
+    write_atomic(self.path, (json.dumps(self.content, indent=2) + "\n").encode(), durable=True)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path}: not the record of a run ({brief(error)}); --restart begins anew") from None
+  sections = [content] + [v for v in content.values() if not isinstance(v, bool)] if isinstance(content, dict) else []
+  if not sections or not all(isinstance(s, dict) for s in sections):
+    raise InputError(f"{path}: not the record of a run; --restart begins anew")
+  return content
+
+
+def digest(*parts: Any) -> str:
+  """A short fingerprint of bytes, texts and arrays."""
+  found = hashlib.blake2b(digest_size=6)
+  for part in parts:
+    if isinstance(part, str):
+      part = part.encode()
+    if not isinstance(part, bytes):
+      part = np.ascontiguousarray(part)
+      found.update(f"{part.dtype} {part.shape}".encode())
+    found.update(part)
+  return found.hexdigest()

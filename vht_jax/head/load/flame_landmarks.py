@@ -1,0 +1,52 @@
+"""Where MediaPipe sees its points on FLAME's mesh: a table of ours (third_party/flame_landmarks).
+
+FLAME's own landmark embedding says where another kind of detector puts the 68 points: MediaPipe's lie 4 to 9 % of the
+eye distance elsewhere, the brows up to 13 %.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from vht_jax.head.load.arrays import read_npz
+from vht_jax.head.load.open_head import asset_path
+
+# `--landmarks`, `Detector.name` and the origin in landmark files begin so.
+_MEDIAPIPE = ("mediapipe", "tasks")
+
+
+def of_mediapipe(detector: str) -> bool:
+  """Whether the detector of that name finds MediaPipe's face mesh."""
+  return detector.lower().startswith(_MEDIAPIPE)
+
+
+def mediapipe_points(faces: np.ndarray) -> dict[str, np.ndarray] | None:
+  """MediaPipe's points on FLAME's mesh, as `flame_model_from_arrays` wants them.
+
+  The vertices have the same numbers in every year's model, but files differ in the order of faces and corners, so the
+  table names the vertices.
+
+  Args:
+    faces: (F, 3) vertex ids.
+
+  Returns:
+    lmk_faces (70,), lmk_bary (70, 3), dense_faces (468,), dense_bary (468, 3), dense_index (468,); None if the mesh
+    lacks a face of the table, so that it is not FLAME's.
+  """
+  face_of = {frozenset(corners): i for i, corners in enumerate(np.asarray(faces).tolist())}
+  points = {}
+  for ours, name in (("landmark", "lmk"), ("dense", "dense")):
+    corners, bary = _table()[f"{ours}_vertices"].astype(int), _table()[f"{ours}_bary"]
+    found = [face_of.get(frozenset(triple)) for triple in corners.tolist()]
+    if None in found:
+      return None
+    order = np.argmax(np.asarray(faces)[found][:, :, None] == corners[:, None], axis=2)
+    points |= {f"{name}_faces": np.array(found), f"{name}_bary": np.take_along_axis(bary, order, axis=1)}
+  return points | {"dense_index": np.arange(len(points["dense_faces"]))}
+
+
+@functools.cache
+def _table() -> dict[str, np.ndarray]:
+  return read_npz(asset_path("flame_landmarks.npz"))

@@ -1,0 +1,1 @@
+"""What touches the machine: files, processes, compiled programs. Nothing here knows of heads."""

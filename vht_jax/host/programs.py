@@ -1,0 +1,370 @@
+"""Traced programs on disk: what a process has traced, later ones need not.
+
+XLA's cache on disk saves the compilation of a program, but to find it there the program has to be known, and tracing
+ours in Python takes longer than all else that a short run does. So the functions with the large programs are `stored`:
+their StableHLO is kept in a folder, under a key of all that it depends on. Nothing is kept unless `folder` is set (the
+app does, see `main.start_jax`), and whatever stands in the way, the function is a plain `jax.jit`: arrays on several
+devices or under a transformation, JAX's debugging flags, what `jax.export` refuses, a disk that cannot be written.
+
+The key holds the package's sources. It cannot hold what is changed in a running process: leave `folder` alone where
+constants or functions of the package are replaced.
+
+A first run has to trace and compile, which takes several times what the work does. XLA compiles without the GIL, so
+that can be done beside what comes before: in a `rehearsal` the functions give blanks of the right shapes at once, and
+other threads compile their programs in the order in which they are going to be needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jaxlib
+import numpy as np
+
+from vht_jax.host.files import write_atomic
+
+log = logging.getLogger("vht_jax")
+
+folder: Path | None = None  # where programs are kept; None: nowhere
+KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
+
+# XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+
+_PACKAGE = Path(__file__).parents[1]
+_lock = threading.Lock()  # held to look up and to announce a program, not while it is made
+_rehearsed = threading.local()  # .by: the `Rehearsal` of this thread
+# What changes a trace, and what makes `jit` do something else than run a compiled program.
+_TRACING = (
+  "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
+  "jax_default_prng_impl", "jax_threefry_partitionable",
+)  # fmt: skip
+_DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks", "jax_enable_checks")
+
+
+def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
+  """`jax.jit(fun, static_argnames=...)` whose traced programs are kept on disk.
+
+  The first process calls the stored program as well, so that all of them get the same bits.
+
+  Args:
+    fun: of the package, at the top of a module. It takes and returns pytrees of arrays: tuples, lists, dicts, None and
+      the package's dataclasses.
+    static_argnames: as for `jax.jit`; their values have to have a `repr` that says all of them.
+  """
+  jitted = jax.jit(fun, static_argnames=static_argnames)
+  signature = inspect.signature(fun)
+  programs: dict[Any, _Program] = {}
+
+  @functools.wraps(fun)
+  def call(*args, **kwargs):
+    rehearsal = getattr(_rehearsed, "by", None)
+    if folder is None:
+      return jitted(*args, **kwargs)
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    static = {name: bound.arguments.pop(name) for name in static_argnames}
+    leaves, tree = jax.tree.flatten(bound.arguments)
+    if not _plain(leaves):
+      return jitted(*args, **kwargs)
+    kinds = tuple((t.shape, t.dtype.name, t.weak_type) for t in map(jax.typeof, leaves))
+    state = tuple(getattr(jax.config, name, None) for name in _TRACING)
+    identity = (tree, tuple(static.items()), kinds, state)
+    with _lock:
+      program = programs.get(identity)
+    if program is None:
+      flat = lambda *leaves: fun(**jax.tree.unflatten(tree, leaves), **static)
+      flat.__name__ = fun.__name__  # by which profiles and XLA's cache call it
+      text = f"{fun.__module__}:{fun.__qualname__} {identity}"
+      # Not every program can be exported; if `fun` itself fails, it does so again there.
+      plainly = lambda *leaves: jitted(**jax.tree.unflatten(tree, leaves), **static)
+      with _lock:
+        program = programs.setdefault(identity, _Program(flat, leaves, text, plainly))
+    return program.run(leaves) if rehearsal is None else rehearsal.blank(program)
+
+  return call
+
+
+class _Program:
+  """One program for leaves of given kinds; the first thread that needs it makes it, and others wait for that."""
+
+  def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable):
+    """`plainly` is called with the leaves where the program cannot be exported."""
+    self._flat, self._text, self._plainly = flat, text, plainly
+    self._leaves = leaves  # until it is traced
+    self._traced: tuple[jax.export.Exported, Any] | None = None
+    self._compiled: Callable | None = None
+    self._tracing, self._compiling = threading.Lock(), threading.Lock()
+
+  def traced(self, missing: Callable[[str], None] = lambda name: None) -> tuple[jax.export.Exported, Any]:
+    """The program and the structure of its result; `missing` is told its name if it is not on disk."""
+    with self._tracing:
+      if self._traced is None:
+        self._traced = _traced(self._flat, self._leaves, self._text, missing)
+        self._leaves = None
+      return self._traced
+
+  def compile(self) -> None:
+    with self._compiling:
+      if self._compiled is not None:
+        return
+      name = self._flat.__name__
+      try:
+        exported, tree = self.traced()
+        compiled = _compile(exported, name)
+        self._compiled = lambda *leaves: jax.tree.unflatten(tree, compiled(*leaves))
+      except Exception as error:
+        log.debug("%s is not kept: %s", name, error)
+        self._compiled = self._plainly
+
+  def run(self, leaves: list) -> Any:
+    if self._compiled is None:
+      self.compile()
+    return self._compiled(*leaves)
+
+
+class Rehearsal:
+  """Compiles ahead, see `rehearsal`."""
+
+  def __init__(self, workers: Executor, missing: Callable[[str], None] = lambda name: None):
+    """`workers` compile; `missing` is told the name of every program that is not on disk."""
+    self.workers, self.missing = workers, missing
+
+  def blank(self, program: _Program) -> Any:
+    """What a program gives, with zeros in place of the numbers and identities in place of square matrices.
+
+    Raises:
+      Exception: the program cannot be exported.
+      RuntimeError: the workers have been sent home.
+    """
+    exported, tree = program.traced(self.missing)
+    self.workers.submit(program.compile)
+    return jax.tree.unflatten(tree, [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals])
+
+
+@contextlib.contextmanager
+def rehearsal(rehearsed: Rehearsal) -> Iterator[None]:
+  """Inside the block, in this thread, `stored` functions compute nothing, but their programs get compiled.
+
+  Nothing else in the process notices: a call that needs such a program waits for it.
+  """
+  _rehearsed.by = rehearsed
+  try:
+    yield
+  finally:
+    _rehearsed.by = None
+
+
+def _blank(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  square = len(shape) > 1 and shape[-1] == shape[-2]
+  return np.broadcast_to(np.eye(shape[-1], dtype=dtype), shape).copy() if square else np.zeros(shape, dtype)
+
+
+def rows_of(tree: Any, index: np.ndarray) -> Any:
+  """Some rows of every array of a pytree, host side: to index arrays of JAX would be one more program."""
+  return jax.tree.map(lambda a: np.asarray(a)[index], tree)
+
+
+def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
+  """`solve(index)` of n frames, `size` at a time: always as many, so that its programs serve clips of any length.
+
+  Returns:
+    Host arrays with one row per frame, in the structure that `solve` gives.
+  """
+  parts = []
+  for start in range(0, n, size):
+    found = solve(np.minimum(np.arange(start, start + size), n - 1))
+    parts.append(jax.tree.map(lambda a: np.array(a)[: n - start], found))
+  return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
+def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+  """`work(item)` of each in order, by a thread of its own that is two items ahead.
+
+  Only one of the two threads may run programs: on a CPU, XLA's threads wait for each other for ever when two large
+  programs of different threads take all of them (seen with two threads of XLA's and JAX 0.10.1).
+
+  An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
+  """
+  if getattr(_rehearsed, "by", None) is not None:  # it is this thread's
+    yield from map(work, items)
+    return
+  waiting: collections.deque = collections.deque()
+  with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+    try:
+      for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > 2:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()
+
+
+def _plain(leaves: list) -> bool:
+  """Whether a call is one that a stored program can do: numbers on the default device, nothing traced or debugged."""
+  if any(getattr(jax.config, name, False) for name in _DEBUGGING) or jax.process_count() > 1:
+    return False
+  device = jax.config.jax_default_device or jax.devices()[0]
+  for leaf in leaves:
+    if isinstance(leaf, jax.core.Tracer) or (isinstance(leaf, jax.Array) and leaf.devices() != {device}):
+      return False
+  return getattr(device, "platform", None) == jax.default_backend()
+
+
+def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> tuple[jax.export.Exported, Any]:
+  """The program of `flat` for such leaves and the structure of its result, from disk or else traced and kept."""
+  if " at 0x" in text:
+    raise ValueError("an argument without a name of its own")
+  key = hashlib.sha256(f"{text} {_environment()}".encode()).hexdigest()
+  path = folder / f"{flat.__name__}-{key[:32]}.program"
+  found = read(path, key)
+  if found is None:
+    missing(flat.__name__)
+    shape = []
+
+    def listed(*leaves):
+      result = flat(*leaves)
+      shape[:] = [sketch(result)]
+      return jax.tree.leaves(result)
+
+    listed.__name__ = flat.__name__
+    exported = jax.export.export(jax.jit(listed))(*leaves)
+    found = exported, jax.tree.structure(build(shape[0]))
+    keep(path, key, shape[0], bytes(exported.serialize()))
+  return found
+
+
+def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
+  def run(*leaves):
+    return exported.call(*leaves)
+
+  run.__name__ = name
+  lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
+  return lowered.compile(QUICK if jax.default_backend() == "cpu" else None)
+
+
+def _environment() -> str:
+  """Everything beside function and arguments that a program depends on."""
+  versions = [f"{module.__name__} {module.__version__}" for module in (jax, jaxlib, np)]
+  return f"{jax.default_backend()} {QUICK} {' '.join(versions)} {sources()}"
+
+
+@functools.cache
+def sources() -> str:
+  """Digest of the package's modules."""
+  digest = hashlib.sha256()
+  for path in sorted(_PACKAGE.rglob("*.py")):
+    digest.update(f"{path.relative_to(_PACKAGE)} {path.stat().st_size}\n".encode() + path.read_bytes())
+  return digest.hexdigest()
+
+
+# Files: a digest of the rest, a line with the key and the structure of the result, and the program.
+
+
+def keep(path: Path, key: str, shape: Any, program: bytes) -> None:
+  """Writes a program, and deletes some if there are more than `KEEP`; a disk that cannot be written is no error."""
+  body = repr((key, shape)).encode() + b"\n" + program
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, hashlib.sha256(body).digest() + body)
+    # With what killed processes left half written.
+    newest_first = sorted(path.parent.glob("*.program*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in newest_first[KEEP:]:
+      old.unlink(missing_ok=True)
+  except OSError as error:
+    log.debug("%s: %s", path, error)
+
+
+def read(path: Path, key: str) -> tuple[jax.export.Exported, Any] | None:
+  """The program of a file and the structure of its result; None if there is none or it is not whole and of this key."""
+  try:
+    data = path.read_bytes()
+    digest, body = data[:32], data[32:]
+    if hashlib.sha256(body).digest() != digest:
+      raise ValueError("damaged")
+    head, _, program = body.partition(b"\n")
+    named, shape = ast.literal_eval(head.decode())
+    if named != key:
+      raise ValueError("another program's")
+    found = jax.export.deserialize(bytearray(program)), jax.tree.structure(build(shape))
+    with contextlib.suppress(OSError):  # a folder that is not ours
+      path.touch()  # when it was last used
+    return found
+  except FileNotFoundError:
+    return None
+  except Exception as error:  # whatever a foreign file does to the readers
+    log.debug("%s is made anew: %s", path, error)
+    return None
+
+
+# The structure of a result, as a Python literal: 0 for an array, (kind, content) for what has parts.
+
+
+def sketch(tree: Any) -> Any:
+  """Describes a pytree so that `build` makes one of the same structure.
+
+  Raises:
+    TypeError: it holds something else than `stored` allows.
+  """
+  if tree is None:
+    return None
+  if type(tree) in (tuple, list):
+    return type(tree).__name__, [sketch(part) for part in tree]
+  if type(tree) is dict:
+    return "dict", {name: sketch(part) for name, part in tree.items()}
+  if dataclasses.is_dataclass(tree):
+    kind, parts = type(tree), vars(tree)
+    content = {name: sketch(parts[name]) if node else parts[name] for name, node in _parts(kind).items()}
+    named = f"{kind.__module__}:{kind.__qualname__}"
+    if _dataclass(named) is kind and ast.literal_eval(repr(content)) == content:
+      return named, content
+  elif isinstance(tree, jax.Array):
+    return 0
+  raise TypeError(f"a result of {type(tree)}")
+
+
+def build(shape: Any) -> Any:
+  """A pytree of zeros."""
+  if shape is None or shape == 0:
+    return shape
+  kind, content = shape
+  if kind in ("tuple", "list"):
+    return {"tuple": tuple, "list": list}[kind](map(build, content))
+  if kind == "dict":
+    return {name: build(part) for name, part in content.items()}
+  made = _dataclass(kind)
+  return made(**{name: build(content[name]) if node else content[name] for name, node in _parts(made).items()})
+
+
+def _parts(kind: type) -> dict[str, bool]:
+  """The fields of a dataclass, and whether they are nodes of the pytree."""
+  return {field.name: field.metadata.get("pytree_node", True) for field in dataclasses.fields(kind)}
+
+
+def _dataclass(name: str) -> type:
+  """A dataclass of this package by 'module:class'."""
+  module, _, attribute = name.partition(":")
+  if module.partition(".")[0] != __package__.partition(".")[0]:
+    raise TypeError(f"{name} is not of this package")
+  kind = getattr(importlib.import_module(module), attribute)
+  if not dataclasses.is_dataclass(kind):
+    raise TypeError(f"{name} is no dataclass")
+  return kind

@@ -1,0 +1,120 @@
+"""Images as differentiable functions: bilinear lookup, Gaussian blur with a traced width, resizing.
+
+Pixel centres are at i + 0.5, x right, y down, origin at the top left corner.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from vht_jax.render.planes import merge_vmap, sum_per_row
+from vht_jax.types import Array
+
+
+def sample_bilinear(image: Array, xy: Array, *, forward_mode: bool = False) -> Array:
+  """Bilinear interpolation, zero outside (`torch.nn.functional.grid_sample`, align_corners=False, zeros).
+
+  Args:
+    image: (H, W, C).
+    xy: (..., 2) px.
+    forward_mode: static; plain operations, differentiable in everything in any mode and order, but slower.
+
+  Returns:
+    (..., C), differentiable in `xy` (both modes) and in `image` (reverse mode).
+  """
+  height, width, n_channels = image.shape
+  xy = xy - jnp.asarray(0.5, xy.dtype)
+  # Finite coordinates of any size may come in: the clip keeps the conversion to integers in range.
+  low = jnp.clip(jnp.floor(jax.lax.stop_gradient(xy)), -2.0, max(height, width) + 1.0)
+  t = xy - low
+  x0, y0 = low[..., 0].astype(jnp.int32), low[..., 1].astype(jnp.int32)
+  taps, weights = [], []
+  for j in (0, 1):
+    for i in (0, 1):
+      x, y = x0 + i, y0 + j
+      ok = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+      taps.append(jnp.where(ok, y * width + x, -1))
+      weights.append((t[..., 0] if i else 1.0 - t[..., 0]) * (t[..., 1] if j else 1.0 - t[..., 1]))
+  index, weight = jnp.stack(taps, axis=-1), jnp.stack(weights, axis=-1)
+  if forward_mode:
+    texels = image.reshape(height * width, n_channels)[jnp.maximum(index, 0)]
+    texels = jnp.where((index >= 0)[..., None], texels, 0.0)
+  else:
+    texels = take_rows(image.reshape(1, height * width, n_channels), index.reshape(1, -1))
+    texels = texels.reshape(*index.shape, n_channels)
+  return jnp.sum(texels * weight[..., None].astype(image.dtype), axis=-2)
+
+
+@jax.custom_vjp
+def take_rows(table: Array, index: Array) -> Array:
+  """Rows of (B, N, C) at (B, M) i32 -> (B, M, C), zeros where the index is negative; `vmap` merges into B."""
+  return _take(table, index)
+
+
+@merge_vmap
+def _take(table, index):
+  n_frames, n_rows, n_channels = table.shape
+  flat = table.reshape(n_frames * n_rows, n_channels)
+  offset = (jnp.arange(n_frames, dtype=jnp.int32) * n_rows)[:, None]
+  return jnp.where((index >= 0)[..., None], flat[jnp.maximum(index, 0) + offset], 0.0)
+
+
+def _take_fwd(table, index):
+  return _take(table, index), (table, index)
+
+
+def _take_bwd(residuals, ct):
+  table, index = residuals
+  return _take_transpose(table, index, ct), None
+
+
+@merge_vmap
+def _take_transpose(table, index, ct):
+  _, n_rows, n_channels = table.shape
+  ct = ct.reshape(-1, n_channels)
+  return sum_per_row(lambda item, row: ct[item], index, n_rows, n_channels, table.dtype).reshape(table.shape)
+
+
+take_rows.defvjp(_take_fwd, _take_bwd)
+
+
+def gaussian_blur(image: Array, sigma: Array) -> Array:
+  """Gaussian blur with a traced width, truncated and padded as VHT does it (torchvision's `gaussian_blur`).
+
+  The kernel has int((6 sigma // 2) * 2 + 1) taps, that is floor(3 sigma) on either side, and the image is reflected at
+  its borders (the border pixel itself is not repeated). Written as a product with one banded matrix per axis, so that
+  sigma need not be static. Where 3 sigma is about to reach an integer, float32 decides on the number of taps.
+
+  Args:
+    image: (H, W, C).
+    sigma: () px; below 1/3 the image is returned as it is.
+
+  Returns:
+    (H, W, C).
+  """
+  sigma = jnp.asarray(sigma, image.dtype)
+  precision = jax.lax.Precision.HIGHEST
+  out = jnp.einsum("ih,hwc->iwc", _blur_matrix(image.shape[0], sigma), image, precision=precision)
+  return jnp.einsum("jw,iwc->ijc", _blur_matrix(image.shape[1], sigma), out, precision=precision)
+
+
+def _blur_matrix(n: int, sigma: Array) -> Array:
+  """(n, n) matrix of a one-dimensional blur: row i holds the weights of output i, reflections folded in."""
+  radius = jnp.floor(3.0 * sigma)
+
+  def tap(distance):
+    distance = distance.astype(sigma.dtype)
+    weight = jnp.exp(-0.5 * jnp.square(distance / jnp.maximum(sigma, 1e-2)))
+    return jnp.where(jnp.abs(distance) <= radius, weight, 0.0)
+
+  i, j = jnp.arange(n)[:, None], jnp.arange(n)[None]
+  before = jnp.where(j > 0, tap(i + j), 0.0)  # pixel -j shows pixel j
+  after = jnp.where(j < n - 1, tap(2 * (n - 1) - j - i), 0.0)
+  matrix = tap(j - i) + before + after
+  return matrix / jnp.sum(matrix, axis=1, keepdims=True)
+
+
+def resize(image: Array, size: tuple[int, int]) -> Array:
+  """Bilinear resize of (H, W, C) to `size` = (H', W'), antialiased when shrinking."""
+  return jax.image.resize(image, (*size, image.shape[-1]), "linear", antialias=True)

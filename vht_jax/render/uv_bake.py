@@ -1,0 +1,97 @@
+"""Textures from images: the surface drawn in UV space, and what the frames show projected into it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from vht_jax.cameras import project, world_to_camera
+from vht_jax.head import flame
+from vht_jax.render.image import sample_bilinear
+from vht_jax.render.raster import rasterize
+from vht_jax.render.shade import interpolate_corners, shading, unshade
+from vht_jax.types import Array, Camera, Fragments
+
+
+def rasterize_uv(uv: Array, size: tuple[int, int]) -> Fragments:
+  """Which point of the surface each texel shows.
+
+  Args:
+    uv: (F, 3, 2) texture coordinates of the face corners in [0, 1], v up; either winding.
+    size: (Ht, Wt) of the texture, static.
+
+  Returns:
+    `Fragments` of size (Ht, Wt); row 0 is v = 1. Where islands overlap the lowest face wins.
+  """
+  height, width = size
+  u, v = uv[..., 0], uv[..., 1]
+  corners = jnp.stack([u * width, (1.0 - v) * height, jnp.ones_like(u)], axis=-1).reshape(-1, 3)
+  faces = jnp.arange(corners.shape[0], dtype=jnp.int32).reshape(-1, 3)
+  return rasterize(corners, faces, size, cull_backfaces=False)
+
+
+def bake_texture(
+  vertices: Array,
+  faces: Array,
+  uv: Array,
+  camera: Camera,
+  images: Array,
+  size: tuple[int, int],
+  *,
+  light: Array | None = None,
+  formula: str = "vht",
+  sharpness: float = 4.0,
+  depth_tolerance: float = 4e-3,
+) -> tuple[Array, Array]:
+  """The texture that a tracked clip shows.
+
+  Every texel is looked up in every frame in which its point of the surface is in front, and the colours are averaged
+  with the weight cos(angle between normal and view)^sharpness.
+
+  Args:
+    vertices: (T, V, 3) world, m, the mesh in each frame.
+    faces: (F, 3) i32.
+    uv: (F, 3, 2), v up.
+    camera: the camera.
+    images: (T, H, W, C).
+    size: (Ht, Wt) of the texture, static.
+    light: (9, 3); if given the shading is divided out (`shade.unshade`) and the result is an albedo.
+    formula: see `shade.shade`; static.
+    sharpness: how much frontal views are preferred, traced.
+    depth_tolerance: m, how far behind the depth buffer a point still counts as seen; traced.
+
+  Returns:
+    texture (Ht, Wt, C), 0 where nothing is seen, and the summed weights (Ht, Wt).
+  """
+  texels = rasterize_uv(uv, size)
+  on_surface = texels.pix_to_face >= 0
+  image_size = images.shape[1:3]
+
+  def accumulate(sums, frame):
+    v, picture = frame
+    seen = rasterize(project(camera, v, image_size), faces, image_size)
+    normals = flame.vertex_normals(v, faces)
+    point, normal = jnp.split(interpolate_corners(jnp.concatenate([v, normals], -1)[faces], texels), [3], axis=-1)
+    normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+
+    screen = project(camera, point, image_size)
+    pixel = jnp.clip(jnp.nan_to_num(jnp.floor(screen[..., :2])), -1.0, float(max(image_size))).astype(jnp.int32)
+    inside = jnp.all((pixel >= 0) & (pixel < jnp.array([[image_size[1::-1]]])), axis=-1)
+    pixel = jnp.where(inside[..., None], pixel, 0)
+    depth = seen.zbuf[pixel[..., 1], pixel[..., 0]]
+    visible = on_surface & inside & (depth > 0) & (screen[..., 2] <= depth + depth_tolerance)
+
+    to_camera = -world_to_camera(camera, point)
+    to_camera = to_camera / jnp.maximum(jnp.linalg.norm(to_camera, axis=-1, keepdims=True), 1e-6)
+    normal_camera = jnp.matmul(normal, camera.R.T, precision=jax.lax.Precision.HIGHEST)
+    cosine = jnp.maximum(jnp.sum(normal_camera * to_camera, axis=-1), 0.0)
+    weight = jnp.where(visible, cosine**sharpness, 0.0)
+
+    color = sample_bilinear(picture, screen[..., :2])
+    if light is not None:
+      color = unshade(color, shading(light, normal, formula), formula)
+    return (sums[0] + weight[..., None] * color, sums[1] + weight), None
+
+  init = jnp.zeros((*size, images.shape[-1]), images.dtype), jnp.zeros(size, images.dtype)
+  (color, weight), _ = jax.lax.scan(accumulate, init, (vertices, images))
+  return color / jnp.maximum(weight, 1e-6)[..., None] * (weight > 1e-6)[..., None].astype(color.dtype), weight

@@ -1,0 +1,405 @@
+"""Results on disk, in VHT's format both ways.
+
+`tracked_flame_params.npz` has VHT's keys, shapes and raw values: neck, jaw and eyes are stored *before* the tanh that
+bounds them (see `flame.limit_pose`); readers of VHT's files find what they expect. What VHT has no key for is stored
+under names that begin with `vht_jax_`, which its readers do not look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import cameras, rotation
+from vht_jax.config import TrackConfig
+from vht_jax.errors import InputError, brief
+from vht_jax.head import flame
+from vht_jax.head.load import arrays as arrays_
+from vht_jax.host.files import write_atomic
+from vht_jax.host.programs import in_chunks, rows_of, stored
+from vht_jax.landmarks.regions import REGIONS
+from vht_jax.results import heads
+from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, TrackResult
+
+FILE_NAME = "tracked_flame_params.npz"
+
+_CHUNK = 256  # frames converted at once
+# VHT's keys of a frame and the width of their rows (None: as many as there are components).
+_PER_FRAME = {"rotation": 3, "translation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "expr": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracked:
+  """The content of a tracked_flame_params.npz."""
+
+  result: TrackResult
+  frames: np.ndarray  # (T,) frame ids, 1-based: the numbers in the folders' names
+  n_processed: int  # rows from here on were never tracked (an interrupted run of VHT)
+  image_size: tuple[int, int]  # (H, W) of the tracked images
+  head: str  # name of the head model; '' in VHT's files
+  verdict: heads.Verdict | None = None  # whether the codes are of the model that was asked about
+  times: np.ndarray | None = None  # (T,) s, when each frame was taken; None in VHT's files
+  sources: np.ndarray | None = None  # (T,) str, what each frame was made from; None in VHT's files
+
+
+def save_tracked(
+  path: str | Path,
+  result: TrackResult,
+  frames: np.ndarray,
+  size: tuple[int, int],
+  config: TrackConfig,
+  head: str | FlameModel = "",
+  *,
+  times: np.ndarray | None = None,
+  sources: Sequence[str] | None = None,
+) -> None:
+  """Writes a result in VHT's format, atomically.
+
+  Args:
+    path: the file to write.
+    result: T tracked frames.
+    frames: (T,) frame ids from the folders' names.
+    size: (H, W) of the tracked images.
+    config: shape, expression and texture codes are zero-padded to its n_shape, n_expr and n_tex.
+    head: the head model, or its name alone. The codes mean nothing without it.
+    times: (T,) s, when each frame was taken.
+    sources: (T,) what each frame was made from.
+  """
+  name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
+  identity, poses = result.identity, result.poses
+  n = len(np.asarray(poses.expr))
+  raw = in_chunks(lambda index: _unlimit(rows_of(poses, index)), n, _CHUNK)
+  K, RT = vht_camera(identity.camera)
+  arrays = {
+    "rotation": continuous(raw.rotation),
+    "translation": raw.translation,
+    "neck_pose": raw.neck,
+    "jaw_pose": raw.jaw,
+    "eyes_pose": np.asarray(raw.eyes).reshape(n, 6),
+    "shape": _resized(identity.shape, config.n_shape),
+    "expr": _resized(raw.expr, config.n_expr),
+    "texture": _resized(identity.texture, config.n_tex),
+    "light": np.broadcast_to(np.asarray(identity.light), (n, 9, 3)),
+    "K": K,
+    "RT": RT,
+    "vht_jax_lmk_offset": identity.lmk_offset,
+    **{f"vht_jax_energy_{name}": value for name, value in result.energies.items()},
+    **({} if result.focal_sd is None else {"vht_jax_focal_sd": result.focal_sd}),
+  }
+  if result.pose_sd is not None:
+    arrays |= {f"vht_jax_sd_{f.name}": getattr(result.pose_sd, f.name) for f in dataclasses.fields(Pose)}
+  arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+  arrays |= {
+    "frame": np.asarray(frames, np.int64),
+    "view": np.array(["image_0000.png"] * n, "<U14"),
+    "n_processed": np.asarray(n, np.int64),
+    "image_size": np.asarray(size, np.int64),
+    **({} if identity.texture_layer is None else {"vht_jax_texture_layer": np.asarray(identity.texture_layer)}),
+    "vht_jax_status": np.asarray(result.status, np.int32),
+    **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
+    "vht_jax_head": np.asarray(name),
+    **({"vht_jax_head_id": np.asarray(identifier)} if identifier else {}),
+    **({} if times is None else {"vht_jax_times": np.asarray(times, np.float64)}),
+    **({} if sources is None else {"vht_jax_source": np.asarray(sources, str)}),
+  }
+  regions = {"vht_jax_confidence_regions": result.region_confidence, "vht_jax_visible_regions": result.visible}
+  regions = {name: np.asarray(rows, np.float32) for name, rows in regions.items() if rows is not None}
+  arrays |= regions | ({"vht_jax_regions": np.array(REGIONS)} if regions else {})
+  write_npz(path, arrays)
+
+
+def load_tracked(
+  path: str | Path, model: FlameModel | None = None, *, focal: float = 0.0, other_head: bool = False
+) -> Tracked:
+  """Reads a tracked_flame_params.npz, written by VHT or by us.
+
+  Args:
+    path: the file.
+    model: the head that the codes are for: they are cut or zero-padded to what it has. By default they stay as they
+      are in the file, whatever head they are of.
+    focal: known focal length in units of the longer side for a file without a camera (VHT's calibrated runs write
+      none): the principal point is the centre then.
+    other_head: codes of another head than `model` are no error; they stay as they are, and `verdict` says so.
+
+  Raises:
+    InputError: no such file, truncated, a key missing, shapes that do not fit together, numbers that are not finite;
+      codes of another head.
+  """
+  arrays = read_npz(path)
+  missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size") if k not in arrays]
+  if missing:
+    raise InputError(f"{path}: expected VHT's tracked parameters; the key {missing[0]!r} is missing")
+  if "K" not in arrays:
+    if not focal > 0:
+      raise InputError(
+        f"{path}: the key 'K', the camera, is missing, as in VHT's calibrated runs; give it: --calibrated with --focal "
+        "(of the longer side) or --fov"
+      )
+    arrays["K"] = np.array([focal, 0.5, 0.5], np.float32)
+  for name in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size", "K", "RT", "n_processed"):
+    if name in arrays and arrays[name].dtype.kind not in "fiu":
+      raise InputError(f"{path}: {name}: expected numbers; found {arrays[name].dtype}")
+  if arrays["frame"].ndim != 1 or len(arrays["frame"]) == 0:
+    raise InputError(f"{path}: frame: expected the frames' numbers; found shape {arrays['frame'].shape}")
+  n = len(arrays["frame"])
+  n_processed = int(arrays.get("n_processed", n))
+  for name, width in _PER_FRAME.items():
+    shape = arrays[name].shape
+    if len(shape) != 2 or shape[0] != n or shape[1] != (width or shape[1]):
+      raise InputError(f"{path}: {name}: expected shape ({n}, {width or 'components'}); found {shape}")
+  for name in (*_PER_FRAME, "shape", "texture", "light", "K"):
+    if not np.isfinite(arrays[name][:n_processed] if name in _PER_FRAME else arrays[name]).all():
+      raise InputError(f"{path}: {name}: expected finite numbers; found NaN or infinity")
+
+  size = tuple(int(x) for x in np.ravel(arrays["image_size"]))
+  if len(size) != 2 or min(size) < 1:
+    raise InputError(f"{path}: image_size: expected (height, width); found {size}")
+  light, offset = arrays["light"], arrays.get("vht_jax_lmk_offset", np.zeros((70, 3)))
+  if light.shape != (n, 9, 3):
+    raise InputError(f"{path}: light: expected shape ({n}, 9, 3); found {light.shape}")
+  if offset.shape != (70, 3) or offset.dtype.kind != "f" or not np.isfinite(offset).all():
+    raise InputError(f"{path}: vht_jax_lmk_offset: expected finite numbers (70, 3); found {offset.shape}")
+  raw = RawPose(
+    expr=arrays["expr"],
+    rotation=arrays["rotation"],
+    translation=arrays["translation"],
+    neck=arrays["neck_pose"],
+    jaw=arrays["jaw_pose"],
+    eyes=arrays["eyes_pose"].reshape(n, 2, 3),
+  )
+  poses = jax.vmap(flame.limit_pose)(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), raw))
+  status = np.where(np.arange(n) < n_processed, Status.TRACKED, Status.NO_FACE)
+  identity = Identity(
+    shape=jnp.asarray(arrays["shape"], jnp.float32),
+    texture=jnp.asarray(arrays["texture"], jnp.float32),
+    light=jnp.asarray(light[0], jnp.float32),
+    camera=camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
+    lmk_offset=jnp.asarray(offset, jnp.float32),
+    texture_layer=_layer(arrays, path),
+  )
+  result = TrackResult(
+    identity=identity,
+    poses=poses,
+    energies={
+      k.removeprefix("vht_jax_energy_"): _rows(arrays, path, k, n) for k in arrays if k.startswith("vht_jax_energy_")
+    },
+    status=_rows(arrays, path, "vht_jax_status", n, status).astype(jnp.int32),
+    confidence=_rows(arrays, path, "vht_jax_confidence", n),
+    region_confidence=_regions(arrays, path, "vht_jax_confidence_regions", n),
+    visible=_regions(arrays, path, "vht_jax_visible_regions", n),
+    pose_sd=_pose_sd(arrays, path, poses),
+    focal_sd=_focal_sd(arrays, path),
+  )
+  head, identifier = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
+  verdict = None
+  if model is not None:
+    processed = arrays["expr"][:n_processed]
+    verdict = heads.judge(head, identifier, arrays["shape"], processed, model)
+    if verdict.same:
+      result = fit_components(result, model)
+      if verdict.reason:
+        logging.getLogger("vht_jax").warning("%s: %s", path, verdict.reason)
+    elif not other_head:
+      raise InputError(
+        f"{path}: its codes are of {verdict.reason}; on this run's head, {model.name!r}, they are another face. Track "
+        "with its head (--assets, --model), or take nothing but its camera: --allow_other_head"
+      )
+  return Tracked(
+    result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict,
+    times=_of_frames(arrays, path, "vht_jax_times", n, "f"), sources=_of_frames(arrays, path, "vht_jax_source", n, "U"),
+  )  # fmt: skip
+
+
+def _of_frames(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, kind: str) -> np.ndarray | None:
+  values = arrays.get(name)
+  if values is not None and (values.shape != (n,) or values.dtype.kind != kind):
+    raise InputError(f"{path}: {name}: expected one for each of {n} frames; found {values.shape} of {values.dtype}")
+  return values
+
+
+def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
+  """The result with its shape, expression and texture codes cut or zero-padded to what `model` has."""
+  identity, poses = result.identity, result.poses
+  return result.replace(
+    identity=identity.replace(
+      shape=jnp.asarray(_resized(identity.shape, model.shapedirs.shape[-1], cut=True)),
+      texture=jnp.asarray(_resized(identity.texture, model.texture_basis.shape[-1], cut=True)),
+    ),
+    poses=poses.replace(expr=jnp.asarray(_resized(poses.expr, model.exprdirs.shape[-1], cut=True))),
+    pose_sd=result.pose_sd
+    and result.pose_sd.replace(expr=jnp.asarray(_resized(result.pose_sd.expr, model.exprdirs.shape[-1], cut=True))),
+  )
+
+
+def for_frames(tracked: Tracked, frames: np.ndarray) -> TrackResult:
+  """The result for another list of frame ids: rows by id; the frames it lacks get their nearest row and `NO_FACE`.
+
+  Raises:
+    InputError: it has none of the frames.
+  """
+  frames = np.asarray(frames)
+  known = np.isin(frames, tracked.frames)
+  if not known.any():
+    raise InputError(f"{FILE_NAME}: has none of the dataset's frames ({frames[0]}, ...); is it of another video?")
+  order = np.argsort(tracked.frames)
+  nearest = [order[np.abs(tracked.frames[order] - f).argmin()] for f in frames]
+
+  def take(x):
+    return jnp.asarray(x)[jnp.asarray(nearest)]
+
+  result = tracked.result
+  return result.replace(
+    poses=jax.tree.map(take, result.poses),
+    energies={name: take(value) for name, value in result.energies.items()},
+    **{
+      name: None if getattr(result, name) is None else take(getattr(result, name))
+      for name in ("confidence", "region_confidence", "visible", "misplaced")
+    },
+    pose_sd=jax.tree.map(take, result.pose_sd),
+    status=jnp.where(jnp.asarray(known), take(result.status), jnp.asarray(Status.NO_FACE, jnp.int32)),
+  )
+
+
+def vht_camera(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+  """VHT's K (3,) = [f, cx, cy from the bottom], normalised, and RT (3, 4), world -> PyTorch3D's view axes."""
+  flip = np.asarray(cameras.WORLD_TO_OPENCV, np.float32)  # its own inverse
+  RT = flip @ np.concatenate([np.asarray(camera.R), np.asarray(camera.T)[:, None]], axis=1)
+  return np.asarray(_vht_intrinsics(camera)), RT + 0.0  # + 0.0: no negative zeros
+
+
+def camera_from_vht(K: np.ndarray, RT: np.ndarray | None, size: tuple[int, int], path: Any = "K") -> Camera:
+  """Inverse of `vht_camera`. K may also be the (3, 3) pixel matrix that NHA accepts, cy from the bottom as well."""
+  if K.shape == (3, 3):
+    K = np.array([K[0, 0] / max(size), K[0, 2] / size[1], K[1, 2] / size[0]])
+  if K.shape != (3,) or K[0] <= 0:
+    raise InputError(f"{path}: K: expected (f, cx, cy) with f > 0 or a 3x3 matrix; found {K.tolist()}")
+  camera = cameras.from_vht_intrinsics(jnp.asarray(K, jnp.float32))
+  if RT is None:
+    return camera
+  if RT.shape != (3, 4):
+    raise InputError(f"{path}: RT: expected shape (3, 4); found {RT.shape}")
+  flipped = jnp.asarray(np.asarray(cameras.WORLD_TO_OPENCV) @ RT + 0.0, jnp.float32)
+  return camera.replace(R=flipped[:, :3], T=flipped[:, 3])
+
+
+def continuous(rotations: Any) -> np.ndarray:
+  """(T, 3) axis-angle vectors of the same rotations without jumps of 2 pi between frames."""
+  rotations = np.asarray(rotations, np.float32)
+  n = len(rotations)
+  padded = rotations[np.minimum(np.arange(n + -n % _CHUNK), n - 1)]  # few lengths: few programs
+  return np.asarray(_continuous(padded))[:n]
+
+
+@stored
+def _continuous(rotations):
+  def follow(previous, r):
+    r = rotation.nearest_axis_angle(r, previous)
+    return r, r
+
+  return jax.lax.scan(follow, rotations[0], rotations)[1]
+
+
+@stored
+def _unlimit(poses):
+  return jax.vmap(flame.unlimit_pose)(poses)
+
+
+@stored
+def _vht_intrinsics(camera):
+  return cameras.to_vht_intrinsics(camera)
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+  """np.savez; the file appears whole or not at all."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  data = io.BytesIO()
+  np.savez(data, **arrays)
+  write_atomic(path, data.getvalue(), durable=True)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+  """Every array of an npz file; nothing in it is executed, and no header can make it allocate more than the file holds.
+
+  Raises:
+    InputError: no such file, or not a complete npz file of plain arrays.
+  """
+  if not Path(path).is_file():
+    raise InputError(f"{path}: no such file")
+  try:
+    return {name: array.copy() for name, array in arrays_.read_npz(Path(path)).items()}  # writable
+  except InputError as error:
+    message = f"{path}: expected an npz file of plain arrays; it is damaged or of another kind ({brief(error)})"
+    raise InputError(message) from None
+
+
+def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
+  """`code` with its last axis zero-padded to `size`, and cut to it when asked."""
+  code = np.asarray(code, np.float32)
+  missing = size - code.shape[-1]
+  if missing > 0:
+    return np.concatenate([code, np.zeros((*code.shape[:-1], missing), np.float32)], axis=-1)
+  return code[..., :size] if cut else code
+
+
+def _rows(
+  arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, default: np.ndarray | None = None
+) -> jax.Array | None:
+  """One number per frame; `default` when there is no such key."""
+  values = arrays.get(name, default)
+  if values is None:
+    return None
+  if values.shape != (n,) or values.dtype.kind not in "fiu":
+    raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
+  return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))
+
+
+def _regions(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int) -> jax.Array | None:
+  """(n, R) numbers of the regions that this version knows; None without them."""
+  values, names = arrays.get(name), arrays.get("vht_jax_regions")
+  if values is None or names is None or names.tolist() != list(REGIONS):
+    return None
+  if values.shape != (n, len(REGIONS)) or values.dtype.kind != "f":
+    raise InputError(f"{path}: {name}: expected numbers {(n, len(REGIONS))}; found {values.shape} of {values.dtype}")
+  return jnp.asarray(values, jnp.float32)
+
+
+def _pose_sd(arrays: dict[str, np.ndarray], path: str | Path, poses: Pose) -> Pose | None:
+  """Standard deviations in the shapes of `poses`; None when there are none (the expression's may be shorter)."""
+  fields = {}
+  for field in dataclasses.fields(Pose):
+    values, like = arrays.get(f"vht_jax_sd_{field.name}"), np.shape(getattr(poses, field.name))
+    if values is None:
+      return None
+    if field.name == "expr" and values.ndim == 2 and values.shape[0] == like[0]:
+      like = values.shape
+    if values.shape != like or values.dtype.kind != "f" or not (values >= 0).all():
+      raise InputError(f"{path}: vht_jax_sd_{field.name}: expected standard deviations {like}; found {values.shape}")
+    fields[field.name] = jnp.asarray(values, jnp.float32)
+  return Pose(**fields)
+
+
+def _focal_sd(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  value = arrays.get("vht_jax_focal_sd")
+  if value is None:
+    return None
+  if value.shape != () or value.dtype.kind != "f" or not value >= 0:
+    raise InputError(f"{path}: vht_jax_focal_sd: expected a standard deviation; found {value.shape} of {value.dtype}")
+  return jnp.asarray(value, jnp.float32)
+
+
+def _layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  layer = arrays.get("vht_jax_texture_layer")
+  if layer is None:
+    return None
+  if layer.ndim != 3 or layer.shape[2] != 3 or layer.dtype.kind != "f" or not np.isfinite(layer).all():
+    raise InputError(f"{path}: vht_jax_texture_layer: expected finite numbers (height, width, 3); found {layer.shape}")
+  return jnp.asarray(layer, jnp.float32)

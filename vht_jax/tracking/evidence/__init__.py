@@ -1,0 +1,1 @@
+"""What the images say about the landmarks, before anything is fitted to them."""

@@ -1,0 +1,193 @@
+"""What the images say about the landmarks, before anything is fitted to them: the one place that weighs detections.
+
+Frames whose landmarks are not on the face that the other frames show are given up, and are bridged later. Regions of a
+face that cannot be seen lose their weight, so that there a fit falls back on its priors and on the rest of the face.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+import flax.struct
+import numpy as np
+
+from vht_jax.app.record import pack
+from vht_jax.landmarks.motion import GROUPS, displacement, patch
+from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
+from vht_jax.tracking.evidence import outliers
+from vht_jax.tracking.evidence.retrial import retried
+from vht_jax.types import FlameModel
+
+CHUNK = 16  # frames read at once
+LEAST = 0.1  # a region of less visibility has no weight at all
+_IRIS_OF = (0, 1)  # region of points 68 and 69
+
+
+@flax.struct.dataclass
+class Evidence:
+  """Of T frames."""
+
+  visible: np.ndarray  # (T, R) f32 in [0, 1], of `REGIONS`; 1 where there is no face or nothing can be said
+  misplaced: np.ndarray  # (T,) f32 how far the landmarks are beside the face, in eye distances; NaN: not comparable
+  wrong: np.ndarray  # (T,) bool, frames whose landmarks are not used
+
+
+def examine(clip, config, progress) -> Evidence:
+  """Looks at every frame of a clip (`track.Clip`) once.
+
+  Pictures that are no video (`config.unordered`) are not compared with each other.
+  """
+  landmarks, confidence, _ = clip.landmarks()
+  n = len(landmarks)
+  seen = (confidence[:, :68] > 0).any(axis=1)
+  in_order = not getattr(config, "unordered", False)
+  cuts = config.cutframes
+  visible = np.ones((n, len(REGIONS)), np.float32)
+  links = outliers.pairs(n, seen if in_order else np.zeros(n, bool), cuts)
+  of_later = collections.defaultdict(list)
+  for row, (i, j) in enumerate(links):
+    of_later[int(j)].append((row, int(i)))
+  away = np.full((len(links), len(GROUPS), 2), np.nan)
+  recent: collections.deque = collections.deque(maxlen=max(outliers.OFFSETS) + 1)  # (frame, patch)
+  faces = np.flatnonzero(seen)
+  progress.stage("examine", len(faces))
+  for start in range(0, len(faces), CHUNK):
+    chunk = faces[start : start + CHUNK]
+    for j, image in zip(chunk, clip.images(chunk)):
+      points = np.asarray(landmarks[j, :68], np.float32)
+      visible[j] = visibility(image, points, confidence[j, :68])
+      if in_order:
+        recent.append((int(j), patch(image, points)))
+        before = dict(recent)
+        for row, i in of_later[int(j)]:
+          if before.get(i) is not None and before[int(j)] is not None:
+            away[row] = displacement(before[i], before[int(j)])
+    progress.advance(len(chunk))
+  wrong, misplaced, compared = np.zeros(n, bool), np.zeros(n), np.zeros(n)
+  if in_order:
+    points = np.asarray(landmarks[:, :68], np.float32)
+    same = outliers.copies(points, seen)
+    misplaced, compared = outliers.explain(n, links, away, np.where(same, outliers.COPY_BELIEF, 1.0))
+    asked = outliers.doubtful(seen, misplaced, links, away, compared, same)
+    party = outliers.parties(n, links, away)
+    again, leaders = retried(points, seen & ~asked, asked, same, party, cuts, lambda i: clip.images([i])[0])
+    misplaced, compared = np.where(asked, again, misplaced), np.where(asked, np.isfinite(again), compared)
+    wrong = outliers.wrong(points, seen, misplaced, compared, same, leaders, cuts)
+  if wrong[seen].all():  # nothing to hold on to
+    wrong[:] = False
+  return Evidence(visible, np.where(compared > 0, misplaced, np.nan).astype(np.float32), wrong)
+
+
+class Weighed:
+  """A clip whose landmarks count as much as the evidence allows; a `track.Clip` itself."""
+
+  def __init__(self, clip, evidence: Evidence, model: FlameModel):
+    self.clip, self.size = clip, clip.size
+    self.evidence = evidence
+    landmarks, confidence, dense = clip.landmarks()
+    self._points = weigh(landmarks, confidence, dense, evidence, dense_regions(model))
+    self.hidden = [_hidden_points(points, rows) for points, rows in zip(landmarks, evidence.visible)]
+
+  def __len__(self) -> int:
+    return len(self.clip)
+
+  def landmarks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    return self._points
+
+  def images(self, indices) -> np.ndarray:
+    return self.clip.images(indices)
+
+  def __getattr__(self, name: str):
+    """What a clip may have beside: masks, times, numbers of its frames."""
+    return getattr(self.clip, name)
+
+
+def weigh(
+  landmarks: np.ndarray, confidence: np.ndarray, dense: np.ndarray | None, evidence: Evidence, regions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+  """`Clip.landmarks` with the evidence in it.
+
+  Args:
+    landmarks, confidence, dense: (T, 70, 2), (T, 70), (T, 478, 2) or None.
+    evidence: of the T frames.
+    regions: (478,) of `dense_regions`.
+
+  Returns:
+    The same landmarks; confidence 0 in frames that are wrong and less in regions that are covered; dense points of
+    both are NaN, because they have no confidence.
+  """
+  confidence = faded(confidence, evidence.visible)
+  confidence[evidence.wrong] = 0.0
+  if dense is not None:
+    gone = evidence.wrong[:, None] | ((regions >= 0) & (evidence.visible[:, regions] < COVERED))
+    dense = np.where(gone[..., None], np.nan, dense).astype(np.float32)
+  return landmarks, confidence, dense
+
+
+def faded(confidence: np.ndarray, visible: np.ndarray) -> np.ndarray:
+  """Confidence (T, 70) of landmarks in regions that are (T, R) visible."""
+  weight = np.where(visible < LEAST, 0.0, visible).astype(np.float32)
+  confidence = np.array(confidence, np.float32)
+  for r, part in enumerate(POINTS):
+    confidence[:, part] *= weight[:, r, None]
+  for iris, r in enumerate(_IRIS_OF):
+    confidence[:, 68 + iris] *= weight[:, r]
+  return confidence
+
+
+def dense_regions(model: FlameModel) -> np.ndarray:
+  """(478,) region of each of MediaPipe's points: that of the nearest of the 68 landmarks on the head; -1: of none."""
+  region = np.full(478, -1)
+  if not len(model.dense_index):
+    return region
+  at = lambda vertices, bary: np.einsum("nk,nkc->nc", np.asarray(bary), np.asarray(model.v_template)[vertices])
+  points = at(np.asarray(model.lmk_vertices), np.asarray(model.lmk_bary))[:68]
+  dense = at(np.asarray(model.dense_vertices), np.asarray(model.dense_bary))
+  nearest = np.linalg.norm(dense[:, None] - points[None], axis=-1).argmin(axis=1)
+  of_point = np.full(68, -1)
+  for r, part in enumerate(POINTS):
+    of_point[part] = r
+  region[np.asarray(model.dense_index)] = of_point[nearest]
+  region[468:473], region[473:478] = _IRIS_OF
+  return region
+
+
+def mask_hidden(inside: np.ndarray, polygons: Sequence[np.ndarray], scale: float, offset: np.ndarray, size) -> None:
+  """Takes what covers the face out of the mask of a crop, in place.
+
+  Args:
+    inside: (S, S) uint8, 1 where the image is.
+    polygons: (N, 2) px of the image.
+    scale: px of the crop per unit of the image's longer side.
+    offset: (2,) px of the crop at which the middle of the image lies.
+    size: (H, W) of the image.
+  """
+  import cv2
+
+  height, width = size
+  factor = scale / max(height, width)
+  for polygon in polygons:
+    points = (polygon - [width / 2, height / 2]) * factor + offset
+    hull = cv2.convexHull(np.round(points).astype(np.int32))
+    cv2.fillConvexPoly(inside, hull, 0)
+
+
+def _hidden_points(landmarks: np.ndarray, visible: np.ndarray) -> list[np.ndarray]:
+  """Polygons (N, 2) px around the covered regions of one frame, half as large again as those are."""
+  found = []
+  covered = visible < COVERED
+  for r in np.flatnonzero(covered[:3]):
+    points = landmarks[POINTS[r]]
+    if r == 2 and covered[3]:  # what covers the mouth reaches down to the chin
+      points = np.concatenate([points, landmarks[3:14], landmarks[31:36]])
+      found.append(points)
+      continue
+    middle = points.mean(axis=0)
+    found.append(middle + 1.5 * (points - middle))
+  return found
+
+
+def state(evidence: Evidence) -> dict[str, np.ndarray]:
+  """For a checkpoint; `Evidence(**...)` has it back."""
+  return pack(visible=evidence.visible, misplaced=evidence.misplaced, wrong=evidence.wrong)

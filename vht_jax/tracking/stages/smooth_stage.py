@@ -1,0 +1,190 @@
+"""Stage 5: all poses together, as far as their noise asks for it; and whether the clip is a video at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from vht_jax.fit import bundle, uncertainty
+from vht_jax.head.points import N_POSE
+from vht_jax.host.programs import rows_of, stored
+from vht_jax.tracking import smooth
+
+if TYPE_CHECKING:
+  from vht_jax.tracking.stages.landmark_stage import LandmarkFit
+
+CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
+FEWEST = 8  # frames with a pose
+# A frame's change, in its own metric, over what the clip's noise has on average: twice that is rare for noise in dozens
+# of independent unknowns, and usual where the clip's mean frame is no measure of this one.
+MOST_CHANGE = 2.0
+HEAD = slice(-N_POSE, -N_POSE + 6)  # rotation and place
+SHUFFLES = 500  # random orders with which the clip's own is compared
+CHANCE = 0.01  # of a random order being as continuous as the clip's; a video of ten frames has less than 1e-3
+UNKNOWN = 1e12  # times the usual variance: the frame says nothing
+STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and in variances: less may be noise
+
+
+class Motion:
+  """A clip's unknowns in coordinates whose errors are independent, `smooth.coordinates`; (n_unknowns, T).
+
+  Args:
+    fit: with unknowns of all frames.
+    good: (T,) frames that count; the others get values between their neighbours'.
+    times: (T,) in units of the usual spacing, None: evenly spaced.
+  """
+
+  def __init__(self, fit: LandmarkFit, good: np.ndarray, times: np.ndarray | None):
+    self.fit, self.good, self.times = fit, good, times
+    n = len(good)
+    at = np.arange(n) if times is None else times
+    self.cuts = sorted(c for c in fit.config.cutframes if 0 < c < n)
+    xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(fit.xs, np.float64).T], axis=1)
+    self.xs = xs.astype(np.float32)
+    self.model, self.shared = _with_identity(fit.lm, fit.shared)
+    self.basis = smooth.coordinates(self._mean_information())
+    z = (xs - xs[good].mean(axis=0)) @ self.basis
+    self.z = z.T.astype(np.float32)
+    basis = self.basis.astype(np.float32)
+    variance = self._of_frames(lambda matrices, _: _variance(matrices, basis))
+    self.variance = np.where(good, variance.T, np.inf).astype(np.float32)
+
+  def _of_frames(self, solve):
+    """`solve(matrices, index)` of all frames, chunk by chunk, with their normal matrices (n_frames, n, n).
+
+    These are made anew each time: kept, they would be most of the memory of a long clip.
+    """
+    fit = self.fit
+
+    def chunk(index):
+      tracks = rows_of(fit.tracks, index)
+      return solve(_matrices(self.model, tracks, self.shared, fit.weights, self.xs[index]), index)
+
+    return fit.per_frame(chunk)
+
+  def _mean_information(self) -> np.ndarray:
+    """(n, n) float64, over the good frames."""
+    total = np.zeros((self.xs.shape[1],) * 2)
+
+    def add(matrices, index):
+      first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
+      weight = (self.good[index] & first).astype(np.float32)
+      total[...] += np.asarray(_information(matrices, weight), np.float64)
+      return index
+
+    self._of_frames(add)
+    return total / max(self.good.sum(), 1)
+
+  def is_video(self) -> bool:
+    """Whether neighbours are more alike than any two frames are, in where the head is and how it is turned.
+
+    The distances of neighbours are added up and compared with those of random orders. A still head is a video; and
+    where most frames start a new shot, there are no neighbours.
+    """
+    counted = np.isfinite(self.variance).all(axis=0)
+    shot = np.searchsorted(self.cuts, np.arange(len(counted)), side="right")
+    if len(self.cuts) >= 0.5 * (len(counted) - 1) > 0:
+      return False
+    rows = np.flatnonzero(counted)
+    if len(rows) < smooth.SHORT:
+      return True
+    places = self.z[HEAD, rows].T
+    pairs = shot[rows[1:]] == shot[rows[:-1]]
+    return in_order(places, pairs, float(np.median(self.variance[HEAD][:, rows])))
+
+  def smoothed(self) -> np.ndarray:
+    """(T, n_unknowns); frames that do not count stay as they are."""
+    n, z, variance = self.good.size, self.z, self.variance
+    counted = variance.copy()
+    counted[:, self.cuts] = np.inf  # the difference across a cut is no motion
+    noise, acceleration = _noise(z, counted, self.times)
+    error, free = np.zeros_like(z), np.ones_like(z)
+    for first, last in zip([0, *self.cuts], [*self.cuts, n]):
+      for start in range(first, last, CHUNK):
+        # A fixed length with some frames before and after, which then change nothing any more.
+        wanted = np.arange(start - MARGIN, start + CHUNK + MARGIN)
+        rows = np.clip(wanted, first, last - 1)
+        times = None if self.times is None else (self.times[rows] + wanted - rows).astype(np.float32)
+        inside = wanted == rows
+        part = _left_out(z[:, rows], np.where(inside, variance[:, rows], np.inf), noise, acceleration, times)
+        keep = inside.copy()
+        keep[:MARGIN] = keep[MARGIN + CHUNK :] = False
+        for whole, piece in zip((error, free), part):
+          whole[:, rows[keep]] = np.asarray(piece)[:, keep]
+    change, share = _followed(error, free, variance, noise)
+    # Back to the unknowns: z = V^T x.
+    change = scipy.linalg.solve_triangular(self.basis.T, np.asarray(change, np.float64)).T.astype(np.float32)
+    limit = np.float32(MOST_CHANGE * np.sum(share))
+    change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))
+    keep = self.good & np.isfinite(change).all(axis=1)
+    return np.where(keep[:, None], self.xs + change, np.asarray(self.fit.xs)).astype(np.float32)
+
+
+def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
+  """Whether a sequence is more continuous than random orders of it, or does not move.
+
+  Args:
+    places: (T, d).
+    pairs: (T - 1,) bool, which neighbours count.
+    variance: of each coordinate's noise.
+  """
+  distance = lambda order: np.sqrt(((places[order[1:]] - places[order[:-1]]) ** 2).sum(axis=1))[pairs].sum()
+  rng = np.random.default_rng(0)
+  shuffled = np.array([distance(rng.permutation(len(places))) for _ in range(SHUFFLES)])
+  moves = 2 * ((places - places.mean(axis=0)) ** 2).mean() > STILL * variance  # the mean square of a difference
+  return bool(not moves or (shuffled <= distance(np.arange(len(places)))).mean() < CHANCE)
+
+
+@stored
+def _with_identity(model, shared):
+  return bundle.with_identity(model, shared)
+
+
+@stored
+def _matrices(model, tracks, shared, weights, xs):
+  return jax.vmap(lambda t, x: bundle.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
+
+
+@stored
+def _information(matrices, weight):
+  """The sum over the frames, with weights."""
+  usable = (weight > 0) & jnp.isfinite(matrices).all(axis=(1, 2))
+  return jnp.sum(jnp.where(usable[:, None, None], matrices, 0.0) * weight[:, None, None], axis=0)
+
+
+@stored
+def _variance(matrices, basis):
+  def one(matrix):
+    root = uncertainty.root_covariance(matrix)
+    variance = jnp.sum(jnp.matmul(root, basis, precision=smooth.HIGHEST) ** 2, axis=0)
+    return jnp.where(jnp.all(variance < UNKNOWN), variance, jnp.inf)  # also where one is no number
+
+  return jax.vmap(one)(matrices)
+
+
+@stored
+def _noise(z, variance, times):
+  share = smooth.white_share(z[HEAD], variance[HEAD], times)
+  return jax.vmap(lambda z, v: smooth.measure_noise(z, v, times, share))(z, variance)
+
+
+@stored
+def _left_out(z, variance, noise, acceleration, times):
+  one = lambda *of: smooth.left_out(*of, times=times)
+  return jax.vmap(one)(z, variance, noise, acceleration)
+
+
+@stored
+def _followed(error, free, variance, noise):
+  """Changes, and the noise in units of what is claimed."""
+  claimed = jax.vmap(smooth.claimed_variance)(variance)
+  return jax.vmap(smooth.followed)(error, free, variance, noise), noise / claimed
+
+
+@stored
+def _within(matrices, change, limit):
+  return jax.vmap(lambda matrix, c: smooth.within(c, matrix, limit))(matrices, change)

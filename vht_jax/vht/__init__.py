@@ -1,0 +1,1 @@
+"""VHT's own method: its energy, its optimiser and its calibration."""
