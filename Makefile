@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-test
 
 # configs/default.ini is the defaults of the code, written out.
 configs: $(VENV)/.installed
-	$(BIN)/python -c "from vht_jax import settings as s; s.write_ini('configs/default.ini', s.make_settings({}))"
+	$(BIN)/python -c "from vht_jax.app.options import settings as s; s.write_ini('configs/default.ini', s.make_settings({}))"
 
 bench-render: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py

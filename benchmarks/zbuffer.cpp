@@ -1,5 +1,5 @@
 // The rasteriser's yardstick: a plain single-threaded z-buffer with the same inputs, outputs, fill rule and tie rule as
-// vht_jax.raster.rasterize. Built by benchmarks/render.py with g++ -O3 -march=native; the package itself does not use it.
+// vht_jax.render.raster.rasterize. Built by benchmarks/render.py with g++ -O3 -march=native; the package itself does not use it.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

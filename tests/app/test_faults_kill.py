@@ -28,17 +28,17 @@ FLAGS = [
 START = """
 import sys
 sys.path.insert(0, {repo!r})
-from vht_jax import checkpoint
-from vht_jax.landmarks import marks
-checkpoint.INTERVAL, marks.SEGMENT = 0.0, 8
+from vht_jax.app import record
+from vht_jax.dataset import resume
+record.INTERVAL, resume.SEGMENT = 0.0, 8
 {extra}
-from vht_jax.main import main
+from vht_jax.app.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 # Dies at the n-th file that it writes: with half of it written, before it gets its name, or right after.
 AT_WRITE = """
 import os, signal
-from vht_jax import files
+from vht_jax.host import files
 replace, count = os.replace, [0]
 def deadly(source, target):
   count[0] += 1

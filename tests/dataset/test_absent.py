@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_landmarks import FakeDetector
 
-from vht_jax import landmarks as lm
+from vht_jax.dataset import annotate
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.video.codec import write_video
@@ -32,7 +32,7 @@ def dataset(tmp_path):
 
 def test_vhts_readers_read_a_clip_that_starts_and_ends_without_a_face(dataset):
   """Frames 2 and 6 (0-based 1 and 5) show a face; beyond them it stays, between it moves evenly."""
-  assert lm.annotate(dataset, FakeDetector(empty=(1, 3, 4, 5, 7))) == 2
+  assert annotate.annotate(dataset, FakeDetector(empty=(1, 3, 4, 5, 7))) == 2
   read = [read_as_vht(dataset.keypoint_path(i)) for i in range(7)]
   first, last = read[1][0], read[5][0]
   assert not np.allclose(first, last)
@@ -47,17 +47,17 @@ def test_vhts_readers_read_a_clip_that_starts_and_ends_without_a_face(dataset):
 
 
 def test_placeholders_have_no_confidence_and_settle(dataset):
-  lm.annotate(dataset, FakeDetector(empty=(3,)))
+  annotate.annotate(dataset, FakeDetector(empty=(3,)))
   path = dataset.keypoint_path(2)
   before = path.read_text()
   person = json.loads(before)["people"][0]
   assert not np.array(person["face_keypoints_2d"]).reshape(68, 3)[:, 2].any() and person["bounding_box"][4] == 0
-  assert lm.annotate(dataset, FakeDetector()) == 6 and path.read_text() == before
+  assert annotate.annotate(dataset, FakeDetector()) == 6 and path.read_text() == before
 
 
 def test_files_of_former_versions_and_of_others_are_read_and_left_alone(dataset):
   old = json.dumps({"origin": "old", "people": []})
   dataset.keypoint_path(4).write_text(old)
-  assert lm.annotate(dataset, FakeDetector(empty=(2,))) == 5
+  assert annotate.annotate(dataset, FakeDetector(empty=(2,))) == 5
   assert dataset.keypoint_path(4).read_text() == old
   assert dataset.valid.tolist() == [True, False, True, True, False, True, True]

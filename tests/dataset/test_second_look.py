@@ -8,6 +8,7 @@ import pytest
 from test_landmarks import turned
 
 from vht_jax import landmarks as lm
+from vht_jax.dataset import annotate, resume
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
@@ -145,9 +146,9 @@ def files(dataset):
 
 
 def test_the_second_pass_mends_and_gives_up(dataset):
-  assert not lm.is_annotated(dataset)
-  assert lm.annotate(dataset, Follower()) == 11
-  assert lm.is_annotated(dataset)
+  assert not resume.is_annotated(dataset)
+  assert annotate.annotate(dataset, Follower()) == 11
+  assert resume.is_annotated(dataset)
   assert dataset.valid.tolist() == [i != 8 for i in range(12)]
   assert dataset.detections[5].disagreement == 0.005 and dataset.detections[4].disagreement == 0.004
   heights = [np.ptp(d.landmarks[:, 1]) for d in dataset.detections if d is not None]
@@ -161,7 +162,7 @@ class Kill(Exception):
 @pytest.mark.parametrize("at", range(12, 19))
 def test_a_killed_second_pass_ends_with_the_same_files(dataset, monkeypatch, at):
   """Killed before or after each file that it writes; then some are deleted."""
-  lm.annotate(dataset, Follower())
+  annotate.annotate(dataset, Follower())
   before = files(dataset)
   for i in range(12):
     dataset.keypoint_path(i).unlink()
@@ -177,15 +178,15 @@ def test_a_killed_second_pass_ends_with_the_same_files(dataset, monkeypatch, at)
     original = __import__(module, fromlist=["write_atomic"]).write_atomic
     monkeypatch.setattr(f"{module}.write_atomic", lambda *a, f=original: (deadly(), f(*a)))
   with pytest.raises(Kill):
-    lm.annotate(dataset, Follower())
+    annotate.annotate(dataset, Follower())
   written[0] = -1000
   fresh = FrameFolder(dataset.path)
-  assert not lm.is_annotated(fresh)
-  lm.annotate(fresh, Follower())
-  assert files(fresh) == before and lm.is_annotated(fresh)
+  assert not resume.is_annotated(fresh)
+  annotate.annotate(fresh, Follower())
+  assert files(fresh) == before and resume.is_annotated(fresh)
   for i in (5, 8, 11):
     fresh.keypoint_path(i).unlink()
-  lm.annotate(FrameFolder(dataset.path), Follower())
+  annotate.annotate(FrameFolder(dataset.path), Follower())
   assert files(dataset) == before
 
 
@@ -193,14 +194,14 @@ def test_a_detector_that_cannot_look_again_is_believed(dataset):
   class Plain(Follower):
     look = property()  # hasattr is False
 
-  assert lm.annotate(dataset, Plain()) == 12 and lm.is_annotated(dataset)
+  assert annotate.annotate(dataset, Plain()) == 12 and resume.is_annotated(dataset)
 
 
 def test_frames_that_are_added_are_looked_at_too(dataset):
   part = FrameFolder(dataset.path, max_frames=7)
-  assert lm.annotate(part, Follower()) == 7 and lm.is_annotated(part) and not lm.is_annotated(dataset)
-  assert lm.annotate(FrameFolder(dataset.path), Follower()) == 11
-  assert lm.is_annotated(part)
+  assert annotate.annotate(part, Follower()) == 7 and resume.is_annotated(part) and not resume.is_annotated(dataset)
+  assert annotate.annotate(FrameFolder(dataset.path), Follower()) == 11
+  assert resume.is_annotated(part)
 
 
 def test_a_dataset_of_others_is_left_as_it_is(dataset):
@@ -208,19 +209,19 @@ def test_a_dataset_of_others_is_left_as_it_is(dataset):
   follower = Follower()
   for i in range(12):
     lm.write_keypoints(dataset.keypoint_path(i), follower.detect(dataset.source_image(i)), "VHT")
-  assert lm.is_annotated(dataset)
-  assert lm.annotate(dataset, Follower()) == 12
+  assert resume.is_annotated(dataset)
+  assert annotate.annotate(dataset, Follower()) == 12
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("second", [{"frames": 12, "expected": {"3": {}}}, {"frames": 99}, {"frames": "x"}])
 def test_a_damaged_second_look_is_one_line(dataset, second):
-  lm.annotate(dataset, Follower())
+  annotate.annotate(dataset, Follower())
   path = dataset.path / "landmarks.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"second_look": second}))
-  assert not lm.is_annotated(dataset)
+  assert not resume.is_annotated(dataset)
   with pytest.raises(InputError, match=r"landmarks\.json: damaged"):
-    lm.annotate(dataset, Follower())
+    annotate.annotate(dataset, Follower())
 
 
 def test_a_number_beyond_the_faces_says_how_many_there_are(dataset):
@@ -228,12 +229,12 @@ def test_a_number_beyond_the_faces_says_how_many_there_are(dataset):
   nobody.detect = lambda rgb: None
   third = FrameFolder(dataset.path, face=5)
   with pytest.raises(InputError, match=r"face 5 was asked for, but at most 2 faces are seen in one .*--face=0 or 1"):
-    lm.annotate(third, nobody)
-  assert lm.is_annotated(third)
+    annotate.annotate(third, nobody)
+  assert resume.is_annotated(third)
   with pytest.raises(InputError, match="face 5 was asked for"):  # and the next run does as well
-    lm.annotate(third, nobody)
+    annotate.annotate(third, nobody)
   with pytest.raises(InputError, match="no face found in any of the 12 frames"):
-    lm.annotate(FrameFolder(dataset.path, face=1), nobody)
+    annotate.annotate(FrameFolder(dataset.path, face=1), nobody)
 
 
 def test_expected_is_frozen_and_plain():

@@ -73,7 +73,7 @@ def test_in_processes_of_their_own(tmp_path):
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tests")!r}]
+sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tests/host")!r}]
 import numpy as np, test_programs as t
 from pathlib import Path
 t.programs.folder = Path({str(tmp_path / "own")!r})

@@ -30,7 +30,7 @@ def sleep(argv):
 CODE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
-from vht_jax.supervise import supervised
+from vht_jax.host.supervise import supervised
 sys.exit(supervised("vht-test", sys.argv[1], sys.argv[2:]))
 """
 
@@ -118,13 +118,11 @@ def test_debug_stays_in_one_process(monkeypatch):
 
 
 def test_where_a_crash_was():
-  ours = Path(supervise.__file__).with_name("inputs.py")
+  ours = Path(supervise.__file__).parents[1] / "app" / "inputs.py"
   text = (
     "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n"
     '  File "/usr/lib/a.py", line 1 in wait\n\nCurrent thread 0x2 (most recent call first):\n'
     f'  File "/x/mediapipe/python/base.py", line 340 in process\n  File "{ours}", line 60 in open_dataset\n\nExtension'
   )
-  assert (
-    supervise._where(text) == ", in python/base.py line 340 (process), in vht_jax/app/inputs.py line 60 (open_dataset)"
-  )
+  assert supervise._where(text) == ", in python/base.py line 340 (process), in app/inputs.py line 60 (open_dataset)"
   assert supervise._where("") == ""

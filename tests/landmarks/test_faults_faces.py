@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vht_jax import landmarks as lm
+from vht_jax.dataset import annotate
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.video.codec import read_video, write_video
@@ -45,7 +46,7 @@ def detect(frames, tmp_path, name="clip", **options):
   dataset = FrameFolder(tmp_path / name)
   detector = lm.make_detector("mediapipe", **options)
   try:
-    lm.annotate(dataset, detector, cuts=dataset.find_cuts())
+    annotate.annotate(dataset, detector, cuts=dataset.find_cuts())
   finally:
     detector.close()
   return dataset
@@ -74,7 +75,7 @@ def test_two_faces_each_is_followed_through_the_clip(people, alone, tmp_path, fa
   assert dataset.valid.all()
   assert np.abs(found - alone[face]).max() < 6
   detector = lm.make_detector("mediapipe")
-  assert lm.count_faces(dataset, detector, 4) == 2
+  assert annotate.count_faces(dataset, detector, 4) == 2
   detector.close()
 
 
@@ -126,7 +127,7 @@ def test_a_killed_search_ends_with_the_same_files(people, tmp_path, monkeypatch)
     for i in range(start, 60):
       dataset.keypoint_path(i).unlink()
     detector = lm.make_detector("mediapipe")
-    lm.annotate(dataset, detector, cuts=dataset.find_cuts())
+    annotate.annotate(dataset, detector, cuts=dataset.find_cuts())
     detector.close()
     assert [dataset.keypoint_path(i).read_bytes() for i in range(60)] == before
   assert list(json.loads((dataset.path / "landmarks.json").read_text())["marks"]) == ["0", "20", "40"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vht_jax import landmarks as lm
+from vht_jax.dataset import annotate
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
 from vht_jax.landmarks.crop import IBUG68, IRISES, CropTracker, square_crop
@@ -605,36 +606,36 @@ def dataset(tmp_path):
 def test_annotation_goes_on_where_it_stopped(dataset):
   calls = []
   detector = FakeDetector(empty=(2,))
-  assert lm.annotate(dataset, detector, progress=lambda *counts: calls.append(counts)) == 4
+  assert annotate.annotate(dataset, detector, progress=lambda *counts: calls.append(counts)) == 4
   assert detector.calls == 5 and calls == [(i, 5) for i in range(1, 6)]
   assert dataset.valid.tolist() == [True, False, True, True, True] and dataset.has_dense
   assert json.loads(dataset.keypoint_path(1).read_text())["no_face"] is True
   before = {i: dataset.keypoint_path(i).read_text() for i in range(5)}
-  assert lm.annotate(dataset, detector) == 4 and detector.calls == 5
+  assert annotate.annotate(dataset, detector) == 4 and detector.calls == 5
   dataset.keypoint_path(3).unlink()
   again = FakeDetector(empty=(2,))
-  assert lm.annotate(dataset, again) == 4 and again.calls == 4  # frame 3 depends on those before it
+  assert annotate.annotate(dataset, again) == 4 and again.calls == 4  # frame 3 depends on those before it
   assert all(dataset.keypoint_path(i).read_text() == text for i, text in before.items())
-  assert lm.annotate(dataset, FakeDetector(), overwrite=True) == 5 and dataset.valid.all()
+  assert annotate.annotate(dataset, FakeDetector(), overwrite=True) == 5 and dataset.valid.all()
 
 
 @pytest.mark.parametrize("missing", [[4], [1], [0, 4], [2, 3], range(5)])
 def test_a_killed_annotation_ends_with_the_same_files(dataset, monkeypatch, missing):
   """Also across segments, with a detector whose every answer depends on all before in the segment."""
   monkeypatch.setattr("vht_jax.dataset.resume.SEGMENT", 2)
-  lm.annotate(dataset, FakeDetector(), cuts=[3])
+  annotate.annotate(dataset, FakeDetector(), cuts=[3])
   before = [dataset.keypoint_path(i).read_text() for i in range(5)]
   for i in missing:
     dataset.keypoint_path(i).unlink()
   detector = FakeDetector()
-  lm.annotate(dataset, detector, cuts=[3])
+  annotate.annotate(dataset, detector, cuts=[3])
   assert [dataset.keypoint_path(i).read_text() for i in range(5)] == before
 
 
 def test_killed_before_the_mark_of_a_segment(dataset, monkeypatch):
   """All frames of a segment are there and the next one's mark is not: it begins at the last one that is marked."""
   monkeypatch.setattr("vht_jax.dataset.resume.SEGMENT", 2)
-  lm.annotate(dataset, FakeDetector())
+  annotate.annotate(dataset, FakeDetector())
   record = dataset.path / "landmarks.json"
   before = [dataset.keypoint_path(i).read_text() for i in range(5)], json.loads(record.read_text())
   for i in (2, 3, 4):
@@ -642,7 +643,7 @@ def test_killed_before_the_mark_of_a_segment(dataset, monkeypatch):
   lost = {**before[1], "marks": {"0": before[1]["marks"]["0"]}, "second_look": {}}
   record.write_text(json.dumps(lost))
   detector = FakeDetector()
-  lm.annotate(dataset, detector)
+  annotate.annotate(dataset, detector)
   assert detector.calls >= 5
   assert [dataset.keypoint_path(i).read_text() for i in range(5)] == before[0]
   assert json.loads(record.read_text())["marks"] == before[1]["marks"]
@@ -650,25 +651,25 @@ def test_killed_before_the_mark_of_a_segment(dataset, monkeypatch):
 
 def test_the_detector_hears_of_cuts_and_people_are_counted(dataset):
   detector = FakeDetector()
-  lm.annotate(dataset, detector, cuts=[2, 4])
+  annotate.annotate(dataset, detector, cuts=[2, 4])
   assert detector.cuts == [2, 4]
-  assert lm.count_faces(dataset, detector) == 2
+  assert annotate.count_faces(dataset, detector) == 2
 
 
 @pytest.mark.faults
 def test_another_detector_does_not_complete_the_landmarks(dataset):
-  lm.annotate(dataset, FakeDetector())
+  annotate.annotate(dataset, FakeDetector())
   dataset.keypoint_path(3).unlink()
   other = FakeDetector()
   other.name = "other"
   with pytest.raises(InputError, match="made by fake.*--restart"):
-    lm.annotate(dataset, other)
+    annotate.annotate(dataset, other)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("mark", [{}, {"calls": 1}, 3, {"crop": [0, 0, 10**9], "factor": 1, "person": {}}])
 def test_a_damaged_mark_is_one_line(dataset, mark):
-  lm.annotate(dataset, FakeDetector())
+  annotate.annotate(dataset, FakeDetector())
   path = dataset.path / "landmarks.json"
   path.write_text(json.dumps({"detector": "fake", "marks": {"250": mark}}))
   from vht_jax.dataset.resume import Marks
@@ -681,7 +682,7 @@ def test_a_damaged_mark_is_one_line(dataset, mark):
 
 def test_a_folder_without_any_face_is_one_line(dataset):
   with pytest.raises(InputError, match="no face found in any of the 5 frames") as error:
-    lm.annotate(dataset, FakeDetector(empty=range(1, 6)))
+    annotate.annotate(dataset, FakeDetector(empty=range(1, 6)))
   assert "\n" not in str(error.value)
 
 
@@ -691,7 +692,7 @@ def test_video_to_observations(tmp_path, faces):
   write_video(tmp_path / "clip.mp4", [*faces["webcam_400x300"], np.zeros((300, 400, 3), np.uint8)], 25)
   extract_frames(tmp_path / "clip.mp4", tmp_path / "data")
   dataset = FrameFolder(tmp_path / "data", tracking_resolution=[150, 200])
-  assert lm.annotate(dataset, lm.make_detector("mediapipe")) == 3
+  assert annotate.annotate(dataset, lm.make_detector("mediapipe")) == 3
   observations = dataset.observations(range(4))
   assert observations.valid.tolist() == [True, True, True, False]
   assert observations.dense.shape == (4, 478, 2) and observations.confidence[:3].min() > 0.1

@@ -211,9 +211,9 @@ def test_sharded_over_four_devices_equals_one():
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from tiny import SIZE, clip, quick_jit, tiny_head
-from vht_jax.assets import load_head
+from vht_jax.head.load import load_head
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.functional import landmarks_only, track_fn
+from vht_jax.tracking.pure import landmarks_only, track_fn
 assert jax.device_count() == 4
 head = landmarks_only(tiny_head(load_head(model="open")), dense=False)
 clips = [clip(head, n_frames=2, seed=k) for k in range(4)]

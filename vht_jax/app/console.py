@@ -210,7 +210,7 @@ def write_frames(
   Args:
     path: the file.
     frames, status, confidence: (n,) ids, `Status`, confidence in [0, 1].
-    times, sources: (n,) s and names, see `video.FrameFolder`.
+    times, sources: (n,) s and names, see `dataset.folder.FrameFolder`.
     regions, visible: (n, R) confidence of the regions of the face, and how visible they are, if that is known.
 
   Returns:

@@ -3,7 +3,7 @@
 Decoders of images, MediaPipe and XLA are native code that a damaged file or a lack of memory can bring down, and with
 it the process in which they run: nothing in there can catch that. So `vht-track`, `vht-demo` and `vht-doctor` are two
 processes: the one that the user started waits for the one that works. Videos are decoded in yet another one, with
-bounded memory (`video.child`). With --debug there is one process, as debuggers want it.
+bounded memory (`dataset.child`). With --debug there is one process, as debuggers want it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Clip(Protocol):
-  """What the tracker needs to know of a video; `video.FrameFolder` is one."""
+  """What the tracker needs to know of a video; `dataset.folder.FrameFolder` is one."""
 
   size: tuple[int, int]  # (H, W) of the images as tracked
 

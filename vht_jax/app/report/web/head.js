@@ -42,7 +42,7 @@ const FRAGMENT = `
     gl_FragColor = vec4(clamp(color, 0.0, 1.0), 1.0);
   }`;
 
-// Ramamoorthi and Hanrahan's factors of the nine functions, as vht_jax.shade has them.
+// Ramamoorthi and Hanrahan's factors of the nine functions, as vht_jax.render.shade has them.
 function lightUniform() {
   const s = (x) => Math.sqrt(x / Math.PI);
   const first = ((2 * Math.PI) / 3) * s(3 / 4);
