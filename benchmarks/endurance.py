@@ -32,7 +32,8 @@ from vht_jax.dataset.folder import FrameFolder
 from vht_jax.head import flame
 from vht_jax.head.load import load_head
 from vht_jax.landmarks import Detection
-from vht_jax.tracking.pipeline import Progress, track
+from vht_jax.tracking.pipeline import track
+from vht_jax.tracking.protocols import Progress
 from vht_jax.types import Identity, TrackResult
 from vht_jax.video.codec import write_video
 

@@ -32,7 +32,7 @@ class Realism:
 
 @dataclasses.dataclass
 class SyntheticClip:
-  """Implements `track.Clip`; `identity` and `poses` are the truth."""
+  """Implements `tracking.protocols.Clip`; `identity` and `poses` are the truth."""
 
   size: tuple[int, int]
   identity: Identity

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the app does
 
@@ -34,7 +35,10 @@ from vht_jax import results
 from vht_jax.app.options.settings import Settings, make_settings, read_ini
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.head.load import load_head
-from vht_jax.tracking.pipeline import LandmarkFit, Progress, track
+from vht_jax.tracking.pipeline import track
+from vht_jax.tracking.run import make_run
+from vht_jax.tracking.stages.camera import adjust_camera
+from vht_jax.tracking.state import TrackState
 from vht_jax.types import FlameModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,10 +174,13 @@ def focal_z_rms(model: FlameModel, n_people: int) -> float:
     camera, poses = synthetic.animate(model, rng, 60, yaw_deg=20 + 30 * seed / max(n_people - 1, 1))
     identity = synthetic.plain_identity(model, rng, camera)
     points, dense = synthetic.detections(model, identity, poses, (512, 512), synthetic.Realism(), rng)
-    fit = LandmarkFit(model, (512, 512), TrackConfig(photometric=False), Weights())
-    fit.observe(points, np.ones(points.shape[:2], np.float32), dense)
-    fit.adjust_camera(None, Progress())
-    z.append((float(fit.shared.log_focal) - np.log(float(camera.focal))) / fit.focal_sd)
+    clip = SimpleNamespace(
+      size=(512, 512),
+      landmarks=lambda points=points, dense=dense: (points, np.ones(points.shape[:2], np.float32), dense),
+    )
+    run = make_run(model, clip, TrackConfig(photometric=False), Weights())
+    state = adjust_camera(TrackState(), run)
+    z.append((float(state.shared.log_focal) - np.log(float(camera.focal))) / state.focal_sd)
   return float(np.sqrt(np.mean(np.square(z))))
 
 

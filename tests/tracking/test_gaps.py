@@ -7,9 +7,9 @@ import pytest
 
 from vht_jax import rotation
 from vht_jax.errors import InputError
-from vht_jax.tracking import gaps, pure
-from vht_jax.tracking.frames import frame_times
-from vht_jax.tracking.pipeline import bridge
+from vht_jax.tracking import gaps
+from vht_jax.tracking.gaps import bridge
+from vht_jax.tracking.keyframes import frame_times
 from vht_jax.types import Pose, Status
 
 
@@ -164,7 +164,7 @@ def test_the_pure_function_does_the_same():
   seen, good = rng.uniform(size=(2, 25)) < 0.8
   broken = without(truth, seen & good)
   a, status = bridge(broken, seen, good)
-  b, again = pure.bridge(broken, jnp.asarray(seen), jnp.asarray(good))
+  b, again = bridge(broken, jnp.asarray(seen), jnp.asarray(good))
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_allclose(x, y, atol=1e-5)
   np.testing.assert_array_equal(status, again)
@@ -176,7 +176,7 @@ def test_derivatives_are_finite():
   poses = without(poses_along(np.zeros(16), turns), known)
 
   def total(poses):
-    filled, _ = pure.bridge(poses, jnp.asarray(known), jnp.ones(16, bool))
+    filled, _ = bridge(poses, jnp.asarray(known), jnp.ones(16, bool))
     return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(filled))
 
   slopes = jax.grad(total)(poses)

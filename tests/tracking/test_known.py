@@ -14,8 +14,8 @@ from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.render import shade
 from vht_jax.tracking import pipeline
-from vht_jax.tracking.stages.known import known_camera, refocused
-from vht_jax.tracking.stages.photometric_stage import PhotometricFit
+from vht_jax.tracking.camera_knowledge import known_camera, refocused
+from vht_jax.tracking.stages.crops import crops_of
 
 CALIBRATED = TrackConfig(**{**SMALL.__dict__, "calibrated": True, "focal": 1.8})
 
@@ -203,14 +203,11 @@ def test_masked_pixels_are_not_compared():
       masks[:, : SIZE[0] // 2] = 0
       return masks
 
-  fit = PhotometricFit.__new__(PhotometricFit)
-  fit.clip, fit.config = Masked(), SMALL
-  fit.fit = type("Fit", (), {"xs": np.zeros((T, 54), np.float32)})
-  inside = fit.crops(np.arange(2)).inside
-  whole = PhotometricFit.__new__(PhotometricFit)
   Unmasked = type("Unmasked", (), {"images": Masked.images, "hidden": Masked.hidden, "size": SIZE})
-  whole.clip, whole.config, whole.fit = Unmasked(), SMALL, fit.fit
-  unmasked = whole.crops(np.arange(2)).inside
+  inside, unmasked = (
+    crops_of(each, np.arange(2), np.zeros((2, 54), np.float32), SMALL.crop_size).inside
+    for each in (Masked(), Unmasked())
+  )
   half = SMALL.crop_size // 2
   assert not inside[:, : half - 1].any() and unmasked[:, : half - 1].any()
   np.testing.assert_array_equal(inside[:, half + 1 :], unmasked[:, half + 1 :])

@@ -10,7 +10,7 @@ from drawn import Clip, face, landmarks
 from vht_jax.config import TrackConfig
 from vht_jax.landmarks import motion
 from vht_jax.tracking.evidence import examine, outliers, retrial
-from vht_jax.tracking.pipeline import Progress
+from vht_jax.tracking.protocols import Progress
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import invented  # noqa: E402

@@ -13,10 +13,11 @@ from hypothesis.extra import numpy as arrays
 
 from vht_jax import cameras, results, rotation
 from vht_jax.app.options import settings
-from vht_jax.app.record import Checkpoint, Record, pack, unpack
+from vht_jax.app.record import Checkpoint, Record
 from vht_jax.errors import InputError, brief
 from vht_jax.landmarks import Detection, read_keypoints, write_keypoints
-from vht_jax.types import Camera, Identity
+from vht_jax.tracking.state import AdamState, TrackState, restore, save
+from vht_jax.types import Camera, Identity, RawPose
 
 few = examples(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZES = st.tuples(st.integers(16, 5000), st.integers(16, 5000))
@@ -152,14 +153,20 @@ def test_states_survive_being_packed(shape, texture, layer, focal):
     shape=jnp.asarray(shape), texture=jnp.asarray(texture), light=jnp.ones((9, 3)), camera=cameras.make_camera(focal),
     lmk_offset=jnp.zeros((70, 3)), texture_layer=None if layer is None else jnp.asarray(layer),
   )  # fmt: skip
-  packed = pack(identity=identity, rows=texture, sd=focal, nothing=None)
-  assert all(isinstance(a, np.ndarray) for a in packed.values()) and "nothing" not in packed
-  read = unpack(Identity, packed, "identity")
-  assert isinstance(read.camera, Camera)
-  assert jax.tree.structure(read) == jax.tree.structure(identity)
-  for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(identity), strict=True):
+  raw = RawPose(*(np.ones((2, 3), np.float32) for _ in range(6)))
+  terms = {"total": texture} if layer is not None else {}
+  state = TrackState(xs=texture, focal_sd=focal, turns=True, done=7, adam=AdamState(identity, raw, terms))
+  packed = save(state)
+  assert all(isinstance(a, np.ndarray) for a in packed.values()) and not any(name.startswith("l1") for name in packed)
+  read = restore(TrackState, packed)
+  assert isinstance(read.adam.identity.camera, Camera) and read.l1 is None and read.shared is None
+  assert jax.tree.structure(read) == jax.tree.structure(state)
+  for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(state), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert float(packed["sd"]) == focal
+  assert (read.focal_sd, read.turns, read.done) == (focal, True, 7) and read.turns is True
+  for changed in (packed | {"other.part": texture}, {k: v for k, v in packed.items() if k != "adam.identity.shape"}):
+    with pytest.raises(ValueError):
+      restore(TrackState, changed)
 
 
 # --- geometry ---

@@ -1,5 +1,7 @@
 """Numbers that go wrong in one frame: caught, solved again, reported, and kept away from the other frames."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,10 @@ from vht_jax.cameras import make_camera
 from vht_jax.config import Weights
 from vht_jax.head.flame import neutral_pose
 from vht_jax.tracking.checks import check_stage
-from vht_jax.tracking.frames import bridge, finite_rows, strayed
-from vht_jax.tracking.stages.adam_stage import AdamFit
-from vht_jax.tracking.stages.photometric_stage import guarded
+from vht_jax.tracking.gaps import bridge
+from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.stages import adam as adam_stage
+from vht_jax.tracking.stages.frames import guarded, strayed
 from vht_jax.types import Identity, Pose, RawPose, Status
 
 pytestmark = pytest.mark.faults
@@ -39,10 +42,10 @@ class Solver:
   """Returns its start; in frame 2 what is listed, call by call."""
 
   def __init__(self, *answers):
-    self.answers, self.weights, self.starts = list(answers), [], []
+    self.answers, self.pixels, self.starts = list(answers), [], []
 
-  def __call__(self, weights, x0):
-    self.weights.append(float(weights.photo_pixels))
+  def __call__(self, pixels, x0):
+    self.pixels.append(pixels)
     self.starts.append(x0.copy())
     x = x0 + 0.001
     x[2] = x[2] + self.answers.pop(0)
@@ -55,15 +58,15 @@ ALL = np.ones(5, bool)
 
 def test_a_healthy_batch_is_solved_once():
   solver = Solver(0.0)
-  x, error, sd = guarded(solver, Weights(), unknowns(), unknowns(), ALL)
-  assert len(solver.weights) == 1 and np.isfinite(x).all() and np.isfinite(error).all()
+  x, error, sd = guarded(solver, 50.0, unknowns(), unknowns(), ALL)
+  assert len(solver.pixels) == 1 and np.isfinite(x).all() and np.isfinite(error).all()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30, 3.0])
 def test_a_frame_that_goes_astray_is_solved_again_damped_from_its_landmarks(wrong):
   solver, landmark_fit = Solver(wrong, 0.0), unknowns() + 0.01
-  x, error, sd = guarded(solver, Weights(), unknowns(), landmark_fit, ALL)
-  assert solver.weights[1] < solver.weights[0]
+  x, error, sd = guarded(solver, 50.0, unknowns(), landmark_fit, ALL)
+  assert solver.pixels[1] < solver.pixels[0]
   np.testing.assert_array_equal(solver.starts[1], landmark_fit)
   np.testing.assert_allclose(x[2], landmark_fit[2] + 0.001)
   np.testing.assert_array_equal(x[[0, 1, 3, 4]], unknowns()[[0, 1, 3, 4]] + np.float32(0.001))  # the first answer
@@ -72,12 +75,12 @@ def test_a_frame_that_goes_astray_is_solved_again_damped_from_its_landmarks(wron
 
 
 def test_what_strays_twice_is_no_number_and_alone():
-  x, error, _ = guarded(Solver(np.nan, 3.0), Weights(), unknowns(), unknowns(), ALL)
+  x, error, _ = guarded(Solver(np.nan, 3.0), 50.0, unknowns(), unknowns(), ALL)
   np.testing.assert_array_equal(finite_rows(x), [True, True, False, True, True])
   assert np.isnan(error[2]) and np.isfinite(error[[0, 1, 3, 4]]).all()
   solver = Solver(np.nan)
-  guarded(solver, Weights(), unknowns(), unknowns(), ALL & (np.arange(5) != 2))  # no face: nothing to be gained
-  assert len(solver.weights) == 1
+  guarded(solver, 50.0, unknowns(), unknowns(), ALL & (np.arange(5) != 2))  # no face: nothing to be gained
+  assert len(solver.pixels) == 1
 
 
 def poses(n):
@@ -117,39 +120,36 @@ def test_a_shot_without_a_face_stays_still():
 
 
 def adam(n=6, sick=()):
-  """The stage with a solver that adds 1 to every number, and NaN in the listed calls."""
-  fit = AdamFit.__new__(AdamFit)
-  fit.seen, fit.weights = np.ones(n, bool), Weights()
+  """As much of a `Run` as the stage needs, raw poses, and a solver that adds 1 to every number, NaN in listed calls."""
+  run = types.SimpleNamespace(seen=np.ones(n, bool), weights=Weights(), config=None, colored=None, calls=[])
   zeros = lambda *shape: np.zeros((n, *shape), np.float32)
-  fit.raw = RawPose(zeros(4), zeros(3), zeros(3), zeros(3), zeros(3), zeros(2, 3))
-  fit.model = fit.identity = fit.config = None
-  fit.observations = lambda index: None
-  fit.calls = []
+  raw = RawPose(zeros(4), zeros(3), zeros(3), zeros(3), zeros(3), zeros(2, 3))
 
   def solver(model, observations, identity, rows, references, config, weights, steps):
-    fit.calls.append(float(weights.lr))
-    wrong = np.nan if len(fit.calls) - 1 in sick else 1.0
+    run.calls.append(float(weights.lr))
+    wrong = np.nan if len(run.calls) - 1 in sick else 1.0
     return jax.tree.map(lambda a: a + wrong, rows), {"total": np.full((len(rows.expr), 1, 1), wrong)}
 
-  return fit, solver
+  return run, raw, solver
 
 
 @pytest.mark.parametrize(("sick", "n_calls", "lost"), [((), 1, False), ((0,), 2, False), ((0, 1), 2, True)])
 def test_adam_tries_again_at_lower_rates(monkeypatch, sick, n_calls, lost):
-  fit, solver = adam(sick=sick)
-  monkeypatch.setattr("vht_jax.tracking.stages.adam_stage._fit_frames", solver)
-  rows, last = fit.solve(np.array([2]), jax.tree.map(lambda a: a[[1]], fit.raw), 3)
-  assert len(fit.calls) == n_calls and np.isnan(rows.expr).any() == lost == np.isnan(last["total"]).any()
+  run, raw, solver = adam(sick=sick)
+  monkeypatch.setattr(adam_stage, "_fit_frames", solver)
+  monkeypatch.setattr(adam_stage, "observations", lambda run, index: None)
+  rows, last = adam_stage.solve(run, None, np.array([2]), jax.tree.map(lambda a: a[[1]], raw), 3)
+  assert len(run.calls) == n_calls and np.isnan(rows.expr).any() == lost == np.isnan(last["total"]).any()
   if n_calls == 2:
-    assert fit.calls[1] == pytest.approx(fit.calls[0] / 10)
+    assert run.calls[1] == pytest.approx(run.calls[0] / 10)
 
 
 def test_a_frame_that_diverged_is_not_where_the_next_one_starts():
-  fit, _ = adam()
-  assert fit.sound(3) == 3
-  fit.raw.expr[3] = np.nan
-  fit.raw.rotation[2, 0] = np.inf
-  assert fit.sound(3) == 1 and fit.sound(4) == 4 and fit.sound(0) == 0
+  _, raw, _ = adam()
+  assert adam_stage.last_sound(raw, 3) == 3
+  raw.expr[3] = np.nan
+  raw.rotation[2, 0] = np.inf
+  assert [adam_stage.last_sound(raw, i) for i in (3, 4, 0)] == [1, 4, 0]
 
 
 # --- --debug_checks ---

@@ -7,7 +7,7 @@ import pytest
 
 from vht_jax.fit import uncertainty
 from vht_jax.tracking import smooth
-from vht_jax.tracking.stages import smooth_stage
+from vht_jax.tracking.stages import smooth as smooth_stage
 
 f32 = lambda a: jnp.asarray(a, jnp.float32)
 

@@ -10,7 +10,10 @@ from vht_jax import cameras, rotation
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.head import flame
-from vht_jax.tracking import pipeline
+from vht_jax.tracking import keyframes, pipeline
+from vht_jax.tracking.gaps import bridge
+from vht_jax.tracking.protocols import Checkpoint
+from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Pose, Status
 
 SIZE = (160, 200)  # H, W
@@ -38,27 +41,27 @@ SMALL = TrackConfig(
 )
 def test_what_cannot_be_tracked_is_one_line(config, seen, words):
   with pytest.raises(InputError) as error:
-    pipeline.check_frames(config, np.array(seen, bool))
+    keyframes.check_frames(config, np.array(seen, bool))
   assert "\n" not in str(error.value)
   for word in words:
     assert word in str(error.value)
 
 
 def test_frames_that_can_be_tracked_pass():
-  pipeline.check_frames(TrackConfig(keyframes=(0, 2), cutframes=(1,)), np.array([True, False, True]))
+  keyframes.check_frames(TrackConfig(keyframes=(0, 2), cutframes=(1,)), np.array([True, False, True]))
 
 
 def test_spread_frames_are_distinct_sorted_candidates():
   rng = np.random.default_rng(0)
   features = rng.standard_normal((50, 5))
   candidates = np.flatnonzero(rng.random(50) < 0.7)
-  chosen = pipeline.spread_frames(features, candidates, 8)
+  chosen = keyframes.spread_frames(features, candidates, 8)
   assert len(chosen) == 8 == len(set(chosen))
   assert np.all(np.diff(chosen) > 0) and np.isin(chosen, candidates).all()
-  np.testing.assert_array_equal(chosen, pipeline.spread_frames(features, candidates, 8))
+  np.testing.assert_array_equal(chosen, keyframes.spread_frames(features, candidates, 8))
   # Fewer candidates than asked for: all of them.
-  np.testing.assert_array_equal(pipeline.spread_frames(features, candidates[:3], 8), candidates[:3])
-  assert len(pipeline.spread_frames(features, candidates[:1], 8)) == 1
+  np.testing.assert_array_equal(keyframes.spread_frames(features, candidates[:3], 8), candidates[:3])
+  assert len(keyframes.spread_frames(features, candidates[:1], 8)) == 1
 
 
 def test_spread_frames_covers_the_views():
@@ -67,15 +70,15 @@ def test_spread_frames_covers_the_views():
   yaw[60:80] = np.sin(np.linspace(0, 2 * np.pi, 20)) * 3
   features = np.zeros((100, 5))
   features[:, 0] = yaw
-  chosen = pipeline.spread_frames(features, np.arange(100), 3)
+  chosen = keyframes.spread_frames(features, np.arange(100), 3)
   assert yaw[chosen].max() > 2.5 and yaw[chosen].min() < -2.5 and np.abs(yaw[chosen]).min() < 0.1
-  rest = pipeline.spread_frames(np.random.default_rng(1).standard_normal((200, 5)), np.arange(200), 6)
+  rest = keyframes.spread_frames(np.random.default_rng(1).standard_normal((200, 5)), np.arange(200), 6)
   assert len(set(rest)) == 6
 
 
 def test_spread_frames_of_a_still_are_distinct():
   """All frames alike (a photograph): still different frames, none twice."""
-  chosen = pipeline.spread_frames(np.ones((12, 5)), np.arange(12), 5)
+  chosen = keyframes.spread_frames(np.ones((12, 5)), np.arange(12), 5)
   assert len(set(chosen.tolist())) == 5
 
 
@@ -83,7 +86,7 @@ def test_view_features_do_not_depend_on_size_or_place():
   rng = np.random.default_rng(0)
   x = rng.standard_normal((4, 54))
   landmarks = rng.uniform(0, 100, (4, 70, 2))
-  a, b = pipeline.view_features(x, landmarks), pipeline.view_features(x, 3 * landmarks + 40)
+  a, b = keyframes.view_features(x, landmarks), keyframes.view_features(x, 3 * landmarks + 40)
   assert a.shape == (4, 5)
   np.testing.assert_allclose(a, b, rtol=1e-6)
   np.testing.assert_allclose(a[:, 0], x[:, 41] / 0.2)  # yaw
@@ -115,7 +118,7 @@ def matrices(poses):
 
 def test_bridge_leaves_complete_clips_alone():
   poses = poses_of(5)
-  bridged, status = pipeline.bridge(poses, np.ones(5, bool))
+  bridged, status = bridge(poses, np.ones(5, bool))
   for a, b in zip(jax.tree.leaves(bridged), jax.tree.leaves(poses), strict=True):
     np.testing.assert_array_equal(a, b)
   assert (status == Status.TRACKED).all()
@@ -127,7 +130,7 @@ def test_bridge_interpolates_also_where_the_axis_angle_jumps():
   seen = np.array([True, True, False, False, False, True, True, True])
   assert float(truth.rotation[1, 1]) > 0 > float(truth.rotation[5, 1])  # the gap spans the jump
   broken = jax.tree.map(lambda a: a.at[2:5].set(77.0), truth)
-  bridged, status = pipeline.bridge(broken, seen)
+  bridged, status = bridge(broken, seen)
   np.testing.assert_allclose(bridged.translation, truth.translation, atol=1e-5)
   np.testing.assert_allclose(bridged.expr, truth.expr, atol=1e-5)
   np.testing.assert_allclose(bridged.jaw, truth.jaw, atol=1e-6)
@@ -140,7 +143,7 @@ def test_bridge_holds_the_ends():
   truth = poses_of(6)
   seen = np.array([False, False, True, True, False, False])
   broken = jax.tree.map(lambda a: jnp.where(seen.reshape((-1,) + (1,) * (a.ndim - 1)), a, jnp.nan), truth)
-  bridged, status = pipeline.bridge(broken, seen)
+  bridged, status = bridge(broken, seen)
   for leaf, there in zip(jax.tree.leaves(bridged), jax.tree.leaves(truth), strict=True):
     np.testing.assert_allclose(leaf, np.asarray(there)[[2, 2, 2, 3, 3, 3]], atol=1e-6)
   assert (status[[0, 1, 4, 5]] == Status.INTERPOLATED).all()
@@ -152,7 +155,7 @@ def test_bridge_replaces_diverged_frames():
   good = np.array([True, True, True, False, True, True, True])
   seen = np.array([True, True, True, True, True, True, False])
   broken = jax.tree.map(lambda a: a.at[3].set(jnp.nan), truth)
-  bridged, status = pipeline.bridge(broken, seen, good)
+  bridged, status = bridge(broken, seen, good)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bridged))
   np.testing.assert_allclose(matrices(bridged)[:6], matrices(truth)[:6], atol=1e-5)
   assert status.tolist() == [Status.TRACKED] * 3 + [Status.DIVERGED] + [Status.TRACKED] * 2 + [Status.INTERPOLATED]
@@ -160,7 +163,7 @@ def test_bridge_replaces_diverged_frames():
 
 @pytest.mark.faults
 def test_nothing_to_bridge_from():
-  _, status = pipeline.bridge(poses_of(3), np.array([True, False, True]), np.zeros(3, bool))
+  _, status = bridge(poses_of(3), np.array([True, False, True]), np.zeros(3, bool))
   assert status.tolist() == [Status.DIVERGED, Status.NO_FACE, Status.DIVERGED]
 
 
@@ -184,7 +187,7 @@ def ramp(height, width):
 def test_crop_maps_points_to_where_they_are_shown(place, log_scale):
   """The unit coordinates of any pixel of the image map to the crop pixel that shows it, at the borders too."""
   height, width, size = 160, 200, 96
-  rgb, inside, scale, offset = pipeline.crop_head(ramp(height, width), unknowns_at(*place, log_scale), size)
+  rgb, inside, scale, offset = crop_head(ramp(height, width), unknowns_at(*place, log_scale), size)
   assert rgb.shape == (size, size, 3) and inside.shape == (size, size)
   np.testing.assert_allclose(np.array(place) * scale + offset, size / 2, atol=1.5)  # the head is in the middle
   j, i = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
@@ -205,7 +208,7 @@ def test_crop_maps_points_to_where_they_are_shown(place, log_scale):
 @pytest.mark.faults
 @pytest.mark.parametrize("place, log_scale", [((3.0, 0), 1.0), ((0, -2.0), 1.0), ((0, 0), -9.0), ((0, 0), 5.0)])
 def test_crops_of_absurd_heads_are_masked(place, log_scale):
-  rgb, inside, scale, offset = pipeline.crop_head(ramp(60, 80), unknowns_at(*place, log_scale), 32)
+  rgb, inside, scale, offset = crop_head(ramp(60, 80), unknowns_at(*place, log_scale), 32)
   assert rgb.shape == (32, 32, 3) and np.isfinite(scale) and np.isfinite(offset).all()
   if max(np.abs(place)) > 1:
     assert not inside.any()
@@ -333,7 +336,7 @@ def test_photometry_on_a_small_clip(small_head, clip, weights, project):
     np.testing.assert_array_equal(a, b)
 
 
-class Memory(pipeline.Checkpoint):
+class Memory(Checkpoint):
   """Keeps stages as the files would."""
 
   def __init__(self):
@@ -367,4 +370,4 @@ def test_joint_schedule_and_going_on_after_it(small_head, clip, weights, project
 @pytest.mark.parametrize("settings", [{"photometric": False}, {"solver": "adam"}])
 def test_joint_needs_gauss_newton_on_images(settings):
   with pytest.raises(InputError, match="schedule: joint is for Gauss-Newton on images"):
-    pipeline.check_frames(TrackConfig(schedule="joint", **settings), np.ones(3, bool))
+    keyframes.check_frames(TrackConfig(schedule="joint", **settings), np.ones(3, bool))

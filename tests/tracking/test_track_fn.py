@@ -20,6 +20,7 @@ from vht_jax.head import flame
 from vht_jax.render.picture import render_head
 from vht_jax.tracking import pure
 from vht_jax.tracking.pure import landmarks_only, track_fn, with_pose
+from vht_jax.tracking.pure.frame import shared_of
 from vht_jax.types import Status
 
 pytestmark = pytest.mark.differentiable
@@ -171,7 +172,7 @@ def test_the_solver_s_gradient_is_that_of_its_cost(head):
   observations, truth = clip(head)
   lm, tracks = pure.landmark_problem(head, observations, LANDMARKS, Weights(), SIZE)
   tracks = jax.tree.map(lambda a: a[-1], tracks)  # the frame with the outlier
-  shared = pure._shared(lm, truth.identity, SIZE)
+  shared = shared_of(lm, truth.identity, SIZE)
   x = bundle.initial_unknowns(lm, tracks) + 0.02
   person, folded = bundle.with_identity(lm, shared)
   model = bundle.frame_normal(person, x, folded, tracks, Weights())

@@ -7,8 +7,9 @@ import pytest
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.head import flame
-from vht_jax.tracking.pipeline import Checkpoint, Progress
-from vht_jax.tracking.stages import adam_stage
+from vht_jax.tracking.run import make_run
+from vht_jax.tracking.stages import adam as adam_stage
+from vht_jax.tracking.state import AdamState, TrackState
 
 SIZE = (8, 8)
 
@@ -52,13 +53,12 @@ def test_the_frames_cost_as_much_each_in_a_long_clip(small_head, monkeypatch, sc
 
   def work(n):
     nonlocal rows_checked
-    rows_checked = 0
     clip = CountingClip(n)
-    fit = adam_stage.AdamFit(small_head, clip, config, Weights(), np.ones(n, bool))
-    fit.identity = None
+    run = make_run(small_head, clip, config, Weights())
+    rows_checked = 0
     raw = flame.unlimit_pose(flame.neutral_pose(small_head))
-    fit.raw = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], n, axis=0), raw)
-    fit.fit_frames(Progress(), Checkpoint())
+    raw = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], n, axis=0), raw)
+    adam_stage.fit_frames(TrackState(adam=AdamState(None, raw, {})), run)
     return np.array([clip.landmark_frames, clip.image_frames, rows_checked]) / n
 
   short, long = work(12), work(96)

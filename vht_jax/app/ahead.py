@@ -37,7 +37,7 @@ FACE = (0.4, 0.6)  # where its landmarks lie, as shares of the image
 
 
 class BlankClip:
-  """A `track.Clip` as the tracker will get it, but for what it shows."""
+  """A `tracking.protocols.Clip` as the tracker will get it, but for what it shows."""
 
   def __init__(self, dataset: FrameFolder, n: int, dense: bool):
     """`n`: how many frames of the dataset; `dense`: whether its landmarks will have MediaPipe's mesh."""
@@ -64,7 +64,7 @@ class BlankClip:
 
 
 class _Examined:
-  """A `track.Checkpoint` that has looked at the images; keeps nothing."""
+  """A `tracking.protocols.Checkpoint` that has looked at the images; keeps nothing."""
 
   def __init__(self, n: int):
     self.evidence = {
@@ -102,7 +102,8 @@ def rehearse(
   """
   from vht_jax import results
   from vht_jax.app.overlay.film import still
-  from vht_jax.tracking.pipeline import Progress, track
+  from vht_jax.tracking.pipeline import track
+  from vht_jax.tracking.protocols import Progress
 
   n_named = len(set(config.keyframes))
   clip = BlankClip(dataset, min(len(dataset), max(FRAMES, n_named, config.n_keyframes)), dense)

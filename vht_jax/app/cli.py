@@ -329,7 +329,7 @@ def fit(
 def show_first(
   model: FlameModel, dataset: FrameFolder, output: Path, progress: Progress, identity, poses, seen: np.ndarray
 ) -> None:
-  """Writes a picture of the first tracked frame as soon as there is one; arguments as `track.Progress.placed`."""
+  """Writes a picture of the first tracked frame as soon as there is one; arguments as `protocols.Progress.placed`."""
   import numpy as np
 
   from vht_jax.app.overlay.film import still

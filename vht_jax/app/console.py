@@ -47,7 +47,7 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
-    self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `track.Progress.placed`
+    self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
   def stage(self, name: str, total: int) -> None:
     from tqdm import tqdm

@@ -143,7 +143,7 @@ def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
   """
   from vht_jax.dataset.child import extract_in_child
   from vht_jax.dataset.folder import FrameFolder
-  from vht_jax.tracking.frames import check_positions
+  from vht_jax.tracking.keyframes import check_positions
 
   if app.video:
     progress.stage("extract", app.max_frames)

@@ -6,18 +6,15 @@ finished; checkpoint/<stage>.npz has the end of each stage, or for the frames wh
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import shutil
 import time
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.errors import InputError, brief
@@ -30,7 +27,7 @@ INTERVAL = 5.0  # s between two checkpoints within a stage
 
 
 class Checkpoint:
-  """The ends of stages as npz files; see `track.Checkpoint` for the interface."""
+  """The ends of stages as npz files; see `tracking.protocols.Checkpoint` for the interface."""
 
   def __init__(self, folder: Path):
     self.folder = Path(folder)
@@ -62,25 +59,6 @@ class Checkpoint:
   def clear(self) -> None:
     """Deletes every stage."""
     shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def pack(**values: Any) -> dict[str, np.ndarray]:
-  """Arrays, numbers and (nested) dataclasses of them as a flat dict, "name.field" -> array; None is left out."""
-  arrays = {}
-  for name, value in values.items():
-    if dataclasses.is_dataclass(value):
-      arrays |= pack(**{f"{name}.{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)})
-    elif value is not None:
-      arrays[name] = np.asarray(value)
-  return arrays
-
-
-def unpack(kind: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
-  """The value of type `kind` (a dataclass, else an array) that `pack` stored under `name`."""
-  if not dataclasses.is_dataclass(kind):
-    return jnp.asarray(arrays[name]) if name in arrays else None
-  hints = typing.get_type_hints(kind)
-  return kind(**{f.name: unpack(hints[f.name], arrays, f"{name}.{f.name}") for f in dataclasses.fields(kind)})
 
 
 def peek(output: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from typing import Any
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
@@ -178,6 +179,11 @@ def _blank(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def rows_of(tree: Any, index: np.ndarray) -> Any:
   """Some rows of every array of a pytree, host side: to index arrays of JAX would be one more program."""
   return jax.tree.map(lambda a: np.asarray(a)[index], tree)
+
+
+def namespace(a: Any) -> Any:
+  """`numpy` for an array on the host and `jax.numpy` for any other, so that one function serves both."""
+  return np if isinstance(a, np.ndarray | np.generic) else jnp
 
 
 def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:

@@ -11,7 +11,7 @@ from vht_jax.types import FlameModel, TrackResult
 
 
 def judged(model: FlameModel, clip, result: TrackResult) -> TrackResult:
-  """The result of a clip (`track.Clip`) with the confidence of every frame and of its regions."""
+  """The result of a clip (`tracking.protocols.Clip`) with the confidence of every frame and of its regions."""
   landmarks, confidence, _ = clip.landmarks()
   n = len(landmarks)
   if result.visible is None:

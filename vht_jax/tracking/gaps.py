@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from vht_jax import rotation
-from vht_jax.types import Array, Pose
+from vht_jax.host.programs import namespace, stored
+from vht_jax.types import Array, Pose, Status
 
 # Frames: for so long at most the speed at an end of a gap is felt inside. Heads forget their speed sooner: with 8 what
 # is bridged comes nearest to what was there (docs/accuracy.md), but then the head brakes too hard to look right.
 REACH = 16
 SHORTEST = 0.1  # of the usual spacing: frames count as no closer in time, because rounded times may coincide
 STENCIL = 4  # known frames at each end of a gap from which its speed there is read
+
+
+def bridge(
+  poses: Pose,
+  seen: Array,
+  good: Array | None = None,
+  cuts: Sequence[int] = (),
+  times: np.ndarray | None = None,
+  unordered: bool = False,
+) -> tuple[Pose, Array]:
+  """Fills frames without a face, or whose fit is not `good`, from their neighbours; host side or traced.
+
+  Between two tracked frames every parameter goes on with the speed it has at both (`fill`); before the first and after
+  the last one it stays as it is there. Nothing is interpolated across a cut: there the frames take what is nearest in
+  their own shot, if that has any. Pictures that are no video say nothing of each other: one without a face has the
+  status `NO_FACE` and, so that every row is a possible head, the pose of the nearest position that has one.
+
+  Args:
+    poses: leading axis T.
+    seen, good: (T,) bool; None: all are good.
+    cuts: first frames of new shots.
+    times: (T,) as in `keyframes.frame_times`.
+    unordered: the frames are no video.
+
+  Returns:
+    Poses, and the `Status` (T,) of every frame.
+  """
+  xp, n = namespace(seen), len(seen)
+  good = xp.ones(n, bool) if good is None else good
+  known = seen & good
+  tracked, bridged, no_face, diverged = (kind.value for kind in Status)
+  missing = no_face if unordered else xp.where(xp.any(known), bridged, no_face)
+  status = xp.where(seen, xp.where(good, tracked, diverged), missing).astype(np.int32)
+  if xp is np and (known.all() or not known.any()):  # nothing to fill, or nothing to fill it from
+    return poses, status
+  shot = np.arange(n) if unordered else np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  times = None if times is None else jnp.asarray(times, jnp.float32)
+  filled = _filled if xp is np else fill
+  return filled(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), times), status
 
 
 def fill(poses: Pose, known: Array, shot: Array, times: Array | None = None) -> Pose:
@@ -128,3 +170,6 @@ def _push(t: Array, reach: Array) -> Array:
   """A cubic with slope 1 at t = 0 that is flat and 0 at t = `reach`, and 0 from there on."""
   rest = jnp.maximum(1.0 - t / reach, 0.0)
   return t * rest * rest
+
+
+_filled = stored(fill)

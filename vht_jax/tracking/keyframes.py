@@ -1,21 +1,13 @@
-"""Which frames to look at, and what to do about those that show no face."""
+"""Which frames can be tracked, when they were taken, and which ones differ most."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
-from vht_jax.head.points import N_POSE
-from vht_jax.host.programs import stored
-from vht_jax.tracking import gaps
-from vht_jax.types import Pose, Status
 
 EVEN = 0.1  # times the usual spacing: times are rounded to milliseconds, of 16 to 40
-HEAD_METRES = 0.2  # about the height of a face
 
 
 def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
@@ -68,19 +60,6 @@ def finite_rows(*arrays) -> np.ndarray:
   return np.all([np.isfinite(np.asarray(a)).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
 
 
-def strayed(x: np.ndarray, start: np.ndarray) -> np.ndarray:
-  """(B,) bool: unknowns (B, n) that are not finite, or whose head has left the place `start` in which it was seen.
-
-  The landmarks place a head within a few per cent of its size, so half of it is a fit that went wrong.
-  """
-  place, origin = x[:, -N_POSE + 3 : -N_POSE + 6], start[:, -N_POSE + 3 : -N_POSE + 6]
-  with np.errstate(invalid="ignore", over="ignore"):
-    head = HEAD_METRES * np.exp(origin[:, 2])
-    moved = np.linalg.norm(place[:, :2] - origin[:, :2], axis=1) > 0.5 * head
-    grown = np.abs(place[:, 2] - origin[:, 2]) > 0.5
-  return ~finite_rows(x) | (finite_rows(start) & (moved | grown))
-
-
 def view_features(x0: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
   """(T, 5) what distinguishes frames: yaw, pitch, distance, mouth and eye opening, each in units of a clear change."""
   rotation, log_scale = x0[:, -14:-11], x0[:, -9]
@@ -111,39 +90,3 @@ def spread_frames(features: np.ndarray, candidates: np.ndarray, n: int) -> np.nd
     distance = np.minimum(distance, np.linalg.norm(f - f[k], axis=1))
     distance[chosen] = -1.0  # frames that look alike are still different frames
   return np.sort(candidates[np.array(chosen)])
-
-
-def bridge(
-  poses: Pose,
-  seen: np.ndarray,
-  good: np.ndarray | None = None,
-  cuts: Sequence[int] = (),
-  times: np.ndarray | None = None,
-  unordered: bool = False,
-) -> tuple[Pose, np.ndarray]:
-  """Fills frames without a face, or whose fit is not `good`, from their neighbours.
-
-  Returns the poses and the `Status` of every frame.
-
-  Between two tracked frames every parameter goes on with the speed it has at both (`gaps.fill`); before the first and
-  after the last one it stays as it is there. Nothing is interpolated across a cut (`cuts`: first frames of new shots):
-  there the frames take what is nearest in their own shot, if that has any. Pictures that are no video (`unordered`)
-  say nothing of each other: one without a face has the status `NO_FACE` and, so that every row is a possible head, the
-  pose of the nearest position that has one. `times` (T,): as in `frame_times`.
-  """
-  n = len(seen)
-  good = np.ones(n, bool) if good is None else good
-  status = np.where(seen, np.where(good, Status.TRACKED, Status.DIVERGED), Status.INTERPOLATED).astype(np.int32)
-  known = seen & good
-  if known.all():
-    return poses, status
-  if not known.any():
-    return poses, np.where(status == Status.INTERPOLATED, Status.NO_FACE, status)
-  shot = np.arange(n) if unordered else np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
-  if unordered:
-    status = np.where(status == Status.INTERPOLATED, Status.NO_FACE, status).astype(np.int32)
-  times = None if times is None else jnp.asarray(times, jnp.float32)
-  return _fill(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), times), status
-
-
-_fill = stored(gaps.fill)

@@ -8,85 +8,70 @@
            joint      (schedule 'joint') identity and camera from all images, and the poses again
   stage 5  smooth     all poses together, as far as their noise asks for it
 
-`jit` and everything that happens on the host lives in this folder; the functions that it calls are pure.
+Each is a function `stage(state, run) -> state` (`TrackState`, `Run`), and nothing is written into what another one
+gave. `jit` and everything that happens on the host lives in this folder; the functions that it calls are pure.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.tracking.camera_knowledge import known_camera
 from vht_jax.tracking.checks import check_stage
 from vht_jax.tracking.evidence.examine import Evidence, Weighed, examine
-from vht_jax.tracking.evidence.examine import state as evidence_state
-from vht_jax.tracking.frames import bridge, check_frames, finite_rows, frame_times, spread_frames, view_features
-from vht_jax.tracking.stages.adam_stage import AdamFit
-from vht_jax.tracking.stages.known import known_camera
-from vht_jax.tracking.stages.landmark_stage import LandmarkFit
-from vht_jax.tracking.stages.photometric_stage import PhotometricFit, crop_head
+from vht_jax.tracking.gaps import bridge
+from vht_jax.tracking.keyframes import check_frames, finite_rows
+from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
+from vht_jax.tracking.run import Run, make_run
+from vht_jax.tracking.stages import adam, landmarks
+from vht_jax.tracking.stages.camera import adjust_camera
+from vht_jax.tracking.stages.frames import fit_frames
+from vht_jax.tracking.stages.identity import fit_identity
+from vht_jax.tracking.stages.joint import fit_jointly
+from vht_jax.tracking.stages.landmarks import fit_landmarks
+from vht_jax.tracking.stages.smooth import smooth_frames
+from vht_jax.tracking.state import TrackState, restore, save
 from vht_jax.types import Camera, FlameModel, Identity, Pose, Status, TrackResult
 
-__all__ = [
-  "AdamFit", "Checkpoint", "Clip", "LandmarkFit", "PhotometricFit", "Progress",
-  "bridge", "check_frames", "crop_head", "spread_frames", "track", "view_features",
-]  # fmt: skip
+__all__ = ["Checkpoint", "Clip", "Progress", "Stage", "stages_of", "track"]
 
 
-class Clip(Protocol):
-  """What the tracker needs to know of a video; `dataset.folder.FrameFolder` is one."""
-
-  size: tuple[int, int]  # (H, W) of the images as tracked
-
-  def __len__(self) -> int: ...
-
-  def landmarks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(T, 70, 2) px, confidence (T, 70) with 0 for what is missing, dense (T, 478, 2) px or None (NaN: missing)."""
-
-  def images(self, indices) -> np.ndarray:
-    """(n, H, W, 3) uint8 RGB.
-
-    A clip may also have `masks(indices)`, (n, H, W) uint8 or None: what is below 128 is not the person, and
-    Gauss-Newton does not compare it.
-    """
-
-  # And, where frames are not evenly spaced, `times` (T,) in seconds or `frame_ids` (T,) (`frames.frame_times`).
+class Stage(NamedTuple):
+  name: str
+  run: Callable[[TrackState, Run], TrackState]
+  kept: bool = True  # its end is saved, so that it is not done again
+  resumes: bool = False  # saves itself what it has so far, and goes on from there
 
 
-class Progress:
-  """Receives what happens; this one ignores it, `report.Progress` draws a bar."""
-
-  def stage(self, name: str, total: int) -> None: ...
-
-  def advance(self, n: int = 1, **energies: float) -> None: ...
-
-  def note(self, message: str) -> None: ...
-
-  def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
-    """Told, once the landmarks are fitted, where the head is in the `seen` (T,) frames; its looks are not known yet."""
+CAMERA, LANDMARKS = Stage("camera", adjust_camera), Stage("landmarks", fit_landmarks)
+IDENTITY, JOINT = Stage("identity", fit_identity), Stage("joint", fit_jointly)
+FRAMES = Stage("frames", fit_frames, kept=False, resumes=True)
+SMOOTH = Stage("smooth", smooth_frames, kept=False)
+ADAM_IDENTITY = Stage("identity", adam.fit_identity)
+ADAM_FRAMES = Stage("frames", adam.fit_frames, kept=False, resumes=True)
 
 
-class Checkpoint:
-  """Keeps what is finished, so that a killed run goes on; this one keeps nothing, `checkpoint.Checkpoint` has files.
+def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
+  """The stages that these settings ask for, in order; `going_on` from a former result, whose identity is kept."""
+  if by_adam(config):
+    return [*([] if config.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
+  if not config.photometric:
+    return [CAMERA, LANDMARKS, SMOOTH]
+  if going_on:
+    return [CAMERA, LANDMARKS, FRAMES, SMOOTH]
+  return [CAMERA, LANDMARKS, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), SMOOTH]
 
-  What it gives back is taken for the same clip, head and settings: that is the caller's to check.
-  """
 
-  def load(self, stage: str) -> dict[str, np.ndarray]:
-    """What was saved for a stage; empty if nothing was."""
-    return {}
-
-  def save(self, stage: str, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps the end of a stage, or what there is of it so far, in place of what was kept before."""
-
-  def due(self) -> bool:
-    """Whether it is time to save within a stage."""
-    return False
+def by_adam(config: TrackConfig) -> bool:
+  """Whether the images are fitted by VHT's method."""
+  return config.photometric and config.solver == "adam"
 
 
 def track(
@@ -120,136 +105,104 @@ def track(
 
   Raises:
     InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated.
-    FloatingPointError: `debug_checks` found a number that is none.
+    FloatingPointError: `debug_checks` found a number that is not finite.
   """
   progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
   clock = Clock()
-
-  def stage(name: str, fit: LandmarkFit | PhotometricFit | AdamFit, *steps: Callable[[], None]) -> None:
-    state = checkpoint.load(name)
-    if state:
-      fit.restore(state)
-      return
-    with clock(name):
-      for step in steps:
-        step()
-    checkpoint.save(name, fit.state())
-
   _, confidence, _ = clip.landmarks()
   check_frames(config, (confidence[:, :68] > 0).any(axis=1))
-  kept = checkpoint.load("examine")
   with clock("examine"):
-    evidence = Evidence(**kept) if kept else examine(clip, config, progress)
+    evidence = examined(clip, config, progress, checkpoint)
+  config, init, held = known_camera(config, init, camera)
+  with clock("camera"):
+    run = make_run(
+      model, Weighed(clip, evidence, model), config, weights,
+      init=init, held=held, progress=progress, checkpoint=checkpoint,
+    )  # fmt: skip
+
+  state, stages = resumed(stages_of(config, going_on=init is not None), progress, checkpoint)
+  for stage in stages:
+    with clock(stage.name):
+      state = stage.run(state, run)
+    if stage.kept:
+      checkpoint.save(stage.name, save(state))
+    if debug_checks and stage is LANDMARKS:
+      check(stage.name, state, run)
+  if debug_checks:
+    check("frames", state, run)
+  return finished(state, run, evidence, clock.seconds)
+
+
+def examined(clip: Clip, config: TrackConfig, progress: Progress, checkpoint: Checkpoint) -> Evidence:
+  """Stage 0, or what was kept of it."""
+  kept = checkpoint.load("examine")
+  evidence = restore(Evidence, kept) if kept else examine(clip, config, progress)
   if not kept:
-    checkpoint.save("examine", evidence_state(evidence))
+    checkpoint.save("examine", save(evidence))
   if evidence.wrong.any():
     frames = np.flatnonzero(evidence.wrong)
     progress.note(
       f"the landmarks of {len(frames)} frames are not on the face that the other frames show; these frames are bridged "
       f"(positions {_some(frames)})"
     )
-  clip = Weighed(clip, evidence, model)
-  landmarks, confidence, dense = clip.landmarks()
-  seen = (confidence[:, :68] > 0).any(axis=1)
-  config, init, known = known_camera(config, init, camera)
-  times, unordered = frame_times(clip), config.unordered
+  return evidence
 
-  energies = {}
-  first = LandmarkFit(model, clip.size, config, weights, known, None if init is None else init.identity.camera)
-  with clock("camera"):
-    first.observe(landmarks, confidence, dense)
-  vht_start = config.photometric and config.solver == "adam" and config.init == "calibration"
-  if not vht_start:
-    stage("camera", first, lambda: first.adjust_camera(init, progress))
-    stage("landmarks", first, lambda: first.fit_all(progress, init))
-    energies["landmarks"] = jnp.asarray(first.cost)
-    progress.placed(first.identity(), first.poses(), seen)
-    if debug_checks:
-      check_stage("landmarks", model, first.identity(), first.poses(), np.flatnonzero(seen), clip.size)
 
-  if config.photometric and config.solver == "adam":
-    fit = AdamFit(model, clip, config, weights, seen)
-    if getattr(clip, "has_alpha", False):
-      progress.note("the masks are not used: VHT's method knows none (Gauss-Newton does)")
-    keyframes = np.union1d(first_face(seen), first.keyframes())
+def resumed(stages: list[Stage], progress: Progress, checkpoint: Checkpoint) -> tuple[TrackState, list[Stage]]:
+  """The state after the last stage of which something was kept, and the stages that are still to be done."""
+  for k in reversed(range(len(stages))):
+    kept = checkpoint.load(stages[k].name)
+    if kept:
+      try:
+        return restore(TrackState, kept), stages[k if stages[k].resumes else k + 1 :]
+      except ValueError as error:
+        progress.note(f"what was kept of the stage {stages[k].name} is of another version ({error}); it is done again")
+  return TrackState(), stages
 
-    def start():
-      if init is not None:
-        fit.start(init.identity, init.poses)
-      elif not vht_start:
-        fit.start(first.identity(), first.poses())
-      else:
-        fit.calibrate(keyframes, known)
-      if init is None:
-        fit.fit_identity(keyframes, progress)
 
-    stage("identity", fit, start)
-    with clock("frames"):
-      fit.fit_frames(progress, checkpoint)
-    identity, poses, good = fit.identity, fit.poses(), finite_rows(fit.raw.rotation, fit.raw.expr)
-    energies.update({k: jnp.asarray(v) for k, v in fit.terms.items()})
-  else:
-    if config.photometric:
-      photo = PhotometricFit(first, clip)
-      if init is None:
-        stage("identity", first, lambda: photo.fit_identity(progress), lambda: first.fit_all(progress))
-      with clock("frames"):
-        photo.fit_frames(progress, checkpoint)
-      if config.schedule == "joint" and init is None:
-        stage("joint", photo, lambda: photo.fit_jointly(progress))
-      energies["photometric_l1"] = jnp.asarray(photo.l1)
-    good = finite_rows(first.xs)
-    with clock("smooth"):
-      unordered = smooth(first, good, times, progress)
-    identity, poses = first.identity(), first.poses()
-
-  if debug_checks:
-    check_stage("frames", model, identity, poses, np.flatnonzero(seen), clip.size)
+def finished(state: TrackState, run: Run, evidence: Evidence, seconds: dict[str, float]) -> TrackResult:
+  """The result, with poses for the frames that have none."""
+  config, seen, good = run.config, run.seen, finite(state)
   if not good[seen].all():
     frames = np.flatnonzero(seen & ~good)
-    progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
-  poses, status = bridge(poses, seen, good, config.cutframes, times, unordered)
-  if first.sd is not None and not (config.photometric and config.solver == "adam"):
+    run.progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
+  identity, poses = person(state, run)
+  unordered = config.unordered or state.unordered
+  poses, status = bridge(poses, seen, good, config.cutframes, run.times, unordered)
+  found = {"landmarks": state.cost, "photometric_l1": state.l1, **(state.adam.terms if state.adam else {})}
+  certainty = {}
+  if state.adam is None:
     tracked = status == Status.TRACKED
     rows = lambda a: jnp.asarray(np.where(tracked.reshape(-1, *[1] * (a.ndim - 1)), a, np.inf))
-    certainty = {"pose_sd": jax.tree.map(rows, first.sd), "focal_sd": jnp.asarray(first.focal_sd, jnp.float32)}
-  else:
-    certainty = {}
+    certainty = {"pose_sd": jax.tree.map(rows, state.pose_sd), "focal_sd": jnp.asarray(state.focal_sd, jnp.float32)}
   return TrackResult(
-    identity=identity, poses=poses, energies=energies, status=jnp.asarray(status), timing=clock.seconds, **certainty,
-    visible=jnp.asarray(evidence.visible), misplaced=jnp.asarray(evidence.misplaced),
-  )  # fmt: skip
+    identity=identity,
+    poses=poses,
+    energies={name: jnp.asarray(values) for name, values in found.items() if values is not None},
+    status=jnp.asarray(status),
+    timing=seconds,
+    visible=jnp.asarray(evidence.visible),
+    misplaced=jnp.asarray(evidence.misplaced),
+    **certainty,
+  )
 
 
-def smooth(fit: LandmarkFit, good: np.ndarray, times: np.ndarray | None, progress: Progress) -> bool:
-  """Smooths the poses, if the settings ask for it and the clip is a video; whether it is none.
-
-  Args:
-    fit: with the unknowns of all frames.
-    good: (T,) frames that count.
-    times: (T,) as of `frame_times`.
-    progress: is told of a clip that is no video.
-  """
-  config = fit.config
-  if config.unordered or config.schedule == "sequential":
-    return config.unordered
-  motion = fit.motion(good, times)
-  if motion is None:
-    return False
-  if not motion.is_video():
-    progress.note(
-      "the frames are pictures without an order, not a video: not smoothed, and those without a face are not bridged "
-      "(--unordered says so from the start)"
-    )
-    return True
-  if config.smooth:
-    fit.xs = motion.smoothed()
-  return False
+def person(state: TrackState, run: Run) -> tuple[Identity, Pose]:
+  """The identity, and the pose of every frame."""
+  if state.adam is not None:
+    return jax.device_put(state.adam.identity), adam.poses(state)
+  return landmarks.identity(state, run), landmarks.poses(state, run)
 
 
-def first_face(seen: np.ndarray) -> np.ndarray:
-  """VHT's keyframe stage always includes the first frame; here the first one with a face."""
-  return np.flatnonzero(seen)[:1]
+def finite(state: TrackState) -> np.ndarray:
+  """(T,) bool: frames whose fit has given numbers."""
+  return finite_rows(state.xs) if state.adam is None else finite_rows(state.adam.raw.rotation, state.adam.raw.expr)
+
+
+def check(name: str, state: TrackState, run: Run) -> None:
+  """`checks.check_stage` of the frames with a face."""
+  identity, poses = person(state, run)
+  check_stage(name, run.model, identity, poses, np.flatnonzero(run.seen), run.size)
 
 
 def _some(numbers: np.ndarray) -> str:

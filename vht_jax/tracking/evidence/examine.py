@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import flax.struct
 import numpy as np
 
-from vht_jax.app.record import pack
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.tracking.evidence import outliers
@@ -34,7 +33,7 @@ class Evidence:
 
 
 def examine(clip, config, progress) -> Evidence:
-  """Looks at every frame of a clip (`track.Clip`) once.
+  """Looks at every frame of a clip (`protocols.Clip`) once.
 
   Pictures that are no video (`config.unordered`) are not compared with each other.
   """
@@ -80,7 +79,7 @@ def examine(clip, config, progress) -> Evidence:
 
 
 class Weighed:
-  """A clip whose landmarks count as much as the evidence allows; a `track.Clip` itself."""
+  """A clip whose landmarks count as much as the evidence allows; a `protocols.Clip` itself."""
 
   def __init__(self, clip, evidence: Evidence, model: FlameModel):
     self.clip, self.size = clip, clip.size
@@ -186,8 +185,3 @@ def _hidden_points(landmarks: np.ndarray, visible: np.ndarray) -> list[np.ndarra
     middle = points.mean(axis=0)
     found.append(middle + 1.5 * (points - middle))
   return found
-
-
-def state(evidence: Evidence) -> dict[str, np.ndarray]:
-  """For a checkpoint; `Evidence(**...)` has it back."""
-  return pack(visible=evidence.visible, misplaced=evidence.misplaced, wrong=evidence.wrong)

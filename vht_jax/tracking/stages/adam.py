@@ -8,132 +8,144 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.app.record import pack, unpack
-from vht_jax.config import TrackConfig, Weights
 from vht_jax.head import flame
-from vht_jax.tracking.frames import finite_rows
-from vht_jax.types import Camera, FlameModel, Identity, Observations, Pose, RawPose
+from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages import landmarks
+from vht_jax.tracking.state import AdamState, TrackState, on_host, save
+from vht_jax.types import Identity, Observations, Pose, RawPose
 from vht_jax.vht import adam, calibrate
 
 START_MARGIN = 0.02  # poses start this far inside the joint limits, where tanh still has a slope
+SLOWER = 0.1  # times the learning rates, for frames that have diverged
 
 
-class AdamFit:
-  """Raw poses of all frames and the identity; host side, one row per frame."""
+def fit_identity(state: TrackState, run: Run) -> TrackState:
+  """Where VHT's method starts, and the identity from the keyframes; that of a former result (`run.init`) is kept."""
+  if getattr(run.clip, "has_alpha", False):
+    run.progress.note("the masks are not used: VHT's method knows none (Gauss-Newton does)")
+  # VHT's keyframe stage always includes the first frame; here the first one with a face.
+  keyframes = np.union1d(np.flatnonzero(run.seen)[:1], landmarks.keyframes(state, run))
+  if run.init is not None:
+    return state.replace(adam=_started(run.init.identity, run.init.poses))
+  if state.shared is not None:
+    start = _started(landmarks.identity(state, run), landmarks.poses(state, run))
+  else:
+    start = _calibrated(run, keyframes)
+  run.progress.stage("identity", 1)
+  identity, rows, energies = _fit_identity(
+    run.colored, observations(run, keyframes), start.identity, _rows(start.raw, keyframes), run.config, run.weights
+  )
+  raw = jax.tree.map(np.array, start.raw)
+  _put(raw, keyframes, rows)
+  run.progress.advance(1, energy=float(energies["total"][-1, -1]))
+  return state.replace(adam=AdamState(identity=on_host(identity), raw=raw, terms={}))
 
-  def __init__(self, model: FlameModel, clip, config: TrackConfig, weights: Weights, seen: np.ndarray):
-    self.model = flame.without_lower_neck(model) if config.ignore_lower_neck else model
-    self.clip, self.config, self.weights, self.seen = clip, config, weights, seen
-    # Once: a clip makes the landmarks of all its frames anew in every call, and there is one batch per frame.
-    self.landmarks, self.confidence, _ = clip.landmarks()
-    self.terms: dict[str, np.ndarray] = {}
 
-  def start(self, identity: Identity, poses: Pose) -> None:
-    """From a fit of the landmarks, or from a former result."""
-    self.identity = identity
-    raw = jax.vmap(lambda p: flame.unlimit_pose(p, START_MARGIN))(poses)
-    self.raw = jax.tree.map(lambda a: np.array(a), raw)
+def fit_frames(state: TrackState, run: Run) -> TrackState:
+  """Every pose by the frame's image; goes on after `state.done` frames, and saves what it has whenever that is due."""
+  config, n = run.config, run.n_frames
+  sequential = config.schedule == "sequential"
+  size = 1 if sequential else config.batch_size
+  run.progress.stage("frames", n)
+  identity, raw = state.adam.identity, jax.tree.map(np.array, state.adam.raw)
+  terms = {name: np.array(values) for name, values in state.adam.terms.items()}
+  # VHT's order: the first frame keeps what the keyframe stage gave it, every later one starts at its predecessor.
+  first = int(np.argmax(run.seen)) + 1 if sequential else 0
+  if state.done:
+    run.progress.advance(state.done - first)
+    first = state.done
+  so_far = lambda done: state.replace(adam=AdamState(identity=identity, raw=raw, terms=terms), done=done)
+  for start in range(first, n, size):
+    index = np.minimum(np.arange(start, start + size), n - 1)
+    source = last_sound(raw, index[0] - 1)[None] if sequential else index
+    rows = _rows(raw, source)
+    if sequential and not run.seen[start]:
+      _put(raw, index, rows)
+      run.progress.advance(1)
+      continue
+    steps = config.init_steps if sequential and start in config.cutframes else config.steps_per_frame
+    rows, last = solve(run, identity, index, rows, steps)
+    _put(raw, index, rows)
+    for name, values in last.items():
+      terms.setdefault(name, np.zeros(n, np.float32))[index] = values
+    run.progress.advance(min(size, n - start), energy=float(last["total"].mean()))
+    if run.checkpoint.due():
+      run.checkpoint.save("frames", save(so_far(min(start + size, n))))
+  return so_far(n)
 
-  def calibrate(self, keyframes: np.ndarray, known: Camera | None = None) -> None:
-    """VHT's start: the neutral mean head at calibrated poses in the keyframes; elsewhere the nearest keyframe's."""
-    focal = self.config.focal if known is None else float(known.focal)
-    found = calibrate.calibrate(
-      self.model, self.landmarks[keyframes], self.confidence[keyframes], self.clip.size, focal=focal
-    )
-    self.identity, raw = calibrate.neutral_start(self.model, found)
-    if known is not None:
-      self.identity = self.identity.replace(camera=known)
-    nearest = np.argmin(np.abs(np.arange(len(self.clip))[:, None] - keyframes), axis=1)
-    self.raw = jax.tree.map(lambda a: np.asarray(a)[nearest], raw)
 
-  def fit_identity(self, keyframes: np.ndarray, progress) -> None:
-    progress.stage("identity", 1)
-    rows = jax.tree.map(lambda a: jnp.asarray(a[keyframes]), self.raw)
-    self.identity, rows, energies = _fit_identity(
-      self.model, self.observations(keyframes), self.identity, rows, self.config, self.weights
-    )
-    self.put(keyframes, rows)
-    progress.advance(1, energy=float(energies["total"][-1, -1]))
+def poses(state: TrackState) -> Pose:
+  """Leading axis T."""
+  return jax.vmap(flame.limit_pose)(jax.tree.map(jnp.asarray, state.adam.raw))
 
-  def fit_frames(self, progress, checkpoint) -> None:
-    sequential = self.config.schedule == "sequential"
-    n, size = len(self.clip), 1 if sequential else self.config.batch_size
-    progress.stage("frames", n)
-    # VHT's order: the first frame keeps what the keyframe stage gave it, every later one starts at its predecessor.
-    first = int(np.argmax(self.seen)) + 1 if sequential else 0
-    done = checkpoint.load("frames")
-    if done:
-      self.restore(done)
-      progress.advance(int(done["next"]) - first)
-      first = int(done["next"])
-    for start in range(first, n, size):
-      index = np.minimum(np.arange(start, start + size), n - 1)
-      source = self.sound(index[0] - 1)[None] if sequential else index
-      rows = jax.tree.map(lambda a: jnp.asarray(a[source]), self.raw)
-      if sequential and not self.seen[start]:
-        self.put(index, rows)
-        progress.advance(1)
-        continue
-      steps = self.config.init_steps if sequential and start in self.config.cutframes else self.config.steps_per_frame
-      rows, last = self.solve(index, rows, steps)
-      self.put(index, rows)
-      for name, values in last.items():
-        self.terms.setdefault(name, np.zeros(n, np.float32))[index] = values
-      progress.advance(min(size, n - start), energy=float(last["total"].mean()))
-      if checkpoint.due():
-        checkpoint.save("frames", {**self.state(), "next": np.asarray(start + size)})
 
-  def solve(self, index: np.ndarray, start: RawPose, steps: int) -> tuple[RawPose, dict[str, np.ndarray]]:
-    """Fits a batch of frames; those whose numbers are none afterwards once more, at a tenth of the rates."""
-    observations = self.observations(index)
+def to_raw(pose: Pose) -> RawPose:
+  """Where Adam starts for the pose of one frame."""
+  return flame.unlimit_pose(pose, START_MARGIN)
 
-    def attempt(weights):
-      rows, energies = _fit_frames(
-        self.model, observations, self.identity, start, start.translation, self.config, weights, steps
-      )
-      return jax.tree.map(np.array, (rows, jax.tree.map(lambda e: e[:, -1, -1], energies)))
 
-    found = attempt(self.weights)
-    bad = ~finite_rows(*jax.tree.leaves(found[0])) & self.seen[index]
-    if bad.any():
-      w = self.weights
-      again = attempt(w.replace(lr=w.lr * 0.1, pos_lr=w.pos_lr * 0.1, light_lr=w.light_lr * 0.1))
-      found = jax.tree.map(lambda a, b: np.where(bad.reshape(-1, *[1] * (a.ndim - 1)), b, a), found, again)
-    return found
+def solve(
+  run: Run, identity: Identity, index: np.ndarray, start: RawPose, steps: int
+) -> tuple[RawPose, dict[str, np.ndarray]]:
+  """Fits a batch of frames; those that are not finite afterwards once more, at a tenth of the rates."""
+  observed = observations(run, index)
 
-  def sound(self, i: int) -> np.ndarray:
-    """The last frame up to i whose numbers are numbers, so that one that diverged is nobody's start; () int."""
-    leaves = jax.tree.leaves(self.raw)
-    return np.int64(next((k for k in range(i, -1, -1) if all(np.isfinite(a[k]).all() for a in leaves)), i))
+  def attempt(weights):
+    rows, energies = _fit_frames(run.colored, observed, identity, start, start.translation, run.config, weights, steps)
+    return jax.tree.map(np.array, (rows, jax.tree.map(lambda e: e[:, -1, -1], energies)))
 
-  def state(self) -> dict[str, np.ndarray]:
-    """All that a finished stage has changed; `restore` puts it back."""
-    return pack(identity=self.identity, raw=self.raw, **{f"terms.{k}": v for k, v in self.terms.items()})
+  found = attempt(run.weights)
+  bad = ~finite_rows(*jax.tree.leaves(found[0])) & run.seen[index]
+  if bad.any():
+    w = run.weights
+    again = attempt(w.replace(lr=w.lr * SLOWER, pos_lr=w.pos_lr * SLOWER, light_lr=w.light_lr * SLOWER))
+    found = jax.tree.map(lambda a, b: np.where(bad.reshape(-1, *[1] * (a.ndim - 1)), b, a), found, again)
+  return found
 
-  def restore(self, state: dict[str, np.ndarray]) -> None:
-    self.identity = unpack(Identity, state, "identity")
-    self.raw = jax.tree.map(np.array, unpack(RawPose, state, "raw"))
-    self.terms = {k.removeprefix("terms."): np.array(v) for k, v in state.items() if k.startswith("terms.")}
 
-  def observations(self, index: np.ndarray) -> Observations:
-    landmarks, confidence = self.landmarks[index], self.confidence[index]
-    there = confidence > 0
-    return Observations(
-      rgb=jnp.asarray(self.clip.images(index), jnp.float32) / 255.0,
-      landmarks=jnp.asarray(np.where(there[..., None], landmarks, 0.0), jnp.float32),
-      confidence=jnp.asarray(confidence, jnp.float32),
-      valid=jnp.asarray(self.seen[index]),
-    )
+def last_sound(raw: RawPose, i: int) -> np.ndarray:
+  """The last frame up to i whose numbers are finite, so that one that diverged is nobody's start; () int."""
+  leaves = jax.tree.leaves(raw)
+  return np.int64(next((k for k in range(i, -1, -1) if all(np.isfinite(a[k]).all() for a in leaves)), i))
 
-  def put(self, index: np.ndarray, rows: RawPose) -> None:
-    def write(into, values):
-      into[index] = np.asarray(values)
-      return into
 
-    self.raw = jax.tree.map(write, self.raw, rows)
+def observations(run: Run, index: np.ndarray) -> Observations:
+  """Of some frames, a leading axis."""
+  points, confidence = run.landmarks[index], run.confidence[index]
+  there = confidence > 0
+  return Observations(
+    rgb=jnp.asarray(run.clip.images(index), jnp.float32) / 255.0,
+    landmarks=jnp.asarray(np.where(there[..., None], points, 0.0), jnp.float32),
+    confidence=jnp.asarray(confidence, jnp.float32),
+    valid=jnp.asarray(run.seen[index]),
+  )
 
-  def poses(self) -> Pose:
-    return jax.vmap(flame.limit_pose)(jax.tree.map(jnp.asarray, self.raw))
+
+def _started(identity: Identity, poses: Pose) -> AdamState:
+  """From a fit of the landmarks, or from a former result."""
+  return AdamState(identity=on_host(identity), raw=on_host(jax.vmap(to_raw)(poses)), terms={})
+
+
+def _calibrated(run: Run, keyframes: np.ndarray) -> AdamState:
+  """VHT's start: the neutral mean head at calibrated poses in the keyframes; elsewhere the nearest keyframe's."""
+  focal = run.config.focal if run.held is None else float(run.held.focal)
+  found = calibrate.calibrate(run.colored, run.landmarks[keyframes], run.confidence[keyframes], run.size, focal=focal)
+  identity, raw = calibrate.neutral_start(run.colored, found)
+  if run.held is not None:
+    identity = identity.replace(camera=run.held)
+  nearest = np.argmin(np.abs(np.arange(run.n_frames)[:, None] - keyframes), axis=1)
+  return AdamState(identity=on_host(identity), raw=jax.tree.map(lambda a: np.asarray(a)[nearest], raw), terms={})
+
+
+def _rows(raw: RawPose, index: np.ndarray) -> RawPose:
+  return jax.tree.map(lambda a: jnp.asarray(a[index]), raw)
+
+
+def _put(raw: RawPose, index: np.ndarray, rows: RawPose) -> None:
+  """Writes the rows of some frames; in place."""
+  for into, values in zip(jax.tree.leaves(raw), jax.tree.leaves(rows), strict=True):
+    into[index] = np.asarray(values)
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +9,12 @@ import scipy.linalg
 
 from vht_jax.fit import bundle, uncertainty
 from vht_jax.head.points import N_POSE
-from vht_jax.host.programs import rows_of, stored
+from vht_jax.host.programs import stored
 from vht_jax.tracking import smooth
-
-if TYPE_CHECKING:
-  from vht_jax.tracking.stages.landmark_stage import LandmarkFit
+from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.landmarks import with_identity
+from vht_jax.tracking.state import TrackState
 
 CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
 FEWEST = 8  # frames with a pose
@@ -29,23 +28,38 @@ UNKNOWN = 1e12  # times the usual variance: the frame says nothing
 STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and in variances: less may be noise
 
 
+def smooth_frames(state: TrackState, run: Run) -> TrackState:
+  """Smooths the poses within each shot, if the settings ask for it and the clip turns out to be a video."""
+  good = run.seen & finite_rows(state.xs)
+  if run.config.unordered or run.config.schedule == "sequential" or good.sum() < FEWEST:
+    return state
+  motion = Motion(state, run, good)
+  if not motion.is_video():
+    run.progress.note(
+      "the frames are pictures without an order, not a video: not smoothed, and those without a face are not bridged "
+      "(--unordered says so from the start)"
+    )
+    return state.replace(unordered=True)
+  return state.replace(xs=motion.smoothed()) if run.config.smooth else state
+
+
 class Motion:
   """A clip's unknowns in coordinates whose errors are independent, `smooth.coordinates`; (n_unknowns, T).
 
   Args:
-    fit: with unknowns of all frames.
+    state: with unknowns of all frames.
+    run: the clip.
     good: (T,) frames that count; the others get values between their neighbours'.
-    times: (T,) in units of the usual spacing, None: evenly spaced.
   """
 
-  def __init__(self, fit: LandmarkFit, good: np.ndarray, times: np.ndarray | None):
-    self.fit, self.good, self.times = fit, good, times
+  def __init__(self, state: TrackState, run: Run, good: np.ndarray):
+    self.state, self.run, self.good, self.times = state, run, good, run.times
     n = len(good)
-    at = np.arange(n) if times is None else times
-    self.cuts = sorted(c for c in fit.config.cutframes if 0 < c < n)
-    xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(fit.xs, np.float64).T], axis=1)
+    at = np.arange(n) if run.times is None else run.times
+    self.cuts = sorted(c for c in run.config.cutframes if 0 < c < n)
+    xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(state.xs, np.float64).T], axis=1)
     self.xs = xs.astype(np.float32)
-    self.model, self.shared = _with_identity(fit.lm, fit.shared)
+    self.model, self.shared = with_identity(run.lm, state.shared)
     self.basis = smooth.coordinates(self._mean_information())
     z = (xs - xs[good].mean(axis=0)) @ self.basis
     self.z = z.T.astype(np.float32)
@@ -58,13 +72,12 @@ class Motion:
 
     These are made anew each time: kept, they would be most of the memory of a long clip.
     """
-    fit = self.fit
 
     def chunk(index):
-      tracks = rows_of(fit.tracks, index)
-      return solve(_matrices(self.model, tracks, self.shared, fit.weights, self.xs[index]), index)
+      tracks = self.run.tracks_of(index)
+      return solve(_matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index]), index)
 
-    return fit.per_frame(chunk)
+    return self.run.per_frame(chunk)
 
   def _mean_information(self) -> np.ndarray:
     """(n, n) float64, over the good frames."""
@@ -121,7 +134,7 @@ class Motion:
     limit = np.float32(MOST_CHANGE * np.sum(share))
     change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))
     keep = self.good & np.isfinite(change).all(axis=1)
-    return np.where(keep[:, None], self.xs + change, np.asarray(self.fit.xs)).astype(np.float32)
+    return np.where(keep[:, None], self.xs + change, self.state.xs).astype(np.float32)
 
 
 def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
@@ -137,11 +150,6 @@ def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
   shuffled = np.array([distance(rng.permutation(len(places))) for _ in range(SHUFFLES)])
   moves = 2 * ((places - places.mean(axis=0)) ** 2).mean() > STILL * variance  # the mean square of a difference
   return bool(not moves or (shuffled <= distance(np.arange(len(places)))).mean() < CHANCE)
-
-
-@stored
-def _with_identity(model, shared):
-  return bundle.with_identity(model, shared)
 
 
 @stored

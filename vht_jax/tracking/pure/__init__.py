@@ -1,0 +1,35 @@
+"""The tracker as pure functions: what other JAX programs call, differentiate, batch, shard and export.
+
+  with_identity   once per clip: a head with its shape folded in            (`head.flame.with_identity`)
+  with_pose       once per frame: vertices, joints and landmarks
+  residuals       of the landmarks of one frame, in standard deviations
+  fit_identity    camera, identity and start poses from a clip
+  fit_frame       the pose of one frame; `fit_frames` of many
+  track_fn        a whole clip
+
+Nothing here looks at values, talks to the host or keeps state. Two methods are offered, chosen by `TrackConfig`:
+
+  photometric=False                   landmarks, Levenberg-Marquardt; adjoints `Implicit` (default) and `Unrolled`
+  photometric=True, solver='adam'     VHT's energy on images, Adam; adjoint `Unrolled`
+
+Photometric Gauss-Newton (`photometric`, what the app does by default) has no adjoint and is refused here: its image
+slopes are not the derivatives of the image lookup, so its result is no stationary point of any cost. What else cannot
+be differentiated is refused as well (`check_adjoint`, `used_weights`).
+"""
+
+from vht_jax.tracking.pure.clip import fit_frames_in_turn, fit_identity, track_fn
+from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem, residuals
+from vht_jax.tracking.pure.heads import PosedHead, landmarks_only, with_pose
+from vht_jax.tracking.pure.requests import (
+  ENERGY_WEIGHTS,
+  LEARNING_RATES,
+  check_adjoint,
+  frames_with_face,
+  used_weights,
+)
+
+__all__ = [
+  "ENERGY_WEIGHTS", "LEARNING_RATES", "PosedHead", "check_adjoint", "fit_frame", "fit_frames", "fit_frames_in_turn",
+  "fit_identity", "frames_with_face", "landmark_problem", "landmarks_only", "residuals", "track_fn", "used_weights",
+  "with_pose",
+]  # fmt: skip

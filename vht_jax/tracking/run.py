@@ -1,0 +1,147 @@
+"""What is constant while a clip is tracked, made once and handed to every stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.fit import bundle
+from vht_jax.fit.bundle import LandmarkModel, Tracks
+from vht_jax.head import flame
+from vht_jax.head.points import Shared
+from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
+from vht_jax.tracking.camera_knowledge import placed, principal_of
+from vht_jax.tracking.keyframes import frame_times
+from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
+from vht_jax.types import Array, Camera, FlameModel, TrackResult
+
+LANDMARK_CHUNK = 128  # frames per call of what is done with landmarks
+DENSE_STEP = 3  # every third of MediaPipe's 468 points: more cost time and add nothing (solver.md)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A clip of T frames to be tracked with a head; arrays are host side."""
+
+  model: FlameModel
+  colored: FlameModel  # the head without the faces whose colours are to be ignored
+  clip: Clip
+  config: TrackConfig
+  weights: Weights
+  lm: LandmarkModel  # the points of the head that the landmarks are compared with
+  tracks: Tracks  # the landmarks in the units of the fit, leading axis T
+  landmarks: np.ndarray  # (T, 70, 2) px
+  confidence: np.ndarray  # (T, 70), 0 for what is missing
+  seen: np.ndarray  # (T,) bool, frames with a face
+  times: np.ndarray | None  # (T,) of `frame_times`
+  init: TrackResult | None  # a former result to go on from
+  held: Camera | None  # a camera that is known and not estimated
+  place: Camera | None  # a camera whose R and T place the world; None: the default ones
+  progress: Progress
+  checkpoint: Checkpoint
+
+  @property
+  def n_frames(self) -> int:
+    return len(self.seen)
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(H, W) px of the images."""
+    return self.clip.size
+
+  def per_frame(self, solve: Callable[[np.ndarray], Any]) -> Any:
+    """`solve(index)` of all frames, chunk by chunk; host side."""
+    return in_chunks(solve, self.n_frames, LANDMARK_CHUNK)
+
+  def tracks_of(self, index: np.ndarray) -> Tracks:
+    return rows_of(self.tracks, index)
+
+  def given(self) -> tuple[np.float32 | None, np.ndarray | None]:
+    """Focal length and principal point (as in `Shared`) that are known."""
+    if self.held is not None:
+      return np.float32(self.held.focal), np.asarray(principal_of(jax.tree.map(np.asarray, self.held), self.size))
+    return (np.float32(self.config.focal) if self.config.focal > 0 else None), None
+
+  def with_held(self, shared: Shared) -> Shared:
+    """`shared` with a known camera put back exactly where the solver held it by a stiff prior."""
+    if self.held is None:
+      return shared
+    focal, principal = self.given()
+    return shared.replace(log_focal=np.log(focal), principal=principal)
+
+
+def make_run(
+  model: FlameModel,
+  clip: Clip,
+  config: TrackConfig,
+  weights: Weights,
+  *,
+  init: TrackResult | None = None,
+  held: Camera | None = None,
+  progress: Progress | None = None,
+  checkpoint: Checkpoint | None = None,
+) -> Run:
+  """Looks at a clip's landmarks; arguments as in `Run`."""
+  landmarks, confidence, dense = clip.landmarks()
+  step = DENSE_STEP if config.dense_landmarks and dense is not None and np.isfinite(dense).any() else 0
+  lm = _landmark_model(model, weights, step)
+  f32 = lambda a: None if a is None else np.asarray(a, np.float32)
+  points, weight = fitted_points(model, f32(landmarks), f32(confidence), f32(dense), step)
+  tracks = lambda index: _tracks(lm, points[index], weight[index], clip.size)
+  return Run(
+    model=model,
+    colored=flame.without_lower_neck(model) if config.photometric and config.ignore_lower_neck else model,
+    clip=clip,
+    config=config,
+    weights=weights,
+    lm=lm,
+    tracks=in_chunks(tracks, len(points), LANDMARK_CHUNK),
+    landmarks=landmarks,
+    confidence=confidence,
+    seen=(weight[:, :68] > 0).any(axis=1),
+    times=frame_times(clip),
+    init=init,
+    held=held,
+    place=placed(held if init is None else init.identity.camera),
+    progress=progress or Progress(),
+    checkpoint=checkpoint or Checkpoint(),
+  )
+
+
+def fitted_points(
+  model: FlameModel, landmarks: Array, confidence: Array, dense: Array | None, step: int
+) -> tuple[Array, Array]:
+  """What is observed of the points of `bundle.landmark_model`; host side or traced.
+
+  Args:
+    model: the head.
+    landmarks, confidence: (T, 70, 2) px, (T, 70).
+    dense: (T, 478, 2) px; they have no confidence.
+    step: every so many of the head's dense points are fitted; 0: none.
+
+  Returns:
+    Points (T, N, 2) px, and their confidence (T, N): 0 and a point of 0 for what is missing or not finite.
+  """
+  xp = namespace(landmarks)
+  if step and model.dense_index.shape[0]:
+    extra = dense[:, xp.asarray(model.dense_index)[::step]]
+    landmarks = xp.concatenate([landmarks, extra], axis=1)
+    confidence = xp.concatenate([confidence, xp.ones(extra.shape[:2], confidence.dtype)], axis=1)
+  there = xp.all(xp.isfinite(landmarks), axis=-1)
+  return xp.where(there[..., None], landmarks, 0.0), xp.where(there, confidence, 0.0)
+
+
+@functools.partial(stored, static_argnames=("dense_step",))
+def _landmark_model(model, weights, dense_step):
+  return bundle.landmark_model(model, weights, dense_step)
+
+
+@functools.partial(stored, static_argnames=("size",))
+def _tracks(model, points, confidence, size):
+  return jax.vmap(lambda p, c: bundle.make_tracks(model, p, c, size))(points, confidence)

@@ -1,0 +1,84 @@
+"""Stage 3 by Gauss-Newton: shape, texture, light and camera from the images of a few keyframes."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from vht_jax.fit import bundle, photometric
+from vht_jax.host.programs import stored
+from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.crops import crops_of
+from vht_jax.tracking.stages.landmarks import keyframes, refit
+from vht_jax.tracking.state import TrackState, on_host
+
+# The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
+FOCAL_BIAS_SD = 0.1
+# Of log focal length where it is as good as given: the landmarks cannot tell it, or the user has.
+FIXED_FOCAL_SD = 2e-3
+
+
+def fit_identity(state: TrackState, run: Run) -> TrackState:
+  """What the keyframes' images say of the person and the camera, and all frames anew from their landmarks."""
+  config = run.config
+  index = keyframes(state, run)
+  run.progress.stage("identity", 1)
+  surface = _surface(run.colored, state.shared.shape)
+  shared, appearance, xs_of_keyframes, pixels, cost, focal_sd = on_host(
+    _fit_identity(
+      surface,
+      run.lm,
+      state.shared,
+      state.appearance,
+      run.tracks_of(index),
+      crops_of(run.clip, index, state.xs[index], config.crop_size),
+      state.xs[index],
+      run.weights,
+      focal_prior(state, run),
+      np.float32(state.photo_pixels),
+      config.n_samples,
+      config.identity_steps,
+    )
+  )
+  xs = np.array(state.xs)
+  xs[index] = xs_of_keyframes
+  state = state.replace(
+    shared=run.with_held(shared),
+    appearance=appearance,
+    xs=xs,
+    photo_pixels=float(pixels),
+    focal_sd=float(focal_sd) if focal_is_free(state, run) else state.focal_sd,
+  )
+  run.progress.advance(1, cost=float(cost[-1]))
+  return refit(state, run)[0]
+
+
+def focal_is_free(state: TrackState, run: Run) -> bool:
+  """Whether the images may move the focal length: a head that hardly turns only seems to show it."""
+  return state.turns and run.given()[0] is None
+
+
+def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray, ...]:
+  """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
+  mean, sd = state.landmark_focal
+  if run.held is not None:
+    focal_sd, principal_sd = np.float32(bundle.HELD_SD)
+    return np.float32(mean), focal_sd, run.given()[1], principal_sd
+  free = focal_is_free(state, run)
+  return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if free else FIXED_FOCAL_SD)
+
+
+@stored
+def _surface(model, shape):
+  return photometric.make_surface(model, shape)
+
+
+@functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
+def _fit_identity(
+  surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, n_samples, outer_steps
+):
+  return photometric.fit_identity(
+    surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels,
+    n_samples=n_samples, outer_steps=outer_steps,
+  )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Schedule 'joint': identity and camera from the images of all frames at once, and all poses again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from vht_jax.fit import joint, photometric
+from vht_jax.fit.joint import Reduced
+from vht_jax.host.programs import stored
+from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.protocols import Checkpoint
+from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.crops import crops_of
+from vht_jax.tracking.stages.frames import fit_frames
+from vht_jax.tracking.stages.identity import focal_is_free, focal_prior
+from vht_jax.tracking.state import TrackState
+
+JOINT_STEPS = 2  # of the identity from all frames
+DAMPING = 1e-3  # Marquardt's, of these steps
+
+
+def fit_jointly(state: TrackState, run: Run) -> TrackState:
+  """After the frames. A step that does not lower the energy of the clip is taken back and is the last."""
+  prior = focal_prior(state, run)
+  valid = run.seen & finite_rows(state.xs)
+  again = dataclasses.replace(run, checkpoint=Checkpoint())
+  before: tuple[float, TrackState] | None = None
+  for k in range(JOINT_STEPS + 1):
+    total = _reduced(state, run, valid)
+    moved, cost, focal_sd = _shared_step(run.lm, state.shared, total, run.weights, prior, float(run.config.n_keyframes))
+    run.progress.advance(0, cost=float(cost))
+    if before is not None and not float(cost) < before[0]:
+      return before[1]
+    if k == JOINT_STEPS:
+      break
+    before = float(cost), state
+    state = state.replace(
+      shared=run.with_held(jax.tree.map(np.asarray, moved)),
+      focal_sd=float(focal_sd) if focal_is_free(state, run) else state.focal_sd,
+      done=0,
+    )
+    state = fit_frames(state, again)
+  return state
+
+
+def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
+  """The energy of the `valid` (T,) frames in what they share, batch by batch; host side."""
+  config, n = run.config, run.n_frames
+  run.progress.stage("joint", n)
+  surface, albedo = _coloured(run.colored, state.shared.shape, state.appearance)
+  total = None
+  for start in range(0, n, config.batch_size):
+    rows = np.arange(start, start + config.batch_size)
+    index = np.minimum(rows, n - 1)
+    xs = state.xs[index]
+    part = _reduce(
+      surface, run.lm, albedo, state.appearance.light, state.shared, run.tracks_of(index),
+      crops_of(run.clip, index, xs, config.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
+      valid[index] & (rows < n), config.n_samples,
+    )  # fmt: skip
+    part = jax.tree.map(np.asarray, part)
+    total = part if total is None else total + part
+    run.progress.advance(min(config.batch_size, n - start))
+  return total
+
+
+@stored
+def _coloured(model, shape, appearance):
+  surface = photometric.make_surface(model, shape)
+  return surface, photometric.albedo_map(surface, appearance)
+
+
+@functools.partial(stored, static_argnames=("n_samples",))
+def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, pixels, xs, valid, n_samples):
+  weights = weights.replace(photo_pixels=pixels)  # as in the identity stage
+  return joint.reduce_frames(surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples)
+
+
+@stored
+def _shared_step(lm, shared, total, weights, focal_prior, n_independent):
+  return joint.shared_step(lm, shared, total, weights, focal_prior, n_independent, DAMPING)
