@@ -12,7 +12,7 @@ from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.tracking import keyframes, pipeline
 from vht_jax.tracking.gaps import bridge
-from vht_jax.tracking.protocols import Checkpoint
+from vht_jax.tracking.protocols import Checkpoint, Progress
 from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Pose, Status
 
@@ -321,32 +321,53 @@ def test_going_on_from_a_result_keeps_its_identity(small_head, from_landmarks, c
   np.testing.assert_allclose(project(again), project(from_landmarks), atol=0.3)
 
 
-@pytest.mark.slow
-def test_photometry_on_a_small_clip(small_head, clip, weights, project):
-  """All four stages, twice: the second run equals the first bit by bit."""
-  config = TrackConfig(**{**SMALL.__dict__, "photometric": True})
-  result, again = (pipeline.track(small_head, clip, config, weights) for _ in range(2))
-  assert nme(project(result), clip).max() < 0.02
-  assert np.median(turned_deg(result, clip)) < 2.0
-  l1 = np.asarray(result.energies["photometric_l1"])
-  assert l1.shape == (T,) and np.median(l1) < 0.05
-  assert (np.asarray(result.status) == Status.TRACKED).all()
-  leaves = lambda r: jax.tree.leaves((r.identity, r.poses))
-  for a, b in zip(leaves(result), leaves(again), strict=True):
-    np.testing.assert_array_equal(a, b)
-
-
 class Memory(Checkpoint):
   """Keeps stages as the files would."""
 
-  def __init__(self):
-    self.stages = {}
+  def __init__(self, often=False):
+    self.stages, self.often = {}, often
 
   def load(self, stage):
     return self.stages.get(stage, {})
 
   def save(self, stage, arrays):
     self.stages[stage] = {k: np.array(v) for k, v in arrays.items()}
+
+  def due(self):
+    return self.often
+
+
+class Killed(Progress):
+  """Ends the run after the last batch of the frames, before that is saved."""
+
+  def stage(self, name, total):
+    self.name, self.left = name, total
+
+  def advance(self, n=1, **energies):
+    self.left -= n
+    if self.name == "frames" and self.left <= 0:
+      raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_photometry_on_a_small_clip(small_head, clip, weights, project):
+  """All four stages; a second run that is killed between two batches and goes on ends with the same bits."""
+  config = TrackConfig(**{**SMALL.__dict__, "photometric": True})
+  result = pipeline.track(small_head, clip, config, weights)
+  memory = Memory(often=True)
+  with pytest.raises(KeyboardInterrupt):
+    pipeline.track(small_head, clip, config, weights, checkpoint=memory, progress=Killed())
+  assert 0 < memory.stages["frames"]["done"] < T
+  again = pipeline.track(small_head, clip, config, weights, checkpoint=memory)
+  assert "frames" in again.timing and "identity" not in again.timing
+  assert nme(project(result), clip).max() < 0.02
+  assert np.median(turned_deg(result, clip)) < 2.0
+  l1 = np.asarray(result.energies["photometric_l1"])
+  assert l1.shape == (T,) and np.median(l1) < 0.05
+  assert (np.asarray(result.status) == Status.TRACKED).all()
+  leaves = lambda r: jax.tree.leaves((r.identity, r.poses, r.energies, r.pose_sd))
+  for a, b in zip(leaves(result), leaves(again), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
