@@ -1,1 +1,1 @@
-"""The stages of the pipeline, in the order in which they run."""
+"""The stages of the pipeline, a file each: functions `stage(state, run) -> state` of a `TrackState` and a `Run`."""
