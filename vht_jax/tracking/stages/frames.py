@@ -59,8 +59,8 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
     x0 = np.where(finite_rows(x0)[:, None], x0, begun[index])
     found = guarded(solve, pixels, x0, begun[index], run.seen[index])
     keep = min(batch, n - start)
-    for whole, part in zip(jax.tree.leaves((xs, l1, pose_sd)), jax.tree.leaves(found)):
-      whole[start : start + keep] = part[:keep]
+    for whole, batch_rows in zip(jax.tree.leaves((xs, l1, pose_sd)), jax.tree.leaves(found)):
+      whole[start : start + keep] = batch_rows[:keep]
     run.progress.advance(keep, photometric_l1=float(np.nan_to_num(found[1][:keep]).mean()))
     if run.checkpoint.due():
       run.checkpoint.save("frames", save(so_far(start + keep)))
