@@ -145,7 +145,7 @@ def solve_poses(person: Seen, head: np.ndarray, fields: np.ndarray, exact: bool 
     return tuple(np.asarray(a) for a in one(f32(seen), f32(head[:, at]), f32(person.rotation), f32(person.position)))
 
 
-def rotation_figures(found: np.ndarray, true: np.ndarray, basis: np.ndarray) -> tuple[float, float, float, float]:
+def rotation_figures(found: np.ndarray, true: np.ndarray) -> tuple[float, float, float, float]:
   """Mean and largest error in degrees after one constant rotation; gain of yaw and of pitch."""
   U, _, Vt = np.linalg.svd(np.einsum("tji,tjk->ik", true, found))
   C = U @ np.diag([1, 1, np.sign(np.linalg.det(U @ Vt))]) @ Vt
