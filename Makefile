@@ -9,7 +9,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track bench-adjoint clean
+.PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track bench-adjoint bench-scans clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)")
@@ -42,6 +42,11 @@ bench-adjoint: $(VENV)/.installed
 
 bench-track: $(VENV)/.installed
 	$(BIN)/python benchmarks/track.py
+
+# The tracker on clips whose truth is known whole: DIR has heads of scans; without it our own are made.
+bench-scans: $(VENV)/.installed
+	$(if $(DIR),,$(BIN)/python benchmarks/truth_clips.py --out build/truth_clips)
+	$(BIN)/python benchmarks/scans.py $(or $(DIR),build/truth_clips)
 
 # The first interpreter that runs and is new enough (a name on the PATH may be a stub that does not run).
 $(BIN)/python:

@@ -65,14 +65,18 @@ def measure(model: FlameModel, clips: Path, name: str, output: Path, data: Path)
   row |= figures
 
   cv = np.diag([-1.0, -1.0, 1.0])  # the world's axes -> OpenCV's
-  root, neck = (Rotation.from_rotvec(np.asarray(a, np.float64)).as_matrix() for a in (result.poses.rotation, result.poses.neck))
+  root, neck = (
+    Rotation.from_rotvec(np.asarray(a, np.float64)).as_matrix() for a in (result.poses.rotation, result.poses.neck)
+  )
   turned = cv @ root @ neck
   mean, most, yaw, pitch = view_bias_scans.rotation_figures(turned, M[:, :3, :3])
   row |= {"rotation_mean": mean, "rotation_max": most, "yaw_gain": yaw, "pitch_gain": pitch}
 
   scale, R, shift = fits["tracked", RADII[0]]
   anchor = np.asarray(flame.landmarks(model, jnp.asarray(heads["tracked"], jnp.float32)), np.float64)[EYES].mean(0)
-  joints = 1e3 * np.asarray(jax.vmap(lambda e: flame.joints(model, result.identity.shape, e))(result.poses.expr), np.float64)
+  joints = 1e3 * np.asarray(
+    jax.vmap(lambda e: flame.joints(model, result.identity.shape, e))(result.poses.expr), np.float64
+  )
   to_neck = joints[:, 1] - joints[:, 0]
   p = np.einsum("tij,tj->ti", root, to_neck) + np.einsum("tij,tj->ti", root @ neck, anchor - to_neck)
   p = (p + 1e3 * np.asarray(result.poses.translation, np.float64)) @ cv.T
@@ -98,7 +102,9 @@ def _heads(model: FlameModel, result) -> dict[str, np.ndarray]:
   the mean head."""
   rest = flame.neutral_pose(model).replace(rotation=jnp.zeros(3), translation=jnp.zeros(3))
   zero = jnp.zeros_like(rest.expr)
-  make = lambda shape, expr, jaw: 1e3 * np.asarray(flame.skin(model, shape, rest.replace(expr=expr, jaw=jaw)), np.float64)
+  make = lambda shape, expr, jaw: (
+    1e3 * np.asarray(flame.skin(model, shape, rest.replace(expr=expr, jaw=jaw)), np.float64)
+  )
   shape, poses = result.identity.shape, result.poses
   return {
     "neutral": make(shape, zero, jnp.zeros(3)),
@@ -129,7 +135,11 @@ def geometry(model: FlameModel, heads: dict[str, np.ndarray], landmarks: np.ndar
       near = away < radius
       fit = fits[name, radius] = register(points[near], normals[near], mesh, start)
       d = _distances(points[near], mesh, fit)
-      row[f"{name} {radius}"] = {"median": float(np.median(d)), "mean": float(d.mean()), "p90": float(np.quantile(d, 0.9))}
+      row[f"{name} {radius}"] = {
+        "median": float(np.median(d)),
+        "mean": float(d.mean()),
+        "p90": float(np.quantile(d, 0.9)),
+      }
   return row, fits
 
 
@@ -138,7 +148,9 @@ class Mesh:
 
   def __init__(self, vertices: np.ndarray, faces: np.ndarray):
     self.corners = vertices[faces]  # (F, 3, 3)
-    self.normals = _unit(np.cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0]) + 1e-12)
+    self.normals = _unit(
+      np.cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0]) + 1e-12
+    )
     self.tree = cKDTree(self.corners.mean(1))
 
   def nearest(self, points: np.ndarray, candidates: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -226,7 +238,11 @@ def expression(model: FlameModel, truth, at: np.ndarray, result, scan) -> dict[s
   curves |= {"gaze up": (gaze[:, 0], -eyes[:, 0]), "gaze left": (gaze[:, 1], eyes[:, 1])}
   spread = lambda x: [float(a) for a in np.quantile(x, [0.02, 0.98])]
   return {
-    name: {"r": float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else None, "true": spread(a), "found": spread(b)}
+    name: {
+      "r": float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else None,
+      "true": spread(a),
+      "found": spread(b),
+    }
     for name, (a, b) in curves.items()
   }
 

@@ -6,9 +6,9 @@ DIR has clips as `truth_clips.py` makes them, or of scanned heads in the same fo
 SCAN.npz, SCAN.surface.npz). Each is tracked by the app as a user would (unless RUNS has the result), and measured.
 Writes RUNS/scans.json and RUNS/scans.md.
 
-Of a rotation the mean and the largest error after one constant rotation; gains: tracked over true yaw and pitch. z: error
-of log focal over its stated sd. Direction: of the middle of the eyes from the camera. Depth: rms of its ratio to the
-truth, after one scale. Geometry: from the scan to the mesh, mm, within 70 and 95 mm of the nose's tip.
+Of a rotation the mean and the largest error after one constant rotation; gains: tracked over true yaw and pitch.
+z: error of log focal over its stated sd. Direction: of the middle of the eyes from the camera. Depth: rms of its ratio
+to the truth, after one scale. Geometry: from the scan to the mesh, mm, within 70 and 95 mm of the nose's tip.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def run(args, name: str, variant: str, output: Path, data: Path | None) -> bool:
 
 
 def line(row: dict) -> str:
-  return f"{row['clip']} {row['variant']}: focal {row['focal']:.2f} / {row['focal_true']:.2f}, {row['rotation_mean']:.2f} deg"
+  focal = f"{row['focal']:.2f} / {row['focal_true']:.2f}"
+  return f"{row['clip']} {row['variant']}: focal {focal}, rotation {row['rotation_mean']:.2f} deg"
 
 
 def report(rows: list[dict]) -> str:
@@ -109,7 +110,11 @@ def report(rows: list[dict]) -> str:
     ("pitch gain", lambda r: f"{r['pitch_gain']:.3f}"),
     ("direction", lambda r: f"{r['direction_mean']:.2f}"),
     ("depth rms %", lambda r: f"{100 * r['depth_rms']:.1f}"),
-    *((f"{head}, {radius} mm", _distance(head, radius)) for radius in scan_figures.RADII for head in ("tracked", "mean head")),
+    *(
+      (f"{head}, {radius} mm", _distance(head, radius))
+      for radius in scan_figures.RADII
+      for head in ("tracked", "mean head")
+    ),
     ("tracked", lambda r: f"{100 * r['tracked']:.0f} %"),
   ]
   out = [_markdown(table, rows), ""]
@@ -120,7 +125,12 @@ def report(rows: list[dict]) -> str:
     curves = list(moving[0]["expression"])
     cell = lambda c: lambda r: _curve(r["expression"].get(c))
     head = [("clip", lambda r: r["clip"]), ("variant", lambda r: r["variant"])]
-    out += ["", "Expression over time: r (found range; true range)", "", _markdown(head + [(c, cell(c)) for c in curves], moving)]
+    out += [
+      "",
+      "Expression over time: r (found range; true range)",
+      "",
+      _markdown(head + [(c, cell(c)) for c in curves], moving),
+    ]
   return "\n".join(out) + "\n"
 
 
@@ -143,7 +153,8 @@ def _markdown(columns, rows: list[dict]) -> str:
 
 def _summary(variant: str, rows: list[dict]) -> str:
   median = lambda key: float(np.median([row[key] for row in rows]))
-  text = f"{variant}, {len(rows)} clips, medians: rotation {median('rotation_mean'):.2f} deg, yaw gain {median('yaw_gain'):.3f}, "
+  text = f"{variant}, {len(rows)} clips, medians: rotation {median('rotation_mean'):.2f} deg, "
+  text += f"yaw gain {median('yaw_gain'):.3f}, "
   text += f"direction {median('direction_mean'):.2f} deg, depth {100 * median('depth_rms'):.1f} %, "
   text += f"focal {100 * float(np.median([abs(row['focal_error']) for row in rows])):.0f} %"
   scores = [row["focal_z"] for row in rows if row["focal_z"] is not None]

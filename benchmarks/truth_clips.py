@@ -1,10 +1,11 @@
-"""Clips of heads that the tracker's model does not contain, with their truth: `python benchmarks/truth_clips.py --out DIR`.
+"""Clips of heads that the tracker's model does not contain, with truth: `python benchmarks/truth_clips.py --out DIR`.
 
 People drawn from the open head (CC0), then made others: a smooth random warp of the whole head (a millimetre or so on
 the face, more on the skull), skin with pores, freckles, moles, blotches and stubble drawn at six times the texture's
-resolution, other focal lengths than the prior expects. Rendered by our own renderer with four samples a pixel, noise and
-H.264. So neither shape nor looks lie in the model's space, but the renderer is the tracker's own: real scans by another
-renderer say more. Files are as those of scanned heads, so that `scans.py` reads both:
+resolution, other focal lengths than the prior expects. Rendered by our own renderer with four samples a pixel, noise
+and H.264. So neither shape nor looks lie in the model's space, but the renderer is the tracker's own and the make of the
+face the open head's: real scans by another renderer say more. Files are as those of scanned heads, so that `scans.py`
+reads both:
 
   NAME.mp4, NAME.truth.npz   camera K (pixel i covers [i, i+1)), M (n, 4, 4) from the head's frame in mm to OpenCV's
                              camera, yaw, pitch, roll in degrees, focal in longer sides; weights, gaze where animated
@@ -164,7 +165,11 @@ def make(model: FlameModel, clip: Clip, out: Path) -> None:
   gaze = 9 * synthetic.smooth(rng, N_FRAMES, 2, 6).clip(-2, 2) if clip.animated else np.zeros((N_FRAMES, 2))
 
   identity = Identity(
-    shape=shape, texture=f32(texture), light=light, camera=cameras.make_camera(clip.focal), lmk_offset=jnp.zeros((70, 3))
+    shape=shape,
+    texture=f32(texture),
+    light=light,
+    camera=cameras.make_camera(clip.focal),
+    lmk_offset=jnp.zeros((70, 3)),
   )
   tone = 0.25 + 0.75 * make_demo_clip.openness(neutral, np.asarray(model.faces))
   surface = synthetic.head_surface(model, f32(albedo))._replace(tone=f32(tone))

@@ -1,6 +1,7 @@
 """Renderings for `calibrate_view_bias.py`: heads drawn at random, turned over the whole range, seen by the detector.
 
-People, looks, lights and rooms as in `make_demo_clip`; nothing but the open head (CC0) and what is drawn by `synthetic`.
+People, looks, lights and rooms as in `make_demo_clip`; nothing but the open head (CC0), FLAME 2023 Open under the open
+head's skin (CC-BY-4.0, `flame_standin.py`) and what is drawn by `synthetic`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from vht_jax.head import flame
 from vht_jax.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 from vht_jax.types import FlameModel, Identity
 
-FIRST_SEED = 5000  # far from the demo clip's, `calibrate_landmarks`' and those of docs/accuracy.md
+FIRST_SEED = {
+  "open": 5000,
+  "flame": 6000,
+}  # far from the demo clip's, `calibrate_landmarks`' and those of docs/accuracy.md
 SIZE = (448, 448)
 YAW, PITCH, ROLL = 42.0, 22.0, 10.0  # degrees, amplitudes of the turns
 FOCAL = (0.9, 3.0)  # range of focal lengths, units of the longer side
 IDENTITY_SD = 0.9
 TEXTURE_SD = 0.6  # further from the mean than the demo's: looks are to vary
-EXPRESSION = 0.7  # of `synthetic.animate`'s strength
+# Of `synthetic.animate`'s strength; FLAME has no inside of the mouth, one sees through.
+EXPRESSION = {"open": 0.7, "flame": 0.4}
 SPECULAR = (0.02, 0.2)
 
 
@@ -42,7 +47,7 @@ class Seen(NamedTuple):
   eye: np.ndarray  # () m, between the outer corners of the person's eyes
 
 
-def animate(model: FlameModel, rng, n_frames: int, focal: float):
+def animate(model: FlameModel, rng, n_frames: int, focal: float, strength: float):
   """Poses that cover yaw and pitch evenly and without correlation; speech-like expression, blinks, gaze."""
   t = np.arange(n_frames) / n_frames
   phase = rng.uniform(0, 2 * np.pi, 3)
@@ -63,21 +68,24 @@ def animate(model: FlameModel, rng, n_frames: int, focal: float):
     euler=np.stack([pitch, yaw, roll], 1),
     place=0.5 + 0.06 * synthetic.smooth(rng, n_frames, 2, 16).clip(-2, 2),
     face_height=rng.uniform(0.34, 0.5) / (1 + 0.12 * wave(0.8, phase[2])),
-    expr=EXPRESSION * np.asarray(poses.expr),
+    expr=strength * np.asarray(poses.expr),
     neck=np.asarray(poses.neck),
-    jaw=EXPRESSION * np.asarray(poses.jaw),
+    jaw=strength * np.asarray(poses.jaw),
     eyes=np.clip(gaze, np.asarray(limit[0]), np.asarray(limit[1])),
   )
 
 
-def watch(model: FlameModel, seed: int, n_frames: int, detector, keep=None) -> Seen:
+def watch(model: FlameModel, family: str, seed: int, n_frames: int, detector, keep=None) -> Seen:
   """Renders the person of that seed and has it looked at.
 
   Args:
+    model: of that family, "open" or "flame".
     detector: fresh: it follows one person.
     keep: called with each frame (H, W, 3) uint8, to look at them.
   """
-  rng = np.random.default_rng(FIRST_SEED + seed)
+  missing = {name: jnp.zeros(len(model.v_template), bool) for name in ("teeth", "tongue", "mouth_cavity")}
+  model = model.replace(masks=missing | model.masks)
+  rng = np.random.default_rng(FIRST_SEED[family] + seed)
   focal = float(np.exp(rng.uniform(*np.log(FOCAL))))
   f32 = lambda a: jnp.asarray(a, jnp.float32)
   texture = TEXTURE_SD * rng.standard_normal(model.texture_basis.shape[-1])
@@ -90,7 +98,7 @@ def watch(model: FlameModel, seed: int, n_frames: int, detector, keep=None) -> S
     camera=cameras.make_camera(focal),
     lmk_offset=jnp.zeros((70, 3)),
   )
-  poses = animate(model, rng, n_frames, focal)
+  poses = animate(model, rng, n_frames, focal, EXPRESSION[family])
   albedo = np.asarray(flame.albedo(model, identity.texture))
   albedo = np.clip(albedo + synthetic.texture_detail(rng, albedo.shape[:2], 0.015), 0, 1)
   neutral = np.asarray(flame.shape_blend(model, identity.shape, jnp.zeros(model.exprdirs.shape[-1])))

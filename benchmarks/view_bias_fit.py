@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from view_bias_clips import Seen
 
-# Errors of consecutive frames are correlated by .74, so that frames count for less than they are: (1 - .74) / (1 + .74).
+# Errors of consecutive frames are correlated by .74, so that frames count for less: (1 - .74) / (1 + .74).
 FRAME_WORTH = 0.15
 OUTLIER = 0.15  # eye distances: frames whose median error is larger show no face where the detector says
-STEPS = 40  # of expectation maximisation
+STEPS = 12  # of expectation maximisation
 FIRST_SD = 0.01  # of everything, eye distances, at its start
 ACROSS_SD = 0.002  # of a constant across the skin
 
@@ -61,18 +61,23 @@ def turned(about: np.ndarray) -> np.ndarray:
   return np.stack(columns, axis=-1)
 
 
-def common_motion(person: Rows, part: slice | np.ndarray, frames: np.ndarray) -> np.ndarray:
+def common_motion(
+  person: Rows, part: slice | np.ndarray, frames: np.ndarray, known: np.ndarray | None = None, own: bool = False
+) -> np.ndarray:
   """(T, 6) by how much the points of a part seem to have turned (yaw, pitch, roll; rad) and moved (x, y, z of the head;
-  eye distances) in each frame, after each point's constant offset; NaN where nothing was seen.
+  eye distances) in each frame; NaN where nothing was seen.
 
   Args:
     frames: (N, 3, 3) as for `local`.
+    known: (N, 3, 3) a slide that is accounted for.
+    own: each point's own slopes are accounted for as well as its constant.
   """
-  matrix, right = local(*equations(person, np.zeros((len(person.about), 3, 3))), frames)
+  known = np.zeros((len(person.about), 3, 3)) if known is None else known
+  matrix, right = local(*equations(person, known), frames)
   ridge = np.full((3, 3), 1e-2)
   ridge[0, 0] = 1e4
-  constant = in_head(solve(matrix, right, ridge.reshape(-1)), frames)[..., 0]
-  left = person.error - np.einsum("tnac,nc->tna", person.projection, constant)
+  mine = in_head(solve(matrix, right, ridge.reshape(-1)), frames) * ([1, 1, 1] if own else [1, 0, 0])
+  left = person.error - np.einsum("tnac,nck,tk->tna", person.projection, known + mine, person.basis)
   modes = np.concatenate([turned(person.about), np.broadcast_to(np.eye(3), (len(person.about), 3, 3))], -1)
   J = np.einsum("tnac,ncm->tnam", person.projection, modes)[:, part]
   out = np.full((len(left), 6), np.nan)
@@ -188,3 +193,26 @@ def population(systems: list[tuple[np.ndarray, np.ndarray]], variance: np.ndarra
         each = square[groups == g].reshape(-1, 3, 3).mean(0)
         sd[g] = np.sqrt([each[0], *[each[1:].mean(0)] * 2])
   return C.reshape(n, 3, 3), sd_mean, sd_own
+
+
+def agreed(families: list[np.ndarray], groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """What two families of heads have in common, in the landmarks' own axes.
+
+  All heads of one model share its sculpture, so that their mean is no population's, however many they are. As seen from
+  two models, C_f = C + d_f: the products of the two have the variance of C for their mean, and the regression of C on
+  the mean of both is shrunk accordingly, per group, axis (across, along the skin) and coefficient.
+
+  Returns:
+    (N, 3, 3) the slide, and the factors (G, 2, 3) by which the mean was multiplied.
+  """
+  first, second = families
+  mean = (first + second) / 2
+  out, factors = np.zeros_like(mean), np.zeros((groups.max() + 1, 2, 3))
+  for g in range(groups.max() + 1):
+    here = groups == g
+    for k, axes in enumerate((slice(0, 1), slice(1, 3))):
+      both = (first[here, axes] * second[here, axes]).mean((0, 1))
+      square = np.maximum((mean[here, axes] ** 2).mean((0, 1)), 1e-12)
+      factors[g, k] = np.clip(both / square, 0.0, 1.0)
+      out[here, axes] = mean[here, axes] * factors[g, k]
+  return out, factors

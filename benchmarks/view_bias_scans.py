@@ -19,15 +19,72 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import view_bias_fit as fit
+from calibrate_view_bias import tangent_frames
 from view_bias_clips import Seen
 
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.head.load import load_head
 from vht_jax.landmarks import view_bias
 from vht_jax.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 
 INNER = slice(17, 68)
 FRONTAL_FRAMES = 5
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("clips", type=Path)
+  parser.add_argument("datasets", type=Path)
+  parser.add_argument("names", nargs="+")
+  args = parser.parse_args()
+  model = load_head(model="open")
+  bias, frames = view_bias.view_bias(model), tangent_frames(model)
+  gain, slopes = np.asarray(bias.gain, np.float64), np.asarray(bias.slopes, np.float64)
+  table = np.concatenate([np.zeros((len(slopes), 3, 1)), slopes], axis=-1)
+  for name in args.names:
+    folders = [args.datasets / f for f in (name, f"{name}/dataset", f"scan_{name}/dataset", f"{name}.default/dataset")]
+    person, head = load(args.clips, next(f for f in folders if (f / "landmarks.json").is_file()), name)
+    errors = fit.rows(person)
+    rigid = fit.rigid_field(errors.about, gain)
+    print(f"{name}: gain of yaw and pitch {fit.gains(errors, frames).round(3)}")
+    for label, known in (("no model", 0 * rigid), ("gains", rigid), ("gains and slopes", rigid + table)):
+      print(f"  {label}")
+      R, H, _ = solve_poses(person, head, known[..., 1:] * person.eye)
+      figures = rotation_figures(R, person.rotation)
+      print("    rotation {:.2f} / {:.1f} deg, yaw gain {:.3f}, pitch gain {:.3f}".format(*figures))
+      print("    left of inner, contour, dense, %:" + _numbers(left_over(errors, known, frames), 100, 2))
+      R_held, H_held, _ = solve_poses(person, head, known[..., 1:] * person.eye, exact=False)
+      claim = np.sqrt(np.median(H[:, 0, 0] / H_held[:, 0, 0]))
+      print(f"    derivative left out: {np.degrees(_apart(R, R_held)).mean():.2f} deg apart, sd of pitch x {claim:.2f}")
+      for own in (False, True):
+        moved = fit.common_motion(errors, INNER, frames, known, own)
+        moved = moved[np.isfinite(moved[:, 0])]
+        moved -= moved.mean(0)
+        sd, lag = moved.std(0), (moved[1:] * moved[:-1]).mean(0) / moved.var(0)
+        print(f"    common to a frame{', own slopes removed' if own else ''}:" + " yaw, pitch, roll"
+              + _numbers(np.degrees(sd[:3]), 1, 2) + " deg, x, y, z" + _numbers(sd[3:], 100, 1) + " %, lag-1"
+              + _numbers(lag, 1, 2))  # fmt: skip
+
+
+def _numbers(values, factor: float, digits: int) -> str:
+  return "".join(f" {factor * v:.{digits}f}" for v in values)
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """(T,) rad between rotations."""
+  return np.arccos(np.clip((np.einsum("tij,tij->t", a, b) - 1) / 2, -1, 1))
+
+
+def left_over(errors: fit.Rows, known: np.ndarray, frames: np.ndarray) -> list[float]:
+  """Rms per coordinate, eye distances, of inner, contour and dense points after `known` and each point's constant along
+  the skin."""
+  matrix, right = fit.local(*fit.equations(errors, known), frames)
+  ridge = np.full((3, 3), 1e6)
+  ridge[1:, 0] = 1e-3
+  constant = fit.in_head(fit.solve(matrix, right, ridge.reshape(-1)), frames)
+  left = errors.error - np.einsum("tnac,nck,tk->tna", errors.projection, known + constant, errors.basis)
+  return [float(np.sqrt(np.nanmean(left[:, part] ** 2))) for part in (INNER, slice(0, 17), slice(70, 538))]
 
 
 def load(clips: Path, data: Path, name: str) -> tuple[Seen, np.ndarray]:
@@ -108,7 +165,7 @@ def lift(pixels: np.ndarray, camera: np.ndarray, faces: np.ndarray, K: np.ndarra
 
 def solve_poses(person: Seen, head: np.ndarray, fields: np.ndarray, exact: bool = True, steps: int = 12):
   """Rotations (T, 3, 3) from the inner points, their normal matrices (T, 6, 6; rad, relative translation), and how far
-  the last but one step and the first from the end were (T, steps) rad. `fields` (538, 3, 3) m: the slide."""
+  the last but one step and the first from the end were (T, steps) rad. `fields` (538, 3, 2) m: the slide."""
   at = np.arange(INNER.start, INNER.stop)
   f32 = lambda a: jnp.asarray(a, jnp.float32)
   fields_ = f32(fields[at])
@@ -155,3 +212,7 @@ def rotation_figures(found: np.ndarray, true: np.ndarray) -> tuple[float, float,
   euler = lambda R: np.stack([np.arctan2(R[:, 0, 2], R[:, 2, 2]), np.arcsin(np.clip(-R[:, 1, 2], -1, 1))], 1)
   a, b = euler(upright @ true), euler(upright @ found @ C.T)
   return error.mean(), error.max(), *(float(np.polyfit(a[:, k], b[:, k], 1)[0]) for k in range(2))
+
+
+if __name__ == "__main__":
+  main()
