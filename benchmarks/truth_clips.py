@@ -3,8 +3,8 @@
 People drawn from the open head (CC0), then made others: a smooth random warp of the whole head (a millimetre or so on
 the face, more on the skull), skin with pores, freckles, moles, blotches and stubble drawn at six times the texture's
 resolution, other focal lengths than the prior expects. Rendered by our own renderer with four samples a pixel, noise
-and H.264. So neither shape nor looks lie in the model's space, but the renderer is the tracker's own and the make of the
-face the open head's: real scans by another renderer say more. Files are as those of scanned heads, so that `scans.py`
+and H.264. So neither shape nor looks lie in the model's space, but the renderer is the tracker's own and the make of
+the face the open head's: real scans by another renderer say more. Files are as those of scanned heads, and `scans.py`
 reads both:
 
   NAME.mp4, NAME.truth.npz   camera K (pixel i covers [i, i+1)), M (n, 4, 4) from the head's frame in mm to OpenCV's

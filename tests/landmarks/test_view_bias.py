@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import REPO
 from jax.test_util import check_grads
+from scipy.spatial.transform import Rotation
 
 from vht_jax.head.points import FRONTAL
 from vht_jax.landmarks import view_bias as vb
@@ -55,8 +56,9 @@ def test_view_has_derivatives_everywhere():
     R = jnp.matmul(axis_angle_to_matrix(z[:3]), turned(yaw=yaw), precision="highest")
     return vb.view(R, AHEAD + z[3:])
 
+  compiled = jax.jit(of)
   for yaw in (0.0, np.pi / 2, np.pi):
-    check_grads(lambda z: of(z, yaw), (0.1 * delta,), order=1, modes=("fwd", "rev"), atol=2e-2, rtol=2e-2)
+    check_grads(lambda z: compiled(z, yaw), (0.1 * delta,), order=1, modes=("fwd", "rev"), atol=2e-2, rtol=2e-2)
 
 
 # The slide
@@ -160,7 +162,7 @@ def test_a_planted_slide_is_found_again(monkeypatch):
   from view_bias_clips import Seen
 
   rng = np.random.default_rng(3)
-  n, frames_each, gain = 60, 60, np.array([0.02, -0.15])
+  n, frames_each, gain = 60, 40, np.array([0.02, -0.15])
   partner = np.concatenate([np.arange(30, 60), np.arange(30)])
   half = np.column_stack([rng.uniform(0.01, 0.07, 30), rng.uniform(-0.06, 0.06, 30), rng.uniform(-0.01, 0.03, 30)])
   head = np.concatenate([half, half * [-1, 1, 1]])
@@ -171,13 +173,15 @@ def test_a_planted_slide_is_found_again(monkeypatch):
   common[:30, :, 1:] = np.einsum("nij,njk->nik", tangents[:30, :, 1:], rng.normal(0, 0.04, (30, 2, 2)))
   common[30:] = common[:30] * fit.SIGNS
   eye, focal = 0.09, 900.0
+  views = jax.jit(jax.vmap(vb.view))
 
   def person():
     own = np.einsum("nij,njk->nik", tangents[:, :, 1:], rng.normal(0, 0.01, (n, 2, 3)))
     yaw, pitch = 0.6 * np.sin(np.arange(frames_each) * 0.37), 0.35 * np.sin(np.arange(frames_each) * 0.91)
-    R = np.stack([np.asarray(turned(y, p, 0.1)) for y, p in zip(yaw, pitch)]).astype(np.float64)
+    euler = np.stack([np.full(frames_each, 0.1), yaw, pitch], axis=1)
+    R = np.array(FRONTAL) @ Rotation.from_euler("ZYX", euler).as_matrix()
     position = np.tile([0.02, -0.03, 0.5], (frames_each, 1))
-    basis = np.stack([np.ones(frames_each), *np.asarray(jax.vmap(vb.view)(jnp.asarray(R), jnp.asarray(position))).T], 1)
+    basis = np.column_stack([np.ones(frames_each), views(R.astype(np.float32), position.astype(np.float32))])
     slide = fit.rigid_field((head - head.mean(0)) / eye, gain) + common + own
     about = head - head.mean(0)
     true = np.einsum("tij,nj->tni", R, about) + position[:, None]
@@ -185,9 +189,8 @@ def test_a_planted_slide_is_found_again(monkeypatch):
     seen = focal * moved[..., :2] / moved[..., 2:] + rng.normal(0, 0.5, (frames_each, n, 2))
     return fit.rows(Seen(seen, true, R, position, np.array(focal), np.array(eye)))
 
-  families = [[person() for _ in range(8)] for _ in range(2)]
-  with jax.numpy_dtype_promotion("standard"):
-    found_gain = np.mean([fit.gains(p, tangents, slice(0, n)) for family in families for p in family], axis=0)
+  families = [[person() for _ in range(6)] for _ in range(2)]
+  found_gain = np.mean([fit.gains(p, tangents, slice(0, n)) for family in families for p in family], axis=0)
   # Random slopes are in part turns of all points together, which the gains take.
   np.testing.assert_allclose(found_gain, gain, atol=0.06)
   means = []
