@@ -7,7 +7,7 @@ slide of landmark i is nearly linear in the view (quadratic terms add nothing):
   b_i = omega x (X_i - middle) + e C_i [yaw, pitch],   omega = gain * (pitch about x, yaw about y)
 
 with e the distance between the outer eye corners. The table (`view_bias`) is what people have in common, a third of the
-dense points' and the contour's variance and a fifth of the others'; it is made of renderings of two head models alone
+dense points' and the contour's variance and less of the others'; it is made of renderings of two head models alone
 (`benchmarks/calibrate_view_bias.py`), and displacements in the head's frame over the eye distance carry over to every
 topology. The rest is a person's own and unknown: `SPREAD` says how large. No other detector slides like this one. There
 are no constants: where the detector sees a landmark from the front is what a head's table of landmarks says.
