@@ -27,9 +27,10 @@ import numpy as np
 import synthetic
 
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit import bundle
+from vht_jax.fit import frame, observed
+from vht_jax.fit.clip import initial_shared
+from vht_jax.fit.unknowns import Shared
 from vht_jax.head.load import load_head
-from vht_jax.head.points import Shared
 from vht_jax.tracking.pipeline import track
 from vht_jax.types import TrackResult
 
@@ -99,14 +100,14 @@ def fits_per_second(n: int) -> float:
   clip = synthetic.make_clip(model, 0, 60, SIZE)
   points, confidence, _ = Repeated(clip, n).landmarks()
   weights = Weights()
-  lm = bundle.landmark_model(model, weights, dense_step=0)
-  shared = bundle.initial_shared(lm, float(clip.identity.camera.focal))
-  lm, shared = bundle.with_identity(lm, shared.replace(shape=jnp.asarray(clip.identity.shape)))
+  lm = observed.landmark_model(model, weights, dense_step=0)
+  shared = initial_shared(lm, float(clip.identity.camera.focal))
+  lm, shared = frame.with_identity(lm, shared.replace(shape=jnp.asarray(clip.identity.shape)))
 
   @jax.jit
   def fit(lm, shared: Shared, points, confidence):
-    tracks = jax.vmap(lambda p, c: bundle.make_tracks(lm, p, c, SIZE))(points, confidence)
-    return jax.vmap(lambda t: bundle.fit_frame(lm, t, shared, weights).x)(tracks)
+    tracks = jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, SIZE))(points, confidence)
+    return jax.vmap(lambda t: frame.fit_frame(lm, t, shared, weights).x)(tracks)
 
   seconds = []
   for _ in range(6):

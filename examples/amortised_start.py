@@ -22,8 +22,8 @@ import numpy as np
 import optax
 
 from vht_jax.config import Weights
-from vht_jax.fit import bundle
-from vht_jax.head import points as pts
+from vht_jax.fit import frame
+from vht_jax.fit.terms import landmarks
 
 NOISE = 0.006  # of the eye distance
 YAW = 0.7  # rad, standard deviation
@@ -59,16 +59,16 @@ def run(steps: int = 1500, n_train: int = 8192, n_test: int = 256, jit=jax.jit) 
   identity, weights = common.make_identity(model), Weights()
   person, shared, track = common.landmark_fit(model, identity, weights)
   n_expr = person.points.exprdirs.shape[-1]
-  normal = lambda t, x: bundle.frame_normal(person, x, shared, t, weights)
-  fit = lambda t, x, **how: bundle.fit_frame(person, t, shared, weights, x, **how).normal.cost
+  normal = lambda t, x: frame.frame_normal(person, x, shared, t, weights)
+  fit = lambda t, x, **how: frame.fit_frame(person, t, shared, weights, x, **how).normal.cost
 
   def prepare(observations):
     """What does not change while training: tracks, the affine start, its residuals, converged cost, mean matrix."""
     tracks = track(observations)
 
     def one(t):
-      x = bundle.initial_unknowns(person, t)
-      off = (pts.predict(person.points, x, shared, t.bias_scale) - t.uv) * t.inverse_sd[:, None]
+      x = frame.initial_unknowns(person, t)
+      off = (landmarks.predict(person.points, x, shared, t.bias_scale) - t.uv) * t.inverse_sd[:, None]
       return x, off.reshape(-1), fit(t, x, max_steps=MAX_STEPS), normal(t, x).matrix
 
     x, off, best, matrix = jax.vmap(one)(tracks)

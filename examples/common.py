@@ -14,9 +14,9 @@ import numpy as np
 
 from vht_jax import cameras
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit import bundle
+from vht_jax.fit import clip, frame, observed
+from vht_jax.fit.unknowns import from_pose
 from vht_jax.head import flame
-from vht_jax.head import points as pts
 from vht_jax.head.load import load_head
 from vht_jax.tracking import pure
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose
@@ -113,10 +113,10 @@ def vertex_error(model: FlameModel, identity: Identity, poses: Pose, truth: Pose
 
 def landmark_fit(model: FlameModel, identity: Identity, weights: Weights):
   """The fit in its own unknowns: (points of this person, camera, tracks of observations)."""
-  lm = bundle.landmark_model(model, weights, 0)
-  shared = bundle.initial_shared(lm).replace(shape=identity.shape, log_focal=jnp.log(identity.camera.focal))
-  person, shared = bundle.with_identity(lm, shared)
-  tracks = lambda o: jax.vmap(lambda p, c: bundle.make_tracks(person, p, c, SIZE))(o.landmarks, o.confidence)
+  lm = observed.landmark_model(model, weights, 0)
+  shared = clip.initial_shared(lm).replace(shape=identity.shape, log_focal=jnp.log(identity.camera.focal))
+  person, shared = frame.with_identity(lm, shared)
+  tracks = lambda o: jax.vmap(lambda p, c: observed.make_tracks(person, p, c, SIZE))(o.landmarks, o.confidence)
   return person, shared, tracks
 
 
@@ -129,7 +129,7 @@ def normalised(landmarks: Array) -> Array:
 
 def unknowns(person, poses: Pose, identity: Identity) -> Array:
   """(N, E + 14) poses as the fit's unknowns."""
-  one = lambda p: pts.from_pose(person.points, p, identity.shape[:0], identity.camera, jnp.zeros(2))
+  one = lambda p: from_pose(person.points, p, identity.shape[:0], identity.camera, jnp.zeros(2))
   return jax.vmap(one)(poses)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from vht_jax import rotation
 from vht_jax.config import Weights
-from vht_jax.fit import bundle
+from vht_jax.fit import clip, frame, observed, unknowns
+from vht_jax.fit.terms import landmarks, openings, priors
 from vht_jax.head import points as pts
 from vht_jax.tracking.pure import landmarks_only
 
@@ -26,7 +27,7 @@ def weights():
 @pytest.fixture(scope="module")
 def lm(small_head, weights):
   """The 68 + 2 landmarks only."""
-  return bundle.landmark_model(small_head, weights, 0)
+  return observed.landmark_model(small_head, weights, 0)
 
 
 def frames(rng, n_expr: int, yaw_deg: float = 35.0, n_frames: int = F) -> np.ndarray:
@@ -56,8 +57,8 @@ def to_px(uv):
 @pytest.fixture(scope="module")
 def synthesise(lm):
   """make(seed, bias, noise, **) -> (tracks, xs, shared): bias and noise in units of the eye distance."""
-  predict = jax.jit(jax.vmap(pts.predict, (None, 0, None, 0)))
-  make_tracks = jax.jit(jax.vmap(lambda p, c: bundle.make_tracks(lm, p, c, SIZE)))
+  predict = jax.jit(jax.vmap(landmarks.predict, (None, 0, None, 0)))
+  make_tracks = jax.jit(jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, SIZE)))
 
   def make(seed, bias=0.0, noise=0.0, focal=1.9, shape_sd=1.0, **motion):
     rng = np.random.default_rng(seed)
@@ -66,7 +67,7 @@ def synthesise(lm):
     size_axis = np.asarray(lm.size_gradient)
     shape -= size_axis * (size_axis @ shape) / (size_axis @ size_axis)  # one camera cannot see the size of a head
     eye = float(lm.eye_distance)
-    shared = bundle.initial_shared(lm, focal).replace(
+    shared = clip.initial_shared(lm, focal).replace(
       shape=jnp.asarray(shape, jnp.float32), offset=jnp.asarray(bias * eye * rng.standard_normal((n, 3)), jnp.float32)
     )
     xs = jnp.asarray(frames(rng, lm.points.exprdirs.shape[-1], **motion))
@@ -85,11 +86,11 @@ def adjust():
 
   @jax.jit
   def run(model, tracks, weights, start, focal_sd):
-    with mock.patch.object(bundle, "LOG_FOCAL_MEAN", jnp.log(start)):
-      return bundle.bundle_adjust(model, tracks, weights, focal_sd=focal_sd, max_steps=30)
+    with mock.patch.object(clip, "LOG_FOCAL_MEAN", jnp.log(start)):
+      return clip.bundle_adjust(model, tracks, weights, focal_sd=focal_sd, max_steps=30)
 
-  default = float(np.exp(bundle.LOG_FOCAL_MEAN))
-  return lambda model, tracks, weights, start=default, focal_sd=bundle.LOG_FOCAL_SD: run(
+  default = float(np.exp(priors.LOG_FOCAL_MEAN))
+  return lambda model, tracks, weights, start=default, focal_sd=priors.LOG_FOCAL_SD: run(
     model, tracks, weights, jnp.float32(start), jnp.float32(focal_sd)
   )
 
@@ -112,7 +113,7 @@ def rotation_error_deg(xs, truth):
 
 
 def test_landmark_model_points_and_units(small_head, lm, weights):
-  dense = bundle.landmark_model(small_head, weights, 6)
+  dense = observed.landmark_model(small_head, weights, 6)
   assert dense.points.template.shape[0] == 70 + len(np.arange(0, len(small_head.dense_index), 6))
   assert lm.points.template.shape[0] == 70
   np.testing.assert_allclose(lm.relative_sd[30], weights.sd_landmark)
@@ -137,18 +138,26 @@ def test_observed_points_picks_the_same_dense_points(small_head):
   dense = np.broadcast_to(np.arange(478, dtype=np.float32)[None, :, None], (3, 478, 2)).copy()
   dense[1] = np.nan
   landmarks[2, 5] = np.nan
-  points, present = bundle.observed_points(small_head, landmarks, dense, step)
+  points, present = observed.observed_points(small_head, landmarks, dense, step)
   np.testing.assert_array_equal(points[0, 70:, 0], np.asarray(small_head.dense_index)[::step])
   assert present[0].all() and present[1, :70].all() and not present[1, 70:].any()
   assert not present[2, 5] and present[2].sum() == present.shape[1] - 1
-  assert bundle.observed_points(small_head, landmarks, None, step)[1][:, 70:].sum() == 0
-  assert bundle.observed_points(small_head, landmarks, dense, 0)[0].shape == (3, 70, 2)
+  assert observed.observed_points(small_head, landmarks, None, step)[1][:, 70:].sum() == 0
+  assert observed.observed_points(small_head, landmarks, dense, 0)[0].shape == (3, 70, 2)
+
+
+def pack(shared):
+  return unknowns.extract(unknowns.shared_layout(shared), shared)
+
+
+def unpack(flat, like):
+  return unknowns.insert(unknowns.shared_layout(like), flat, like)
 
 
 def test_pack_unpack(lm):
   flat = jnp.arange(10 + 3 + 3.0 * 70)
-  shared = bundle.unpack(flat, 10)
-  np.testing.assert_array_equal(bundle.pack(shared), flat)
+  shared = unpack(flat, clip.initial_shared(lm))
+  np.testing.assert_array_equal(pack(shared), flat)
   assert shared.log_focal == 10 and shared.offset.shape == (70, 3)
 
 
@@ -167,9 +176,9 @@ def test_missing_points_do_not_matter(lm):
   px = np.stack([500 + 2000 * head[:, 0], 500 - 2000 * head[:, 1]], -1).astype(np.float32) + 200
   missing = rng.permutation(68)[:15]
   confidence = np.ones(70, np.float32)
-  full = bundle.make_tracks(lm, jnp.asarray(px), jnp.asarray(confidence), SIZE)
+  full = observed.make_tracks(lm, jnp.asarray(px), jnp.asarray(confidence), SIZE)
   confidence[missing] = 0
-  make = jax.jit(lambda p, c: bundle.make_tracks(lm, p, c, SIZE))
+  make = jax.jit(lambda p, c: observed.make_tracks(lm, p, c, SIZE))
   variants = []
   for value in (0.0, 1e6, np.nan):
     moved = px.copy()
@@ -185,7 +194,7 @@ def test_missing_points_do_not_matter(lm):
 def test_irises_of_closed_eyes_lose_their_weight(lm):
   head = np.asarray(lm.points.template)
   px = np.stack([500 + 2000 * head[:, 0], 500 - 2000 * head[:, 1]], -1).astype(np.float32)
-  make = jax.jit(lambda p: bundle.make_tracks(lm, p, jnp.ones(70, jnp.float32), SIZE).inverse_sd)
+  make = jax.jit(lambda p: observed.make_tracks(lm, p, jnp.ones(70, jnp.float32), SIZE).inverse_sd)
   open_ = make(px)
   assert open_[68] > 0 and open_[69] > 0
   closed = px.copy()
@@ -193,7 +202,7 @@ def test_irises_of_closed_eyes_lose_their_weight(lm):
   shut = make(closed)
   assert shut[68] == 0
   np.testing.assert_allclose(shut[69], open_[69], rtol=1e-2)
-  openness = bundle.eye_openness(jnp.asarray(closed))
+  openness = observed.eye_openness(jnp.asarray(closed))
   assert openness[0] < 0.1 < 0.25 < openness[1]
 
 
@@ -203,9 +212,9 @@ def affine_start(lm):
 
   @jax.jit
   def run(x):
-    uv = pts.predict(lm.points, x, bundle.initial_shared(lm, 20.0), jnp.float32(0))
+    uv = landmarks.predict(lm.points, x, clip.initial_shared(lm, 20.0), jnp.float32(0))
     px = uv * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
-    return bundle.initial_unknowns(lm, bundle.make_tracks(lm, px, jnp.ones(70, jnp.float32), SIZE))
+    return frame.initial_unknowns(lm, observed.make_tracks(lm, px, jnp.ones(70, jnp.float32), SIZE))
 
   return run
 
@@ -214,7 +223,7 @@ def affine_start(lm):
 def test_initial_unknowns_of_a_rigid_mean_head(lm, affine_start, yaw):
   """The closed form gives rotation and place of the mean head nearly exactly; only perspective is left."""
   pose = [0.2, np.deg2rad(yaw), -0.1, 0.05, -0.1, 0.8, 0, 0, 0, np.arctanh(2 * 5 / 65 - 1), 0, 0, 0, 0]  # mouth closed
-  x = jnp.zeros(pts.n_unknowns(lm.points)).at[-14:].set(jnp.array(pose, jnp.float32))
+  x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[-14:].set(jnp.array(pose, jnp.float32))
   found = affine_start(x)
   np.testing.assert_array_less(rotation_error_deg(found[None], x[None]), 2.0)
   np.testing.assert_allclose(found[-11:-9], x[-11:-9], atol=0.01)
@@ -227,7 +236,7 @@ def test_initial_unknowns_of_a_head_that_is_not_upright(lm, affine_start, roll):
   turn = rotation.axis_angle_to_matrix(jnp.array([0.0, 0.0, np.deg2rad(roll)], jnp.float32))
   facing = rotation.axis_angle_to_matrix(jnp.array(pose[:3], jnp.float32))
   pose[:3] = rotation.matrix_to_axis_angle(jnp.matmul(turn, facing, precision="highest"))
-  x = jnp.zeros(pts.n_unknowns(lm.points)).at[-14:].set(jnp.array(pose, jnp.float32))
+  x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[-14:].set(jnp.array(pose, jnp.float32))
   found = affine_start(x)
   np.testing.assert_array_less(rotation_error_deg(found[None], x[None]), 2.0)
   np.testing.assert_allclose(found[-11:-9], x[-11:-9], atol=0.01)
@@ -235,20 +244,24 @@ def test_initial_unknowns_of_a_head_that_is_not_upright(lm, affine_start, roll):
 
 @pytest.mark.faults
 def test_initial_unknowns_without_landmarks_are_finite(lm):
-  tracks = bundle.Tracks(jnp.zeros((70, 2)), jnp.zeros(70), jnp.ones(()))
-  assert np.isfinite(jax.jit(bundle.initial_unknowns)(lm, tracks)).all()
+  tracks = observed.ObservedLandmarks(jnp.zeros((70, 2)), jnp.zeros(70), jnp.ones(()))
+  assert np.isfinite(jax.jit(frame.initial_unknowns)(lm, tracks)).all()
+
+
+def frame_prior(lm, x, weights):
+  return priors.FramePrior(lm.one_sided, weights).linearise(unknowns.At(x, None))
 
 
 @pytest.mark.differentiable
 def test_frame_prior_is_the_model_of_its_cost(lm, weights):
   """gradient = half of autodiff's; the matrix = half of the Hessian but for the jaw, which is Gauss-Newton's."""
   rng = np.random.default_rng(0)
-  x = jnp.asarray(0.3 * rng.standard_normal(pts.n_unknowns(lm.points)), jnp.float32)
+  x = jnp.asarray(0.3 * rng.standard_normal(unknowns.n_unknowns(lm.points)), jnp.float32)
   assert (x[:40] < 0).any() and (x[:40] > 0).any()
-  cost = lambda x: bundle.frame_prior(lm, x, weights).cost
-  prior, gradient, hessian = jax.jit(
-    lambda x: (bundle.frame_prior(lm, x, weights), jax.grad(cost)(x), jax.hessian(cost)(x))
-  )(x)
+  cost = lambda x: frame_prior(lm, x, weights).cost
+  prior, gradient, hessian = jax.jit(lambda x: (frame_prior(lm, x, weights), jax.grad(cost)(x), jax.hessian(cost)(x)))(
+    x
+  )
   np.testing.assert_allclose(prior.gradient, gradient / 2, rtol=1e-4, atol=1e-3)
   jaw = len(x) - 5
   expected = np.array(hessian / 2)
@@ -260,24 +273,24 @@ def test_frame_prior_is_the_model_of_its_cost(lm, weights):
 
 def test_two_sided_prior_of_flame_codes(lm, weights):
   """FLAME's expressions are in standard deviations: unit precision, either sign."""
-  x = jnp.zeros(pts.n_unknowns(lm.points)).at[0].set(-1.5).at[1].set(1.5)
-  prior = jax.jit(bundle.frame_prior)(lm.replace(one_sided=False), x, weights)
+  x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[0].set(-1.5).at[1].set(1.5)
+  prior = jax.jit(frame_prior)(lm.replace(one_sided=False), x, weights)
   np.testing.assert_allclose(prior.gradient[:2], [-1.5, 1.5])
-  one_sided = jax.jit(bundle.frame_prior)(lm, x, weights)
-  np.testing.assert_allclose(one_sided.gradient[0], -bundle.NEGATIVE_EXPR * one_sided.gradient[1], rtol=1e-5)
+  one_sided = jax.jit(frame_prior)(lm, x, weights)
+  np.testing.assert_allclose(one_sided.gradient[0], -priors.NEGATIVE_EXPR * one_sided.gradient[1], rtol=1e-5)
 
 
 def test_huber_weights_belong_to_the_cost():
   """IRLS: the gradient of the cost is 2 w r; continuous where quadratic becomes linear."""
-  radii = jnp.array([0.0, 1.0, bundle.HUBER - 1e-3, bundle.HUBER + 1e-3, 10.0, 1e4])
+  radii = jnp.array([0.0, 1.0, landmarks.HUBER - 1e-3, landmarks.HUBER + 1e-3, 10.0, 1e4])
   r = radii[:, None] * jnp.array([[0.6, -0.8]])
-  root, cost = bundle.robust(r)
-  gradient = jax.jit(jax.grad(lambda r: bundle.robust(r)[1]))(r)
+  root, cost = landmarks.robust(r)
+  gradient = jax.jit(jax.grad(lambda r: landmarks.robust(r)[1]))(r)
   np.testing.assert_allclose(gradient, 2 * (root**2)[:, None] * r, rtol=1e-4)
   np.testing.assert_allclose(root[:3], 1.0)
-  each = np.array([float(bundle.robust(r[k : k + 1])[1]) for k in range(6)])
+  each = np.array([float(landmarks.robust(r[k : k + 1])[1]) for k in range(6)])
   np.testing.assert_allclose(each.sum(), cost, rtol=1e-5)
-  np.testing.assert_allclose(each[3] - each[2], 4 * bundle.HUBER * 1e-3, rtol=0.1)
+  np.testing.assert_allclose(each[3] - each[2], 4 * landmarks.HUBER * 1e-3, rtol=0.1)
 
 
 @pytest.mark.differentiable
@@ -287,13 +300,13 @@ def test_bundle_gradient_equals_autodiff(lm, weights, synthesise):
   rng = np.random.default_rng(0)
   xs = xs[:2] + jnp.asarray(0.02 * rng.standard_normal(xs[:2].shape), jnp.float32)
   tracks = jax.tree.map(lambda a: a[:2], tracks)
-  flat = bundle.pack(shared)
+  flat = pack(shared)
   flat = flat + jnp.asarray(1e-3 * rng.standard_normal(flat.shape), jnp.float32)
   prior = (jnp.float32(0.5), jnp.float32(0.7))
 
   @jax.jit
   def both(xs, flat):
-    normal = lambda xs, flat: bundle.bundle_normal(lm, xs, flat, tracks, weights, prior)
+    normal = lambda xs, flat: clip.bundle_normal(lm, xs, flat, tracks, weights, prior, shared=shared)
     return normal(xs, flat), jax.grad(lambda a: normal(*a).cost)((xs, flat))
 
   arrow, (by_frames, by_shared) = both(xs, flat)
@@ -312,15 +325,15 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
   # Closed eyes, so that their rows weigh; one point that is not seen.
   uv = one.uv.at[jnp.array([41, 40])].set(one.uv[jnp.array([37, 38])])
   one = one.replace(uv=uv, inverse_sd=one.inverse_sd.at[62].set(0.0))
-  upper, lower = bundle.OPENINGS.T
+  upper, lower = openings.OPENINGS.T
 
   def residuals(x, flat):
-    shared = bundle.unpack(flat, 10)
-    uv = pts.predict(lm.points, x, shared, one.bias_scale)
-    without = pts.predict(lm.points, x, shared.replace(offset=0 * shared.offset), one.bias_scale)
+    moved = unpack(flat, shared)
+    uv = landmarks.predict(lm.points, x, moved, one.bias_scale)
+    without = landmarks.predict(lm.points, x, moved.replace(offset=0 * moved.offset), one.bias_scale)
     opening = without[upper] - without[lower] - (one.uv[upper] - one.uv[lower])
     eye = lm.eye_distance * one.bias_scale
-    wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (bundle.OPEN * eye)
+    wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (openings.OPEN * eye)
     # Points of full confidence that are in sight: the opening's sd is the weight's own.
     counts = jnp.sqrt(one.inverse_sd[upper] * one.inverse_sd[lower]) * weights.sd_landmark * eye
     scale = counts / (weights.sd_closure * eye) / (1 + wide**2)
@@ -328,14 +341,21 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
 
   @jax.jit
   def both(x, flat):
-    rows = bundle._whitened(lm, x, bundle.unpack(flat, 10), one)
+    at = unknowns.At(x, unpack(flat, shared))
+    rows = landmarks.Landmarks(lm).linearise(at, one), openings.Openings(lm).linearise(at, one)
     many = jax.tree.map(lambda a: a[None], one)
-    arrow = bundle.bundle_normal(lm, x[None], flat, many, weights, (jnp.float32(0.5), jnp.float32(0.7)))
+    arrow = clip.bundle_normal(lm, x[None], flat, many, weights, (jnp.float32(0.5), jnp.float32(0.7)), shared=shared)
     return rows, arrow, residuals(x, flat), *jax.jacfwd(residuals, (0, 1))(x, flat)
 
   x = xs[0] + 0.01
-  (r, d_x, d_shared, d_offset, cost), arrow, expected, J_x, J_shared = both(x, bundle.pack(shared))
-  root, total = bundle.robust(expected)
+  rows, arrow, expected, J_x, J_shared = both(x, pack(shared))
+  together = lambda *parts: np.concatenate([p * t.root.reshape(-1, *[1] * (p.ndim - 1)) for p, t in zip(parts, rows)])
+  r, d_x = together(*(t.residual for t in rows)), together(*(t.frame["head"] for t in rows))
+  names = ("shape", "log_focal", "principal")
+  d_shared = together(*(np.concatenate([t.shared[name] for name in names], -1) for t in rows))
+  d_offset = rows[0].shared["offset"].by_row
+  cost = rows[0].cost + rows[1].cost
+  root, total = landmarks.robust(expected)
   assert r.shape == (77, 2) and d_offset.shape == (70, 2, 3)
   assert np.abs(expected[70:72]).max() > 0.5 and np.all(r[75] == 0)  # lids weigh; (62, 66) lacks a point
   np.testing.assert_allclose(cost, total, rtol=1e-4)
@@ -346,10 +366,10 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
   close(d_shared, J_shared[..., :13])
   assert np.all(J_shared[70:, :, 13:] == 0)
   # Both normal equations are made of these rows; the priors are all that is added.
-  prior = bundle.frame_prior(lm, x, weights)
-  frame = jax.jit(bundle.frame_normal)(lm, x, shared, one, weights)
+  prior = frame_prior(lm, x, weights)
+  single = jax.jit(frame.frame_normal)(lm, x, shared, one, weights)
   J, e = J_x.reshape(154, -1), (expected * root[:, None]).reshape(-1)
-  for normal in ((frame.gradient, frame.matrix), (arrow.frame_gradient[0], arrow.frame_matrix[0])):
+  for normal in ((single.gradient, single.matrix), (arrow.frame_gradient[0], arrow.frame_matrix[0])):
     close(normal[0] - prior.gradient, J.T @ e)
     close(normal[1] - prior.matrix, J.T @ J)
   close(arrow.cross[0], J.T @ J_shared.reshape(154, -1))
@@ -364,13 +384,13 @@ def test_openings_without_landmarks_have_derivatives(lm, weights):
   px[[41, 40]] = px[[37, 38]]
   confidence = np.ones(70, np.float32)
   confidence[[43, 61]] = 0
-  shared = bundle.initial_shared(lm)
+  shared = clip.initial_shared(lm)
 
   @jax.jit
   @jax.grad
   def slope(given):
-    tracks = bundle.make_tracks(lm, *given, SIZE)
-    return bundle.frame_normal(lm, 0.01 + bundle.initial_unknowns(lm, tracks), shared, tracks, weights).cost
+    tracks = observed.make_tracks(lm, *given, SIZE)
+    return frame.frame_normal(lm, 0.01 + frame.initial_unknowns(lm, tracks), shared, tracks, weights).cost
 
   for c in (confidence, 0 * confidence):
     assert all(np.isfinite(g).all() for g in slope((px, jnp.asarray(c))))
@@ -378,31 +398,31 @@ def test_openings_without_landmarks_have_derivatives(lm, weights):
 
 def test_points_that_face_away_lose_their_weight(small_head, weights):
   """Of the turned head's jaw line the far half is a guess; seen from the front nothing is lost that is in sight."""
-  lm = bundle.landmark_model(small_head, weights, 3)
+  lm = observed.landmark_model(small_head, weights, 3)
   np.testing.assert_allclose(jnp.linalg.norm(lm.normals, axis=-1), 1.0, rtol=1e-5)
 
   @jax.jit
   @jax.vmap
   def weight(yaw):
-    x = jnp.zeros(pts.n_unknowns(lm.points)).at[-13].set(yaw).at[-9].set(0.8)
-    px = pts.predict(lm.points, x, bundle.initial_shared(lm, 20.0), jnp.float32(0)) * max(SIZE) + 500.0
-    tracks = bundle.make_tracks(lm, px, jnp.ones(len(px), jnp.float32), SIZE)
+    x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[-13].set(yaw).at[-9].set(0.8)
+    px = landmarks.predict(lm.points, x, clip.initial_shared(lm, 20.0), jnp.float32(0)) * max(SIZE) + 500.0
+    tracks = observed.make_tracks(lm, px, jnp.ones(len(px), jnp.float32), SIZE)
     return tracks.inverse_sd * lm.relative_sd * lm.eye_distance * tracks.bias_scale
 
   front, right, left = weight(jnp.deg2rad(jnp.array([0.0, 60.0, -60.0])))
   np.testing.assert_allclose(front[:70], 1.0, atol=1e-3)  # folds of lids and lips, whose skin faces back, too
   near, far = (right, left) if right[2] > right[14] else (left, right)
   for w, away, toward in ((near, np.r_[11:17], np.r_[0:6]), (far, np.r_[0:6], np.r_[11:17])):
-    np.testing.assert_allclose(w[away], bundle.HIDDEN_WEIGHT, atol=1e-3)
+    np.testing.assert_allclose(w[away], observed.HIDDEN_WEIGHT, atol=1e-3)
     np.testing.assert_allclose(w[toward], 1.0, atol=1e-3)
-  assert front.min() >= bundle.HIDDEN_WEIGHT - 1e-6 and np.all(weight(jnp.zeros(1)) <= 1 + 1e-6)
+  assert front.min() >= observed.HIDDEN_WEIGHT - 1e-6 and np.all(weight(jnp.zeros(1)) <= 1 + 1e-6)
 
 
 def test_visibility_needs_no_mesh(small_head, weights):
   """The head reduced to its landmarks' triangles knows the same normals."""
   reduced = landmarks_only(small_head)
   assert not len(reduced.faces)
-  whole, part = (bundle.landmark_model(h, weights, 3).normals for h in (small_head, reduced))
+  whole, part = (observed.landmark_model(h, weights, 3).normals for h in (small_head, reduced))
   np.testing.assert_allclose(whole, part, atol=1e-6)
 
 
@@ -466,8 +486,8 @@ def test_fit_frame_recovers_poses_and_ignores_outliers(lm, synthesise, confident
   tracks, xs, truth = synthesise(2)
   weights, model = confident
   tracks = tracks.replace(inverse_sd=tracks.inverse_sd * 10)
-  folded, shared = bundle.with_identity(model, truth)
-  fit = jax.jit(jax.vmap(lambda t: bundle.fit_frame(folded, t, shared, weights, max_steps=12)))
+  folded, shared = frame.with_identity(model, truth)
+  fit = jax.jit(jax.vmap(lambda t: frame.fit_frame(folded, t, shared, weights, max_steps=12)))
   solution = fit(tracks)
   np.testing.assert_array_less(rotation_error_deg(solution.x, xs), 1.0)
   np.testing.assert_allclose(solution.x[:, -11:-8], xs[:, -11:-8], atol=0.02)
@@ -483,19 +503,19 @@ def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, syn
   """The offsets say that this detector sees eyes too narrow, but an eye whose lids touch is shut."""
   tracks, _, truth = synthesise(2)
   eye = lm.eye_distance
-  upper, lower = bundle.OPENINGS[:4].T
+  upper, lower = openings.OPENINGS[:4].T
   lids = tracks.uv.at[:, upper].set((tracks.uv[:, upper] + tracks.uv[:, lower]) / 2)
   tracks = tracks.replace(uv=lids.at[:, lower].set(lids[:, upper]), inverse_sd=tracks.inverse_sd.at[:, 68:].set(0.0))
   shared = truth.replace(offset=truth.offset.at[upper, 1].add(-0.012 * eye).at[lower, 1].add(0.012 * eye))
-  folded, biased = bundle.with_identity(lm, shared)
+  folded, biased = frame.with_identity(lm, shared)
 
   @jax.jit
   @functools.partial(jax.vmap, in_axes=(0, None, None))
   def openness(t, sd, offset):
     shared = biased.replace(offset=offset)
-    x = bundle.fit_frame(folded.replace(relative_opening_sd=sd), t, shared, weights, max_steps=12).x
+    x = frame.fit_frame(folded.replace(relative_opening_sd=sd), t, shared, weights, max_steps=12).x
     without = shared.replace(offset=0 * offset)
-    return bundle.eye_openness(pts.predict(folded.points, x, without, t.bias_scale))
+    return observed.eye_openness(landmarks.predict(folded.points, x, without, t.bias_scale))
 
   fitted = lambda sd, offset: float(openness(tracks, jnp.float32(sd), offset).mean())
   shut = fitted(1e6, truth.offset)  # what a detector without bias would give

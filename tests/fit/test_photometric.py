@@ -2,14 +2,30 @@
 
 import dataclasses
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vht_jax.config import Weights
-from vht_jax.fit import bundle, photometric
-from vht_jax.fit.photometric import Appearance, Crop
+from vht_jax.fit import clip, frame, observed
+from vht_jax.fit.identity import fit_identity, mean_square
+from vht_jax.fit.layer import LAYER_SIZE, Appearance, albedo_map, estimate_layer
+from vht_jax.fit.terms import colour, landmarks
+from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
+from vht_jax.fit.terms.surface import (
+  Crop,
+  explained_faces,
+  fold_identity,
+  make_surface,
+  photometric_l1,
+  pose_mesh,
+  shaded,
+  to_pixels,
+  to_world,
+)  # fmt: skip
+from vht_jax.fit.unknowns import At
 from vht_jax.head import flame
 from vht_jax.head import points as pts
 from vht_jax.render import raster, shade
@@ -27,19 +43,19 @@ def weights():
 
 @pytest.fixture(scope="module")
 def lm(small_head, weights):
-  return bundle.landmark_model(small_head, weights, 0)
+  return observed.landmark_model(small_head, weights, 0)
 
 
 @pytest.fixture(scope="module")
 def shared(lm):
   rng = np.random.default_rng(1)
   shape = jnp.asarray(0.5 * rng.standard_normal(lm.points.shapedirs.shape[-1]), jnp.float32)
-  return bundle.initial_shared(lm, FOCAL).replace(shape=shape, principal=jnp.array([0.01, -0.02]))
+  return clip.initial_shared(lm, FOCAL).replace(shape=shape, principal=jnp.array([0.01, -0.02]))
 
 
 @pytest.fixture(scope="module")
 def whole(small_head, shared):
-  return jax.jit(photometric.make_surface)(small_head, shared.shape)
+  return jax.jit(make_surface)(small_head, shared.shape)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +110,11 @@ def render(surface):
   @jax.jit
   def run(x, shared, crop, albedo, light):
     k = 3
-    X, _ = photometric.pose_mesh(surface, x, shared)
-    screen = photometric.to_pixels(pts.project(X, jnp.exp(shared.log_focal), shared.principal), crop) * k
+    X, _ = pose_mesh(surface, x, shared)
+    screen = to_pixels(pts.project(X, jnp.exp(shared.log_focal), shared.principal), crop) * k
     fragments = raster.rasterize(jnp.concatenate([screen, X[:, 2:]], -1), surface.faces, (k * SIZE, k * SIZE))
     big = crop.replace(inside=jnp.ones((k * SIZE, k * SIZE)))
-    color, _ = photometric.shaded(surface, X, fragments, albedo, light, big)
+    color, _ = shaded(surface, X, fragments, albedo, light, big)
     color = jnp.where((fragments.pix_to_face >= 0)[..., None], color, 0.4)
     return jnp.clip(color, 0, 1).reshape(SIZE, k, SIZE, k, 3).mean((1, 3))
 
@@ -109,8 +125,8 @@ def render(surface):
 def albedo(surface):
   """(Ht, Wt, 3) of a texture code, without texture details finer than a pixel of these small images."""
   code = jnp.array([0.5, -0.5, 0.3, 0.2])
-  appearance = Appearance(code, jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)), jnp.zeros((9, 3)))
-  sharp = jax.jit(photometric.albedo_map)(surface, appearance)
+  appearance = Appearance(code, jnp.zeros((LAYER_SIZE, LAYER_SIZE, 3)), jnp.zeros((9, 3)))
+  sharp = jax.jit(albedo_map)(surface, appearance)
   return jax.image.resize(jax.image.resize(sharp, (64, 64, 3), "linear"), sharp.shape, "linear")
 
 
@@ -122,7 +138,7 @@ def crop(render, x_true, shared, albedo, light):
 
 @pytest.fixture(scope="module")
 def sample(surface):
-  return jax.jit(lambda x, shared, crop: photometric.sample_pixels(surface, x, shared, crop, N, jnp.float32(N)))
+  return jax.jit(lambda x, shared, crop: sample_pixels(surface, x, shared, crop, N, jnp.float32(N)))
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +146,34 @@ def samples(sample, x_true, shared, crop):
   return sample(x_true, shared, crop)
 
 
+@flax.struct.dataclass
+class Rows:
+  """The colours' term with its robust weights, and the derivatives that it is made of."""
+
+  r: jax.Array  # (N, 3)
+  d_x: jax.Array
+  d_shared: jax.Array  # (N, 3, S + 3): shape, log focal, principal
+  d_albedo: jax.Array  # (N, 3)
+  d_light: jax.Array  # (N, 9)
+  gain: jax.Array  # (N, 3)
+  cost: jax.Array
+
+
+def colour_rows(samples, albedo, light, x, shared, crop, weights):
+  seen = colour.ObservedColours(samples, albedo, crop, with_gradient(crop.rgb))
+  found = colour.Colours(light, weights).linearise(At(x, shared), seen)
+  raw = colour.differences(seen, albedo, light, x, shared)
+  root = found.root[:, None]
+  scale = root * (jnp.sqrt(samples.weight) / weights.sd_color)[:, None]
+  d_shared = jnp.concatenate([found.shared[name] for name in ("shape", "log_focal", "principal")], -1)
+  columns = found.frame["head"] * root[..., None], d_shared * root[..., None]
+  return Rows(found.residual * root, *columns, raw.d_albedo * scale, raw.d_light, raw.gain * scale, found.cost)
+
+
 @pytest.fixture(scope="module")
 def residuals(weights):
   return jax.jit(
-    lambda samples, albedo, light, x, shared, crop: photometric.residuals(
-      samples, albedo, light, x, shared, crop, photometric.with_gradient(crop.rgb), weights
-    )
+    lambda samples, albedo, light, x, shared, crop: colour_rows(samples, albedo, light, x, shared, crop, weights)
   )
 
 
@@ -145,8 +183,8 @@ def tracks(lm, shared, x_true):
 
   @jax.jit
   def run(x):
-    uv = pts.predict(lm.points, x, shared, jnp.float32(0))
-    return bundle.make_tracks(lm, uv * 1000 + 500, jnp.ones(70, jnp.float32), (1000, 1000))
+    uv = landmarks.predict(lm.points, x, shared, jnp.float32(0))
+    return observed.make_tracks(lm, uv * 1000 + 500, jnp.ones(70, jnp.float32), (1000, 1000))
 
   return run(x_true)
 
@@ -182,14 +220,16 @@ def test_all_faces_but_the_hidden_ones_are_used(small_head, whole):
     assert np.asarray(small_head.masks[name])[corners].all(axis=1).any(), name
   eyeballs = np.asarray(small_head.masks["left_eyeball"] | small_head.masks["right_eyeball"])
   assert eyeballs[corners].all(axis=1).any()
-  assert photometric.explained_faces(small_head.replace(masks={})).all()
+  assert explained_faces(small_head.replace(masks={})).all()
 
 
 def test_samples_lie_on_the_pixels_they_were_taken_from(samples, shared, x_true, crop):
   """Projected back, every sample falls on a pixel centre; colours are those of the pixels; the head is covered."""
   unfolded = samples.points
-  uv = jax.jit(lambda x: pts.predict(unfolded, x, shared.replace(offset=jnp.zeros((N, 3))), jnp.float32(0)))(x_true)
-  px = np.asarray(photometric.to_pixels(uv, crop))
+  uv = jax.jit(lambda x: landmarks.predict(unfolded, x, shared.replace(offset=jnp.zeros((N, 3))), jnp.float32(0)))(
+    x_true
+  )
+  px = np.asarray(to_pixels(uv, crop))
   good = np.asarray(samples.weight) > 0
   assert good.mean() > 0.6
   centre = np.floor(px) + 0.5
@@ -235,8 +275,7 @@ def test_residual_jacobians_equal_forward_mode(residuals, samples, light, x_true
   def evaluate(x, cam, albedo, light):
     """cam: shape, log focal, principal."""
     moved = near.replace(shape=cam[:n_shape], log_focal=cam[n_shape], principal=cam[n_shape + 1 :])
-    gradient = photometric.with_gradient(plane)
-    return photometric.residuals(samples, albedo, light, x, moved, crop, gradient, flat_weights)
+    return colour_rows(samples, albedo, light, x, moved, crop, flat_weights)
 
   cam = jnp.concatenate([near.shape, near.log_focal[None], near.principal])
   d_albedo = jnp.asarray(rng.standard_normal((N, 3)), jnp.float32)
@@ -297,7 +336,7 @@ def test_residuals_are_the_gradient_of_the_robust_cost(samples, residuals, albed
 def test_with_gradient_is_per_pixel():
   y, x = np.mgrid[0:8, 0:9].astype(np.float32)
   image = jnp.asarray(np.stack([x, 2 * y, x + y], -1))
-  gx, gy = photometric.with_gradient(image)[..., 3:6], photometric.with_gradient(image)[..., 6:]
+  gx, gy = with_gradient(image)[..., 3:6], with_gradient(image)[..., 6:]
   np.testing.assert_allclose(gx[3, 4], [1, 0, 1])
   np.testing.assert_allclose(gy[3, 4], [0, 2, 1])
 
@@ -309,10 +348,10 @@ def test_with_gradient_is_per_pixel():
 def test_estimate_gain_recovers_the_exposure(samples, albedo, light, weights, gain):
   """With an occluder over a fifth of the samples."""
   colors = shade.sample_texture(albedo, samples.uv)
-  normals = photometric.to_world(samples.seen_normal)
+  normals = to_world(samples.seen_normal)
   seen = gain * shade.shade(colors, shade.shading(light, normals))
   seen = seen.at[: N // 5].set(jnp.array([[0.05, 0.5, 0.9]]))
-  found = jax.jit(photometric.estimate_gain)(samples.replace(color=seen), colors, light, weights)
+  found = jax.jit(estimate_gain)(samples.replace(color=seen), colors, light, weights)
   np.testing.assert_allclose(found, gain, rtol=0.03)
 
 
@@ -320,7 +359,7 @@ def test_estimate_gain_recovers_the_exposure(samples, albedo, light, weights, ga
 def test_estimate_gain_without_samples_is_one(samples, albedo, light, weights):
   colors = shade.sample_texture(albedo, samples.uv)
   none = samples.replace(weight=jnp.zeros(N))
-  assert jax.jit(photometric.estimate_gain)(none, colors, light, weights) == 1.0
+  assert jax.jit(estimate_gain)(none, colors, light, weights) == 1.0
 
 
 def test_estimate_layer_recovers_texture_detail(
@@ -328,7 +367,7 @@ def test_estimate_layer_recovers_texture_detail(
 ):
   """Two views of a face with unmodelled albedo at known pose: the layer is that albedo where it was seen."""
   code = jnp.zeros(surface.texture_basis.shape[-1])
-  layer = jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3))
+  layer = jnp.zeros((LAYER_SIZE, LAYER_SIZE, 3))
   # What the renderer shows is mean + detail; only the detail is to be found.
   true = jnp.clip(surface.texture_mean + detail, 0, 1)
   xs = jnp.stack([x_true, x_true.at[-13].set(-0.3)])
@@ -336,7 +375,7 @@ def test_estimate_layer_recovers_texture_detail(
   crops = [c.replace(rgb=1.1 * render(x, shared, c, true, light)) for c, x in zip(crops, xs, strict=True)]
   crops = jax.tree.map(lambda *a: jnp.stack(a), *crops)
   estimate = jax.jit(
-    lambda appearance: photometric.estimate_layer(
+    lambda appearance: estimate_layer(
       surface, shared, appearance, xs, crops, jnp.full(2, 1.1), weights.replace(sd_layer=1.0)
     )
   )
@@ -356,9 +395,9 @@ def test_estimate_layer_recovers_texture_detail(
 
 
 def test_albedo_map_adds_the_layer_and_clips(surface):
-  layer = jnp.full((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3), 0.1)
+  layer = jnp.full((LAYER_SIZE, LAYER_SIZE, 3), 0.1)
   code = jnp.zeros(surface.texture_basis.shape[-1])
-  make = jax.jit(photometric.albedo_map)
+  make = jax.jit(albedo_map)
   plain = make(surface, Appearance(code, 0 * layer, jnp.zeros((9, 3))))
   np.testing.assert_allclose(plain, jnp.clip(surface.texture_mean, 0, 1), atol=1e-6)
   np.testing.assert_allclose(
@@ -372,15 +411,15 @@ def test_albedo_map_adds_the_layer_and_clips(surface):
 @pytest.fixture(scope="module")
 def fit(surface, lm, shared, albedo, light):
   """(tracks, crop, weights, x0) -> x, and the error on fresh fragments at x0 and x; identity folded in."""
-  folded = jax.jit(photometric.fold_identity)(surface, shared.shape)
-  model, known = bundle.with_identity(lm, shared)
+  folded = jax.jit(fold_identity)(surface, shared.shape)
+  model, known = frame.with_identity(lm, shared)
 
   @jax.jit
   def run(tracks, crop, weights, x0):
-    x, normal, sampled = photometric.fit_frame(
+    x, normal, sampled = frame.fit_frame_colours(
       folded, model, albedo, light, known, tracks, crop, weights, x0, n_samples=N, outer_steps=3
     )
-    error = jax.vmap(lambda x: photometric.photometric_l1(folded, albedo, light, known, crop, x))(jnp.stack([x0, x]))
+    error = jax.vmap(lambda x: photometric_l1(folded, albedo, light, known, crop, x))(jnp.stack([x0, x]))
     return x, error, normal, sampled
 
   return run
@@ -442,13 +481,13 @@ def test_components_that_nobody_sees_do_not_dilute_the_identity(open_head):
   shape = jnp.asarray(np.random.default_rng(0).standard_normal(100), jnp.float32)
   expected = float(jnp.mean(shape**2))
   directions = open_head.shapedirs
-  found = photometric.mean_square(directions, shape)
+  found = mean_square(directions, shape)
   assert directions.shape[-1] == 100 and float(found) == pytest.approx(expected, rel=1e-6)
   weak = 0.03e-3 / np.sqrt(3) * np.ones((len(directions), 3, 200))  # m: about what FLAME's last components do
   padded = jnp.concatenate([directions, jnp.asarray(weak, jnp.float32)], -1)
-  found = photometric.mean_square(padded, jnp.concatenate([shape, jnp.zeros(200)]))
+  found = mean_square(padded, jnp.concatenate([shape, jnp.zeros(200)]))
   assert float(found) == pytest.approx(expected, rel=1e-6)
-  assert float(photometric.mean_square(directions[..., :0], shape[:0])) == 0
+  assert float(mean_square(directions[..., :0], shape[:0])) == 0
 
 
 def test_fit_identity_improves_shape_and_appearance(
@@ -461,27 +500,30 @@ def test_fit_identity_improves_shape_and_appearance(
   crops = jax.tree.map(lambda *a: jnp.stack(a), *crops)
   make = jax.jit(
     jax.vmap(
-      lambda x: bundle.make_tracks(
-        lm, pts.predict(lm.points, x, shared, jnp.float32(0)) * 1000 + 500, jnp.ones(70, jnp.float32), (1000, 1000)
+      lambda x: observed.make_tracks(
+        lm,
+        landmarks.predict(lm.points, x, shared, jnp.float32(0)) * 1000 + 500,
+        jnp.ones(70, jnp.float32),
+        (1000, 1000),
       )
     )
   )
   start = Appearance(
     jnp.zeros(4),
-    jnp.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3)),
+    jnp.zeros((LAYER_SIZE, LAYER_SIZE, 3)),
     jnp.zeros((9, 3)).at[0].set(np.sqrt(4 * np.pi)),
   )
   prior = (shared.log_focal, jnp.float32(2e-3))
 
   @jax.jit
   def run(xs, appearance):
-    found = photometric.fit_identity(
+    found = fit_identity(
       surface, lm, shared, appearance, make(xs), crops, xs, weights, prior, jnp.float32(50), n_samples=N, outer_steps=4
     )
 
     def error(shared, appearance, xs):
-      albedo = photometric.albedo_map(surface, appearance)
-      one = lambda a: photometric.photometric_l1(surface, albedo, appearance.light, shared, a[0], a[1])
+      albedo = albedo_map(surface, appearance)
+      one = lambda a: photometric_l1(surface, albedo, appearance.light, shared, a[0], a[1])
       return jnp.mean(jax.lax.map(one, (crops, xs)))
 
     return found, error(shared, appearance, xs), error(*found[:3])

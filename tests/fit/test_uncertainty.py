@@ -6,7 +6,8 @@ import numpy as np
 
 from vht_jax.cameras import make_camera
 from vht_jax.config import Weights
-from vht_jax.fit import bundle, uncertainty
+from vht_jax.fit import clip, frame, observed, uncertainty, unknowns
+from vht_jax.fit.terms import landmarks
 from vht_jax.head import points as pts
 from vht_jax.types import Pose
 
@@ -43,8 +44,8 @@ def test_what_nothing_is_known_of_is_not_claimed():
 
 def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   weights, camera, n = Weights(), make_camera(1.8), 200
-  lm = bundle.landmark_model(small_head, weights, 0)
-  lm, shared = bundle.with_identity(lm, bundle.initial_shared(lm, 1.8))
+  lm = observed.landmark_model(small_head, weights, 0)
+  lm, shared = frame.with_identity(lm, clip.initial_shared(lm, 1.8))
   rng = np.random.default_rng(0)
   n_expr = lm.points.exprdirs.shape[-1]
   # Truths are drawn from what the fit believes beforehand.
@@ -61,13 +62,13 @@ def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   @jax.jit
   @jax.vmap
   def fit(x, noise):
-    to_pose = lambda x: pts.to_pose(lm.points, x, shared.shape, camera, shared.principal)
-    uv = pts.predict(lm.points, x, shared, jnp.ones(()))
-    clean = bundle.make_tracks(lm, uv * 512.0 + 256.0, jnp.ones(70), (512, 512))
+    to_pose = lambda x: unknowns.to_pose(lm.points, x, shared.shape, camera, shared.principal)
+    uv = landmarks.predict(lm.points, x, shared, jnp.ones(()))
+    clean = observed.make_tracks(lm, uv * 512.0 + 256.0, jnp.ones(70), (512, 512))
     seen = clean.inverse_sd > 0  # the irises of closed eyes are not
     sd = jnp.where(seen, 1.0 / jnp.where(seen, clean.inverse_sd, 1.0), 0.0)
     tracks = clean.replace(uv=clean.uv + sd[:, None] * noise)
-    solution = bundle.fit_frame(lm, tracks, shared, weights)
+    solution = frame.fit_frame(lm, tracks, shared, weights)
     return to_pose(x), to_pose(solution.x), uncertainty.pose_deviation(to_pose, solution.x, solution.normal.matrix)
 
   truth, found, sd = fit(f32(x), f32(noise))

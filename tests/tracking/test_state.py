@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit.photometric import Appearance
-from vht_jax.head.points import Shared
+from vht_jax.fit.layer import Appearance
+from vht_jax.fit.unknowns import Shared
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.protocols import Checkpoint, Progress
 from vht_jax.tracking.stages import frames

@@ -14,13 +14,13 @@ from tiny import SIZE, clip, quick_jit, slopes, tiny_head, weigh
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.fit import bundle
+from vht_jax.fit import frame
 from vht_jax.fit.adjoint import Implicit, Unrolled
+from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.render.picture import render_head
 from vht_jax.tracking import pure
 from vht_jax.tracking.pure import landmarks_only, track_fn, with_pose
-from vht_jax.tracking.pure.frame import shared_of
 from vht_jax.types import Status
 
 pytestmark = pytest.mark.differentiable
@@ -172,11 +172,11 @@ def test_the_solver_s_gradient_is_that_of_its_cost(head):
   observations, truth = clip(head)
   lm, tracks = pure.landmark_problem(head, observations, LANDMARKS, Weights(), SIZE)
   tracks = jax.tree.map(lambda a: a[-1], tracks)  # the frame with the outlier
-  shared = shared_of(lm, truth.identity, SIZE)
-  x = bundle.initial_unknowns(lm, tracks) + 0.02
-  person, folded = bundle.with_identity(lm, shared)
-  model = bundle.frame_normal(person, x, folded, tracks, Weights())
-  slope = jax.grad(lambda x: bundle.frame_normal(person, x, folded, tracks, Weights()).cost)(x)
+  shared = shared_of(truth.identity, len(lm.points.template), SIZE)
+  x = frame.initial_unknowns(lm, tracks) + 0.02
+  person, folded = frame.with_identity(lm, shared)
+  model = frame.frame_normal(person, x, folded, tracks, Weights())
+  slope = jax.grad(lambda x: frame.frame_normal(person, x, folded, tracks, Weights()).cost)(x)
   np.testing.assert_allclose(2 * model.gradient, slope, rtol=1e-3, atol=1e-3 * np.abs(slope).max())
 
 

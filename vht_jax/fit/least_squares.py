@@ -111,6 +111,17 @@ class ArrowNormal:
   shared_gradient: Array  # (m,)
   shared_matrix: Array  # (m, m)
 
+  def __add__(self, other: ArrowNormal) -> ArrowNormal:
+    return jax.tree.map(jnp.add, self, other)
+
+  def with_shared(self, prior: Normal) -> ArrowNormal:
+    """With what is known of the shared unknowns beside the frames."""
+    return self.replace(
+      cost=self.cost + prior.cost,
+      shared_gradient=self.shared_gradient + prior.gradient,
+      shared_matrix=self.shared_matrix + prior.matrix,
+    )
+
 
 @flax.struct.dataclass
 class ArrowSolution:

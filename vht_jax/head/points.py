@@ -6,20 +6,13 @@ exact; for skinning it differs by the covariance of weights and positions inside
 landmarks and sampled pixels are both posed by this module, and their Jacobians cost one small matrix product instead
 of a pass over the whole mesh.
 
-A frame's unknowns are one vector `x` of E + 14 numbers, chosen so that Gauss-Newton sees a nearly linear problem
-(solver.md, section 6):
-
-  expr (E) | rotation (3) | image position and log scale (3) | neck (3) | jaw opening (1) | eyes (2 x 2)
-
-The rotation is an axis-angle relative to the frontal view, so that it stays far from the singularity at pi where
-`Pose.rotation` of a frontal head lives. Position is (u, v, s): where the head's centre appears in the image, in units
-of the longer side from the image centre, and s = log(focal / z). Written so, the focal length hardly correlates with
-the pose. The jaw's only free angle is stored before its bounding bijection.
+How the pose of a frame is written, `POSE`, is explained in `fit.unknowns`.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -27,9 +20,14 @@ import jax.numpy as jnp
 
 from vht_jax import rotation
 from vht_jax.head import flame
-from vht_jax.types import Array, Camera, FlameModel, Pose
+from vht_jax.layout import Layout
+from vht_jax.types import Array, FlameModel
 
-N_POSE = 14  # unknowns of a frame beside the expression
+# Unknowns of a frame beside the expression; the names of `joint_angles` and `rigid`.
+POSE = Layout.of(rotation=(3,), place=(3,), neck=(3,), jaw=(), eyes=(2, 2))
+N_POSE = POSE.size
+# Everything that moves shaped points: what `place` differentiates by.
+MOTION = POSE + Layout.of(log_focal=(), principal=(2,), joints=(5, 3))
 HIGHEST = jax.lax.Precision.HIGHEST
 # Head (x left, y up, z out of the face) seen frontally by an OpenCV camera (x right, y down, z into the scene).
 FRONTAL = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
@@ -48,16 +46,6 @@ class Points:
   j_shapedirs: Array  # (5, 3, S)
   j_exprdirs: Array  # (5, 3, E)
   pivot: Array  # (3,) head, m: the centre of the landmarks; `x` says where this point appears
-
-
-@flax.struct.dataclass
-class Shared:
-  """Unknowns that all frames share, as the landmark fit sees them."""
-
-  shape: Array  # (S,)
-  log_focal: Array  # () log of the focal length in units of the longer image side
-  principal: Array  # (2,) principal point minus image centre, in units of the longer side
-  offset: Array  # (N, 3) detector bias per point, head frame, m
 
 
 def surface_points(model: FlameModel, vertices: Array, bary: Array) -> Points:
@@ -92,39 +80,22 @@ def with_identity(points: Points, shape: Array) -> Points:
   )
 
 
-def n_unknowns(points: Points) -> int:
-  return points.exprdirs.shape[-1] + N_POSE
-
-
-def split(x: Array) -> dict[str, Array]:
-  """The named parts of a frame's unknowns."""
-  e = x.shape[-1] - N_POSE
-  return {
-    "expr": x[:e],
-    "rotation": x[e : e + 3],
-    "place": x[e + 3 : e + 6],
-    "neck": x[e + 6 : e + 9],
-    "jaw": x[e + 9],
-    "eyes": x[e + 10 :].reshape(2, 2),
-  }
-
-
 def jaw_angle(raw: Array) -> Array:
   lower, upper = flame.JOINT_LIMITS["jaw"]
   return rotation.bound(raw, float(lower[0]), float(upper[0]))
 
 
-def joint_angles(pose_part: Array) -> Array:
-  """(5, 3) axis-angles of root (0), neck, jaw and eyes from the last N_POSE unknowns."""
-  zero = jnp.zeros((), pose_part.dtype)
-  neck, jaw, eyes = pose_part[6:9], jaw_angle(pose_part[9]), pose_part[10:14]
+def joint_angles(pose: dict[str, Array]) -> Array:
+  """(5, 3) axis-angles of root (0), neck, jaw and eyes from the blocks of `POSE`."""
+  jaw, eyes = jaw_angle(pose["jaw"]), pose["eyes"]
+  zero = jnp.zeros((), jaw.dtype)
   return jnp.stack(
     [
-      jnp.zeros(3, pose_part.dtype),
-      neck,
+      jnp.zeros(3, jaw.dtype),
+      pose["neck"],
       jnp.stack([jaw, zero, zero]),
-      jnp.stack([eyes[0], eyes[1], zero]),
-      jnp.stack([eyes[2], eyes[3], zero]),
+      jnp.stack([eyes[0, 0], eyes[0, 1], zero]),
+      jnp.stack([eyes[1, 0], eyes[1, 1], zero]),
     ]
   )
 
@@ -142,30 +113,36 @@ def joint_transforms(angles: Array, joints: Array) -> tuple[Array, Array, Array]
   return rotations, translations, (R[1:] - eye[None]).reshape(-1)
 
 
-def rigid(pose_part: Array, focal: Array, principal: Array) -> tuple[Array, Array]:
+def rigid(pose: dict[str, Array], focal: Array, principal: Array) -> tuple[Array, Array]:
   """Head -> camera rotation (3, 3) and the camera position (3,) of the pivot, m."""
-  R = jnp.matmul(rotation.axis_angle_to_matrix(pose_part[:3]), jnp.array(FRONTAL, pose_part.dtype), precision=HIGHEST)
-  place = pose_part[3:6]
+  place = pose["place"]
   z = focal * jnp.exp(-place[2])
-  return R, jnp.concatenate([(place[:2] - principal) * (z / focal), z[None]])
+  return frontal_rotation(pose["rotation"]), jnp.concatenate([(place[:2] - principal) * (z / focal), z[None]])
+
+
+def frontal_rotation(angles: Array) -> Array:
+  """Head -> camera rotation (3, 3) of the axis-angle (3,) relative to the frontal view."""
+  frontal = jnp.array(FRONTAL, angles.dtype)
+  return jnp.matmul(rotation.axis_angle_to_matrix(angles), frontal, precision=HIGHEST)
 
 
 def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array, focal: Array, principal: Array):
   """Poses the points: camera coordinates (N, 3), and the linear maps dX/d(shaped) (N, 3, 3) and head rotation."""
-  rotations, translations, feature = joint_transforms(joint_angles(pose_part), joints)
+  pose = POSE.split(pose_part)
+  rotations, translations, feature = joint_transforms(joint_angles(pose), joints)
   feature = feature[: points.posedirs.shape[-1]]
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
   blend_R = jnp.einsum("nj,jab->nab", points.lbs_weights, rotations, precision=HIGHEST)
   blend_t = jnp.matmul(points.lbs_weights, translations, precision=HIGHEST)
   head = jnp.einsum("nab,nb->na", blend_R, posed, precision=HIGHEST) + blend_t
-  R, t = rigid(pose_part, focal, principal)
+  R, t = rigid(pose, focal, principal)
   X = jnp.matmul(head - points.pivot[None], R.T, precision=HIGHEST) + t[None]
   return X, (jnp.einsum("ab,nbc->nac", R, blend_R, precision=HIGHEST), R)
 
 
 @flax.struct.dataclass
 class Placed:
-  """Posed points with their derivatives by z: 14 pose unknowns, log focal, principal point (2), joints (15)."""
+  """Posed points with their derivatives by z, the vector of `MOTION` (32 numbers)."""
 
   X: Array  # (N, 3) camera, m
   d_X: Array  # (N, 3, 32)
@@ -175,7 +152,7 @@ class Placed:
   d_R: Array  # (3, 3, 32) that of R
 
 
-def place(points: Points, shaped: Array, pose_part: Array, shared: Shared, joints: Array) -> Placed:
+def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: Array) -> Placed:
   """`camera_points` and its derivatives.
 
   A point is moved by few numbers, those of `joint_transforms` and `rigid`, and depends on them bilinearly. So their
@@ -184,15 +161,17 @@ def place(points: Points, shaped: Array, pose_part: Array, shared: Shared, joint
   Args:
     shaped, joints: of `shaped_points`.
     pose_part: (14,) the last unknowns.
+    camera: with `log_focal` () and `principal` (2,), as `fit.unknowns.Shared`.
   """
 
   def transforms(z):
-    rotations, translations, feature = joint_transforms(joint_angles(z[:14]), z[17:].reshape(5, 3))
-    R, t = rigid(z[:14], jnp.exp(z[14]), z[15:17])
+    by = MOTION.split(z)
+    rotations, translations, feature = joint_transforms(joint_angles(by), by["joints"])
+    R, t = rigid(by, jnp.exp(by["log_focal"]), by["principal"])
     return rotations, translations, feature[: points.posedirs.shape[-1]], R, t
 
   product = functools.partial(jnp.einsum, precision=HIGHEST)
-  z = jnp.concatenate([pose_part, shared.log_focal[None], shared.principal, joints.reshape(-1)])
+  z = jnp.concatenate([pose_part, camera.log_focal[None], camera.principal, joints.reshape(-1)])
   rotations, translations, feature, R, t = transforms(z)
   d_rotations, d_translations, d_feature, d_R, d_t = jax.jacfwd(transforms)(z)
   weights = points.lbs_weights
@@ -266,99 +245,68 @@ def project_derivative(X: Array, focal: Array) -> Array:
 
 def camera_columns(X: Array, focal: Array) -> Array:
   """(N, 2, 32): the derivatives of `project` by z (see `Placed`) that are its own: log focal and principal point."""
-  columns = jnp.zeros((X.shape[0], 2, 32), X.dtype)
-  columns = columns.at[:, :, 14].set(X[:, :2] * (focal / X[:, 2:]))
-  return columns.at[:, 0, 15].set(1.0).at[:, 1, 16].set(1.0)
+  columns = jnp.zeros((X.shape[0], 2, MOTION.size), X.dtype)
+  columns = columns.at[:, :, MOTION.at("log_focal").start].set(X[:, :2] * (focal / X[:, 2:]))
+  return columns.at[:, :, MOTION.at("principal")].set(jnp.eye(2, dtype=X.dtype)[None])
 
 
-def predict(points: Points, x: Array, shared: Shared, bias_scale: Array) -> Array:
-  """Where the points should be seen, (N, 2).
+def by_unknowns(points: Points, columns: Array, maps: Array, exprdirs: Array, shapedirs: Array):
+  """The chain rule from what moves points to the unknowns, for anything (N, k) that depends on posed points.
+
+  Vertices and normals are linear in shape and expression, so those columns are matrix products.
 
   Args:
-    bias_scale: () image units per metre of the head in this frame. The detector's bias is a fixed fraction of the
-      face's size in the image, so it is applied in the image at this *observed* scale: applied in 3D it would reward
-      a smaller head (solver.md, pitfall 2).
-  """
-  shaped, joints = shaped_points(points, shared.shape, split(x)["expr"])
-  focal = jnp.exp(shared.log_focal)
-  X, (_, R) = camera_points(points, shaped, joints, x[-N_POSE:], focal, shared.principal)
-  return project(X, focal, shared.principal) + bias_scale * jnp.matmul(shared.offset, R[:2].T, precision=HIGHEST)
-
-
-def predict_and_jacobian(points: Points, x: Array, shared: Shared, bias_scale: Array):
-  """`predict` with its derivatives.
-
-  The vertices are linear in shape and expression, so those columns are one matrix product; so are, by `place`, the 14
-  pose, 3 camera and 15 joint columns.
+    columns: (N, k, 32) derivatives by z (see `Placed`).
+    maps: (N, k, c) derivatives by c quantities that are linear in expression and shape:
+    exprdirs, shapedirs: (N, c, E) and (N, c, S).
 
   Returns:
-    uv (N, 2); d uv / d x (N, 2, E + 14); d uv / d [shape, log_focal, principal] (N, 2, S + 3); and d uv / d offset of
-    the same point (2, 3), equal for all points.
+    Derivatives by a frame's unknowns (N, k, E + 14), and by name those by shape, log focal and principal point.
   """
-  n_expr = points.exprdirs.shape[-1]
-  shaped, joints = shaped_points(points, shared.shape, x[:n_expr])
-  placed = place(points, shaped, x[n_expr:], shared, joints)
-  X, R, focal = placed.X, placed.R, jnp.exp(shared.log_focal)
-  uv = project(X, focal, shared.principal) + bias_scale * jnp.matmul(shared.offset, R[:2].T, precision=HIGHEST)
-  d_project = project_derivative(X, focal)
-  columns = jnp.einsum("nij,njk->nik", d_project, placed.d_X, precision=HIGHEST)  # (N, 2, 32)
-  columns = columns + camera_columns(X, focal)
-  turned = jnp.einsum("abk,nb->nak", placed.d_R[:2], shared.offset, precision=HIGHEST)  # of the bias
-  columns = columns + bias_scale * turned
-  d_shaped = jnp.einsum("nij,njk->nik", d_project, placed.d_point, precision=HIGHEST)  # (N, 2, 3)
-  d_joints = columns[..., 17:]
+  d_joints = columns[..., MOTION.at("joints")]
 
   def linear(dirs, j_dirs):
-    return jnp.matmul(d_shaped, dirs, precision=HIGHEST) + jnp.matmul(
-      d_joints, j_dirs.reshape(15, -1), precision=HIGHEST
-    )
+    moved = jnp.matmul(d_joints, j_dirs.reshape(d_joints.shape[-1], -1), precision=HIGHEST)
+    return jnp.matmul(maps, dirs, precision=HIGHEST) + moved
 
-  d_x = jnp.concatenate([linear(points.exprdirs, points.j_exprdirs), columns[..., :14]], axis=-1)
-  d_shared = jnp.concatenate([linear(points.shapedirs, points.j_shapedirs), columns[..., 14:17]], axis=-1)
-  return uv, d_x, d_shared, bias_scale * R[:2]
+  pose = columns[..., MOTION.at(POSE.names[0], POSE.names[-1])]
+  d_x = jnp.concatenate([linear(exprdirs, points.j_exprdirs), pose], axis=-1)
+  d_shared = {name: columns[..., MOTION.at(name)] for name in ("log_focal", "principal")}
+  return d_x, {"shape": linear(shapedirs, points.j_shapedirs), **d_shared}
 
 
-def to_pose(points: Points, x: Array, shape: Array, camera: Camera, principal: Array) -> Pose:
-  """A frame's unknowns as a `Pose` (angles clamped to FLAME's limits).
+@flax.struct.dataclass
+class Seen:
+  """Where points are seen, with derivatives."""
+
+  uv: Array  # (N, 2) units of the longer side, from the image centre
+  d_x: Array  # (N, 2, E + 14)
+  d_shared: dict[str, Array]  # shape (N, 2, S), log_focal (N, 2, 1), principal (N, 2, 2)
+  R: Array  # (3, 3) head -> camera
+  d_R: Array  # (3, 3, 14) its derivatives by the pose
+
+
+def locate(points: Points, x: Array, shared: Any) -> Array:
+  """(N, 2) where the points are seen, units of the longer side from the image centre.
 
   Args:
-    shape: (S,) the identity, or (0,) when it is folded into `points`.
-    camera: gives the focal length and the extrinsics (world -> camera is inverted here).
-    principal: (2,) as in `Shared`.
+    x: (E + 14,) the unknowns of a frame.
+    shared: with `shape`, `log_focal`, `principal`, as `fit.unknowns.Shared`.
   """
-  parts = split(x)
-  _, joints = shaped_points(points, shape, parts["expr"])
-  R, t = rigid(x[-N_POSE:], camera.focal, principal)
-  root = jnp.matmul(R, joints[0] - points.pivot, precision=HIGHEST) + t
-  angles = joint_angles(x[-N_POSE:])
-  clamp = lambda a, name: jnp.clip(a, *(jnp.asarray(b, a.dtype) for b in flame.JOINT_LIMITS[name]))
-  return Pose(
-    expr=parts["expr"],
-    rotation=rotation.matrix_to_axis_angle(jnp.matmul(camera.R.T, R, precision=HIGHEST)),
-    translation=jnp.matmul(camera.R.T, root - camera.T, precision=HIGHEST),
-    neck=clamp(angles[1], "neck"),
-    jaw=clamp(angles[2], "jaw"),
-    eyes=jax.vmap(lambda a: clamp(a, "eyes"))(angles[3:]),
-  )
+  focal = jnp.exp(shared.log_focal)
+  shaped, joints = shaped_points(points, shared.shape, x[:-N_POSE])
+  X, _ = camera_points(points, shaped, joints, x[-N_POSE:], focal, shared.principal)
+  return project(X, focal, shared.principal)
 
 
-def from_pose(points: Points, pose: Pose, shape: Array, camera: Camera, principal: Array) -> Array:
-  """Inverse of `to_pose`."""
-  _, joints = shaped_points(points, shape, pose.expr)
-  R = jnp.matmul(camera.R, rotation.axis_angle_to_matrix(pose.rotation), precision=HIGHEST)
-  root = jnp.matmul(camera.R, pose.translation, precision=HIGHEST) + camera.T
-  centre = root - jnp.matmul(R, joints[0] - points.pivot, precision=HIGHEST)
-  frontal = jnp.array(FRONTAL, R.dtype)
-  lower, upper = flame.JOINT_LIMITS["jaw"]
-  raw_jaw = rotation.unbound(pose.jaw[0], float(lower[0]), float(upper[0]))
-  return jnp.concatenate(
-    [
-      pose.expr,
-      rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST)),
-      centre[:2] * (1.0 / centre[2]) * camera.focal + principal,
-      jnp.log(camera.focal / centre[2])[None],
-      pose.neck,
-      raw_jaw[None],
-      pose.eyes[:, :2].reshape(-1),
-    ]
-  )
+def see(points: Points, x: Array, shared: Any) -> Seen:
+  """`locate` with its derivatives."""
+  shaped, joints = shaped_points(points, shared.shape, x[:-N_POSE])
+  placed = place(points, shaped, x[-N_POSE:], shared, joints)
+  X, focal = placed.X, jnp.exp(shared.log_focal)
+  d_project = project_derivative(X, focal)
+  columns = jnp.einsum("nij,njk->nik", d_project, placed.d_X, precision=HIGHEST) + camera_columns(X, focal)
+  d_shaped = jnp.einsum("nij,njk->nik", d_project, placed.d_point, precision=HIGHEST)  # (N, 2, 3)
+  d_x, d_shared = by_unknowns(points, columns, d_shaped, points.exprdirs, points.shapedirs)
+  uv = project(X, focal, shared.principal)
+  return Seen(uv, d_x, d_shared, placed.R, placed.d_R[..., :N_POSE])

@@ -10,7 +10,7 @@ import numpy as np
 from vht_jax.types import FlameModel
 
 # A head of one-sided units (0 to 1) allows little below zero: real clips have 2 to 4 % of their squared codes there, as
-# its prior says (1 / `bundle.NEGATIVE_EXPR`). Two-sided codes have a half.
+# its prior says (1 / `priors.NEGATIVE_EXPR`). Two-sided codes have a half.
 ONE_SIDED_SHARE = 0.1
 
 

@@ -1,10 +1,9 @@
-"""What is known of the camera before anything is tracked, and the camera in the unknowns of the fits and back."""
+"""What is known of the camera before anything is tracked."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,9 +11,8 @@ from vht_jax import cameras
 from vht_jax.cameras import make_camera
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
-from vht_jax.head.points import HIGHEST, Shared
-from vht_jax.host.programs import namespace
-from vht_jax.types import Array, Camera, TrackResult
+from vht_jax.head.points import HIGHEST
+from vht_jax.types import Camera, TrackResult
 
 
 def known_camera(
@@ -68,28 +66,3 @@ def placed(camera: Camera | None) -> Camera | None:
 def turned_world(place: Camera) -> np.ndarray:
   """(3, 3) turns the world of a camera into the default one."""
   return np.asarray(cameras.WORLD_TO_OPENCV, np.float32) @ np.asarray(place.R)
-
-
-# --- in the unknowns of the fits: host side or traced ---
-
-
-def principal_of(camera: Camera, size: tuple[int, int]) -> Array:
-  """(2,) a camera's principal point as in `Shared`: from the image centre, in units of the longer side."""
-  height, width = size
-  extent = np.array([width, height]) / max(height, width)
-  return (camera.principal - 0.5) * extent.astype(camera.principal.dtype)
-
-
-def camera_of(shared: Shared, size: tuple[int, int], place: Camera | None = None) -> Camera:
-  """The camera of the shared unknowns, which stands like `place`; by default as `make_camera`'s."""
-  height, width = size
-  dtype = shared.principal.dtype
-  extent = np.array([width, height]) / max(height, width)
-  if place is None:
-    place = jax.tree.map(lambda a: a.astype(dtype), make_camera(1.0))
-  return Camera(
-    focal=namespace(shared.log_focal).exp(shared.log_focal),
-    principal=0.5 + shared.principal * (1 / extent).astype(dtype),
-    R=place.R,
-    T=place.T,
-  )

@@ -6,6 +6,7 @@ import numpy as np
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
+from vht_jax.fit.unknowns import part
 
 EVEN = 0.1  # times the usual spacing: times are rounded to milliseconds, of 16 to 40
 
@@ -62,7 +63,7 @@ def finite_rows(*arrays) -> np.ndarray:
 
 def view_features(x0: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
   """(T, 5) what distinguishes frames: yaw, pitch, distance, mouth and eye opening, each in units of a clear change."""
-  rotation, log_scale = x0[:, -14:-11], x0[:, -9]
+  rotation, log_scale = part(x0, "rotation"), part(x0, "place")[:, 2]
   p = landmarks[:, :68]
   eye = np.linalg.norm(p[:, 36] - p[:, 45], axis=-1)
   spread = np.sqrt(((p - p.mean(1, keepdims=True)) ** 2).sum(-1).mean(1))

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit import bundle
-from vht_jax.fit.bundle import LandmarkModel, Tracks
+from vht_jax.fit import observed
+from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.unknowns import Shared, principal_of
 from vht_jax.head import flame
-from vht_jax.head.points import Shared
 from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
-from vht_jax.tracking.camera_knowledge import placed, principal_of
+from vht_jax.tracking.camera_knowledge import placed
 from vht_jax.tracking.keyframes import frame_times
 from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
 from vht_jax.types import Array, Camera, FlameModel, TrackResult
@@ -35,7 +35,7 @@ class Run:
   config: TrackConfig
   weights: Weights
   lm: LandmarkModel  # the points of the head that the landmarks are compared with
-  tracks: Tracks  # the landmarks in the units of the fit, leading axis T
+  tracks: ObservedLandmarks  # the landmarks in the units of the fit, leading axis T
   landmarks: np.ndarray  # (T, 70, 2) px
   confidence: np.ndarray  # (T, 70), 0 for what is missing
   seen: np.ndarray  # (T,) bool, frames with a face
@@ -59,7 +59,7 @@ class Run:
     """`solve(index)` of all frames, chunk by chunk; host side."""
     return in_chunks(solve, self.n_frames, LANDMARK_CHUNK)
 
-  def tracks_of(self, index: np.ndarray) -> Tracks:
+  def tracks_of(self, index: np.ndarray) -> ObservedLandmarks:
     return rows_of(self.tracks, index)
 
   def given(self) -> tuple[np.float32 | None, np.ndarray | None]:
@@ -117,7 +117,7 @@ def make_run(
 def fitted_points(
   model: FlameModel, landmarks: Array, confidence: Array, dense: Array | None, step: int
 ) -> tuple[Array, Array]:
-  """What is observed of the points of `bundle.landmark_model`; host side or traced.
+  """What is observed of the points of `observed.landmark_model`; host side or traced.
 
   Args:
     model: the head.
@@ -139,9 +139,9 @@ def fitted_points(
 
 @functools.partial(stored, static_argnames=("dense_step",))
 def _landmark_model(model, weights, dense_step):
-  return bundle.landmark_model(model, weights, dense_step)
+  return observed.landmark_model(model, weights, dense_step)
 
 
 @functools.partial(stored, static_argnames=("size",))
 def _tracks(model, points, confidence, size):
-  return jax.vmap(lambda p, c: bundle.make_tracks(model, p, c, size))(points, confidence)
+  return jax.vmap(lambda p, c: observed.make_tracks(model, p, c, size))(points, confidence)

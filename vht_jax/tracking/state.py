@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.fit import photometric
-from vht_jax.fit.photometric import Appearance
-from vht_jax.head.points import Shared
+from vht_jax.fit.layer import LAYER_SIZE, Appearance
+from vht_jax.fit.unknowns import Shared, camera_of
+from vht_jax.fit.unknowns import identity_of as identity_with
 from vht_jax.render import shade
-from vht_jax.tracking.camera_knowledge import camera_of, turned_world
+from vht_jax.tracking.camera_knowledge import turned_world
 from vht_jax.types import Array, Camera, Identity, Pose, RawPose
 
 FIRST_PIXELS = 50.0  # independent pixels that a frame's colours count for until the identity stage knows better
@@ -108,7 +108,7 @@ def plain_appearance(n_texture: int, dtype: Any = np.float32) -> Appearance:
   """Mean texture under white light."""
   return Appearance(
     texture=np.zeros(n_texture, dtype),
-    layer=np.zeros((photometric.LAYER_SIZE, photometric.LAYER_SIZE, 3), dtype),
+    layer=np.zeros((LAYER_SIZE, LAYER_SIZE, 3), dtype),
     light=np.asarray(np.sqrt(4 * np.pi), dtype) * np.eye(9, 1, dtype=dtype).repeat(3, axis=1),
   )
 
@@ -127,11 +127,5 @@ def identity_of(
   light = appearance.light
   if place is not None:
     light = shade.turned_light(jnp.asarray(light), turned_world(place).T)
-  return Identity(
-    shape=shared.shape,
-    texture=appearance.texture,
-    light=light,
-    camera=camera_of(shared, size, place),
-    lmk_offset=shared.offset[:70],
-    texture_layer=appearance.layer if layer else None,
-  )
+  camera = camera_of(shared, size, place)
+  return identity_with(shared, camera, appearance.texture, light, appearance.layer if layer else None)

@@ -8,15 +8,15 @@ from jax import lax
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.fit import bundle
+from vht_jax.fit import frame, unknowns
 from vht_jax.fit.adjoint import Implicit, Unrolled, scan
+from vht_jax.fit.clip import bundle_adjust
 from vht_jax.head import flame
-from vht_jax.head import points as pts
 from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem
 from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, image_size, used_weights
 from vht_jax.tracking.stages.adam import to_raw
-from vht_jax.tracking.stages.camera import YAW, focal_prior_sd
+from vht_jax.tracking.stages.camera import focal_prior_sd, yaw_of
 from vht_jax.tracking.state import identity_of, plain_appearance
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, TrackResult
 from vht_jax.vht import adam
@@ -90,21 +90,21 @@ def fit_identity(
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
   lm, tracks = landmark_problem(model, observations, config, weights, size)
-  yaw = lax.stop_gradient(jax.vmap(lambda t: bundle.initial_unknowns(lm, t)[YAW])(tracks))
+  yaw = lax.stop_gradient(jax.vmap(lambda t: yaw_of(frame.initial_unknowns(lm, t)))(tracks))
   seen = frames_with_face(observations)
   span = jnp.max(jnp.where(seen, yaw, -jnp.inf)) - jnp.min(jnp.where(seen, yaw, jnp.inf))
   if config.calibrated and not config.focal:
     raise InputError("calibrated: the focal length must be given (config.focal), or a result with its camera (init)")
-  found = bundle.bundle_adjust(
+  found = bundle_adjust(
     lm, tracks, weights, focal=config.focal or None, focal_sd=focal_prior_sd(span).astype(yaw.dtype),
     principal=jnp.zeros(2, yaw.dtype) if config.calibrated else None, adjoint=adjoint,
   )  # fmt: skip
   appearance = plain_appearance(model.texture_basis.shape[-1], yaw.dtype)
   identity = identity_of(found.shared, jax.tree.map(jnp.asarray, appearance), size, layer=False)
-  to_pose = lambda x: pts.to_pose(lm.points, x, found.shared.shape, identity.camera, found.shared.principal)
+  to_pose = lambda x: unknowns.to_pose(lm.points, x, found.shared.shape, identity.camera, found.shared.principal)
   poses = jax.vmap(to_pose)(found.xs)
-  person, shared = bundle.with_identity(lm, found.shared)
-  cost = jax.vmap(lambda x, t: bundle.frame_normal(person, x, shared, t, weights).cost)(found.xs, tracks)
+  person, shared = frame.with_identity(lm, found.shared)
+  cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, tracks)
   if config.photometric:
     index = jnp.array(config.keyframes) if config.keyframes else jnp.arange(seen.shape[0])
     pick = lambda tree: jax.tree.map(lambda a: a[index], tree)

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit import bundle
+from vht_jax.fit import frame, observed, unknowns
 from vht_jax.fit.adjoint import Implicit, Unrolled
-from vht_jax.fit.bundle import LandmarkModel, Tracks
+from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.terms.landmarks import predict
+from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
-from vht_jax.head import points as pts
-from vht_jax.head.points import Shared
-from vht_jax.tracking.camera_knowledge import principal_of
 from vht_jax.tracking.pure.requests import check_adjoint, image_size
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
@@ -50,11 +49,11 @@ def fit_frame(
     return flame.limit_pose(raw), {name: value[-1, -1] for name, value in energies.items()}
   lm, tracks = landmark_problem(model, jax.tree.map(lambda a: a[None], observation), config, weights, size)
   tracks = jax.tree.map(lambda a: a[0], tracks)
-  shared = shared_of(lm, identity, size)
-  person, folded = bundle.with_identity(lm, shared)
-  x0 = None if start is None else pts.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
-  found = bundle.fit_frame(person, tracks, folded, weights, x0, adjoint=adjoint)
-  pose = pts.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
+  shared = shared_of(identity, lm.points.template.shape[0], size)
+  person, folded = frame.with_identity(lm, shared)
+  x0 = None if start is None else unknowns.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
+  found = frame.fit_frame(person, tracks, folded, weights, x0, adjoint=adjoint)
+  pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
   if config.photometric:
     return fit_frame(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
   return pose, {"landmarks": found.normal.cost}
@@ -97,31 +96,20 @@ def residuals(
   one = jax.tree.map(lambda a: a[None], observation)
   lm, tracks = landmark_problem(model, one, TrackConfig(dense_landmarks=False), weights, size)
   tracks = jax.tree.map(lambda a: a[0], tracks)
-  shared = shared_of(lm, identity, size)
-  x = pts.from_pose(lm.points, pose, shared.shape, identity.camera, shared.principal)
-  return (pts.predict(lm.points, x, shared, tracks.bias_scale) - tracks.uv) * tracks.inverse_sd[:, None]
+  shared = shared_of(identity, lm.points.template.shape[0], size)
+  x = unknowns.from_pose(lm.points, pose, shared.shape, identity.camera, shared.principal)
+  return (predict(lm.points, x, shared, tracks.bias_scale) - tracks.uv) * tracks.inverse_sd[:, None]
 
 
 def landmark_problem(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, size: tuple[int, int]
-) -> tuple[LandmarkModel, Tracks]:
+) -> tuple[LandmarkModel, ObservedLandmarks]:
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
   dense = observations.dense if config.dense_landmarks else None
   step = DENSE_STEP if dense is not None and model.dense_index.shape[0] else 0
-  lm = bundle.landmark_model(model, weights, step)
+  lm = observed.landmark_model(model, weights, step)
   points, confidence = fitted_points(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step
   )
   confidence = jnp.where(observations.valid[:, None], confidence, 0.0)
-  return lm, jax.vmap(lambda p, c: bundle.make_tracks(lm, p, c, size))(points, confidence)
-
-
-def shared_of(lm: LandmarkModel, identity: Identity, size: tuple[int, int]) -> Shared:
-  """The identity in the unknowns of the fits; points beyond the 70 have no offset."""
-  n_extra = lm.points.template.shape[0] - identity.lmk_offset.shape[0]
-  return Shared(
-    shape=identity.shape,
-    log_focal=jnp.log(identity.camera.focal),
-    principal=principal_of(identity.camera, size),
-    offset=jnp.pad(identity.lmk_offset, ((0, n_extra), (0, 0))),
-  )
+  return lm, jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, size))(points, confidence)

@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.fit import bundle
-from vht_jax.fit.photometric import Appearance
-from vht_jax.head.points import N_POSE
+from vht_jax.fit import clip, frame
+from vht_jax.fit.layer import Appearance
+from vht_jax.fit.terms.priors import LOG_FOCAL_SD
+from vht_jax.fit.unknowns import part, principal_of
 from vht_jax.host.programs import namespace, stored
 from vht_jax.render import shade
-from vht_jax.tracking.camera_knowledge import principal_of, turned_world
+from vht_jax.tracking.camera_knowledge import turned_world
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.state import TrackState, on_host, plain_appearance
 from vht_jax.types import Array, TrackResult
 
 MIN_YAW_SPAN = math.radians(15.0)  # below this a clip's landmarks do not determine the focal length
-YAW = -N_POSE + 1  # of a frame's unknowns
 
 
 def adjust_camera(state: TrackState, run: Run) -> TrackState:
@@ -30,7 +30,7 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   x0 = initial_unknowns(run)
   usable = np.flatnonzero(run.seen & finite_rows(x0))
   chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.n_calibration_frames)
-  yaw_span = np.ptp(x0[chosen, YAW])
+  yaw_span = np.ptp(yaw_of(x0[chosen]))
   run.progress.stage("camera", 1)
   # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
   padded = np.resize(chosen, run.config.n_calibration_frames)
@@ -56,12 +56,17 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   return _with_landmark_focal(state)
 
 
+def yaw_of(x: Array) -> Array:
+  """(...) rad, of unknowns (..., n)."""
+  return part(x, "rotation")[..., 1]
+
+
 def focal_prior_sd(yaw_span: float | Array) -> Array:
   """() standard deviation of the prior of log focal length for landmarks of a head that turns by `yaw_span` (), rad.
 
   Without parallax the landmarks say little about it and are biased: lean on a length that is common for portraits.
   """
-  return bundle.LOG_FOCAL_SD * namespace(yaw_span).where(yaw_span > MIN_YAW_SPAN, 1.0, 0.25)
+  return LOG_FOCAL_SD * namespace(yaw_span).where(yaw_span > MIN_YAW_SPAN, 1.0, 0.25)
 
 
 def initial_unknowns(run: Run) -> np.ndarray:
@@ -71,7 +76,7 @@ def initial_unknowns(run: Run) -> np.ndarray:
 
 def _taken_over(state: TrackState, run: Run, init: TrackResult) -> TrackState:
   identity = init.identity
-  shared = bundle.initial_shared(run.lm, float(identity.camera.focal))
+  shared = clip.initial_shared(run.lm, float(identity.camera.focal))
   shared = shared.replace(
     shape=jnp.asarray(identity.shape),
     principal=principal_of(identity.camera, run.size),
@@ -90,9 +95,9 @@ def _with_landmark_focal(state: TrackState) -> TrackState:
 
 @stored
 def initial(model, tracks):
-  return jax.vmap(lambda t: bundle.initial_unknowns(model, t))(tracks)
+  return jax.vmap(lambda t: frame.initial_unknowns(model, t))(tracks)
 
 
 @stored
 def _bundle(model, tracks, weights, focal, focal_sd, principal):
-  return bundle.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd, principal=principal)
+  return clip.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd, principal=principal)

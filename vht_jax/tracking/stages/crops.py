@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vht_jax.fit.photometric import Crop
-from vht_jax.head.points import N_POSE
+from vht_jax.fit import unknowns
+from vht_jax.fit.terms.surface import Crop
 from vht_jax.tracking.evidence.examine import mask_hidden
 
 FOREGROUND = 128  # of 255: a mask's value from which on a pixel is the person's
@@ -42,7 +42,7 @@ def crop_head(image: np.ndarray, x: np.ndarray, size: int):
 
   height, width = image.shape[:2]
   side = max(height, width)
-  place = x[-N_POSE + 3 : -N_POSE + 6]
+  place = unknowns.part(x, "place")
   w = int(np.clip(CROP_METRES * np.exp(place[2]) * side, 16, 4 * side))
   x0, y0 = int(place[0] * side + width / 2 - w / 2), int(place[1] * side + height / 2 - w / 2)
   left, top, right, bottom = max(-x0, 0), max(-y0, 0), max(x0 + w - width, 0), max(y0 + w - height, 0)

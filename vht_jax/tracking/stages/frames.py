@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from vht_jax.config import Weights
-from vht_jax.fit import bundle, photometric
-from vht_jax.head.points import N_POSE, Shared
+from vht_jax.fit import frame
+from vht_jax.fit.layer import albedo_map
+from vht_jax.fit.terms.surface import fold_identity, make_surface
+from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.programs import prefetched, stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
@@ -105,7 +107,7 @@ def strayed(x: np.ndarray, start: np.ndarray) -> np.ndarray:
 
   The landmarks place a head within a few per cent of its size, so half of it is a fit that went wrong.
   """
-  place, origin = x[:, -N_POSE + 3 : -N_POSE + 6], start[:, -N_POSE + 3 : -N_POSE + 6]
+  place, origin = part(x, "place"), part(start, "place")
   with np.errstate(invalid="ignore", over="ignore"):
     head = HEAD_METRES * np.exp(origin[:, 2])
     moved = np.linalg.norm(place[:, :2] - origin[:, :2], axis=1) > 0.5 * head
@@ -115,8 +117,8 @@ def strayed(x: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 @stored
 def _person(model, lm, shape, believed, appearance):
-  surface = photometric.fold_identity(photometric.make_surface(model, shape), shape)
-  return surface, photometric.albedo_map(surface, appearance), *bundle.with_identity(lm, believed)
+  surface = fold_identity(make_surface(model, shape), shape)
+  return surface, albedo_map(surface, appearance), *frame.with_identity(lm, believed)
 
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
@@ -126,7 +128,7 @@ def _fit_photometric(
   weights = weights.replace(photo_pixels=pixels)
 
   def one(tracks, crop, x):
-    x, normal, difference = photometric.fit_frame(
+    x, normal, difference = frame.fit_frame_colours(
       surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
     )
     sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)

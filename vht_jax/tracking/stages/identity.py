@@ -6,7 +6,9 @@ import functools
 
 import numpy as np
 
-from vht_jax.fit import bundle, photometric
+from vht_jax.fit import identity
+from vht_jax.fit.terms.priors import HELD_SD
+from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.crops import crops_of
@@ -63,7 +65,7 @@ def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray, ...]:
   """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
   mean, sd = state.landmark_focal
   if run.held is not None:
-    focal_sd, principal_sd = np.float32(bundle.HELD_SD)
+    focal_sd, principal_sd = np.float32(HELD_SD)
     return np.float32(mean), focal_sd, run.given()[1], principal_sd
   free = focal_is_free(state, run)
   return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if free else FIXED_FOCAL_SD)
@@ -71,14 +73,14 @@ def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray, ...]:
 
 @stored
 def _surface(model, shape):
-  return photometric.make_surface(model, shape)
+  return make_surface(model, shape)
 
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_identity(
   surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, n_samples, outer_steps
 ):
-  return photometric.fit_identity(
+  return identity.fit_identity(
     surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels,
     n_samples=n_samples, outer_steps=outer_steps,
   )  # fmt: skip

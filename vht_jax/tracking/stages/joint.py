@@ -8,8 +8,10 @@ import functools
 import jax
 import numpy as np
 
-from vht_jax.fit import joint, photometric
-from vht_jax.fit.joint import Reduced
+from vht_jax.fit import clip
+from vht_jax.fit.assemble import Reduced
+from vht_jax.fit.layer import albedo_map
+from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.protocols import Checkpoint
@@ -70,16 +72,16 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
 
 @stored
 def _coloured(model, shape, appearance):
-  surface = photometric.make_surface(model, shape)
-  return surface, photometric.albedo_map(surface, appearance)
+  surface = make_surface(model, shape)
+  return surface, albedo_map(surface, appearance)
 
 
 @functools.partial(stored, static_argnames=("n_samples",))
 def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, pixels, xs, valid, n_samples):
   weights = weights.replace(photo_pixels=pixels)  # as in the identity stage
-  return joint.reduce_frames(surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples)
+  return clip.reduce_frames(surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples)
 
 
 @stored
 def _shared_step(lm, shared, total, weights, focal_prior, n_independent):
-  return joint.shared_step(lm, shared, total, weights, focal_prior, n_independent, DAMPING)
+  return clip.shared_step(lm, shared, total, weights, focal_prior, n_independent, DAMPING)

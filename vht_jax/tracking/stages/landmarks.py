@@ -5,11 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from vht_jax.fit import bundle, uncertainty
-from vht_jax.head import points as pts
-from vht_jax.head.points import Shared
+from vht_jax.fit import frame, uncertainty, unknowns
+from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.host.programs import stored
-from vht_jax.tracking.camera_knowledge import camera_of
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import initial, initial_unknowns
@@ -77,20 +75,20 @@ def poses(state: TrackState, run: Run) -> Pose:
 
 def pose_deviation(points, x, shared: Shared, cam, information) -> Pose:
   """Standard deviations of the pose of one frame; shapes as in `uncertainty.pose_deviation`."""
-  to_pose = lambda x: pts.to_pose(points, x, shared.shape, cam, shared.principal)
+  to_pose = lambda x: unknowns.to_pose(points, x, shared.shape, cam, shared.principal)
   return uncertainty.pose_deviation(to_pose, x, information)
 
 
 @stored
 def with_identity(model, shared):
-  """`bundle.with_identity`: the landmarks of one person."""
-  return bundle.with_identity(model, shared)
+  """`frame.with_identity`: the landmarks of one person."""
+  return frame.with_identity(model, shared)
 
 
 @stored
 def _fit_frames(model, tracks, shared, weights, x0, cam):
   def one(t, x):
-    found = bundle.fit_frame(model, t, shared, weights, x)
+    found = frame.fit_frame(model, t, shared, weights, x)
     return found.x, found.normal.cost, pose_deviation(model.points, found.x, shared, cam, found.normal.matrix)
 
   return jax.vmap(one)(tracks, x0)
@@ -98,9 +96,9 @@ def _fit_frames(model, tracks, shared, weights, x0, cam):
 
 @stored
 def _to_poses(points, xs, shape, cam, principal):
-  return jax.vmap(lambda x: pts.to_pose(points, x, shape, cam, principal))(xs)
+  return jax.vmap(lambda x: unknowns.to_pose(points, x, shape, cam, principal))(xs)
 
 
 @stored
 def _from_poses(points, poses, shape, cam, principal):
-  return jax.vmap(lambda p: pts.from_pose(points, p, shape, cam, principal))(poses)
+  return jax.vmap(lambda p: unknowns.from_pose(points, p, shape, cam, principal))(poses)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from vht_jax.fit import bundle, uncertainty
-from vht_jax.head.points import N_POSE
+from vht_jax.fit import frame, uncertainty, unknowns
 from vht_jax.host.programs import stored
 from vht_jax.tracking import smooth
 from vht_jax.tracking.keyframes import finite_rows
@@ -21,7 +20,7 @@ FEWEST = 8  # frames with a pose
 # A frame's change, in its own metric, over what the clip's noise has on average: twice that is rare for noise in dozens
 # of independent unknowns, and usual where the clip's mean frame is no measure of this one.
 MOST_CHANGE = 2.0
-HEAD = slice(-N_POSE, -N_POSE + 6)  # rotation and place
+HEAD = unknowns.where("rotation", "place")  # rotation and place
 SHUFFLES = 500  # random orders with which the clip's own is compared
 CHANCE = 0.01  # of a random order being as continuous as the clip's; a video of ten frames has less than 1e-3
 UNKNOWN = 1e12  # times the usual variance: the frame says nothing
@@ -154,7 +153,7 @@ def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
 
 @stored
 def _matrices(model, tracks, shared, weights, xs):
-  return jax.vmap(lambda t, x: bundle.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
+  return jax.vmap(lambda t, x: frame.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
 
 
 @stored

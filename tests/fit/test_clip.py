@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vht_jax.config import Weights
-from vht_jax.fit import bundle, joint
+from vht_jax.fit import clip, frame, observed, unknowns
+from vht_jax.fit.terms import landmarks, openings, priors
 from vht_jax.head import points as pts
 
 F, FOCAL, SIZE = 8, 1.9, (800, 1000)
@@ -20,7 +21,7 @@ def weights():
 @pytest.fixture(scope="module")
 def problem(small_head, weights):
   """(landmark model, tracks, true unknowns, true shared) of F frames without errors."""
-  lm = bundle.landmark_model(small_head, weights, 0)
+  lm = observed.landmark_model(small_head, weights, 0)
   rng = np.random.default_rng(3)
   n_expr, n_shape = lm.points.exprdirs.shape[-1], lm.points.shapedirs.shape[-1]
   x = np.zeros((F, n_expr + pts.N_POSE), np.float32)
@@ -28,14 +29,14 @@ def problem(small_head, weights):
   x[:, n_expr : n_expr + 3] = np.stack([0.1 * rng.standard_normal(F), np.linspace(-0.6, 0.6, F), np.zeros(F)], 1)
   x[:, n_expr + 5] = 1.0 + 0.1 * rng.standard_normal(F)
   x[:, n_expr + 9] = -1.0
-  shared = bundle.initial_shared(lm, FOCAL).replace(shape=jnp.asarray(0.7 * rng.standard_normal(n_shape), jnp.float32))
+  shared = clip.initial_shared(lm, FOCAL).replace(shape=jnp.asarray(0.7 * rng.standard_normal(n_shape), jnp.float32))
 
   @jax.jit
   @jax.vmap
   def observe(x):
-    uv = pts.predict(lm.points, x, shared, jnp.ones(()))
+    uv = landmarks.predict(lm.points, x, shared, jnp.ones(()))
     px = uv * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
-    return bundle.make_tracks(lm, px, jnp.ones(70), SIZE)
+    return observed.make_tracks(lm, px, jnp.ones(70), SIZE)
 
   return lm, observe(jnp.asarray(x)), jnp.asarray(x), shared
 
@@ -44,7 +45,7 @@ def problem(small_head, weights):
 def reduce(problem, weights):
   """Reduced energy of the landmarks: (shared, xs, valid)."""
   lm, tracks, *_ = problem
-  run = lambda shared, xs, valid: joint.reduce_frames(
+  run = lambda shared, xs, valid: clip.reduce_frames(
     None, lm, None, None, shared, tracks, None, weights, xs, valid, n_samples=0
   )
   return jax.jit(run)
@@ -61,10 +62,16 @@ def test_equals_dense_elimination_and_leaves_out_what_is_not_valid(problem, weig
   def dense(x, track):
     def residual(x, s):
       moved = shared.replace(shape=s[:n_shape], log_focal=s[n_shape], principal=s[n_shape + 1 :])
-      return bundle._whitened(lm, x, moved, track)[0].reshape(-1)
+      at = unknowns.At(x, moved)
+      terms = landmarks.Landmarks(lm).linearise(at, track), openings.Openings(lm).linearise(at, track)
+      return jnp.concatenate([(t.residual * t.root[:, None]).reshape(-1) for t in terms])
 
     s = jnp.concatenate([shared.shape, shared.log_focal[None], shared.principal])
-    return residual(x, s), *jax.jacfwd(residual, (0, 1))(x, s), bundle.frame_prior(lm, x, weights)
+    return (
+      residual(x, s),
+      *jax.jacfwd(residual, (0, 1))(x, s),
+      priors.FramePrior(lm.one_sided, weights).linearise(unknowns.At(x, None)),
+    )
 
   r, J, G, prior = jax.tree.map(lambda a: np.asarray(a, np.float64), dense(xs, tracks))
   valid = np.ones(F, bool)
@@ -87,7 +94,7 @@ def test_a_long_clip_says_no_more_than_its_independent_frames(problem, weights, 
   lm, _, xs, shared = problem
   total = reduce(shared.replace(shape=0.5 * shared.shape), xs, jnp.ones(F, bool))
   focal_prior = (shared.log_focal, jnp.float32(0.1))
-  step = jax.jit(lambda total: joint.shared_step(lm, shared, total, weights, focal_prior, 24.0, 0.0))
+  step = jax.jit(lambda total: clip.shared_step(lm, shared, total, weights, focal_prior, 24.0, 0.0))
   four, eight = (jax.tree.map(lambda a: a * k, total) for k in (4.0, 8.0))
   for a, b in zip(jax.tree.leaves(step(four)), jax.tree.leaves(step(eight)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -100,11 +107,11 @@ def test_alternating_with_the_frames_finds_shape_and_focal_length(problem, weigh
 
   @jax.jit
   def frames(shared, xs):
-    folded, known = bundle.with_identity(lm, shared)
-    return jax.vmap(lambda t, x: bundle.fit_frame(folded, t, known, weights, x).x)(tracks, xs)
+    folded, known = frame.with_identity(lm, shared)
+    return jax.vmap(lambda t, x: frame.fit_frame(folded, t, known, weights, x).x)(tracks, xs)
 
-  step = jax.jit(lambda shared, total: joint.shared_step(lm, shared, total, weights, prior, 24.0, 1e-3))
-  shared, costs = bundle.initial_shared(lm, 1.6), []
+  step = jax.jit(lambda shared, total: clip.shared_step(lm, shared, total, weights, prior, 24.0, 1e-3))
+  shared, costs = clip.initial_shared(lm, 1.6), []
   for _ in range(8):
     xs = frames(shared, xs)
     shared, cost, focal_sd = step(shared, reduce(shared, xs, jnp.ones(F, bool)))

@@ -1,0 +1,255 @@
+"""From terms to normal equations: THE place where J^T r and J^T J are made.
+
+Three forms of the same sums, for any list of terms:
+
+  frame_normal    one frame whose shared unknowns are known
+  arrow_normal    many frames and what they share; `shared_normal` of the priors on the latter, counted once
+  reduced         what frames say of what they share, their own unknowns minimised
+
+Which unknowns are estimated is said by `Unknowns`; derivatives by all others are dropped, and XLA does not compute
+what is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vht_jax.fit.least_squares import ArrowNormal, Normal, eliminate_frames
+from vht_jax.fit.terms.term import Entry, Linearised, Own
+from vht_jax.fit.unknowns import At, Shared, Unknowns, insert
+from vht_jax.layout import Layout
+from vht_jax.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def frame_normal(entries: Sequence[Entry], at: At) -> Normal:
+  """Normal equations of one frame's unknowns: the head's, and those that terms bring."""
+  frame = Layout.like({"head": at.x, **at.own})
+  total = None
+  for term, observation in entries:
+    found = _of_frame(term.linearise(at, observation), frame)
+    total = found if total is None else total + found
+  return total
+
+
+def arrow_normal(
+  entries: Sequence[Entry], unknowns: Unknowns, shared: Shared, xs: Array, flat: Array, in_turn: bool = False
+) -> ArrowNormal:
+  """Normal equations of F frames and of what they share.
+
+  Args:
+    entries: terms with their observations, leading axis F.
+    shared: what is not estimated is taken from here.
+    xs: (F, n); flat: (m,) the shared unknowns.
+    in_turn: one frame after the other, so that no more than one frame's derivatives are held. For terms of many rows.
+  """
+  shared = insert(unknowns.shared, flat, shared)
+  terms, observations = zip(*entries)
+  lone = lambda tree: jax.tree.map(lambda a: a[None], tree)
+
+  def linearise(x, observations):
+    at = unknowns.at(x, shared)
+    return [term.linearise(at, observation) for term, observation in zip(terms, observations)]
+
+  if in_turn:
+    sums = jax.lax.map(lambda a: _sums(lone(linearise(*a)), unknowns), (xs, observations))
+    sums = _over_frames(sums)
+  else:
+    sums = _sums(jax.vmap(linearise)(xs, observations), unknowns)
+  return _arrow(sums, unknowns)
+
+
+def shared_normal(priors: Sequence[Entry], unknowns: Unknowns, shared: Shared, flat: Array) -> Normal:
+  """Normal equations of the shared unknowns by terms that know nothing else."""
+  at = At(flat[:0], insert(unknowns.shared, flat, shared))
+  none = Unknowns(Layout(()), unknowns.shared)
+  found = [term.linearise(at, observation) for term, observation in priors]
+  arrow = _arrow(_sums(jax.tree.map(lambda a: a[None], found), none), none)
+  return Normal(arrow.cost, arrow.shared_gradient, arrow.shared_matrix)
+
+
+@flax.struct.dataclass
+class Reduced:
+  """The energy of some frames as a quadratic of the shared unknowns, their own ones minimised."""
+
+  cost: Array  # ()
+  gradient: Array  # (m,)
+  matrix: Array  # (m, m)
+  count: Array  # () frames
+
+  def __add__(self, other: Reduced) -> Reduced:
+    return jax.tree.map(lambda a, b: a + b, self, other)
+
+
+def reduced(entries: Sequence[Entry], unknowns: Unknowns, shared: Shared, x: Array, flat: Array) -> Reduced:
+  """Of one frame; arguments without the frames' axis otherwise as for `arrow_normal`."""
+  lone = lambda tree: jax.tree.map(lambda a: a[None], tree)
+  arrow = arrow_normal([(term, lone(seen)) for term, seen in entries], unknowns, shared, x[None], flat)
+  _, solved, matrix, gradient = eliminate_frames(arrow, jnp.zeros((), x.dtype))
+  # What the frame gains by moving to its minimum belongs to the constant.
+  return Reduced(arrow.cost - jnp.sum(solved[..., -1] ** 2), gradient, matrix, jnp.ones((), x.dtype))
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+def _of_frame(found: Linearised | Normal, frame: Layout) -> Normal:
+  if isinstance(found, Normal):
+    return _padded(found, frame.size)
+  cost, r, root = _weighted(found)
+  J = _columns(found.frame, frame, root).reshape(-1, frame.size)
+  r = r.reshape(-1)
+  return Normal(cost, jnp.matmul(J.T, r, precision=HIGHEST), jnp.matmul(J.T, J, precision=HIGHEST))
+
+
+def _padded(found: Normal, n: int) -> Normal:
+  """For terms that know the head only, which is the first block."""
+  k = n - found.gradient.shape[-1]
+  if not k:
+    return found
+  return Normal(found.cost, jnp.pad(found.gradient, (0, k)), jnp.pad(found.matrix, ((0, k), (0, k))))
+
+
+def _weighted(found: Linearised) -> tuple[Array, Array, Array | None]:
+  """Cost; residuals (..., R, k) and a factor on the derivatives (..., R, 1, 1) with the robust weights."""
+  cost = jnp.sum(found.residual**2) if found.cost is None else found.cost
+  if found.root is None:
+    return cost, found.residual, None
+  return cost, found.residual * found.root[..., None], found.root[..., None, None]
+
+
+def _columns(derivatives: dict[str, Array], layout: Layout, root: Array | None) -> Array:
+  """(..., R, k, size): derivatives by the blocks of a layout side by side, 0 by those that the term does not know."""
+  like = next(iter(derivatives.values()))
+  parts = []
+  for name, _ in layout.shapes:
+    where = layout.at(name)
+    zero = jnp.zeros((), like.dtype)
+    missing = jnp.broadcast_to(zero, (*like.shape[:-1], where.stop - where.start))
+    parts.append(derivatives.get(name, missing))
+  found = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+  return found if root is None else found * root
+
+
+@flax.struct.dataclass
+class _Sums:
+  """Products of derivatives, by the names of the blocks; dense shared blocks of one term together."""
+
+  cost: Array  # ()
+  frame_gradient: Array | None  # (F, n)
+  frame_matrix: Array | None  # (F, n, n)
+  cross: dict[str, Array]  # (F, n, size)
+  gradient: dict[str, Array]  # (size,)
+  matrix: dict[tuple[str, str], Array]  # (size, size)
+  own: dict[tuple[str, str], Array]  # (P, c, c): the blocks' parts with their own counterparts only
+
+  def __add__(self, other: _Sums) -> _Sums:
+    plus = lambda a, b: b if a is None else a if b is None else a + b
+    both = lambda a, b: {k: plus(a.get(k), b.get(k)) for k in [*a, *(k for k in b if k not in a)]}
+    return _Sums(
+      self.cost + other.cost,
+      plus(self.frame_gradient, other.frame_gradient),
+      plus(self.frame_matrix, other.frame_matrix),
+      *(both(getattr(self, name), getattr(other, name)) for name in ("cross", "gradient", "matrix", "own")),
+    )
+
+
+def _sums(found: Sequence[Linearised | Normal], unknowns: Unknowns) -> _Sums:
+  """Of terms that are linearised in F frames (leading axis)."""
+  total = None
+  for each in found:
+    one = _products(each, unknowns)
+    total = one if total is None else total + one
+  return total
+
+
+def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
+  if isinstance(found, Normal):
+    found = jax.vmap(lambda a: _padded(a, unknowns.frame.size))(found)
+    return _Sums(jnp.sum(found.cost), found.gradient, found.matrix, {}, {}, {}, {})
+  cost, r, root = _weighted(found)
+  times = lambda a: a if root is None else a * root
+  mul = lambda spec, a, b: jnp.einsum(spec, a, b, precision=HIGHEST)
+  known = {name: d for name, d in found.shared.items() if name in unknowns.shared}
+  dense = unknowns.shared.only(name for name, d in known.items() if not isinstance(d, Own))
+  own = {name: times(d.by_row) for name, d in known.items() if isinstance(d, Own)}
+  gradient, matrix, cross, blocks = {}, {}, {}, {}
+
+  if found.frame:
+    F, n = r.shape[0], unknowns.frame.size
+    J4 = _columns(found.frame, unknowns.frame, root)
+    J, flat = J4.reshape(F, -1, n), r.reshape(F, -1)
+    frame = mul("fri,fr->fi", J, flat), mul("fri,frj->fij", J, J)
+  else:
+    J4, frame = None, (None, None)
+  if dense.shapes:
+    G = _columns(known, dense, root)
+    flat = G.reshape(-1, dense.size)
+    gradient |= _named(mul("fprs,fpr->s", G, r), dense)
+    square = jnp.matmul(flat.T, flat, precision=HIGHEST)
+    matrix |= {(a, b): square[dense.at(a), dense.at(b)] for a in dense.names for b in dense.names}
+    if J4 is not None:
+      cross |= _named(mul("fprn,fprs->fns", J4, G), dense)
+  for a, d in own.items():
+    gradient[a] = mul("fpri,fpr->pi", d, r).reshape(-1)
+    if J4 is not None:
+      by_part = mul("fprn,fpri->fnpi", J4, d)
+      cross[a] = by_part.reshape(*by_part.shape[:2], -1)
+    if dense.shapes:
+      mixed = mul("fprs,fpri->spi", G, d).reshape(dense.size, -1)
+      for b in dense.names:
+        matrix[b, a] = mixed[dense.at(b)]
+        matrix[a, b] = matrix[b, a].T
+    for b, e in own.items():
+      blocks[a, b] = mul("fpri,fprj->pij", d, e)
+  return _Sums(jnp.sum(cost), *frame, cross, gradient, matrix, blocks)
+
+
+def _named(a: Array, layout: Layout) -> dict[str, Array]:
+  return {name: a[..., layout.at(name)] for name in layout.names}
+
+
+def _over_frames(sums: _Sums) -> _Sums:
+  """Of sums that were made frame by frame (leading axis F, with a frames' axis of 1)."""
+  shared: Any = sums.replace(frame_gradient=None, frame_matrix=None, cross={})
+  added = jax.tree.map(lambda a: jnp.sum(a, axis=0), shared)
+  joined = jax.tree.map(lambda a: a[:, 0], (sums.frame_gradient, sums.frame_matrix, sums.cross))
+  return added.replace(frame_gradient=joined[0], frame_matrix=joined[1], cross=joined[2])
+
+
+def _arrow(sums: _Sums, unknowns: Unknowns) -> ArrowNormal:
+  """The sums as dense matrices."""
+  shared, n = unknowns.shared, unknowns.frame.size
+  dtype = sums.cost.dtype
+  size = {name: shared.at(name).stop - shared.at(name).start for name in shared.names}
+  F = 0 if sums.frame_gradient is None else sums.frame_gradient.shape[0]
+
+  def block(a, b):
+    found = sums.matrix.get((a, b))
+    if (a, b) in sums.own:
+      spread = _spread(sums.own[a, b])
+      found = spread if found is None else found + spread
+    return jnp.zeros((size[a], size[b]), dtype) if found is None else found
+
+  cross = [sums.cross.get(name, jnp.zeros((F, n, size[name]), dtype)) for name in shared.names]
+  return ArrowNormal(
+    cost=sums.cost,
+    frame_gradient=jnp.zeros((F, n), dtype) if sums.frame_gradient is None else sums.frame_gradient,
+    frame_matrix=jnp.zeros((F, n, n), dtype) if sums.frame_matrix is None else sums.frame_matrix,
+    cross=jnp.concatenate(cross, axis=-1),
+    shared_gradient=shared.join({name: sums.gradient.get(name, jnp.zeros(size[name], dtype)) for name in shared.names}),
+    shared_matrix=jnp.block([[block(a, b) for b in shared.names] for a in shared.names]),
+  )
+
+
+def _spread(blocks: Array) -> Array:
+  """(P, c, d), the only ones that are not zero, as a matrix (P c, P d)."""
+  P, c, d = blocks.shape
+  p = jnp.arange(P)
+  return jnp.zeros((P, c, P, d), blocks.dtype).at[p, :, p, :].set(blocks).reshape(P * c, P * d)

@@ -1,0 +1,216 @@
+"""What the frames of a clip share, from their landmarks (bundle adjustment) and from every frame at once (joint steps).
+
+Head size cannot be seen by one camera and is pinned by a prior on its logarithm.
+
+A joint step is a Gauss-Newton step whose memory does not grow with the clip. Near the solution a frame's energy in its
+own unknowns x and the shared ones s is a quadratic; minimised over x it leaves one in s alone (the Schur complement),
+and these add up. So a clip is walked through in batches of frames of which only the sum is kept, the shared step is one
+small solve, and the frames follow by being solved again. Texture, light and the detector's bias are held.
+
+Frames are not independent: what the model does not know about a face (its hair, its highlights, its landmarks' bias) is
+the same in all of them. So the sum is scaled to what a few frames would say, however long the clip is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax.config import Weights
+from vht_jax.fit import assemble
+from vht_jax.fit.adjoint import Implicit, Unrolled, minimise_shared
+from vht_jax.fit.assemble import Reduced
+from vht_jax.fit.frame import initial_unknowns, landmark_entries
+from vht_jax.fit.least_squares import ArrowNormal, damped_cholesky
+from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.terms.colour import Colours, observe_colours
+from vht_jax.fit.terms.priors import HELD_SD, LOG_FOCAL_MEAN, LOG_FOCAL_SD, SmallOffsets, identity_priors
+from vht_jax.fit.terms.samples import with_gradient
+from vht_jax.fit.terms.surface import Crop, Surface
+from vht_jax.fit.terms.term import Entry
+from vht_jax.fit.unknowns import CAMERA, Shared, Unknowns, extract, insert, n_unknowns, unknowns
+from vht_jax.layout import Layout
+from vht_jax.types import Array
+
+
+def initial_shared(model: LandmarkModel, focal: float | None = None) -> Shared:
+  n_points, _, n_shape = model.points.shapedirs.shape
+  dtype = model.points.template.dtype
+  return Shared(
+    shape=jnp.zeros(n_shape, dtype),
+    log_focal=jnp.asarray(LOG_FOCAL_MEAN if focal is None else np.log(focal), dtype),
+    principal=jnp.zeros(2, dtype),
+    offset=jnp.zeros((n_points, 3), dtype),
+  )
+
+
+def bundle_normal(
+  model: LandmarkModel,
+  xs: Array,
+  flat: Array,
+  observed: ObservedLandmarks,
+  weights: Weights,
+  focal_prior: tuple[Array, ...],
+  more: Sequence[Entry] = (),
+  more_priors: Sequence[Entry] = (),
+  *,
+  shared: Shared,
+) -> ArrowNormal:
+  """All frames (leading axis F of `xs` and `observed`) and all their shared unknowns.
+
+  Args:
+    flat: the shared unknowns as a vector, whose layout is that of `shared`.
+    focal_prior: as for `priors.camera_priors`.
+    more: terms beside the landmarks, leading axis F; `more_priors`: of what they bring.
+  """
+  free = unknowns(n_unknowns(model.points), shared)
+  arrow = assemble.arrow_normal([*landmark_entries(model, observed, weights), *more], free, shared, xs, flat)
+  priors = [*identity_priors(model, weights, focal_prior), (SmallOffsets(model), None), *more_priors]
+  return arrow.with_shared(assemble.shared_normal(priors, free, shared, flat))
+
+
+@flax.struct.dataclass
+class BundleResult:
+  shared: Shared
+  xs: Array  # (F, n)
+  cost: Array  # ()
+  steps: Array  # () i32
+  focal_relative_sd: Array  # () predicted standard deviation of log focal
+
+
+def bundle_adjust(
+  model: LandmarkModel,
+  observed: ObservedLandmarks,
+  weights: Weights,
+  *,
+  focal: Array | None = None,
+  focal_sd: Array = LOG_FOCAL_SD,
+  principal: Array | None = None,
+  max_steps: int = 20,
+  adjoint: Implicit | Unrolled | None = None,
+  more: Sequence[Entry] = (),
+  more_priors: Sequence[Entry] = (),
+  own: dict[str, Array] | None = None,
+) -> BundleResult:
+  """Camera, identity, landmark offsets and the poses of F frames from their landmarks alone.
+
+  Args:
+    model: of the unfolded head.
+    observed: leading axis F.
+    weights: priors.
+    focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
+    focal_sd: () of the prior of its logarithm.
+    principal: (2,) fixed principal point, as in `Shared`; None estimates it near the centre. With `focal` only.
+    adjoint: how derivatives pass, None: they do not.
+    more: terms beside the landmarks with their observations, leading axis F.
+    more_priors: terms on what is shared.
+    own: start of the shared unknowns that these terms bring, by name.
+  """
+  dtype = observed.uv.dtype
+  shared0 = initial_shared(model).replace(own=own)
+  prior = (jnp.asarray(LOG_FOCAL_MEAN, dtype), jnp.asarray(focal_sd, dtype))
+  if focal is not None:
+    shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, dtype)))
+    prior = (shared0.log_focal, jnp.asarray(HELD_SD[0], dtype))
+  if principal is not None:
+    shared0 = shared0.replace(principal=jnp.asarray(principal, dtype))
+    prior = (*prior, shared0.principal, jnp.asarray(HELD_SD[1], dtype))
+  xs0 = jax.vmap(lambda seen: initial_unknowns(model, seen))(observed)
+  layout = unknowns(xs0.shape[1], shared0).shared
+  theta = (model, observed, weights, prior, list(more), list(more_priors)), shared0
+  solution = minimise_shared(
+    lambda theta, xs, flat: bundle_normal(theta[0][0], xs, flat, *theta[0][1:], shared=theta[1]),
+    theta,
+    xs0,
+    extract(layout, shared0),
+    adjoint,
+    max_steps,
+  )
+  return BundleResult(
+    shared=insert(layout, solution.shared, shared0),
+    xs=solution.frames,
+    cost=solution.cost,
+    steps=solution.steps,
+    focal_relative_sd=focal_deviation(solution.shared_information, layout),
+  )
+
+
+def focal_deviation(information: Array, layout: Layout) -> Array:
+  """() standard deviation of log focal length, from the `shared_information` (m, m) of unknowns of this layout."""
+  at = layout.at("log_focal").start
+  # Scaled to a unit diagonal, because the unknowns' units differ by orders of magnitude.
+  scale = jax.lax.rsqrt(jnp.diagonal(information))
+  unit = jnp.zeros_like(scale).at[at].set(1.0)
+  column = jnp.linalg.solve(information * scale[:, None] * scale[None], unit)
+  return jnp.sqrt(jnp.maximum(column[at], 0.0)) * scale[at]
+
+
+# --- joint steps -----------------------------------------------------------------------------------------------------
+
+
+def joint_unknowns(model: LandmarkModel, shared: Shared) -> Unknowns:
+  """What joint steps estimate: the frames, shape and camera."""
+  return unknowns(n_unknowns(model.points), shared, ("shape", *CAMERA))
+
+
+def reduce_frames(
+  surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
+  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int,
+) -> Reduced:  # fmt: skip
+  """Landmarks, colours and priors of F frames, their poses eliminated.
+
+  Args:
+    surface, model: of the unfolded head.
+    albedo: (Ht, Wt, 3) map of the clip; light: (9, 3).
+    observed, crops, xs, valid: leading axis F; without `crops` the landmarks alone count. Frames that are not `valid`
+      count nothing.
+    n_samples: pixels per frame, static.
+  """
+  free = joint_unknowns(model, shared)
+  flat = extract(free.shared, shared)
+
+  def one(args):
+    x, seen, crop, ok = args
+    x = jnp.where(ok, x, 0.0)
+    entries = landmark_entries(model, seen, weights)
+    if crop is not None:
+      image9 = with_gradient(crop.rgb)
+      colours = observe_colours(surface, x, shared, crop, image9, albedo, light, weights, n_samples)
+      entries.append((Colours(light, weights), colours))
+    found = assemble.reduced(entries, free, shared, x, flat)
+    fine = ok & jnp.isfinite(found.cost) & jnp.all(jnp.isfinite(found.matrix)) & jnp.all(jnp.isfinite(found.gradient))
+    return jax.tree.map(lambda a: jnp.where(fine, a, 0.0), found)
+
+  return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(one, (xs, observed, crops, valid)))
+
+
+def shared_step(
+  model: LandmarkModel, shared: Shared, total: Reduced, weights: Weights, focal_prior: tuple[Array, ...],
+  n_independent: float | Array, damping: float | Array,
+):  # fmt: skip
+  """The shared unknowns after one damped Gauss-Newton step on the whole clip.
+
+  Args:
+    total: sum over the clip.
+    focal_prior: mean and standard deviation of log focal, and of the principal point if it is known
+      (`priors.camera_priors`).
+    n_independent: () a clip counts for at most so many frames.
+    damping: () Marquardt's, relative to the diagonal.
+
+  Returns:
+    `Shared` after the step; the energy at the start (); the standard deviation of log focal ().
+  """
+  free = joint_unknowns(model, shared)
+  flat = extract(free.shared, shared)
+  scale = jnp.minimum(n_independent / jnp.maximum(total.count, 1.0), 1.0)
+  prior = assemble.shared_normal(identity_priors(model, weights, focal_prior), free, shared, flat)
+  matrix = scale * total.matrix + prior.matrix
+  gradient = scale * total.gradient + prior.gradient
+  step = -jax.scipy.linalg.cho_solve((damped_cholesky(matrix, damping), True), gradient)
+  step = jnp.where(jnp.all(jnp.isfinite(step)), step, 0.0)
+  moved = insert(free.shared, flat + step, shared)
+  return moved, scale * total.cost + prior.cost, focal_deviation(matrix, free.shared)

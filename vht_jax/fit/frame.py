@@ -1,0 +1,132 @@
+"""The pose of one frame, identity and camera known: from its landmarks, or from landmarks and colours. `vmap` them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from vht_jax.config import Weights
+from vht_jax.fit import assemble
+from vht_jax.fit.adjoint import Implicit, Unrolled, minimise
+from vht_jax.fit.least_squares import Normal, Solution, levenberg_marquardt
+from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
+from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
+from vht_jax.fit.terms.landmarks import Landmarks
+from vht_jax.fit.terms.openings import Openings
+from vht_jax.fit.terms.priors import FramePrior
+from vht_jax.fit.terms.samples import with_gradient
+from vht_jax.fit.terms.surface import Crop, Surface
+from vht_jax.fit.terms.term import Entry
+from vht_jax.fit.unknowns import At, Shared, join, raw_jaw
+from vht_jax.head import points as pts
+from vht_jax.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+INNER_STEPS = 2  # Levenberg-Marquardt steps per rasterisation
+START_JAW = 0.02  # rad, how far a mouth is open before anything is known of it
+
+
+def landmark_entries(model: LandmarkModel, observed: ObservedLandmarks, weights: Weights) -> list[Entry]:
+  """What is known of a frame without its image; `observed` of one frame, or of many."""
+  return [
+    (Landmarks(model), observed),
+    (Openings(model), observed),
+    (FramePrior(model.one_sided, weights), None),
+  ]
+
+
+def frame_normal(
+  model: LandmarkModel,
+  x: Array,
+  shared: Shared,
+  observed: ObservedLandmarks,
+  weights: Weights,
+  more: Sequence[Entry] = (),
+) -> Normal:
+  """Landmarks and priors of one frame whose shared unknowns are known."""
+  return assemble.frame_normal([*landmark_entries(model, observed, weights), *more], At(x, shared))
+
+
+def fit_frame(
+  model: LandmarkModel,
+  observed: ObservedLandmarks,
+  shared: Shared,
+  weights: Weights,
+  x0: Array | None = None,
+  max_steps: int = 8,
+  adjoint: Implicit | Unrolled | None = None,
+  more: Sequence[Entry] = (),
+) -> Solution:
+  """Landmark-only pose of one frame: a `Solution` of the frame's unknowns.
+
+  Args:
+    model: with the identity folded in (`with_identity`) and `shared.shape` empty.
+    observed: the frame's landmarks.
+    shared: camera and offsets of the clip.
+    x0: start; the affine camera's pose by default.
+    adjoint: how derivatives pass, None: they do not.
+    more: terms beside the landmarks with their observations of this frame.
+  """
+  x0 = initial_unknowns(model, observed) if x0 is None else x0
+  normal = lambda theta, x: frame_normal(theta[0], x, *theta[1:])
+  return minimise(normal, (model, shared, observed, weights, list(more)), x0, adjoint, max_steps)
+
+
+def with_identity(model: LandmarkModel, shared: Shared) -> tuple[LandmarkModel, Shared]:
+  """Folds the clip's shape into the points."""
+  return (
+    model.replace(points=pts.with_identity(model.points, shared.shape)),
+    shared.replace(shape=shared.shape[:0]),
+  )
+
+
+def initial_unknowns(model: LandmarkModel, observed: ObservedLandmarks) -> Array:
+  """A frame's unknowns from the best affine camera for the mean head (closed form), neutral expression."""
+  rows, scale, mean_h, mean_u = affine_camera(model, observed.uv[:68], observed.inverse_sd[:68] > 0)
+  R = jnp.concatenate([rows, jnp.cross(rows[0], rows[1])[None]])
+  frontal = jnp.array(pts.FRONTAL, R.dtype)
+  place = mean_u + scale * jnp.matmul(rows, model.points.pivot - mean_h, precision=HIGHEST)
+  zeros = lambda *shape: jnp.zeros(shape, R.dtype)
+  return join(
+    expr=zeros(model.points.exprdirs.shape[-1]),
+    rotation=pts.rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST)),
+    place=jnp.concatenate([place, jnp.log(scale)[None]]),
+    neck=zeros(3),
+    jaw=raw_jaw(jnp.asarray(START_JAW, R.dtype)),
+    eyes=zeros(2, 2),
+  )
+
+
+def fit_frame_colours(
+  surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
+  crop: Crop, weights: Weights, x0: Array, *, n_samples: int, outer_steps: int,
+):  # fmt: skip
+  """Photometric and landmark pose of one frame.
+
+  Args:
+    surface, model: with the identity folded in.
+    albedo: (Ht, Wt, 3) map of the clip.
+    light: (9, 3).
+    shared: camera and landmark offsets, `shape` empty.
+    x0: (E + 14,) start.
+    n_samples: pixels per solve, static.
+    outer_steps: how often visibility is found anew, static.
+
+  Returns:
+    x (E + 14,); the `Normal` there; and the mean absolute difference of the samples' colours there ().
+  """
+  image9 = with_gradient(crop.rgb)
+
+  def outer(x, _):
+    colours = observe_colours(surface, x, shared, crop, image9, albedo, light, weights, n_samples)
+    entries = [(Colours(light, weights), colours)]
+    normal = lambda x: frame_normal(model, x, shared, observed, weights, entries)
+    solution = levenberg_marquardt(normal, x, max_steps=INNER_STEPS)
+    # Against the image as it is: what the exposure had to explain is a difference too.
+    found = differences(colours.replace(image9=image9), colours.albedo, light, solution.x, shared)
+    return solution.x, (solution.normal, mean_difference(found, colours.samples))
+
+  x, (normals, differing) = jax.lax.scan(outer, x0, None, length=outer_steps)
+  return x, jax.tree.map(lambda a: a[-1], normals), differing[-1]

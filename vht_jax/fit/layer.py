@@ -1,0 +1,72 @@
+"""The free albedo layer: colour of a head beyond the texture basis, in closed form."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vht_jax.config import Weights
+from vht_jax.fit.terms.samples import MIN_COSINE
+from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
+from vht_jax.fit.unknowns import Shared
+from vht_jax.head import flame
+from vht_jax.render import shade
+from vht_jax.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+LAYER_SIZE = 128  # texels per side of the free albedo layer
+
+
+@flax.struct.dataclass
+class Appearance:
+  """Colour of the head in a clip."""
+
+  texture: Array  # (T,) texture code
+  layer: Array  # (LAYER_SIZE, LAYER_SIZE, 3) free albedo on top of it
+  light: Array  # (9, 3)
+
+
+def albedo_map(surface: Surface, appearance: Appearance) -> Array:
+  """(Ht, Wt, 3) albedo of the clip, clipped to [0, 1]."""
+  base = surface.texture_mean + jnp.matmul(surface.texture_basis, appearance.texture, precision=HIGHEST)
+  layer = jax.image.resize(appearance.layer, base.shape, "linear")
+  return jnp.clip(base + layer, 0.0, 1.0)
+
+
+def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs: Array, crops: Crop, gains: Array,
+                   weights: Weights) -> Array:  # fmt: skip
+  """The free albedo layer (LAYER_SIZE, LAYER_SIZE, 3) that best explains the keyframes, everything else fixed.
+
+  Per texel the ridge solution of (albedo + layer + 1) * shading - 1 = image over all pixels that show it, with the
+  robust weights of the current fit.
+  """
+  base = surface.texture_mean + jnp.matmul(surface.texture_basis, appearance.texture, precision=HIGHEST)
+
+  def one(args):
+    x, crop, gain = args
+    X, _, fragments = rasterise(surface, x, shared, crop)
+    normals = flame.vertex_normals(X, surface.faces)
+    n = shade.interpolate_corners(normals[surface.faces], fragments)
+    n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
+    uv = shade.interpolate_corners(surface.uv, fragments)
+    S = shade.shading(appearance.light, to_world(n))
+    albedo = shade.sample_texture(base, uv)
+    hit = fragments.pix_to_face >= 0
+    face = jnp.maximum(fragments.pix_to_face, 0)
+    wanted = (crop.rgb / gain + 1.0) / jnp.maximum(S, 0.1) - 1.0 - albedo  # what the layer would have to be
+    cosine = -n[..., 2]
+    usable = hit & surface.used[face] & (crop.inside > 0)
+    w = jnp.where(usable, jnp.clip((cosine - MIN_COSINE) / 0.3, 0.0, 1.0), 0.0)
+    current = shade.sample_texture(jax.image.resize(appearance.layer, base.shape, "linear"), uv)
+    error = jnp.sqrt(jnp.mean(((wanted - current) * S) ** 2, -1)) / weights.sd_color
+    w = w / jnp.maximum(error, 1.0)
+    cell = jnp.clip((jnp.stack([1.0 - uv[..., 1], uv[..., 0]], -1) * LAYER_SIZE).astype(jnp.int32), 0, LAYER_SIZE - 1)
+    index = jnp.where(w > 0, cell[..., 0] * LAYER_SIZE + cell[..., 1], LAYER_SIZE**2).reshape(-1)
+    values = jnp.concatenate([wanted * w[..., None], w[..., None]], -1).reshape(-1, 4)
+    return jnp.zeros((LAYER_SIZE**2, 4), x.dtype).at[index].add(values, mode="drop")
+
+  total = jnp.sum(jax.lax.map(one, (xs, crops, gains)), 0)
+  ridge = (weights.sd_color / weights.sd_layer) ** 2
+  layer = (total[:, :3] / (total[:, 3:] + ridge)).reshape(LAYER_SIZE, LAYER_SIZE, 3)
+  return jnp.clip(layer, -0.5, 0.5)

@@ -1,0 +1,147 @@
+"""Priors: what is known before anything is seen, of a frame's pose and of what frames share."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vht_jax.config import Weights
+from vht_jax.fit.least_squares import Normal
+from vht_jax.fit.observed import LandmarkModel
+from vht_jax.fit.terms.term import Entry, Linearised, gaussian
+from vht_jax.fit.unknowns import At, blocks, split
+from vht_jax.head.points import jaw_angle
+from vht_jax.layout import Layout
+from vht_jax.types import Array
+
+LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.7  # weak prior for clips without parallax: 1.6 x the longer side, times or by 2
+PRINCIPAL_SD = 0.01  # of the longer side
+HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camera: far below what any clip tells
+NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
+EYES_SD = 0.05  # rad, how far the eyes' angles differ
+
+
+@flax.struct.dataclass
+class FramePrior:
+  """Expression, neck, jaw, gaze of one frame; nothing on where the head is."""
+
+  one_sided: bool = flax.struct.field(pytree_node=False)  # as `LandmarkModel.one_sided`
+  weights: Weights
+
+  def linearise(self, at: At, observation: None = None) -> Normal:
+    del observation
+    x, weights, parts = at.x, self.weights, split(at.x)
+    expr, eyes = parts["expr"], parts["eyes"]
+    if self.one_sided:
+      precision = jnp.where(expr < 0, NEGATIVE_EXPR, 1.0) / weights.sd_expr**2
+    else:
+      precision = jnp.ones_like(expr)  # FLAME's codes are in standard deviations
+    d_jaw = jax.grad(jaw_angle)(parts["jaw"])
+    jaw = jaw_angle(parts["jaw"]) / weights.sd_jaw
+    difference = (eyes[0] - eyes[1]) / EYES_SD
+    free = jnp.zeros(3, x.dtype)
+    layout = Layout.like(parts)
+    gradient = layout.join(
+      {
+        "expr": precision * expr,
+        "rotation": free,
+        "place": free,
+        "neck": parts["neck"] / weights.sd_neck**2,
+        "jaw": jaw * d_jaw / weights.sd_jaw,
+        "eyes": eyes / weights.sd_gaze**2 + jnp.stack([difference, -difference]) / EYES_SD,
+      }
+    )
+    diagonal = layout.join(
+      {
+        "expr": precision,
+        "rotation": free,
+        "place": free,
+        "neck": jnp.ones(3, x.dtype) / weights.sd_neck**2,
+        "jaw": (d_jaw / weights.sd_jaw) ** 2,
+        "eyes": jnp.ones((2, 2), x.dtype) / weights.sd_gaze**2 + 1.0 / EYES_SD**2,
+      }
+    )
+    one, other = jnp.arange(x.size)[layout.at("eyes")].reshape(2, 2)
+    i, j = jnp.concatenate([one, other]), jnp.concatenate([other, one])
+    cost = (
+      jnp.sum(precision * expr**2)
+      + jnp.sum((parts["neck"] / weights.sd_neck) ** 2)
+      + jaw**2
+      + jnp.sum((eyes / weights.sd_gaze) ** 2)
+      + jnp.sum(difference**2)
+    )
+    return Normal(cost, gradient, jnp.diag(diagonal).at[i, j].add(-1.0 / EYES_SD**2))
+
+
+@flax.struct.dataclass
+class Near:
+  """A shared block is near its mean."""
+
+  name: str = flax.struct.field(pytree_node=False)
+  mean: Array  # as the block, or () of all its numbers
+  sd: Array  # likewise
+
+  def linearise(self, at: At, observation: None = None) -> Linearised:
+    del observation
+    return gaussian(self.name, blocks(at.shared)[self.name], self.mean, self.sd)
+
+
+@flax.struct.dataclass
+class SmallOffsets:
+  """The detector's bias of every landmark is small."""
+
+  model: LandmarkModel
+
+  def linearise(self, at: At, observation: None = None) -> Linearised:
+    del observation
+    sd = (self.model.relative_bias * self.model.eye_distance)[:, None]
+    return gaussian("offset", at.shared.offset, 0.0, sd)
+
+
+@flax.struct.dataclass
+class HeadSize:
+  """The size of the head, which one camera cannot see."""
+
+  model: LandmarkModel
+  sd: Array  # () of its logarithm
+
+  def linearise(self, at: At, observation: None = None) -> Linearised:
+    del observation
+    by_shape = self.model.size_gradient / self.sd
+    return Linearised(jnp.sum(by_shape * at.shared.shape)[None, None], {}, {"shape": by_shape[None, None]})
+
+
+@flax.struct.dataclass
+class HeldFrame:
+  """The frame stays where it was: observations are its unknowns (n,)."""
+
+  precision: Array  # () of every number
+
+  def linearise(self, at: At, observation: Array) -> Normal:
+    moved = at.x - observation
+    matrix = self.precision * jnp.eye(moved.size, dtype=moved.dtype)
+    return Normal(self.precision * jnp.sum(moved**2), self.precision * moved, matrix)
+
+
+def camera_priors(prior: tuple[Array, ...], dtype) -> list[Entry]:
+  """From (mean, sd) of log focal and, if that is known, (2,) mean and () sd of the principal point; it is near the
+  image centre otherwise."""
+  focal, focal_sd, *rest = prior
+  principal, principal_sd = rest or (jnp.zeros(2, dtype), PRINCIPAL_SD)
+  cast = lambda a: jnp.asarray(a, dtype)
+  return [
+    (Near("log_focal", cast(focal), cast(focal_sd)), None),
+    (Near("principal", cast(principal), cast(principal_sd)), None),
+  ]
+
+
+def identity_priors(model: LandmarkModel, weights: Weights, focal_prior: tuple[Array, ...]) -> list[Entry]:
+  """Of shape, head size and camera (`camera_priors`)."""
+  dtype = model.points.template.dtype
+  sd = 1.0 / jnp.sqrt(jnp.asarray(weights.w_identity, dtype))
+  return [
+    (Near("shape", jnp.zeros((), dtype), sd), None),
+    (HeadSize(model, jnp.asarray(weights.sd_size, dtype)), None),
+    *camera_priors(focal_prior, dtype),
+  ]

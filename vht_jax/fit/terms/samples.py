@@ -1,0 +1,107 @@
+"""Pixels of a frame as surface points, taken anew whenever visibility is found again."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vht_jax.config import Weights
+from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
+from vht_jax.fit.unknowns import Shared, part
+from vht_jax.head import flame
+from vht_jax.head import points as pts
+from vht_jax.head.points import POSE, Points
+from vht_jax.render import shade
+from vht_jax.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+MIN_COSINE = 0.25  # surfaces seen more obliquely carry more modelling error than information
+
+
+@flax.struct.dataclass
+class Samples:
+  """N pixels of one frame as surface points; frozen during one solve."""
+
+  points: Points
+  normal: Array  # (N, 3) unit normal in the frame of the unskinned head
+  normal_dirs: Array  # (N, 3, E [+ S])
+  expr: Array  # (E,) expression at which `normal` was taken
+  shape: Array  # (S,) likewise
+  uv: Array  # (N, 2) texture coordinates
+  seen_normal: Array  # (N, 3) the normal in camera axes at the pose of the sampling
+  color: Array  # (N, 3) of the pixels
+  weight: Array  # (N,) sums to the number of pixels that the frame counts for; 0: unusable
+
+
+def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int, count: Array) -> Samples:
+  """n of the pixels that see an explained face, evenly spread over them in scan order.
+
+  Args:
+    count: () number of independent pixels that the frame counts for: the weights sum to about this.
+  """
+  X, dX, fragments = rasterise(surface, x, shared, crop)
+  face_of = fragments.pix_to_face.reshape(-1)
+  usable = (face_of >= 0) & surface.used[jnp.maximum(face_of, 0)] & (crop.inside.reshape(-1) > 0)
+  order = jnp.cumsum(usable.astype(jnp.int32))
+  total = order[-1]
+  target = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * (total.astype(jnp.float32) / n)).astype(jnp.int32) + 1
+  pixel = jnp.minimum(jnp.searchsorted(order, target), face_of.shape[0] - 1)
+  face = jnp.maximum(face_of[pixel], 0)
+  corner = surface.faces[face]  # (n, 3)
+  bary = fragments.bary_coords.reshape(-1, 3)[pixel]
+  bary = jnp.where((face_of[pixel] >= 0)[:, None], bary, 1.0 / 3)
+
+  def blend(field):
+    return jnp.einsum("nk,nk...->n...", bary, field[corner], precision=HIGHEST)
+
+  v = surface.vertices
+  expr = part(x, "expr")
+  # The pose correctives are frozen at this pose: they are small, and gathering all 36 would dominate the cost.
+  _, joints = pts.shaped_points(v, shared.shape, expr)
+  _, _, feature = pts.joint_transforms(pts.joint_angles(POSE.split(x[-pts.N_POSE :])), joints)
+  correctives = jnp.matmul(v.posedirs, feature, precision=HIGHEST)
+  points = Points(
+    template=blend(v.template + correctives),
+    shapedirs=blend(v.shapedirs),
+    exprdirs=blend(v.exprdirs),
+    posedirs=jnp.zeros((n, 3, 0), x.dtype),
+    lbs_weights=blend(v.lbs_weights),
+    j_template=v.j_template,
+    j_shapedirs=v.j_shapedirs,
+    j_exprdirs=v.j_exprdirs,
+    pivot=v.pivot,
+  )
+  normals = flame.vertex_normals(X, surface.faces)
+  seen = blend(normals)
+  seen = seen / jnp.maximum(jnp.linalg.norm(seen, axis=-1, keepdims=True), 1e-6)
+  at = blend(X)
+  cosine = -jnp.sum(seen * at, -1) / jnp.maximum(jnp.linalg.norm(at, axis=-1), 1e-6)
+  good = (cosine > MIN_COSINE) & (total > n // 8)
+  return Samples(
+    points=points,
+    normal=jnp.einsum("nba,nb->na", blend(dX), seen, precision=HIGHEST),
+    normal_dirs=blend(surface.normal_dirs),
+    expr=expr,
+    shape=shared.shape,
+    uv=jnp.einsum("nk,nkc->nc", bary, surface.uv[face], precision=HIGHEST),
+    seen_normal=seen,
+    color=crop.rgb.reshape(-1, 3)[pixel],
+    weight=jnp.where(good, count / n, 0.0),
+  )
+
+
+def estimate_gain(samples: Samples, albedo: Array, light: Array, weights: Weights) -> Array:
+  """() robust factor between the image and the model's colours: exposure and white balance drift in real video."""
+  model = shade.shade(albedo, shade.shading(light, to_world(samples.seen_normal)))
+  gain = jnp.ones(())
+  for _ in range(3):
+    error = jnp.sqrt(jnp.mean((samples.color - gain * model) ** 2, -1) + 1e-12) / weights.sd_color
+    w = (samples.weight * jnp.minimum(1.0, 1.0 / error))[:, None]
+    gain = jnp.sum(w * samples.color * model) / jnp.maximum(jnp.sum(w * model**2), 1e-6)
+  return jnp.where(jnp.sum(samples.weight) > 0, jnp.clip(gain, 0.3, 3.0), 1.0)
+
+
+def with_gradient(image: Array) -> Array:
+  """(H, W, 3) -> (H, W, 9): the image and its central differences in x and y per pixel."""
+  return jnp.concatenate([image, jnp.gradient(image, axis=1), jnp.gradient(image, axis=0)], -1)
