@@ -18,7 +18,7 @@ keep it from being taken for noise:
   contradict together what a frame is sure of, and noise that the frame's data exclude is believed;
 * noise is believed up to `MOST_NOISE` times the variance that the frames claim, and less where what certainly is motion
   (larger than any noise) is itself white (`white_share`);
-* a frame follows its neighbours only as far as they have predicted left-out frames well (`followed`);
+* a frame follows its neighbours only as far as they have predicted left-out frames as well as they should (`followed`);
 * in its own metric a frame leaves its own estimate by no more than the clip's noise explains (`within`).
 """
 
@@ -36,7 +36,7 @@ HIGHEST = lax.Precision.HIGHEST
 # speak up to 26, of which most is motion; crops that jump have 45, quick heads and every 15th frame 150 and more.
 MOST_NOISE = 10.0
 SHORT = 10  # frames: so few cannot tell motion from noise and are left alone; twice as many are believed
-WILD = 3.0  # robust standard deviations: second differences count as no larger when noise and motion are measured
+WILD = 3.0  # standard deviations: second differences count as no larger when noise and motion are measured
 TAIL = 1.0  # inverse degrees of freedom of the accelerations' t distribution: 1 is Cauchy's, 0 Gauss's
 # Squared scale of the accelerations' t distribution over their variance as measured here, of which wild ones and what
 # looks like noise are missing. That of maximum likelihood (by expectation maximisation, noise held): medians of 0.56 to
@@ -208,9 +208,10 @@ def followed(error: Array, free: Array, variance: Array, noise: Array) -> Array:
 
   The model of noise and motion that weighs neighbours against the frame itself promises how far off the predictions of
   left-out frames are: each its own, little at rest and much in motion. As long as they keep the promise on average (to
-  three standard deviations of a mean square of Gaussian errors), it is believed. If not, the model is wrong, and with it what it says of single frames. Then two opinions are weighed,
-  the frame's own, whose variance is the noise, and the neighbours', whose variance is their mean square error on
-  left-out frames less the noise in it: that mean is better than either, however badly neighbours predict.
+  three standard deviations of a mean square of Gaussian errors), it is believed. If not, the model is wrong, and with
+  it what it says of single frames. Then two opinions are weighed, the frame's own, whose variance is the noise, and the
+  neighbours', whose variance is their mean square error on left-out frames less the noise in it: that mean is better
+  than either, however badly neighbours predict.
 
   Args:
     error, free: (T,) of `left_out`.
