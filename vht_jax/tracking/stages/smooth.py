@@ -128,7 +128,7 @@ class Motion:
         inside = wanted == rows
         keep = inside.copy()
         keep[:MARGIN] = keep[MARGIN + CHUNK :] = False
-        for chosen in together:
+        for chosen in together:  # two programs: two loops within one can wait for each other for ever (XLA, two cores)
           claimed = np.where(inside, variance[chosen][..., rows], np.inf)
           part = _left_out(z[chosen][..., rows], claimed, noise[chosen], acceleration[chosen], times)
           for whole, piece in zip((error, free), part):
