@@ -113,7 +113,10 @@ class Motion:
     n, z, variance = self.good.size, self.z, self.variance
     counted = variance.copy()
     counted[:, self.cuts] = np.inf  # the difference across a cut is no motion
-    noise, acceleration = _noise(z, counted, self.times)
+    noise, acceleration = (np.asarray(a) for a in _noise(z, counted, self.times))
+    # The head's coordinates accelerate together, the others each for itself.
+    each = np.arange(len(z))
+    together = each[HEAD][None], np.delete(each, HEAD)[:, None]
     error, free = np.zeros_like(z), np.ones_like(z)
     for first, last in zip([0, *self.cuts], [*self.cuts, n]):
       for start in range(first, last, CHUNK):
@@ -122,11 +125,13 @@ class Motion:
         rows = np.clip(wanted, first, last - 1)
         times = None if self.times is None else (self.times[rows] + wanted - rows).astype(np.float32)
         inside = wanted == rows
-        part = _left_out(z[:, rows], np.where(inside, variance[:, rows], np.inf), noise, acceleration, times)
         keep = inside.copy()
         keep[:MARGIN] = keep[MARGIN + CHUNK :] = False
-        for whole, piece in zip((error, free), part):
-          whole[:, rows[keep]] = np.asarray(piece)[:, keep]
+        for chosen in together:  # two programs: two loops within one can wait for each other for ever (XLA, two cores)
+          claimed = np.where(inside, variance[chosen][..., rows], np.inf)
+          part = _left_out(z[chosen][..., rows], claimed, noise[chosen], acceleration[chosen], times)
+          for whole, piece in zip((error, free), part):
+            whole[chosen[..., None], rows[keep]] = np.asarray(piece)[..., keep]
     change, share = _followed(error, free, variance, noise)
     # Back to the unknowns: z = V^T x.
     change = scipy.linalg.solve_triangular(self.basis.T, np.asarray(change, np.float64)).T.astype(np.float32)
@@ -175,12 +180,15 @@ def _variance(matrices, basis):
 
 @stored
 def _noise(z, variance, times):
+  """Variances (n,) of the noise and squared scales (n,) of the accelerations."""
   share = smooth.white_share(z[HEAD], variance[HEAD], times)
-  return jax.vmap(lambda z, v: smooth.measure_noise(z, v, times, share))(z, variance)
+  noise, acceleration = jax.vmap(lambda z, v: smooth.measure_noise(z, v, times, share))(z, variance)
+  return noise, smooth.USUAL * acceleration
 
 
 @stored
 def _left_out(z, variance, noise, acceleration, times):
+  """Of g groups of k coordinates, (g, k, T)."""
   one = lambda *of: smooth.left_out(*of, times=times)
   return jax.vmap(one)(z, variance, noise, acceleration)
 
