@@ -15,7 +15,7 @@ WINDOW = 17  # px, side of what is compared
 HALF = WINDOW // 2
 MARGIN = 3  # px on either side of the window in a patch, for gradients and for the way back
 PATCH = WINDOW + 2 * MARGIN
-MOST_STEPS = 15
+MOST_STEPS = 8  # a point that needs more has lost its way
 SETTLED = 0.02  # px, steps shorter than this are the last: below the noise of the best points
 LONGEST_STEP = 2.0  # px
 WEAKEST = 0.02  # of the mean squared gradient: a smaller eigenvalue is none
@@ -29,17 +29,13 @@ def inner(patch: Array) -> Array:
 def windows(image: Array, base: Array, shift: Array, side: int) -> Array:
   """(N, side, side) squares of an image (H, W) about the pixels `base` (N, 2) i32, moved by `shift` (N, 2) px.
 
-  Bilinear; beyond the border the border's pixels repeat.
+  Bilinear. A square that would leave the image stays at its border.
   """
-  height, width = image.shape
   whole = jnp.floor(shift)
-  t = shift - whole
   first = base + whole.astype(jnp.int32) - side // 2
-  span = jnp.arange(side + 1, dtype=jnp.int32)[None]
-  x = jnp.clip(first[:, :1] + span, 0, width - 1)
-  y = jnp.clip(first[:, 1:] + span, 0, height - 1)
-  taken = image.reshape(-1)[y[:, :, None] * width + x[:, None, :]]
-  return _between(taken, t)
+  # A slice for each is ten times as fast on a CPU as a lookup of every pixel.
+  one = lambda start: jax.lax.dynamic_slice(image, (start[1], start[0]), (side + 1, side + 1))  # noqa: E731
+  return _between(jax.vmap(one)(first), shift - whole)
 
 
 def _between(taken: Array, t: Array) -> Array:
@@ -52,11 +48,8 @@ def _between(taken: Array, t: Array) -> Array:
 def from_patch(patch: Array, shift: Array) -> Array:
   """The window of patches (N, PATCH, PATCH) moved by `shift` (N, 2) px, which is less than `MARGIN`."""
   whole = jnp.clip(jnp.floor(shift), -MARGIN, MARGIN - 1)
-  start = whole.astype(jnp.int32) + MARGIN
-  span = jnp.arange(WINDOW + 1, dtype=jnp.int32)[None]
-  x, y = start[:, :1] + span, start[:, 1:] + span
-  item = jnp.arange(patch.shape[0], dtype=jnp.int32)[:, None, None] * PATCH**2
-  return _between(patch.reshape(-1)[item + y[:, :, None] * PATCH + x[:, None, :]], shift - whole)
+  one = lambda p, start: jax.lax.dynamic_slice(p, (start[1], start[0]), (WINDOW + 1, WINDOW + 1))  # noqa: E731
+  return _between(jax.vmap(one)(patch, whole.astype(jnp.int32) + MARGIN), shift - whole)
 
 
 def gradients(patch: Array) -> tuple[Array, Array]:
