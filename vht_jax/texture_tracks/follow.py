@@ -38,7 +38,7 @@ def follow(faces: Array, view: View, keys: View, corners: Corners, levels: tuple
     not seen or not found for sure.
   """
   n = corners.px.shape[0]
-  size = view.face.shape[0]
+  size = view.image.shape[0]
   key = jnp.maximum(corners.keyframe, 0)
   expected, cosine = warp.place(view, faces, corners.face, corners.bary)
   turn = jnp.arccos(jnp.clip(jnp.sum(view.axis * keys.axis[key], -1), -1.0, 1.0))
@@ -50,7 +50,7 @@ def follow(faces: Array, view: View, keys: View, corners: Corners, levels: tuple
   shift = jnp.zeros_like(expected)
   for factor in levels:
     images, image = jax.vmap(lambda a: pool(a, factor))(keys.image), pool(view.image, factor)
-    base = jnp.floor(expected / factor).astype(jnp.int32)
+    base = warp.base_of(expected, factor)
     patch, both = warp.patches(faces, view, keys, images, key, base, factor)
     weight = lk.inner(both)
     found, correlation = lk.there(image, patch, weight, base, shift / factor, REACH)

@@ -13,7 +13,7 @@ from vht_jax.types import Array
 
 WINDOW = 17  # px, side of what is compared
 HALF = WINDOW // 2
-MARGIN = 3  # px on either side of the window in a patch, for gradients and for the way back
+MARGIN = 2  # px on either side of the window in a patch, for gradients and for the way back
 PATCH = WINDOW + 2 * MARGIN
 MOST_STEPS = 8  # a point that needs more has lost its way
 SETTLED = 0.02  # px, steps shorter than this are the last: below the noise of the best points

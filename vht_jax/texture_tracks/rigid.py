@@ -117,9 +117,7 @@ def prior_precision(dtype) -> tuple[Array, Array]:
 def cost_of(problem: Problem, state: State) -> Array:
   mean, precision = prior_precision(state.shared.dtype)
   return (
-    cauchy(residuals(problem, state))[1]
-    + jnp.sum(precision * (state.shared - mean) ** 2)
-    + jnp.sum(state.moved**2)
+    cauchy(residuals(problem, state))[1] + jnp.sum(precision * (state.shared - mean) ** 2) + jnp.sum(state.moved**2)
   )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import flame
+from vht_jax.head import flame
 from vht_jax.texture_tracks.types import Skin
 from vht_jax.types import FlameModel
 
@@ -39,7 +39,8 @@ def skin_of(model: FlameModel) -> Skin:
   faces = faces[keep[faces].all(1)]
   vertex = np.unique(faces)
   centres = mesh[faces].mean(1)
-  anchors = [landmarks[list(_UPPER)], np.array([landmarks[[a, b]].mean(0) for a, b in _CHEEKS]), landmarks[list(_MOUTH)]]
+  cheeks = np.array([landmarks[[a, b]].mean(0) for a, b in _CHEEKS])
+  anchors = [landmarks[list(_UPPER)], cheeks, landmarks[list(_MOUTH)]]
   away = [np.linalg.norm(centres[:, None] - a[None], axis=-1).min(1) for a in anchors]
   return Skin(
     template=jnp.asarray(mesh[vertex]),

@@ -41,14 +41,17 @@ class Skin:
 
 @flax.struct.dataclass
 class View:
-  """One frame through a square window of C x C px on the face, with the mesh as it is thought to be there."""
+  """One frame through a square window of C x C px on the face, with the mesh as it is thought to be there.
+
+  The mesh is drawn into c x c cells of `view.CELL` px.
+  """
 
   X: Array  # (v, 3) f32 camera, m
   lens: Array  # (3,) f32: window px = lens[0] X / Z + lens[1], lens[0] Y / Z + lens[2]
-  image: Array  # (C, C) f32, local contrast: zero mean and about unit variance over some centimetres of skin
-  face: Array  # (C, C) i32 triangle seen by each pixel, -1: none
-  bary: Array  # (C, C, 3) f32
-  depth: Array  # (C, C) f32 m, -1: none
+  image: Array  # (C, C) f32, local contrast: mean 0 and about unit variance over a centimetre of skin
+  face: Array  # (c, c) i32 triangle seen by each cell, -1: none
+  bary: Array  # (c, c, 3) f32
+  depth: Array  # (c, c) f32 m, -1: none
   cosine: Array  # (f,) f32 of the triangles' normals to the direction to the camera
   axis: Array  # (3,) f32 unit vector, the camera's axis in the head frame
 
