@@ -11,10 +11,9 @@ from vht_jax import cameras, rotation
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.render.planes import map_frames
-from vht_jax.texture_tracks import rigid, uncertainty
-from vht_jax.texture_tracks.follow import follow
+from vht_jax.texture_tracks import follow, rigid, uncertainty
 from vht_jax.texture_tracks.skin import cut
-from vht_jax.texture_tracks.view import lens_of, see
+from vht_jax.texture_tracks.view import lens_of, pool, see
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -69,12 +68,16 @@ def views(head, faces, cam, poses, correction, lens, grey):
   return map_frames(one)(poses, correction, lens, grey)
 
 
-@functools.partial(stored, static_argnames=("levels",))
-def track(head, faces, cam, poses, correction, lens, grey, keys, corners, levels):
-  def one(pose, correction, lens, grey):
-    return follow(faces, _look(head, faces, cam, pose, correction, lens, grey), keys, corners, levels)
+@functools.partial(stored, static_argnames=("factor",))
+def coarse(faces, views, keys, corners, factor):
+  """Displacements (B, K, 2), see `follow.coarse`."""
+  images = jax.vmap(lambda a: pool(a, factor))(keys.image)
+  return map_frames(lambda view: follow.coarse(faces, view, keys, corners, images, factor))(views)
 
-  return map_frames(one)(poses, correction, lens, grey)
+
+@stored
+def fine(faces, views, keys, corners, shift):
+  return map_frames(lambda view, shift: follow.fine(faces, view, keys, corners, shift))(views, shift)
 
 
 @stored
@@ -83,18 +86,25 @@ def lenses(focal_px, principal_px, scale, corner):
 
 
 @stored
-def bundle(problem, R, t, focal, principal):
-  """Of some frames the solution, the regions' noise, and the standard deviation of log focal."""
-  state, weighed, noise = rigid.adjust(problem, rigid.start(problem, R, t, focal, principal))
-  sd, _ = uncertainty.focal_deviation(weighed, state)
-  return state, noise, sd
+def bundle(problem, state, steps):
+  return rigid.solve(problem, state, steps)[0]
 
 
 @stored
-def resect(problem, solved, R, t, noise):
+def start(problem, R, t, focal, principal):
+  return rigid.start(problem, R, t, focal, principal)
+
+
+@stored
+def judge(problem, state):
+  """The regions' noise at a solution, and the standard deviation of log focal."""
+  return rigid.region_noise(problem, state), uncertainty.focal_deviation(problem, state)[0]
+
+
+@stored
+def resect(problem, solved, R, t):
   """Poses (B, 3, 3), (B, 3) of any frames, with points and camera as `solved`; a frame that sees nothing stays."""
   f, principal = jnp.exp(solved.shared[0]), problem.centre + solved.shared[1:] * problem.side
-  weighed = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region][None])
-  start = rigid.start(problem, R, t, f, principal).replace(shared=solved.shared, moved=solved.moved)
-  found = rigid.resect(weighed, start)
+  begin = rigid.start(problem, R, t, f, principal).replace(shared=solved.shared, moved=solved.moved)
+  found = rigid.resect(problem, begin)
   return found.R, rigid.translations(problem, found)[0]

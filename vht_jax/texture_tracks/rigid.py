@@ -24,7 +24,7 @@ POINT_SD = 0.005  # m, prior of a point against the mesh, each direction: it wor
 LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35  # portraits: 1.65 times the longer side
 PRINCIPAL_SD = 0.01  # of the longer side
 CAUCHY = 1.0  # standard deviations at which a residual counts half
-STEPS, MORE_STEPS = 20, 8  # before and after the regions' noise is known
+STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
 TOL = 1e-5
 FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
@@ -205,7 +205,7 @@ def move(state: State, d: Array, moved: Array) -> State:
   )
 
 
-def solve(problem: Problem, state: State, steps: int) -> tuple[State, Array]:
+def solve(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
   """Levenberg-Marquardt; the state and the steps taken. A step to a higher or no finite cost is not taken."""
 
   def body(carry):
@@ -235,15 +235,6 @@ def region_noise(problem: Problem, state: State) -> Array:
     return jnp.where(enough, jnp.sqrt(median / 1.386), 1.0)  # 2 ln 2, the median of chi^2 with 2 degrees of freedom
 
   return jnp.maximum(jnp.stack([one(k) for k in range(len(REGIONS))]), 1.0)
-
-
-def adjust(problem: Problem, state: State) -> tuple[State, Problem, Array]:
-  """Solves, measures the regions' noise, and solves again: the state, the problem with that noise, and the noise."""
-  state, _ = solve(problem, state, STEPS)
-  noise = region_noise(problem, state)
-  problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region][None])
-  state, _ = solve(problem, state, MORE_STEPS)
-  return state, problem, noise
 
 
 def resect(problem: Problem, state: State, steps: int = 8) -> State:

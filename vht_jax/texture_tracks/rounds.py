@@ -16,16 +16,17 @@ from vht_jax.texture_tracks import compiled, keyframes, rigid
 from vht_jax.texture_tracks import corners as corner
 from vht_jax.texture_tracks.skin import REGION_NOISE, skin_of
 from vht_jax.texture_tracks.types import Corners, Observed, Rigid, Skin, TextureTracks, View
-from vht_jax.texture_tracks.view import local_contrast, look, window_of
+from vht_jax.texture_tracks.view import CELL, local_contrast, look, window_of
 from vht_jax.types import FlameModel, Status, TrackResult
 
 WINDOW = 512  # px, side of the windows through which frames are seen: 2.2 px per mm of skin
 N_POINTS = 192  # corners of all keyframes together; about half of them are seen in a frame
 BATCH = 8  # frames per call
 BUNDLE_FRAMES = 64  # at most, of the rigid bundle; the poses of the others follow from its points
-LEVELS = (2, 1), (1,)  # of the two rounds, see `follow`
+FAR = (True, False)  # whether points are looked for far away, in reduced images, in each of the two rounds
 MIN_TURN = np.deg2rad(5.0)  # a head that turns less says nothing of its camera, and landmarks are steady
 FEWEST_CORNERS = 10  # per keyframe
+LEAST_SHARE = 0.5  # of the points that should be seen: where most are not found, those that are have been by chance
 FEWEST_SEEN = 20  # points in a frame, median: fewer are no better than landmarks
 LEAST_LIGHT = 20.0  # of 255, median of the face: below, a camera's noise is its texture
 
@@ -78,8 +79,8 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
   if np.median(windows.bright) < LEAST_LIGHT:
     raise NoTracks(f"the face is too dark: {np.median(windows.bright):.0f} of 255")
   frames = _bundle_frames(axes, good, keys)
-  for levels in LEVELS:
-    tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, levels, clock)
+  for far in FAR:
+    tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
     state, found = _solve(tracks, X0, state, frames, clip.size)
     clock("rigid")
@@ -153,7 +154,7 @@ class _Clock:
 
 
 def _track(
-  skin: Skin, head, cam, poses, windows: _Windows, state: _Estimate, keys, levels, clock: _Clock
+  skin: Skin, head, cam, poses, windows: _Windows, state: _Estimate, keys, far: bool, clock: _Clock
 ) -> tuple[TextureTracks, np.ndarray]:
   """One round: `N_POINTS` tracks, some of them never seen, and their triangles among the skin's vertices (K, 3)."""
   correction = state.correction()
@@ -164,21 +165,29 @@ def _track(
     at = windows.frames[index]
     return rows_of(poses, at), rows_of(correction, at), lens[index], windows.contrast[index]
 
-  row = np.searchsorted(windows.frames, np.resize(keys, keyframes.MOST))
+  row = np.searchsorted(windows.frames, np.resize(keys, BATCH))
   views = compiled.views(head, skin.faces, cam, *frames(row))
   found = _corners(skin, views, windows.grey(row[: len(keys)]))
   clock("corners")
   counts = np.bincount(found.keyframe[found.keyframe >= 0], minlength=len(keys))
   if np.median(counts) < FEWEST_CORNERS:
     raise NoTracks(f"the skin shows too little texture ({np.median(counts):.0f} corners in a keyframe)")
-  px, sd = in_chunks(
-    lambda index: compiled.track(head, skin.faces, cam, *frames(index), views, found, levels), len(lens), BATCH
-  )
+
+  def follow(index):
+    here = compiled.views(head, skin.faces, cam, *frames(index))
+    shift = np.zeros((BATCH, N_POINTS, 2), np.float32)
+    if far:
+      shift = compiled.coarse(skin.faces, here, views, found, CELL)
+    return compiled.fine(skin.faces, here, views, found, shift)
+
+  px, sd, sought = in_chunks(follow, len(lens), BATCH)
   clock("follow")
-  per_frame = np.median(np.isfinite(sd).sum(1))
-  if per_frame < FEWEST_SEEN:
+  seen = np.isfinite(sd).sum(1)
+  share = seen.sum() / max(sought.sum(), 1)
+  if share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN:
     raise NoTracks(
-      f"the skin's texture is not found again ({per_frame:.0f} points per frame): blur, noise or a covered face"
+      f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "
+      "smooth skin, blur or noise"
     )
   region, triangles = np.asarray(skin.region)[found.face], np.asarray(skin.faces)[found.face]
   # An enlarged window is no sharper than the image: its pixels are the smaller ones then.
@@ -251,19 +260,24 @@ def _solve(
     X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
     side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]),
   )  # fmt: skip
-  solved, noise, sd = compiled.bundle(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
+  start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
+  solved = compiled.bundle(problem, start, np.int32(rigid.STEPS))
+  noise = np.asarray(compiled.judge(problem, solved)[0])
+  problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
+  solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
+  _, sd = compiled.judge(problem, solved)
   focal = float(np.exp(np.asarray(solved.shared)[0]))
   principal = f32(problem.centre + np.asarray(solved.shared)[1:] * state.side)
 
   def poses(index):
-    alone = problem.replace(uv=tracks.points[index], inverse_sd=inverse[index])
-    return compiled.resect(alone, solved, R[index], t[index], noise)
+    alone = problem.replace(uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
+    return compiled.resect(alone, solved, R[index], t[index])
 
   R, t = in_chunks(poses, len(inverse), 128)
   R = np.where(enough[:, None, None], R, state.R)
   t = np.where(enough[:, None], t - R @ pivot, state.t)
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), focal=np.float32(focal),
-    principal=principal, focal_sd=np.asarray(sd), noise=np.asarray(noise), used=enough,
+    principal=principal, focal_sd=np.asarray(sd), noise=noise, used=enough,
   )  # fmt: skip
   return _Estimate(state.R0, state.t0, R, t, focal, principal, state.side), found

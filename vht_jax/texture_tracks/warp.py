@@ -47,7 +47,7 @@ def patches(
   Returns:
     Patches (N, PATCH, PATCH), and which of their pixels both frames see (N, PATCH, PATCH) f32, 0 or 1.
   """
-  size, n = view.face.shape[0], base.shape[0]
+  size = view.face.shape[0]
   first = (base - PATCH // 2 - 1) * factor // CELL
   cells = first[:, None] + jnp.arange(_CELLS, dtype=jnp.int32)[None, :, None] * factor  # (N, m, 2)
   across, down = cells[:, None, :, 0], cells[:, :, None, 1]
