@@ -43,12 +43,12 @@ def align(head, poses, cam, middle):
   def one(pose):
     X = _posed(head, pose, cam)
     at = jnp.mean(X, axis=0)
-    product = jnp.matmul((X - at).T, middle - mean, precision=HIGHEST)
+    product = jnp.matmul((X - at[None]).T, middle - mean[None], precision=HIGHEST)
     U, _, Vt = jnp.linalg.svd(product)
     sign = jnp.sign(jnp.linalg.det(jnp.matmul(U, Vt, precision=HIGHEST)))
     R = jnp.matmul(U * jnp.stack([jnp.ones_like(sign), jnp.ones_like(sign), sign])[None], Vt, precision=HIGHEST)
     t = at - jnp.matmul(R, mean, precision=HIGHEST)
-    back = jnp.matmul(X[:: X.shape[0] // 64] - t, R, precision=HIGHEST)
+    back = jnp.matmul(X[:: X.shape[0] // 64] - t[None], R, precision=HIGHEST)
     return R, t, back
 
   return jax.vmap(one)(poses)
@@ -56,7 +56,7 @@ def align(head, poses, cam, middle):
 
 def _look(head, faces, cam, pose, correction, lens, grey):
   turn, shift = correction
-  X = jnp.matmul(_posed(head, pose, cam), turn.T, precision=HIGHEST) + shift
+  X = jnp.matmul(_posed(head, pose, cam), turn.T, precision=HIGHEST) + shift[None]
   matrices = [turn, cam.R, *(rotation.axis_angle_to_matrix(r) for r in (pose.rotation, pose.neck))]
   R = functools.reduce(lambda a, b: jnp.matmul(a, b, precision=HIGHEST), matrices)
   return see(faces, X, R[2], grey, lens)

@@ -71,7 +71,7 @@ def residuals(problem: Problem, state: State) -> Array:
   t, f, principal = translations(problem, state)
   X = problem.X0 + POINT_SD * state.moved
   Y = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST) + t[:, None]
-  uv = Y[..., :2] * (f / Y[..., 2:]) + principal
+  uv = Y[..., :2] * (f / Y[..., 2:]) + principal[None, None]
   return (uv - problem.uv) * problem.inverse_sd[..., None]
 
 
@@ -95,7 +95,7 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   lateral = D[..., :2] * inverse
   grow = -jnp.einsum("tkab,tb->tka", D, t, precision=HIGHEST)[..., None]
   by_focal = problem.inverse_sd[..., None] * slope * f + D[..., 2] * t[:, None, None, 2]
-  eye = jnp.eye(2, dtype=scale.dtype) * problem.inverse_sd[..., None, None]
+  eye = jnp.eye(2, dtype=scale.dtype)[None, None] * problem.inverse_sd[..., None, None]
   by_principal = (eye - lateral) * problem.side
   by_point = POINT_SD * jnp.einsum("tkab,tbc->tkac", D, state.R, precision=HIGHEST)
   shared = jnp.concatenate([by_focal[..., None], by_principal], -1)

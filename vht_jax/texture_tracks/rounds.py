@@ -190,8 +190,7 @@ def _track(
       "smooth skin, blur or noise"
     )
   region, triangles = np.asarray(skin.region)[found.face], np.asarray(skin.faces)[found.face]
-  # An enlarged window is no sharper than the image: its pixels are the smaller ones then.
-  sd = sd * REGION_NOISE[region] * np.maximum(1.0, 1 / windows.scale)[:, None]
+  sd = sd * REGION_NOISE[region] / windows.scale[:, None]
   px = np.where(np.isfinite(sd)[..., None], windows.to_image(px), 0.0)
   n = len(poses.rotation)
   tracks = TextureTracks(

@@ -26,7 +26,9 @@ from vht_jax.texture_tracks.rigid import (
 from vht_jax.types import Array
 
 N_CLUSTERS = 40  # regions of the skin, some 3 cm^2 each
-FLOOR = 0.015  # of the focal length: what all regions have in common
+# What all regions have in common, of the focal length: measured on scanned heads whose views spread by so much (rms).
+# What a camera's perspective makes of a turning head grows with the angle, so the floor falls with it.
+FLOOR, SPREAD = 0.015, 0.4  # rad
 
 
 def clusters(X: Array, seen: Array, n: int = N_CLUSTERS) -> Array:
@@ -35,11 +37,20 @@ def clusters(X: Array, seen: Array, n: int = N_CLUSTERS) -> Array:
 
   def pick(distance, _):
     k = jnp.argmax(distance)
-    own = jnp.sum((X - X[k]) ** 2, -1)
+    own = jnp.sum((X - X[k][None]) ** 2, -1)
     return jnp.minimum(distance, jnp.where(seen, own, -1.0)), own
 
   _, distances = jax.lax.scan(pick, far.astype(X.dtype), None, length=n)
   return jnp.argmin(distances, axis=0).astype(jnp.int32)
+
+
+def view_spread(problem: Problem, state: State) -> Array:
+  """() rad, rms angle of the camera's axis in the head frame to its mean, over the frames that see points."""
+  counts = jnp.any(problem.inverse_sd > 0, 1).astype(state.R.dtype)[:, None]
+  axes = state.R[:, 2]
+  n = jnp.maximum(jnp.sum(counts), 1.0)
+  mean = jnp.sum(counts * axes, 0) / n
+  return jnp.sqrt(jnp.sum(counts * (axes - mean[None]) ** 2) / n)
 
 
 def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
@@ -70,6 +81,7 @@ def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   _, precision = prior_precision(r.dtype)
   variance = jnp.sum(sums**2) * n / jnp.maximum(n - 1, 1.0) + jnp.sum(column[-3:] ** 2 * precision)
   # The prior alone knows it as well as this; a matrix that is not positive definite knows nothing.
-  sd = jnp.sqrt(variance + FLOOR**2)
+  floor = FLOOR * jnp.maximum(1.0, SPREAD / jnp.maximum(view_spread(problem, state), 1e-3))
+  sd = jnp.sqrt(variance + floor**2)
   sd = jnp.where(jnp.isfinite(sd), jnp.minimum(sd, LOG_FOCAL_SD), LOG_FOCAL_SD)
   return sd, naive

@@ -22,11 +22,14 @@ _ZERO, _UNIT = 128, 45  # of a contrast as a byte: 2.8 standard deviations eithe
 def window_of(place: np.ndarray, size: int) -> tuple[float, np.ndarray]:
   """The square on a face whose middle is at `place` (3,): px of the image, and image px per metre there.
 
+  Images are never enlarged, for there has to be texture in what is compared: a small face is a part of its window.
+
   Returns:
     The window's px per image px, and its top left corner (2,) in image px.
   """
-  side = max(WINDOW_METRES * float(place[2]), 16.0)
-  return size / side, np.asarray(place[:2], np.float64) - side / 2
+  side = max(WINDOW_METRES * float(place[2]), float(size))
+  corner = np.asarray(place[:2], np.float64) - side / 2
+  return size / side, np.round(corner) if side == size else corner  # as they are, the image's pixels are its own
 
 
 def look(image: np.ndarray, scale: float, corner: np.ndarray, size: int) -> np.ndarray:
@@ -84,7 +87,7 @@ def lens_of(focal_px: Array, principal_px: Array, scale: Array, corner: Array) -
 def project(X: Array, lens: Array) -> Array:
   """Camera (..., 3) m -> window px (..., 2)."""
   z = jnp.where(X[..., 2:] > 1e-6, X[..., 2:], 1.0)
-  return X[..., :2] * (lens[0] / z) + lens[1:]
+  return X[..., :2] * (lens[0] / z) + lens[1:].reshape((1,) * (X.ndim - 1) + (2,))
 
 
 def see(faces: Array, X: Array, axis: Array, contrast: Array, lens: Array) -> View:
