@@ -2,8 +2,9 @@
 
 The errors of tracks are not independent: those of a point are correlated in time, and those of neighbouring points
 have the same causes (light, a mesh that is beside the skin). The normal matrix counts every observation as a witness
-of its own and understates the focal length's standard deviation several times. So the influence of all that a region
-of the skin says is summed first, and regions count as independent (a sandwich estimator with clusters).
+of its own and understates the focal length's standard deviation several times. So the skin is divided into regions that
+count as independent, and how much the answer depends on them is seen by leaving out one after the other (a jackknife
+over groups, Tukey 1958; the sandwich estimator is its limit for many observations per unknown, which these are not).
 """
 
 from __future__ import annotations
@@ -11,21 +12,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vht_jax.texture_tracks.rigid import (
-  HIGHEST,
-  LOG_FOCAL_SD,
-  Problem,
-  State,
-  cauchy,
-  jacobians,
-  prior_precision,
-  reduced,
-  residuals,
-  system,
-)
+from vht_jax.texture_tracks.rigid import LOG_FOCAL_SD, Problem, State, prior_precision, reduced, step_of, system
 from vht_jax.types import Array
 
-N_CLUSTERS = 40  # regions of the skin, some 3 cm^2 each
+N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
 # What all regions have in common, of the focal length: measured on scanned heads whose views spread by so much (rms).
 # What a camera's perspective makes of a turning head grows with the angle, so the floor falls with it.
 FLOOR, SPREAD = 0.015, 0.4  # rad
@@ -54,34 +44,26 @@ def view_spread(problem: Problem, state: State) -> Array:
 
 
 def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
-  """Standard deviations () of log focal at a solution: by clusters, with the floor; and by the normal matrix alone."""
-  found = system(problem, state)
-  matrix, _, factor, cross = reduced(found, 0.0)
-  chol = jnp.linalg.cholesky(matrix)
+  """Standard deviations () of log focal at a solution: honest, and by the normal matrix alone."""
+  matrix = reduced(system(problem, state), 0.0)[0]
   focal = matrix.shape[0] - 3
   unit = jnp.zeros(matrix.shape[0], matrix.dtype).at[focal].set(1.0)
-  column = jax.scipy.linalg.cho_solve((chol, True), unit)
-  naive = jnp.sqrt(column[focal])
-  # How a change of the gradient moves log focal: `column`, and through the points that follow.
-  half = jnp.einsum("kbm,m->kb", cross, column, precision=HIGHEST)
-  of_points = -jax.lax.linalg.triangular_solve(factor, half[..., None], left_side=True, lower=True, transpose_a=True)
-  of_points = of_points[..., 0]
-  r = residuals(problem, state)
-  by_pose, by_shared, by_point = jacobians(problem, state)
-  influence = (
-    jnp.einsum("tkab,tb->tka", by_pose, column[:-3].reshape(-1, 6), precision=HIGHEST)
-    + jnp.einsum("tkab,b->tka", by_shared, column[-3:], precision=HIGHEST)
-    + jnp.einsum("tkab,kb->tka", by_point, of_points, precision=HIGHEST)
-  )
-  said = jnp.einsum("tka,tka,tk->k", influence, r, cauchy(r)[0], precision=HIGHEST)
-  said = said + jnp.sum(of_points * state.moved, -1)  # the mesh, from which the points have moved
-  cluster = clusters(problem.X0, jnp.any(problem.inverse_sd > 0, 0))
-  sums = jnp.zeros(N_CLUSTERS, r.dtype).at[cluster].add(said)
-  n = jnp.sum(jnp.zeros(N_CLUSTERS, r.dtype).at[cluster].max(jnp.any(problem.inverse_sd > 0, 0).astype(r.dtype)))
-  _, precision = prior_precision(r.dtype)
-  variance = jnp.sum(sums**2) * n / jnp.maximum(n - 1, 1.0) + jnp.sum(column[-3:] ** 2 * precision)
-  # The prior alone knows it as well as this; a matrix that is not positive definite knows nothing.
+  column = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), unit)
+  seen = jnp.any(problem.inverse_sd > 0, 0)
+  cluster = clusters(problem.X0, seen)
+  used = jnp.zeros(N_CLUSTERS, bool).at[cluster].max(seen)
+
+  def without(c):  # how far log focal goes, to first order
+    rest = problem.replace(inverse_sd=jnp.where((cluster == c)[None], 0.0, problem.inverse_sd))
+    return step_of(system(rest, state), 0.0)[0][focal]
+
+  moves = jax.lax.map(without, jnp.arange(N_CLUSTERS, dtype=jnp.int32))
+  n = jnp.maximum(jnp.sum(used.astype(moves.dtype)), 2.0)
+  moves = jnp.where(used, moves, 0.0)
+  moves = jnp.where(used, moves - jnp.sum(moves) / n, 0.0)
+  # What the priors of the camera contribute, which no region says.
+  prior = jnp.sum(column[-3:] ** 2 * prior_precision(matrix.dtype)[1])
   floor = FLOOR * jnp.maximum(1.0, SPREAD / jnp.maximum(view_spread(problem, state), 1e-3))
-  sd = jnp.sqrt(variance + floor**2)
-  sd = jnp.where(jnp.isfinite(sd), jnp.minimum(sd, LOG_FOCAL_SD), LOG_FOCAL_SD)
-  return sd, naive
+  sd = jnp.sqrt((n - 1) / n * jnp.sum(moves**2) + prior + floor**2)
+  # The prior alone knows it as well as this; a matrix that is not positive definite knows nothing.
+  return jnp.where(jnp.isfinite(sd), jnp.minimum(sd, LOG_FOCAL_SD), LOG_FOCAL_SD), jnp.sqrt(column[focal])
