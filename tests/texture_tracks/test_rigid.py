@@ -33,8 +33,9 @@ def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.0
     uv += common / yaw * angles[:, None, 1:2] * rng.standard_normal((40, 2))[group]
   seen = rng.random((n_frames, n_points)) < 0.7
   f32 = lambda a: jnp.asarray(a, jnp.float32)
+  sd = stated or noise
   problem = rigid.Problem(
-    X0=f32(X + mesh * rng.standard_normal(X.shape)), uv=f32(uv), inverse_sd=f32(np.where(seen, 1 / (stated or noise), 0)),
+    X0=f32(X + mesh * rng.standard_normal(X.shape)), uv=f32(uv), inverse_sd=f32(np.where(seen, 1 / sd, 0)),
     region=jnp.asarray(rng.integers(0, 3, n_points), jnp.int32), side=f32(SIDE), centre=f32([SIDE / 2, SIDE / 2]),
   )  # fmt: skip
   tilt = turn(f32(0.03 * rng.standard_normal((n_frames, 3))))

@@ -46,7 +46,7 @@ def sought(faces: Array, view: View, keys: View, corners: Corners) -> Sought:
   size = view.image.shape[0]
   key = jnp.maximum(corners.keyframe, 0)
   expected, cosine = warp.place(view, faces, corners.face, corners.bary)
-  turn = jnp.arccos(jnp.clip(jnp.sum(view.axis * keys.axis[key], -1), -1.0, 1.0))
+  turn = jnp.arccos(jnp.clip(jnp.sum(view.axis[None] * keys.axis[key], -1), -1.0, 1.0))
   inside = jnp.all((expected > lk.HALF + 1) & (expected < size - lk.HALF - 1), -1)
   usable = (corners.keyframe >= 0) & inside & (cosine > warp.MIN_COSINE) & (turn <= MAX_TURN)
   _, pick = jax.lax.top_k(jnp.where(usable, -turn, -jnp.inf), min(AT_ONCE, corners.px.shape[0]))

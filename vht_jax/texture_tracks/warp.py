@@ -74,7 +74,8 @@ def patches(
   where, both = fine[..., :2], (fine[..., 2] > 0.999).astype(there.dtype)
   # One picture of all keyframes above each other; a patch stays within its own.
   side = images.shape[1]
-  where = jnp.clip(where, 0.5, side - 0.5) + jnp.stack([jnp.zeros_like(keyframe), keyframe], -1)[:, None, None] * side
+  down = jnp.stack([jnp.zeros_like(keyframe), keyframe * side], -1).astype(where.dtype)
+  where = jnp.clip(where, 0.5, side - 0.5) + down[:, None, None]
   return sample_bilinear(images.reshape(-1, side, 1), where, forward_mode=True)[..., 0], both
 
 
