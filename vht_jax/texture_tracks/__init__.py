@@ -6,7 +6,7 @@ finds the rest by Lucas and Kanade's method, and solves a rigid head for poses a
 
   skin, view   the part of the head that carries tracks; a frame's window with the mesh drawn into it
   keyframes, corners, warp, lucas_kanade, follow   from keyframes to points in a frame
-  rigid, uncertainty   the bundle adjustment on them, and how sure its focal length is
+  rigid, uncertainty, poses   the bundle adjustment on them, how sure its focal length is, its poses as the tracker's
 """
 
 from vht_jax.texture_tracks.rounds import observe

@@ -275,8 +275,10 @@ def _solve(
   R, t = in_chunks(poses, len(inverse), 128)
   R = np.where(enough[:, None, None], R, state.R)
   t = np.where(enough[:, None], t - R @ pivot, state.t)
+  state = _Estimate(state.R0, state.t0, R, t, focal, principal, state.side)
+  turn, shift = state.correction()
   found = Rigid(
-    points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), focal=np.float32(focal),
-    principal=principal, focal_sd=np.asarray(sd), noise=noise, used=enough,
+    points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
+    focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd), noise=noise, used=enough,
   )  # fmt: skip
-  return _Estimate(state.R0, state.t0, R, t, focal, principal, state.side), found
+  return state, found

@@ -68,16 +68,22 @@ class Corners:
 
 @flax.struct.dataclass
 class Rigid:
-  """A rigid head of K points in T frames; X_camera = R X + t."""
+  """A rigid head of K points in T frames; X_camera = R X + t.
+
+  `turn` and `shift` take the mesh from where the first estimate had it to where it is: X_camera = turn X_before + shift
+  with the camera's new focal length and principal point (`poses.moved`).
+  """
 
   points: Array  # (K, 3) f32 m, frame of the mean head of the clip
   R: Array  # (T, 3, 3) f32
   t: Array  # (T, 3) f32 m
+  turn: Array  # (T, 3, 3) f32
+  shift: Array  # (T, 3) f32 m
   focal: Array  # () f32 in units of the longer side
   principal: Array  # (2,) f32 px
   focal_sd: Array  # () f32, of log focal: what the data say of it, correlated errors included
   noise: Array  # (len(REGIONS),) f32 factor on the tracks' sd: how much less rigid than them the regions are
-  used: Array  # (T,) bool: frames with enough points; the others are as they were
+  used: Array  # (T,) bool: frames with enough points; the others are as the first estimate has them
 
 
 class Observed(NamedTuple):
