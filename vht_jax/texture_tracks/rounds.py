@@ -22,6 +22,7 @@ from vht_jax.types import FlameModel, Status, TrackResult
 WINDOW = 512  # px, side of the windows through which frames are seen: 2.2 px per mm of skin
 N_POINTS = 192  # corners of all keyframes together; about half of them are seen in a frame
 BATCH = 8  # frames per call
+KEPT = 1024  # frames whose windows stay in memory, 256 kB each; those of longer clips are made anew in each round
 BUNDLE_FRAMES = 64  # at most, of the rigid bundle; the poses of the others follow from its points
 FAR = (True, False)  # whether points are looked for far away, in reduced images, in each of the two rounds
 MIN_TURN = np.deg2rad(5.0)  # a head that turns less says nothing of its camera, and landmarks are steady
@@ -106,34 +107,41 @@ class _Estimate:
 
 
 class _Windows:
-  """The windows of n frames (`frames`, positions in the clip), kept over the rounds: 256 kB each."""
+  """The windows of n frames (`frames`, positions in the clip); of the first `KEPT` they are kept over the rounds."""
 
   def __init__(self, clip, frames: np.ndarray, state: _Estimate, middle: np.ndarray):
     at = state.R[frames] @ middle + state.t[frames]
     focal = state.focal * state.side
     places = np.concatenate([at[:, :2] / at[:, 2:] * focal + state.principal, focal / at[:, 2:]], -1)
     spans = [window_of(place, WINDOW) for place in places]
-    self.frames = frames
+    self.frames, self._clip = frames, clip
     self.scale = np.array([scale for scale, _ in spans], np.float32)  # (n,) window px per image px
     self.corner = np.array([corner for _, corner in spans], np.float32)  # (n, 2) image px
-    self.contrast = np.zeros((len(frames), WINDOW, WINDOW), np.uint8)
-    self.bright = np.zeros(len(frames), np.float32)  # of 255, the middle of the face
+    n = min(len(frames), KEPT)
+    self._contrast = np.zeros((n, WINDOW, WINDOW), np.uint8)
+    self.bright = np.zeros(n, np.float32)  # of 255, the middle of the face
     inner = slice(WINDOW // 4, -WINDOW // 4)
 
     def work(start):
-      index = np.arange(start, min(start + BATCH, len(frames)))
-      for k, image in zip(index, clip.images(frames[index])):
-        grey = look(image, float(self.scale[k]), self.corner[k], WINDOW)
-        self.contrast[k], self.bright[k] = local_contrast(grey), np.median(grey[inner, inner])
+      index = np.arange(start, min(start + BATCH, n))
+      for k, grey in zip(index, self.grey(index)):
+        self._contrast[k], self.bright[k] = local_contrast(grey), np.median(grey[inner, inner])
 
-    self._clip = clip
-    for _ in prefetched(work, range(0, len(frames), BATCH)):
+    for _ in prefetched(work, range(0, n, BATCH)):
       pass
 
   def grey(self, rows: np.ndarray) -> np.ndarray:
     """(k, WINDOW, WINDOW) of some of them."""
     images = self._clip.images(self.frames[rows])
     return np.stack([look(image, float(self.scale[k]), self.corner[k], WINDOW) for k, image in zip(rows, images)])
+
+  def contrast(self, rows: np.ndarray) -> np.ndarray:
+    """(k, WINDOW, WINDOW) uint8 of `local_contrast`."""
+    out = self._contrast[np.minimum(rows, len(self._contrast) - 1)]
+    late = np.flatnonzero(rows >= len(self._contrast))
+    if len(late):
+      out[late] = [local_contrast(grey) for grey in self.grey(rows[late])]
+    return out
 
   def to_image(self, px: np.ndarray) -> np.ndarray:
     """Points (n, K, 2) window px -> image px."""
@@ -163,7 +171,7 @@ def _track(
 
   def frames(index):
     at = windows.frames[index]
-    return rows_of(poses, at), rows_of(correction, at), lens[index], windows.contrast[index]
+    return rows_of(poses, at), rows_of(correction, at), lens[index], windows.contrast(index)
 
   row = np.searchsorted(windows.frames, np.resize(keys, BATCH))
   views = compiled.views(head, skin.faces, cam, *frames(row))
