@@ -77,6 +77,18 @@ def draw(head, truth, sd=2.0, contrast=25.0):
   return np.clip(frames + noise, 0, 255).astype(np.uint8)[..., None].repeat(3, -1)
 
 
+def errors(head, truth, tracks):
+  """Errors of what is seen, px, and what they are said to be.
+
+  A corner is the point of the skin that its keyframe shows there; the mesh is true up to the start's error.
+  """
+  screen = np.asarray(vertices(head, truth))[..., :2]
+  where = np.einsum("tkci,kc->tki", screen[:, tracks.vertices], tracks.bary)
+  beside = (tracks.points - where)[tracks.keyframe, np.arange(len(tracks.keyframe))]
+  seen = np.isfinite(tracks.sd)
+  return np.linalg.norm(tracks.points - where - beside[None], axis=-1)[seen], tracks.sd[seen]
+
+
 @pytest.fixture
 def small(monkeypatch):
   monkeypatch.setattr(rounds, "WINDOW", 256)
@@ -93,15 +105,10 @@ def test_tracks_and_camera_of_a_turning_head(small_head, small):
   assert found.reason == ""
   tracks, rigid = found.tracks, found.rigid
 
-  screen = np.asarray(vertices(small_head, truth))[..., :2]
   seen = np.isfinite(tracks.sd)
   assert seen.sum(1).min() > 25
   assert (tracks.points[~seen] == 0).all()
-  # A corner is the point of the skin that its keyframe shows there; the mesh is true up to the start's error.
-  where = np.einsum("tkci,kc->tki", screen[:, tracks.vertices], tracks.bary)
-  at_key = np.arange(len(tracks.keyframe))
-  beside = (tracks.points - where)[tracks.keyframe, at_key]
-  error = np.linalg.norm(tracks.points - where - beside[None], axis=-1)[seen]
+  error, _ = errors(small_head, truth, tracks)
   assert np.median(error) < 0.2 and np.quantile(error, 0.9) < 0.6
 
   assert abs(np.log(float(rigid.focal) / FOCAL)) < 3 * float(rigid.focal_sd)
@@ -117,9 +124,14 @@ def test_tracks_and_camera_of_a_turning_head(small_head, small):
   assert dark.tracks is None and "dark" in dark.reason
   smooth = texture_tracks.observe(small_head, Clip(draw(small_head, truth, contrast=0.0)), start)
   assert smooth.tracks is None and "texture" in smooth.reason
-  blurred = np.stack([cv2.GaussianBlur(f, (0, 0), 3.0 + 3.0 * (k % 2)) for k, f in enumerate(clip.frames)])
-  blurred = texture_tracks.observe(small_head, Clip(blurred), start)
+  blur = lambda sd: Clip(np.stack([cv2.GaussianBlur(f, (0, 0), sd * (1 + k % 2)) for k, f in enumerate(clip.frames)]))
+  blurred = texture_tracks.observe(small_head, blur(12.0), start)
   assert blurred.tracks is None and blurred.reason
+  somewhat = texture_tracks.observe(small_head, blur(3.0), start)  # with what is left of the texture, or not at all
+  if somewhat.tracks is not None:
+    error, sd = errors(small_head, truth, somewhat.tracks)
+    assert np.quantile(error / sd, 0.9) < 2.5
+    assert abs(np.log(float(somewhat.rigid.focal) / FOCAL)) < 3 * float(somewhat.rigid.focal_sd)
 
 
 def test_a_head_that_hardly_turns_has_none(small_head):
