@@ -96,9 +96,13 @@ def start(problem, R, t, focal, principal):
 
 
 @stored
-def judge(problem, state):
-  """The regions' noise at a solution, and the standard deviation of log focal."""
-  return rigid.region_noise(problem, state), uncertainty.focal_deviation(problem, state)[0]
+def noise(problem, state):
+  return rigid.region_noise(problem, state)
+
+
+@stored
+def deviation(problem, state):
+  return uncertainty.focal_deviation(problem, state)[0]
 
 
 @stored

@@ -83,7 +83,7 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    state, found = _solve(tracks, X0, state, frames, clip.size)
+    state, found = _solve(tracks, X0, state, frames, clip.size, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -252,7 +252,7 @@ def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.n
 
 
 def _solve(
-  tracks: TextureTracks, X0: np.ndarray, state: _Estimate, frames: np.ndarray, size: tuple[int, int]
+  tracks: TextureTracks, X0: np.ndarray, state: _Estimate, frames: np.ndarray, size: tuple[int, int], last: bool
 ) -> tuple[_Estimate, Rigid]:
   """The rigid bundle of some frames, and the poses of all from its points."""
   f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
@@ -269,10 +269,10 @@ def _solve(
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
   solved = compiled.bundle(problem, start, np.int32(rigid.STEPS))
-  noise = np.asarray(compiled.judge(problem, solved)[0])
+  noise = np.asarray(compiled.noise(problem, solved))
   problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
-  _, sd = compiled.judge(problem, solved)
+  sd = compiled.deviation(problem, solved) if last else np.nan  # it costs as much as the rest
   focal = float(np.exp(np.asarray(solved.shared)[0]))
   principal = f32(problem.centre + np.asarray(solved.shared)[1:] * state.side)
 
@@ -287,6 +287,6 @@ def _solve(
   turn, shift = state.correction()
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
-    focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd), noise=noise, used=enough,
+    focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), noise=noise, used=enough,
   )  # fmt: skip
   return state, found
