@@ -1,0 +1,114 @@
+"""What the host runs as compiled programs: every one for a fixed number of frames and points, whatever the clip."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from vht_jax import cameras, rotation
+from vht_jax.head import flame
+from vht_jax.host.programs import stored
+from vht_jax.render.planes import map_frames
+from vht_jax.texture_tracks import follow, rigid, uncertainty
+from vht_jax.texture_tracks.skin import cut
+from vht_jax.texture_tracks.view import lens_of, pool, see
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@stored
+def person(model, shape, vertex):
+  return flame.with_identity(cut(model, vertex), shape)
+
+
+@stored
+def unposed(head, expr, jaw):
+  """(v, 3) the head with this expression, unturned, about its root."""
+  pose = flame.neutral_pose(head)
+  zero = jnp.zeros(3, jnp.float32)
+  return flame.skin(head, jnp.zeros(0), pose.replace(expr=expr, jaw=jaw, rotation=zero, translation=zero))
+
+
+def _posed(head, pose, cam):
+  return cameras.world_to_camera(cam, flame.skin(head, jnp.zeros(0), pose))
+
+
+@stored
+def align(head, poses, cam, middle):
+  """Rigid motions of the mean head to the posed ones, (B, 3, 3) and (B, 3), and some points in its frame."""
+  mean = jnp.mean(middle, axis=0)
+
+  def one(pose):
+    X = _posed(head, pose, cam)
+    at = jnp.mean(X, axis=0)
+    product = jnp.matmul((X - at[None]).T, middle - mean[None], precision=HIGHEST)
+    U, _, Vt = jnp.linalg.svd(product)
+    sign = jnp.sign(jnp.linalg.det(jnp.matmul(U, Vt, precision=HIGHEST)))
+    R = jnp.matmul(U * jnp.stack([jnp.ones_like(sign), jnp.ones_like(sign), sign])[None], Vt, precision=HIGHEST)
+    t = at - jnp.matmul(R, mean, precision=HIGHEST)
+    back = jnp.matmul(X[:: X.shape[0] // 64] - t[None], R, precision=HIGHEST)
+    return R, t, back
+
+  return jax.vmap(one)(poses)
+
+
+def _look(head, faces, cam, pose, correction, lens, grey):
+  turn, shift = correction
+  X = jnp.matmul(_posed(head, pose, cam), turn.T, precision=HIGHEST) + shift[None]
+  matrices = [turn, cam.R, *(rotation.axis_angle_to_matrix(r) for r in (pose.rotation, pose.neck))]
+  R = functools.reduce(lambda a, b: jnp.matmul(a, b, precision=HIGHEST), matrices)
+  return see(faces, X, R[2], grey, lens)
+
+
+@stored
+def views(head, faces, cam, poses, correction, lens, grey):
+  one = lambda pose, correction, lens, grey: _look(head, faces, cam, pose, correction, lens, grey)
+  return map_frames(one)(poses, correction, lens, grey)
+
+
+@functools.partial(stored, static_argnames=("factor",))
+def coarse(faces, views, keys, corners, factor):
+  """Displacements (B, K, 2), see `follow.coarse`."""
+  images = jax.vmap(lambda a: pool(a, factor))(keys.image)
+  return map_frames(lambda view: follow.coarse(faces, view, keys, corners, images, factor))(views)
+
+
+@stored
+def fine(faces, views, keys, corners, shift):
+  return map_frames(lambda view, shift: follow.fine(faces, view, keys, corners, shift))(views, shift)
+
+
+@stored
+def lenses(focal_px, principal_px, scale, corner):
+  return jax.vmap(lambda s, c: lens_of(focal_px, principal_px, s, c))(scale, corner)
+
+
+@stored
+def bundle(problem, state, steps):
+  return rigid.solve(problem, state, steps)[0]
+
+
+@stored
+def start(problem, R, t, focal, principal):
+  return rigid.start(problem, R, t, focal, principal)
+
+
+@stored
+def noise(problem, state):
+  return rigid.region_noise(problem, state)
+
+
+@stored
+def deviation(problem, state):
+  return uncertainty.focal_deviation(problem, state)[0]
+
+
+@stored
+def resect(problem, solved, R, t):
+  """Poses (B, 3, 3), (B, 3) of any frames, with points and camera as `solved`; a frame that sees nothing stays."""
+  f, principal = jnp.exp(solved.shared[0]), problem.centre + solved.shared[1:] * problem.side
+  begin = rigid.start(problem, R, t, f, principal).replace(shared=solved.shared, moved=solved.moved)
+  found = rigid.resect(problem, begin)
+  return found.R, rigid.translations(problem, found)[0]

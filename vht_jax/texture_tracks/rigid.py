@@ -1,0 +1,269 @@
+"""A rigid head seen by a still camera: pose of every frame, focal length, principal point and K points in space.
+
+Bundle adjustment of texture tracks alone. Points start on the tracked mesh and are free in all three directions, held
+by a prior of some millimetres: a mesh that is held fixed makes the focal length wrong by a tenth. Unknowns are as in
+`points`: where a head's pivot appears and the logarithm of its scale, so that the focal length hardly correlates with
+the poses. The points are eliminated (Schur complement), and what remains is solved densely.
+
+A face is not rigid. Residuals count as with a Cauchy distribution, and regions that move more than their tracks'
+noise count less (`Rigid.noise`).
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vht_jax import rotation
+from vht_jax.texture_tracks.types import REGIONS
+from vht_jax.types import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+POINT_SD = 0.005  # m, prior of a point against the mesh, each direction: it works from 3 to 5 mm
+LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35  # portraits: 1.65 times the longer side
+PRINCIPAL_SD = 0.01  # of the longer side
+CAUCHY = 1.0  # standard deviations at which a residual counts half
+STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
+TOL = 1e-5
+FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
+_FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
+
+
+@flax.struct.dataclass
+class Problem:
+  """T frames, K points. Image px."""
+
+  X0: Array  # (K, 3) m, about the pivot
+  uv: Array  # (T, K, 2) px
+  inverse_sd: Array  # (T, K) 1 / px; 0: not seen
+  region: Array  # (K,) i32
+  side: Array  # () px, the longer side
+  centre: Array  # (2,) px, of the image
+
+
+@flax.struct.dataclass
+class State:
+  R: Array  # (T, 3, 3) head -> camera
+  place: Array  # (T, 3) px of the pivot, and log of px per m there
+  shared: Array  # (3,) log focal (in longer sides), principal point minus the image's centre in longer sides
+  moved: Array  # (K, 3) points minus X0, in units of `POINT_SD`
+
+
+def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) -> State:
+  """From poses X = R X0 + t, a focal length and a principal point (px)."""
+  f = focal * problem.side
+  place = jnp.concatenate([t[:, :2] * (f / t[:, 2:]) + principal[None], jnp.log(f / t[:, 2:])], -1)
+  shared = jnp.concatenate([jnp.log(focal)[None], (principal - problem.centre) / problem.side])
+  return State(R=R, place=place, shared=shared, moved=jnp.zeros_like(problem.X0))
+
+
+def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
+  """Camera positions (T, 3) m of the pivot, focal length () and principal point (2,) in px."""
+  f = jnp.exp(state.shared[0]) * problem.side
+  principal = problem.centre + state.shared[1:] * problem.side
+  inverse = jnp.exp(-state.place[:, 2:])
+  return jnp.concatenate([(state.place[:, :2] - principal[None]) * inverse, f * inverse], -1), f, principal
+
+
+def residuals(problem: Problem, state: State) -> Array:
+  """(T, K, 2) predicted minus seen in standard deviations, 0 where not seen."""
+  t, f, principal = translations(problem, state)
+  X = problem.X0 + POINT_SD * state.moved
+  Y = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST) + t[:, None]
+  uv = Y[..., :2] * (f / Y[..., 2:]) + principal[None, None]
+  return (uv - problem.uv) * problem.inverse_sd[..., None]
+
+
+def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
+  """Derivatives of `residuals` by pose (T, K, 2, 6), shared (T, K, 2, 3) and points (T, K, 2, 3).
+
+  A pose moves by R <- exp(w) R and place <- place + d, in the order [w, d].
+  """
+  t, f, _ = translations(problem, state)
+  X = problem.X0 + POINT_SD * state.moved
+  RX = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST)
+  Y = RX + t[:, None]
+  scale = problem.inverse_sd * (f / Y[..., 2])
+  zero = jnp.zeros_like(scale)
+  slope = Y[..., :2] / Y[..., 2:]
+  D = jnp.stack([  # of the residual by Y
+    jnp.stack([scale, zero, -scale * slope[..., 0]], -1), jnp.stack([zero, scale, -scale * slope[..., 1]], -1)
+  ], -2)  # fmt: skip
+  turn = jnp.cross(RX[..., None, :], D)  # D . (w x RX) = w . (RX x D)
+  inverse = jnp.exp(-state.place[:, 2])[:, None, None, None]
+  lateral = D[..., :2] * inverse
+  grow = -jnp.einsum("tkab,tb->tka", D, t, precision=HIGHEST)[..., None]
+  by_focal = problem.inverse_sd[..., None] * slope * f + D[..., 2] * t[:, None, None, 2]
+  eye = jnp.eye(2, dtype=scale.dtype)[None, None] * problem.inverse_sd[..., None, None]
+  by_principal = (eye - lateral) * problem.side
+  by_point = POINT_SD * jnp.einsum("tkab,tbc->tkac", D, state.R, precision=HIGHEST)
+  shared = jnp.concatenate([by_focal[..., None], by_principal], -1)
+  return jnp.concatenate([turn, lateral, grow], -1), shared, by_point
+
+
+def cauchy(r: Array) -> tuple[Array, Array]:
+  """IRLS weights (T, K) and cost () of residuals (T, K, 2)."""
+  square = jnp.sum(r**2, -1) / CAUCHY**2
+  return 1 / (1 + square), CAUCHY**2 * jnp.sum(jnp.log1p(square))
+
+
+def prior_precision(dtype) -> tuple[Array, Array]:
+  """Mean and precision of `State.shared`."""
+  sd = jnp.array([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD], dtype)
+  return jnp.array([LOG_FOCAL_MEAN, 0.0, 0.0], dtype), 1 / sd**2
+
+
+def cost_of(problem: Problem, state: State) -> Array:
+  mean, precision = prior_precision(state.shared.dtype)
+  return (
+    cauchy(residuals(problem, state))[1] + jnp.sum(precision * (state.shared - mean) ** 2) + jnp.sum(state.moved**2)
+  )
+
+
+@flax.struct.dataclass
+class System:
+  """Normal equations; the 6 T + 3 unknowns of poses and camera first, then the points."""
+
+  gradient: Array  # (6 T + 3,)
+  matrix: Array  # (6 T + 3, 6 T + 3)
+  point_gradient: Array  # (K, 3)
+  point_matrix: Array  # (K, 3, 3)
+  cross: Array  # (K, 3, 6 T + 3)
+
+
+def system(problem: Problem, state: State) -> System:
+  """Gauss-Newton with the weights of `cauchy` and all priors."""
+  r = residuals(problem, state)
+  w = cauchy(r)[0]
+  by_pose, by_shared, by_point = jacobians(problem, state)
+  n_frames, n = r.shape[0], 6 * r.shape[0]
+  product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
+  wr, w_pose, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_pose, by_shared, by_point))
+  mean, precision = prior_precision(r.dtype)
+  poses = product("tkab,tkac->tbc", w_pose, by_pose)
+  frames = jnp.arange(n_frames)
+  matrix = jnp.zeros((n_frames, 6, n_frames, 6), r.dtype).at[frames, :, frames].set(poses).reshape(n, n)
+  corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, 3)
+  shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
+  matrix = jnp.block([[matrix, corner], [corner.T, shared]])
+  by_prior = precision * (state.shared - mean)
+  return System(
+    gradient=jnp.concatenate(
+      [product("tkab,tka->tb", by_pose, wr).reshape(n), product("tkab,tka->b", by_shared, wr) + by_prior]
+    ),
+    matrix=matrix,
+    point_gradient=product("tkab,tka->kb", by_point, wr) + state.moved,
+    point_matrix=product("tkab,tkac->kbc", w_point, by_point) + jnp.eye(3, dtype=r.dtype)[None],
+    cross=jnp.concatenate(
+      [
+        product("tkab,tkac->kbtc", w_point, by_pose).reshape(-1, 3, n),
+        product("tkab,tkac->kbc", w_point, by_shared),
+      ],
+      -1,
+    ),
+  )
+
+
+def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array, Array]:
+  """The system without the points: matrix, gradient, and what gets the points back: factors (K, 3, 3), cross terms.
+
+  With Marquardt's damping; an unknown that nothing depends on (a frame that sees nothing) stays where it is.
+  """
+  i = jnp.arange(3)
+  damped = found.point_matrix.at[:, i, i].multiply(1 + damping)
+  factor = jnp.linalg.cholesky(damped)
+  solve = lambda b: jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)  # noqa: E731
+  cross, gradient = solve(found.cross), solve(found.point_gradient[..., None])
+  m = found.gradient.shape[0]
+  flat = cross.reshape(-1, m)
+  matrix = found.matrix - jnp.matmul(flat.T, flat, precision=HIGHEST)
+  i = jnp.arange(m)
+  diagonal = found.matrix[i, i]
+  matrix = matrix.at[i, i].add(jnp.where(diagonal > 0, damping * diagonal, 1.0))
+  return matrix, found.gradient - jnp.matmul(flat.T, gradient.reshape(-1), precision=HIGHEST), factor, cross
+
+
+def step_of(found: System, damping: Array) -> tuple[Array, Array]:
+  """The damped Gauss-Newton step: (6 T + 3,) and (K, 3)."""
+  matrix, gradient, factor, cross = reduced(found, damping)
+  d = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
+  right = -found.point_gradient - jnp.einsum("kbm,m->kb", found.cross, d, precision=HIGHEST)
+  half = jax.lax.linalg.triangular_solve(factor, right[..., None], left_side=True, lower=True)
+  return d, jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[..., 0]
+
+
+def move(state: State, d: Array, moved: Array) -> State:
+  """The state after a step."""
+  poses = d[:-3].reshape(-1, 6)
+  turns = jax.vmap(rotation.axis_angle_to_matrix)(poses[:, :3])
+  return State(
+    R=jnp.matmul(turns, state.R, precision=HIGHEST),
+    place=state.place + poses[:, 3:],
+    shared=state.shared + d[-3:],
+    moved=state.moved + moved,
+  )
+
+
+def solve(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
+  """Levenberg-Marquardt; the state and the steps taken. A step to a higher or no finite cost is not taken."""
+
+  def body(carry):
+    state, cost, lam, k, _ = carry
+    trial = move(state, *step_of(system(problem, state), lam))
+    new = cost_of(problem, trial)
+    lower = jnp.isfinite(new) & (new < cost)
+    state = jax.tree.map(lambda a, b: jnp.where(lower, a, b), trial, state)
+    done = (lower & (cost - new < TOL * cost)) | (lam > 1e6)
+    return state, jnp.where(lower, new, cost), jnp.where(lower, jnp.maximum(lam / 8, 1e-7), lam * 8), k + 1, done
+
+  lam = jnp.asarray(1e-4, state.place.dtype)
+  init = state, cost_of(problem, state), lam, jnp.int32(0), jnp.zeros((), bool)
+  state, _, _, k, _ = jax.lax.while_loop(lambda c: (c[3] < steps) & ~c[4], body, init)
+  return state, k
+
+
+def region_noise(problem: Problem, state: State) -> Array:
+  """(len(REGIONS),) factors >= 1: robust size of a region's residuals in standard deviations."""
+  square = jnp.sum(residuals(problem, state) ** 2, -1)
+  seen = problem.inverse_sd > 0
+
+  def one(k):
+    counts = seen & (problem.region == k)[None]
+    median = jnp.nanmedian(jnp.where(counts, square, jnp.nan))
+    enough = jnp.sum(counts) >= _FEWEST_RESIDUALS
+    return jnp.where(enough, jnp.sqrt(median / 1.386), 1.0)  # 2 ln 2, the median of chi^2 with 2 degrees of freedom
+
+  return jnp.maximum(jnp.stack([one(k) for k in range(len(REGIONS))]), 1.0)
+
+
+def resect(problem: Problem, state: State, steps: int = 8) -> State:
+  """The poses alone, each from its own frame, with points and camera as they are."""
+
+  def one(uv, inverse_sd, R, place):
+    alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None])
+
+    def body(_, carry):
+      R, place, cost, lam = carry
+      here = State(R=R[None], place=place[None], shared=state.shared, moved=state.moved)
+      r, J = residuals(alone, here)[0], jacobians(alone, here)[0][0]
+      w = cauchy(r)[0]
+      H = jnp.einsum("kab,kac,k->bc", J, J, w, precision=HIGHEST)
+      diagonal = jnp.diagonal(H)
+      H = H + jnp.diag(jnp.where(diagonal > 0, lam * diagonal, 1.0))
+      d = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(H), True), jnp.einsum("kab,ka,k->b", J, r, w))
+      trial = here.replace(
+        R=jnp.matmul(rotation.axis_angle_to_matrix(d[:3]), R, precision=HIGHEST)[None], place=(place + d[3:])[None]
+      )
+      new = cauchy(residuals(alone, trial))[1]
+      lower = jnp.isfinite(new) & (new <= cost)
+      pick = lambda a, b: jnp.where(lower, a, b)  # noqa: E731
+      return pick(trial.R[0], R), pick(trial.place[0], place), pick(new, cost), pick(lam / 8, lam * 8)
+
+    here = State(R=R[None], place=place[None], shared=state.shared, moved=state.moved)
+    init = R, place, cauchy(residuals(alone, here))[1], jnp.asarray(1e-4, place.dtype)
+    R, place, _, _ = jax.lax.fori_loop(0, steps, body, init)
+    return R, place
+
+  R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, state.R, state.place)
+  return state.replace(R=R, place=place)

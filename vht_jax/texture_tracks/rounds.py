@@ -1,0 +1,292 @@
+"""Texture tracks of a clip: finds them from a first estimate of the head, and the rigid head that they say.
+
+Two rounds. The first one's mesh is as the landmarks say, some pixels beside the skin; the second one's poses and camera
+are those of the first round's tracks.
+"""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+
+from vht_jax.host.programs import in_chunks, prefetched, rows_of
+from vht_jax.texture_tracks import compiled, keyframes, rigid
+from vht_jax.texture_tracks import corners as corner
+from vht_jax.texture_tracks.skin import REGION_NOISE, skin_of
+from vht_jax.texture_tracks.types import Corners, Observed, Rigid, Skin, TextureTracks, View
+from vht_jax.texture_tracks.view import CELL, local_contrast, look, window_of
+from vht_jax.types import FlameModel, Status, TrackResult
+
+WINDOW = 512  # px, side of the windows through which frames are seen: 2.2 px per mm of skin
+N_POINTS = 192  # corners of all keyframes together; about half of them are seen in a frame
+BATCH = 8  # frames per call
+KEPT = 1024  # frames whose windows stay in memory, 256 kB each; those of longer clips are made anew in each round
+BUNDLE_FRAMES = 64  # at most, of the rigid bundle; the poses of the others follow from its points
+FAR = (True, False)  # whether points are looked for far away, in reduced images, in each of the two rounds
+MIN_TURN = np.deg2rad(5.0)  # a head that turns less says nothing of its camera, and landmarks are steady
+FEWEST_CORNERS = 10  # per keyframe
+LEAST_SHARE = 0.5  # of the points that should be seen: where most are not found, those that are have been by chance
+FEWEST_SEEN = 20  # points in a frame, median: fewer are no better than landmarks
+LEAST_LIGHT = 20.0  # of 255, median of the face: below, a camera's noise is its texture
+
+
+class NoTracks(Exception):
+  """Why a clip has none."""
+
+
+def observe(model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN) -> Observed:
+  """Follows the skin's texture through a clip.
+
+  Args:
+    model: the head.
+    clip: `Clip` of the tracking; only `size` and `images` are asked for.
+    result: an estimate of all poses and of the camera, e.g. of the landmarks alone.
+    min_turn: rad, of the head over the clip: below, there are no tracks.
+
+  Returns:
+    Tracks and a rigid head, or why there are none.
+  """
+  clock = _Clock()
+  try:
+    tracks, head = _observe(model, clip, result, min_turn, clock)
+  except NoTracks as reason:
+    return Observed(None, None, str(reason), clock.seconds)
+  return Observed(tracks, head, "", clock.seconds)
+
+
+def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid]:
+  poses, cam = jax.tree.map(np.asarray, result.poses), result.identity.camera
+  good = np.asarray(result.status) == Status.TRACKED
+  good &= np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
+  if good.sum() < keyframes.FEWEST:
+    raise NoTracks(f"only {good.sum()} frames show a tracked face")
+  skin = skin_of(model)
+  head = compiled.person(model, result.identity.shape, skin.vertex)
+  middle = np.asarray(compiled.unposed(head, np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)))
+  R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
+  axes = R[:, 2]
+  turn = keyframes.turn(axes, good)
+  if turn < min_turn:
+    raise NoTracks(f"the head turns by {np.rad2deg(turn):.1f} degrees only")
+  keys = keyframes.choose(axes, shapes, good)
+  clock("poses")
+
+  principal = np.asarray(cam.principal) * [clip.size[1], clip.size[0]]
+  state = _Estimate(R, t, R, t, float(cam.focal), principal.astype(np.float32), max(clip.size))
+  windows = _Windows(clip, np.flatnonzero(good), state, middle.mean(0))
+  clock("windows")
+  if np.median(windows.bright) < LEAST_LIGHT:
+    raise NoTracks(f"the face is too dark: {np.median(windows.bright):.0f} of 255")
+  frames = _bundle_frames(axes, good, keys)
+  for far in FAR:
+    tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
+    X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
+    state, found = _solve(tracks, X0, state, frames, clip.size, last=not far)
+    clock("rigid")
+  kept = np.isfinite(tracks.sd).sum(0) > 1
+  points = lambda a: a[kept]  # noqa: E731
+  tracks = TextureTracks(
+    vertices=points(tracks.vertices), bary=points(tracks.bary), points=tracks.points[:, kept], sd=tracks.sd[:, kept],
+    keyframe=points(tracks.keyframe), region=points(tracks.region),
+  )  # fmt: skip
+  return tracks, found.replace(points=points(found.points))
+
+
+class _Estimate:
+  """Poses (T, ...) of the mean head as they were given (R0, t0) and as they are thought to be now, and the camera."""
+
+  def __init__(self, R0, t0, R, t, focal: float, principal: np.ndarray, side: int):
+    self.R0, self.t0, self.R, self.t, self.focal, self.principal, self.side = R0, t0, R, t, focal, principal, side
+
+  def correction(self) -> tuple[np.ndarray, np.ndarray]:
+    """(T, 3, 3), (T, 3): camera coordinates of then -> of now."""
+    turn = np.einsum("tij,tkj->tik", self.R, self.R0)
+    return turn.astype(np.float32), (self.t - np.einsum("tij,tj->ti", turn, self.t0)).astype(np.float32)
+
+
+class _Windows:
+  """The windows of n frames (`frames`, positions in the clip); of the first `KEPT` they are kept over the rounds."""
+
+  def __init__(self, clip, frames: np.ndarray, state: _Estimate, middle: np.ndarray):
+    at = state.R[frames] @ middle + state.t[frames]
+    focal = state.focal * state.side
+    places = np.concatenate([at[:, :2] / at[:, 2:] * focal + state.principal, focal / at[:, 2:]], -1)
+    spans = [window_of(place, WINDOW) for place in places]
+    self.frames, self._clip = frames, clip
+    self.scale = np.array([scale for scale, _ in spans], np.float32)  # (n,) window px per image px
+    self.corner = np.array([corner for _, corner in spans], np.float32)  # (n, 2) image px
+    n = min(len(frames), KEPT)
+    self._contrast = np.zeros((n, WINDOW, WINDOW), np.uint8)
+    self.bright = np.zeros(n, np.float32)  # of 255, the middle of the face
+    inner = slice(WINDOW // 4, -WINDOW // 4)
+
+    def work(start):
+      index = np.arange(start, min(start + BATCH, n))
+      for k, grey in zip(index, self.grey(index)):
+        self._contrast[k], self.bright[k] = local_contrast(grey), np.median(grey[inner, inner])
+
+    for _ in prefetched(work, range(0, n, BATCH)):
+      pass
+
+  def grey(self, rows: np.ndarray) -> np.ndarray:
+    """(k, WINDOW, WINDOW) of some of them."""
+    images = self._clip.images(self.frames[rows])
+    return np.stack([look(image, float(self.scale[k]), self.corner[k], WINDOW) for k, image in zip(rows, images)])
+
+  def contrast(self, rows: np.ndarray) -> np.ndarray:
+    """(k, WINDOW, WINDOW) uint8 of `local_contrast`."""
+    out = self._contrast[np.minimum(rows, len(self._contrast) - 1)]
+    late = np.flatnonzero(rows >= len(self._contrast))
+    if len(late):
+      out[late] = [local_contrast(grey) for grey in self.grey(rows[late])]
+    return out
+
+  def to_image(self, px: np.ndarray) -> np.ndarray:
+    """Points (n, K, 2) window px -> image px."""
+    return px / self.scale[:, None, None] + self.corner[:, None]
+
+
+class _Clock:
+  """Seconds of the parts that are finished."""
+
+  def __init__(self):
+    self.seconds: dict[str, float] = {}
+    self.last = time.perf_counter()
+
+  def __call__(self, name: str) -> None:
+    now = time.perf_counter()
+    self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
+    self.last = now
+
+
+def _track(
+  skin: Skin, head, cam, poses, windows: _Windows, state: _Estimate, keys, far: bool, clock: _Clock
+) -> tuple[TextureTracks, np.ndarray]:
+  """One round: `N_POINTS` tracks, some of them never seen, and their triangles among the skin's vertices (K, 3)."""
+  correction = state.correction()
+  focal, principal = np.float32(state.focal * state.side), np.asarray(state.principal, np.float32)
+  lens = np.asarray(compiled.lenses(focal, principal, windows.scale, windows.corner))
+
+  def frames(index):
+    at = windows.frames[index]
+    return rows_of(poses, at), rows_of(correction, at), lens[index], windows.contrast(index)
+
+  row = np.searchsorted(windows.frames, np.resize(keys, BATCH))
+  views = compiled.views(head, skin.faces, cam, *frames(row))
+  found = _corners(skin, views, windows.grey(row[: len(keys)]))
+  clock("corners")
+  counts = np.bincount(found.keyframe[found.keyframe >= 0], minlength=len(keys))
+  if np.median(counts) < FEWEST_CORNERS:
+    raise NoTracks(f"the skin shows too little texture ({np.median(counts):.0f} corners in a keyframe)")
+
+  def follow(index):
+    here = compiled.views(head, skin.faces, cam, *frames(index))
+    shift = np.zeros((BATCH, N_POINTS, 2), np.float32)
+    if far:
+      shift = compiled.coarse(skin.faces, here, views, found, CELL)
+    return compiled.fine(skin.faces, here, views, found, shift)
+
+  px, sd, sought = in_chunks(follow, len(lens), BATCH)
+  clock("follow")
+  seen = np.isfinite(sd).sum(1)
+  share = seen.sum() / max(sought.sum(), 1)
+  if share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN:
+    raise NoTracks(
+      f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "
+      "smooth skin, blur or noise"
+    )
+  region, triangles = np.asarray(skin.region)[found.face], np.asarray(skin.faces)[found.face]
+  sd = sd * REGION_NOISE[region] / windows.scale[:, None]
+  px = np.where(np.isfinite(sd)[..., None], windows.to_image(px), 0.0)
+  n = len(poses.rotation)
+  tracks = TextureTracks(
+    vertices=np.asarray(skin.vertex)[triangles],
+    bary=found.bary,
+    points=_spread(px.astype(np.float32), windows.frames, n, 0.0),
+    sd=_spread(sd.astype(np.float32), windows.frames, n, np.inf),
+    keyframe=np.where(found.keyframe >= 0, keys[found.keyframe], -1).astype(np.int32),
+    region=region.astype(np.int32),
+  )
+  return tracks, triangles
+
+
+def _spread(values: np.ndarray, index: np.ndarray, n: int, fill: float) -> np.ndarray:
+  """n rows of which those of `index` are `values`."""
+  out = np.full((n, *values.shape[1:]), fill, values.dtype)
+  out[index] = values
+  return out
+
+
+def _corners(skin: Skin, views: View, grey: np.ndarray) -> Corners:
+  """`N_POINTS` corners of the views that pictures (k, WINDOW, WINDOW) are of, the first ones; as many from each."""
+  views, faces = jax.tree.map(np.asarray, views), np.asarray(skin.faces)
+  out = Corners(
+    keyframe=np.full(N_POINTS, -1, np.int32), px=np.zeros((N_POINTS, 2), np.float32),
+    face=np.zeros(N_POINTS, np.int32), bary=np.full((N_POINTS, 3), 1 / 3, np.float32),
+  )  # fmt: skip
+  at = 0
+  for k, picture in enumerate(grey):
+    px = corner.find(picture, views.face[k], views.cosine[k], N_POINTS // len(grey))
+    rows = slice(at, at + len(px))
+    out.keyframe[rows], out.px[rows] = k, px
+    out.face[rows], out.bary[rows] = corner.lift(px, views.face[k], faces, views.X[k], views.lens[k])
+    at += len(px)
+  return out
+
+
+def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.ndarray:
+  """At most `BUNDLE_FRAMES` positions: the keyframes, half of them even in time, the others far apart in view."""
+  frames = np.flatnonzero(good)
+  if len(frames) <= BUNDLE_FRAMES:
+    return frames
+  even = frames[np.linspace(0, len(frames) - 1, BUNDLE_FRAMES // 2).astype(int)]
+  chosen = list(np.union1d(even, keys))
+  away = np.arccos(np.clip(axes @ axes[chosen].T, -1, 1)).min(1)
+  while len(chosen) < BUNDLE_FRAMES:
+    away[~good], away[chosen] = -1.0, -1.0
+    chosen.append(int(np.argmax(away)))
+    away = np.minimum(away, np.arccos(np.clip(axes @ axes[chosen[-1]], -1, 1)))
+  return np.sort(np.array(chosen))
+
+
+def _solve(
+  tracks: TextureTracks, X0: np.ndarray, state: _Estimate, frames: np.ndarray, size: tuple[int, int], last: bool
+) -> tuple[_Estimate, Rigid]:
+  """The rigid bundle of some frames, and the poses of all from its points."""
+  f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
+  enough = np.isfinite(tracks.sd).sum(1) >= rigid.FEWEST_POINTS
+  inverse = np.where(np.isfinite(tracks.sd) & enough[:, None], 1 / tracks.sd, 0.0).astype(np.float32)
+  pivot = X0.mean(0)
+  R, t = f32(state.R), f32(state.t + state.R @ pivot)
+  # Always as many frames, so that one program serves all clips: short ones have frames that see nothing.
+  padded = np.resize(frames, BUNDLE_FRAMES)
+  counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
+  problem = rigid.Problem(
+    X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
+    side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]),
+  )  # fmt: skip
+  start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
+  solved = compiled.bundle(problem, start, np.int32(rigid.STEPS))
+  noise = np.asarray(compiled.noise(problem, solved))
+  problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
+  solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
+  sd = compiled.deviation(problem, solved) if last else np.nan  # it costs as much as the rest
+  focal = float(np.exp(np.asarray(solved.shared)[0]))
+  principal = f32(problem.centre + np.asarray(solved.shared)[1:] * state.side)
+
+  def poses(index):
+    alone = problem.replace(uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
+    return compiled.resect(alone, solved, R[index], t[index])
+
+  R, t = in_chunks(poses, len(inverse), 128)
+  R = np.where(enough[:, None, None], R, state.R)
+  t = np.where(enough[:, None], t - R @ pivot, state.t)
+  state = _Estimate(state.R0, state.t0, R, t, focal, principal, state.side)
+  turn, shift = state.correction()
+  found = Rigid(
+    points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
+    focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), noise=noise, used=enough,
+  )  # fmt: skip
+  return state, found
