@@ -87,7 +87,7 @@ class Weights:
   # Landmark least squares (calibrate.py). Lengths in units of the outer eye distance, angles in radians.
   sd_landmark: float = 0.006  # noise of one landmark coordinate
   sd_dense: float = 0.02  # of a dense landmark: its bias is not estimated, so it counts as noise
-  sd_offset: float = 0.005  # constant detector bias per landmark
+  sd_offset: float = 0.015  # constant detector bias per landmark
   sd_closure: float = 0.015  # of the openings of lids and lips, which no offset explains
   w_identity: float = 2.0  # identity prior: so many observations of the mean head
   sd_expr: float = 0.4

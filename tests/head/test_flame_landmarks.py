@@ -19,7 +19,7 @@ from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head, of_mediapipe
 from vht_jax.head.load.flame_landmarks import mediapipe_points
-from vht_jax.landmarks.crop import IBUG68
+from vht_jax.head.mesh_points import IBUG68
 from vht_jax.landmarks.detection import Detection, write_keypoints
 from vht_jax.landmarks.mirror import MIRROR
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from vht_jax.config import Weights
 from vht_jax.fit import assemble
-from vht_jax.fit.clip import bundle_normal, focal_deviation
-from vht_jax.fit.frame import INNER_STEPS
+from vht_jax.fit.clip import bundle_normal, focal_deviation, with_landmarks
+from vht_jax.fit.frame import INNER_STEPS, with_common
 from vht_jax.fit.layer import Appearance, estimate_layer
 from vht_jax.fit.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
@@ -16,7 +16,7 @@ from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
 from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
 from vht_jax.fit.terms.surface import Crop, Surface
-from vht_jax.fit.unknowns import Shared, blocks, extract, insert, unknowns
+from vht_jax.fit.unknowns import Shared, blocks, extract, insert
 from vht_jax.render import shade
 from vht_jax.types import Array
 
@@ -69,7 +69,7 @@ def fit_identity(
       surface, appearance, shared, crops, images9, xs, weights, pixels, step > 0, n_samples=n_samples
     )
     start = shared.replace(own={**(shared.own or {}), "texture": appearance.texture, "light": appearance.light})
-    free = unknowns(xs.shape[1], start)
+    free = with_landmarks(model, start)
     priors = [*_colour_priors(xs.dtype), *held]
 
     def normal(xs, flat):
@@ -80,9 +80,9 @@ def fit_identity(
       return arrow + assemble.arrow_normal(painted, free, start, xs, flat, in_turn=True)
 
     xs_start = xs
-    solution = levenberg_marquardt_shared(normal, xs, extract(free.shared, start), max_steps=INNER_STEPS)
+    solution = levenberg_marquardt_shared(normal, with_common(xs), extract(free.shared, start), max_steps=INNER_STEPS)
     found = insert(free.shared, solution.shared, start)
-    xs = solution.frames
+    xs = solution.frames[:, : xs.shape[1]]
     appearance = appearance.replace(texture=found.own["texture"], light=found.own["light"])
     shared = found.replace(own=shared.own and {name: found.own[name] for name in shared.own})
     appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, gains, weights))

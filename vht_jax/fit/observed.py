@@ -1,9 +1,8 @@
 """What is seen of a head's landmarks: the detector's points of one frame in the units of the fit, and their noise.
 
 THE place that says how far a landmark is believed: its detector's confidence, its kind, whether it is in sight
-(`visibility`) and, for irises, whether the eye is open. Known double counting, both left as they were when the terms
-were separated: points on the far side are doubted here and by the detector's confidence (`landmarks.detection`), and
-24 of the 68 landmarks are among the dense points as well (`landmark_model`).
+(`visibility`) and, for irises, whether the eye is open. Known double counting, left as it was when the terms were
+separated: points on the far side are doubted here and by the detector's confidence (`landmarks.detection`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import numpy as np
 
 from vht_jax.config import Weights
 from vht_jax.head import points as pts
+from vht_jax.head import view_bias
+from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.head.points import Points
 from vht_jax.types import Array, FlameModel
 
@@ -45,6 +46,8 @@ class LandmarkModel:
   relative_bias: Array  # (N,) the same for its constant bias
   relative_opening_sd: Array  # () the same for the differences between opposite points of lids and lips
   normals: Array  # (N, 3) head, where the surface faces (`facing`)
+  slide: Array  # (N, 3, 2) m, head axes by [yaw, pitch]: how the detector's points slide (`view_bias.fields`)
+  common: Array  # (N, 3, 6) m: how they err together (`view_bias.common_error_basis`)
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
@@ -65,20 +68,30 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   factor[17:27] = 1.5
   factor = jnp.asarray(factor, points.template.dtype)
   dense = jnp.ones(len(pick), factor.dtype)
-  sd = jnp.concatenate([weights.sd_landmark * factor, weights.sd_dense * dense])
+  # A point of the mesh that is one of the 68 is seen once.
+  again = jnp.isin(model.dense_index[pick], np.concatenate([IBUG68, IRISES]))
+  sd = jnp.concatenate([weights.sd_landmark * factor, jnp.where(again, jnp.inf, weights.sd_dense * dense)])
   # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze.
   bias_factor = factor.at[36:48].set(2.0).at[68:].set(2.0)
   bias = jnp.concatenate([weights.sd_offset * bias_factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
   dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0, keepdims=True)
+  eye_distance = jnp.linalg.norm(p68[36] - p68[45])
+  slide = jnp.zeros((*points.template.shape, 2), points.template.dtype)
+  if model.view_bias is not None:
+    slopes = model.view_bias.slopes
+    mean = model.view_bias.replace(slopes=jnp.concatenate([slopes[:70], slopes[70:][pick]]))
+    slide = view_bias.fields(mean, points.template, points.pivot, eye_distance)
   return LandmarkModel(
     points=points,
     relative_sd=sd,
     relative_bias=bias,
     relative_opening_sd=jnp.asarray(weights.sd_closure, points.template.dtype),
     normals=facing(points.template, model.v_template[vertices]),
-    eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
+    slide=slide,
+    common=view_bias.common_error_basis(points.template, points.pivot, eye_distance),
+    eye_distance=eye_distance,
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
   )

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from vht_jax.head.load.arrays import read_npz
-from vht_jax.head.load.open_head import asset_path
+from vht_jax.head.load.asset import asset_path
 
 # `--landmarks`, `Detector.name` and the origin in landmark files begin so.
 _MEDIAPIPE = ("mediapipe", "tasks")
