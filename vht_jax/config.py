@@ -38,6 +38,7 @@ class TrackConfig:
   unordered: bool = False  # the frames are no video: neither smoothed nor bridged; noticed by itself where it shows
   photometric: bool = True  # False: the landmark fit is the result
   dense_landmarks: bool = True  # use MediaPipe's 468 points beside the 68 + 2 when they are there
+  tracks: bool = True  # follow the skin's texture (Gauss-Newton): it holds the head's motion and the camera
   n_keyframes: int = 8  # how many keyframes the automatic choice takes for the photometric identity stage
   n_calibration_frames: int = 24  # and for the landmark bundle adjustment
   batch_size: int = 8  # frames optimised at once by the batched schedule

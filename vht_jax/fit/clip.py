@@ -96,8 +96,8 @@ def bundle_adjust(
   weights: Weights,
   *,
   focal: Array | None = None,
-  focal_sd: Array = LOG_FOCAL_SD,
-  principal: Array | None = None,
+  log_focal: tuple[Array, Array] = (LOG_FOCAL_MEAN, LOG_FOCAL_SD),
+  principal: tuple[Array, Array] | None = None,
   max_steps: int = 20,
   adjoint: Implicit | Unrolled | None = None,
   more: Sequence[Entry] = (),
@@ -110,9 +110,9 @@ def bundle_adjust(
     model: of the unfolded head.
     observed: leading axis F.
     weights: priors.
-    focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
-    focal_sd: () of the prior of its logarithm.
-    principal: (2,) fixed principal point, as in `Shared`; None estimates it near the centre. With `focal` only.
+    focal: () fixed focal length in units of the longer side; None estimates it.
+    log_focal: mean and standard deviation of the prior of its logarithm.
+    principal: mean (2,), as in `Shared`, and standard deviation () of its prior; None: near the centre.
     adjoint: how derivatives pass, None: they do not.
     more: terms beside the landmarks with their observations, leading axis F.
     more_priors: terms on what is shared.
@@ -120,13 +120,13 @@ def bundle_adjust(
   """
   dtype = observed.uv.dtype
   shared0 = initial_shared(model).replace(own=own)
-  prior = (jnp.asarray(LOG_FOCAL_MEAN, dtype), jnp.asarray(focal_sd, dtype))
   if focal is not None:
-    shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, dtype)))
-    prior = (shared0.log_focal, jnp.asarray(HELD_SD[0], dtype))
+    log_focal = jnp.log(jnp.asarray(focal, dtype)), HELD_SD[0]
+  prior = (jnp.asarray(log_focal[0], dtype), jnp.asarray(log_focal[1], dtype))
+  shared0 = shared0.replace(log_focal=prior[0])
   if principal is not None:
-    shared0 = shared0.replace(principal=jnp.asarray(principal, dtype))
-    prior = (*prior, shared0.principal, jnp.asarray(HELD_SD[1], dtype))
+    shared0 = shared0.replace(principal=jnp.asarray(principal[0], dtype))
+    prior = (*prior, shared0.principal, jnp.asarray(principal[1], dtype))
   xs0 = jax.vmap(lambda seen: initial_unknowns(model, seen))(observed)
   layout = with_landmarks(model, shared0).shared
   theta = (model, observed, weights, prior, list(more), list(more_priors)), shared0
@@ -167,7 +167,7 @@ def joint_unknowns(model: LandmarkModel, shared: Shared) -> Unknowns:
 
 def reduce_frames(
   surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
-  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int,
+  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int, more: Sequence[Entry] = (),
 ) -> Reduced:  # fmt: skip
   """Landmarks, colours and priors of F frames, their poses eliminated.
 
@@ -177,14 +177,16 @@ def reduce_frames(
     observed, crops, xs, valid: leading axis F; without `crops` the landmarks alone count. Frames that are not `valid`
       count nothing.
     n_samples: pixels per frame, static.
+    more: terms beside these with their observations, leading axis F.
   """
   free = joint_unknowns(model, shared)
   flat = extract(free.shared, shared)
 
   def one(args):
-    x, seen, crop, ok = args
+    x, seen, crop, ok, more_seen = args
     x = jnp.where(ok, x, 0.0)
-    entries = [*landmark_entries(model, seen, weights), (CommonError(), None)]
+    more_here = [(term, rows) for (term, _), rows in zip(more, more_seen)]
+    entries = [*landmark_entries(model, seen, weights), (CommonError(), None), *more_here]
     if crop is not None:
       image9 = with_gradient(crop.rgb)
       colours = observe_colours(surface, x, shared, crop, image9, albedo, light, weights, n_samples)
@@ -193,7 +195,9 @@ def reduce_frames(
     fine = ok & jnp.isfinite(found.cost) & jnp.all(jnp.isfinite(found.matrix)) & jnp.all(jnp.isfinite(found.gradient))
     return jax.tree.map(lambda a: jnp.where(fine, a, 0.0), found)
 
-  return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(one, (xs, observed, crops, valid)))
+  return jax.tree.map(
+    lambda a: jnp.sum(a, axis=0), jax.lax.map(one, (xs, observed, crops, valid, [rows for _, rows in more]))
+  )
 
 
 def shared_step(

@@ -126,7 +126,7 @@ def initial_unknowns(model: LandmarkModel, observed: ObservedLandmarks) -> Array
 
 def fit_frame_colours(
   surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
-  crop: Crop, weights: Weights, x0: Array, *, n_samples: int, outer_steps: int,
+  crop: Crop, weights: Weights, x0: Array, *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (),
 ):  # fmt: skip
   """Photometric and landmark pose of one frame.
 
@@ -138,6 +138,7 @@ def fit_frame_colours(
     x0: (E + 14,) start.
     n_samples: pixels per solve, static.
     outer_steps: how often visibility is found anew, static.
+    more: as for `fit_frame`.
 
   Returns:
     x (E + 14,); the `Normal` there; and the mean absolute difference of the samples' colours there ().
@@ -146,7 +147,7 @@ def fit_frame_colours(
 
   def outer(x, _):
     colours = observe_colours(surface, x[:n], shared, crop, image9, albedo, light, weights, n_samples)
-    entries = [(Colours(light, weights), colours)]
+    entries = [(Colours(light, weights), colours), *more]
     normal = lambda x: frame_normal(model, x, shared, observed, weights, entries)
     solution = levenberg_marquardt(normal, x, max_steps=INNER_STEPS)
     # Against the image as it is: what the exposure had to explain is a difference too.

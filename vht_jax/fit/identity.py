@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,7 @@ from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
 from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
 from vht_jax.fit.terms.surface import Crop, Surface
+from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import Shared, blocks, extract, insert
 from vht_jax.render import shade
 from vht_jax.types import Array
@@ -37,7 +40,7 @@ SEEN_COMPONENT = 7e-5
 def fit_identity(
   surface: Surface, model: LandmarkModel, shared: Shared, appearance: Appearance, observed: ObservedLandmarks,
   crops: Crop, xs: Array, weights: Weights, focal_prior: tuple[Array, ...], pixels: Array,
-  *, n_samples: int, outer_steps: int,
+  *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (), more_priors: Sequence[Entry] = (),
 ):  # fmt: skip
   """Shape, camera, texture, light and the poses of F keyframes from their images and landmarks.
 
@@ -49,6 +52,7 @@ def fit_identity(
     shared, appearance, xs: start; `xs` (F, E + 14).
     observed, crops: leading axis F.
     focal_prior: (mean, sd) of log focal, and of the principal point if it is known (`priors.camera_priors`).
+    more, more_priors: as for `bundle_normal`.
     pixels: () how many independent pixels a frame counts for at first. How much the colours know depends on how well
       the model explains this person (hair, make-up, beards), and their residual does not tell: the free albedo layer
       hides it. The identity tells: colours that are trusted too much drive it out of the range of people. So they are
@@ -70,11 +74,11 @@ def fit_identity(
     )
     start = shared.replace(own={**(shared.own or {}), "texture": appearance.texture, "light": appearance.light})
     free = with_landmarks(model, start)
-    priors = [*_colour_priors(xs.dtype), *held]
+    priors = [*_colour_priors(xs.dtype), *held, *more_priors]
 
     def normal(xs, flat):
       arrow = bundle_normal(
-        model, xs, flat, observed, weights, focal_prior, [(HeldFrame(hold), xs_start)], priors, shared=start
+        model, xs, flat, observed, weights, focal_prior, [(HeldFrame(hold), xs_start), *more], priors, shared=start
       )
       painted = [(UnknownColours(weights), colours)]
       return arrow + assemble.arrow_normal(painted, free, start, xs, flat, in_turn=True)

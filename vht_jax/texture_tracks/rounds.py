@@ -32,11 +32,16 @@ FEWEST_SEEN = 20  # points in a frame, median: fewer are no better than landmark
 LEAST_LIGHT = 20.0  # of 255, median of the face: below, a camera's noise is its texture
 
 
+CameraPrior = tuple[np.ndarray, np.ndarray]
+
+
 class NoTracks(Exception):
   """Why a clip has none."""
 
 
-def observe(model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN) -> Observed:
+def observe(
+  model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN, camera: CameraPrior | None = None
+) -> Observed:
   """Follows the skin's texture through a clip.
 
   Args:
@@ -44,19 +49,20 @@ def observe(model: FlameModel, clip, result: TrackResult, *, min_turn: float = M
     clip: `Clip` of the tracking; only `size` and `images` are asked for.
     result: an estimate of all poses and of the camera, e.g. of the landmarks alone.
     min_turn: rad, of the head over the clip: below, there are no tracks.
+    camera: what is known of it: mean and standard deviations (3,) as of `rigid.usual_camera`, the default.
 
   Returns:
     Tracks and a rigid head, or why there are none.
   """
   clock = _Clock()
   try:
-    tracks, head = _observe(model, clip, result, min_turn, clock)
+    tracks, head = _observe(model, clip, result, min_turn, camera or rigid.usual_camera(), clock)
   except NoTracks as reason:
     return Observed(None, None, str(reason), clock.seconds)
   return Observed(tracks, head, "", clock.seconds)
 
 
-def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid]:
+def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple[TextureTracks, Rigid]:
   poses, cam = jax.tree.map(np.asarray, result.poses), result.identity.camera
   good = np.asarray(result.status) == Status.TRACKED
   good &= np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
@@ -64,7 +70,8 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
     raise NoTracks(f"only {good.sum()} frames show a tracked face")
   skin = skin_of(model)
   head = compiled.person(model, result.identity.shape, skin.vertex)
-  middle = np.asarray(compiled.unposed(head, np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)))
+  rest = np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)
+  middle = np.asarray(compiled.unposed(head, *rest))
   R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
   axes = R[:, 2]
   turn = keyframes.turn(axes, good)
@@ -83,7 +90,7 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    state, found = _solve(tracks, X0, state, frames, clip.size, last=not far)
+    state, found = _solve(tracks, X0, state, frames, clip.size, camera, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -91,7 +98,7 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
     vertices=points(tracks.vertices), bary=points(tracks.bary), points=tracks.points[:, kept], sd=tracks.sd[:, kept],
     keyframe=points(tracks.keyframe), region=points(tracks.region),
   )  # fmt: skip
-  return tracks, found.replace(points=points(found.points))
+  return tracks, found.replace(points=points(found.points), expr=rest[0], jaw=rest[1])
 
 
 class _Estimate:
@@ -252,7 +259,13 @@ def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.n
 
 
 def _solve(
-  tracks: TextureTracks, X0: np.ndarray, state: _Estimate, frames: np.ndarray, size: tuple[int, int], last: bool
+  tracks: TextureTracks,
+  X0: np.ndarray,
+  state: _Estimate,
+  frames: np.ndarray,
+  size: tuple[int, int],
+  camera: CameraPrior,
+  last: bool,
 ) -> tuple[_Estimate, Rigid]:
   """The rigid bundle of some frames, and the poses of all from its points."""
   f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
@@ -265,7 +278,7 @@ def _solve(
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
   problem = rigid.Problem(
     X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
-    side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]),
+    side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
   solved = compiled.bundle(problem, start, np.int32(rigid.STEPS))
@@ -288,5 +301,6 @@ def _solve(
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
     focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), noise=noise, used=enough,
+    expr=None, jaw=None,
   )  # fmt: skip
   return state, found

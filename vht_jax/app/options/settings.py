@@ -124,6 +124,7 @@ HELP = {
   "smooth": "Gauss-Newton, batched and joint: smooth the poses in time, as far as their measured noise asks for it",
   "unordered": "the frames are single pictures, no video: search each by itself, do not smooth, bridge nothing",
   "photometric": "use the image; without it the fit to the landmarks is the result",
+  "tracks": "follow points of the skin's texture, which hold the head's motion and the lens (landmarks slide)",
   "dense_landmarks": "use the 468 points of the face mesh beside the 68 + 2, where the detector gives them",
   "n_keyframes": "number of keyframes when they are chosen automatically",
   "n_calibration_frames": "number of frames in the landmark bundle adjustment",

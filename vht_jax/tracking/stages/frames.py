@@ -15,8 +15,9 @@ from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.programs import prefetched, stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.camera import skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
-from vht_jax.tracking.stages.landmarks import camera, pose_deviation
+from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation
 from vht_jax.tracking.state import TrackState, save
 from vht_jax.types import Pose
 
@@ -49,11 +50,11 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
     x0 = begun[index]
     if sequential and start > 0 and start not in config.cutframes:
       x0 = xs[start - 1 : start]  # where the previous frame ended
-    tracks = run.tracks_of(index)
+    tracks, more = run.tracks_of(index), skin_entries_of(state, run, index)
 
     def solve(pixels, x0):
       found = _fit_photometric(
-        surface, lm, albedo, light, shared, tracks, crops, run.weights, pixels, x0, cam,
+        surface, lm, albedo, light, shared, tracks, crops, run.weights, pixels, x0, cam, more,
         config.n_samples, config.frame_steps,
       )  # fmt: skip
       return jax.tree.map(np.array, found)
@@ -123,15 +124,16 @@ def _person(model, lm, shape, believed, appearance):
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_photometric(
-  surface, lm, albedo, light, shared, tracks, crops, weights, pixels, x0, cam, n_samples, outer_steps
+  surface, lm, albedo, light, shared, tracks, crops, weights, pixels, x0, cam, more, n_samples, outer_steps
 ):
   weights = weights.replace(photo_pixels=pixels)
 
-  def one(tracks, crop, x):
+  def one(tracks, crop, x, more):
     x, normal, difference = frame.fit_frame_colours(
-      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
-    )
+      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps,
+      more=more,
+    )  # fmt: skip
     sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)
     return x, difference, sd
 
-  return jax.vmap(one)(tracks, crops, x0)
+  return jax.vmap(one, in_axes=(0, 0, 0, frames_axis(more)))(tracks, crops, x0, more)

@@ -12,7 +12,8 @@ from vht_jax.host.programs import stored
 from vht_jax.tracking import smooth
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.landmarks import with_identity
+from vht_jax.tracking.stages.camera import skin_entries_of
+from vht_jax.tracking.stages.landmarks import frames_axis, with_identity
 from vht_jax.tracking.state import TrackState
 
 CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
@@ -73,8 +74,8 @@ class Motion:
     """
 
     def chunk(index):
-      tracks = self.run.tracks_of(index)
-      return solve(_matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index]), index)
+      tracks, more = self.run.tracks_of(index), skin_entries_of(self.state, self.run, index)
+      return solve(_matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index], more), index)
 
     return self.run.per_frame(chunk)
 
@@ -157,8 +158,9 @@ def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
 
 
 @stored
-def _matrices(model, tracks, shared, weights, xs):
-  return jax.vmap(lambda t, x: frame.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
+def _matrices(model, tracks, shared, weights, xs, more):
+  one = lambda t, x, more: frame.frame_normal(model, x, shared, t, weights, more).matrix
+  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(tracks, xs, more)
 
 
 @stored
