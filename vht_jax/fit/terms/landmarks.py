@@ -97,6 +97,11 @@ def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common:
   return pts.seen(points, pts.displaced(placed, moved, model.slide, jax.jacfwd(sines_of)(z)), shared)
 
 
+def view_of(x: Array, shared: Shared) -> Array:
+  """(2,) sines of yaw and pitch under which a frame's head is seen."""
+  return _sines(pts.POSE.split(x[-pts.N_POSE :]), jnp.exp(shared.log_focal), shared.principal)
+
+
 def _sines(pose: dict[str, Array], focal: Array, principal: Array) -> Array:
   """(2,) of `view_bias.view`; the neck's small turn is left out."""
   R, t = pts.rigid(pose, focal, principal)

@@ -11,10 +11,12 @@ import numpy as np
 from vht_jax.fit import clip, frame
 from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
+from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.terms.priors import HELD_SD, LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import part, principal_of
+from vht_jax.head import view_bias
 from vht_jax.host.programs import rows_of, stored
 from vht_jax.render import shade
 from vht_jax.tracking.camera_knowledge import turned_world
@@ -94,10 +96,18 @@ def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple
   f32 = lambda pair: tuple(np.float32(a) for a in pair)
   return on_host(
     _bundle(
-      run.lm, rarer(run.tracks_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
+      landmarks_of(state, run), rarer(run.tracks_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
       skin_priors(skin_of(state, run)),
     )
   )  # fmt: skip
+
+
+def landmarks_of(state: TrackState, run: Run) -> LandmarkModel:
+  """The landmarks as they slide over this face, as far as that is known."""
+  if state.slide is None:
+    return run.lm
+  surer = np.float32(view_bias.COMMON_SD) / np.float32(view_bias.COMMON_SD_MEAN_ONLY)
+  return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer)
 
 
 def skin_of(state: TrackState, run: Run) -> Skin | None:

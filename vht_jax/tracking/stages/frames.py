@@ -15,7 +15,7 @@ from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.programs import prefetched, stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.camera import skin_entries_of
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation
 from vht_jax.tracking.state import TrackState, save
@@ -33,7 +33,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   batch = 1 if sequential else config.batch_size
   run.progress.stage("frames", n)
   surface, albedo, lm, shared = _person(
-    run.colored, run.lm, state.shared.shape, believed(state, run.weights), state.appearance
+    run.colored, landmarks_of(state, run), state.shared.shape, believed(state, run.weights), state.appearance
   )
   cam, light = camera(state, run), state.appearance.light
   pixels = min(state.photo_pixels, float(run.weights.frame_pixels))

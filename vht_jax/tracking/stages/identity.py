@@ -12,7 +12,7 @@ from vht_jax.fit.terms.skin import skin_priors
 from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.camera import skin_entries_of, skin_of
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import keyframes, refit
 from vht_jax.tracking.state import TrackState, on_host
@@ -32,7 +32,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
   shared, appearance, xs_of_keyframes, pixels, cost, focal_sd = on_host(
     _fit_identity(
       surface,
-      run.lm,
+      landmarks_of(state, run),
       state.shared,
       state.appearance,
       run.tracks_of(index),

@@ -10,7 +10,7 @@ from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.camera import initial, initial_unknowns, skin_entries_of
+from vht_jax.tracking.stages.camera import initial, initial_unknowns, landmarks_of, skin_entries_of
 from vht_jax.tracking.state import TrackState, identity_of
 from vht_jax.types import Camera, Identity, Pose
 
@@ -29,7 +29,7 @@ def fit_landmarks(state: TrackState, run: Run) -> TrackState:
 
 def refit(state: TrackState, run: Run) -> tuple[TrackState, np.ndarray]:
   """All frames by their landmarks with the camera and identity of the state; and what each frame costs (T,)."""
-  model, shared = with_identity(run.lm, state.shared)
+  model, shared = with_identity(landmarks_of(state, run), state.shared)
   run.progress.stage("landmarks", run.n_frames)
 
   def solve(index):

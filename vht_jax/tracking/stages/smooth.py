@@ -12,7 +12,7 @@ from vht_jax.host.programs import stored
 from vht_jax.tracking import smooth
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.camera import skin_entries_of
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.landmarks import frames_axis, with_identity
 from vht_jax.tracking.state import TrackState
 
@@ -59,7 +59,7 @@ class Motion:
     self.cuts = sorted(c for c in run.config.cutframes if 0 < c < n)
     xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(state.xs, np.float64).T], axis=1)
     self.xs = xs.astype(np.float32)
-    self.model, self.shared = with_identity(run.lm, state.shared)
+    self.model, self.shared = with_identity(landmarks_of(state, run), state.shared)
     self.basis = smooth.coordinates(self._mean_information())
     z = (xs - xs[good].mean(axis=0)) @ self.basis
     self.z = z.T.astype(np.float32)

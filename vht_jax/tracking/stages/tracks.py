@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vht_jax.fit import own_slide
 from vht_jax.fit.terms.skin import ObservedSkin, Skin, at_places
-from vht_jax.fit.unknowns import join, principal_of, raw_jaw
-from vht_jax.head import flame
+from vht_jax.fit.unknowns import join, part, principal_of, raw_jaw, split
+from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
 from vht_jax.host.programs import stored
 from vht_jax.texture_tracks import observe
@@ -18,7 +19,7 @@ from vht_jax.texture_tracks.rigid import usual_camera
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.texture_tracks.types import Rigid, TextureTracks
 from vht_jax.tracking.keyframes import finite_rows
-from vht_jax.tracking.run import Run
+from vht_jax.tracking.run import DENSE_STEP, Run
 from vht_jax.tracking.stages import landmarks
 from vht_jax.tracking.stages.camera import adjusted
 from vht_jax.tracking.state import TrackState, on_host
@@ -51,8 +52,30 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
     tracked=True,
     focal_sd=float(rigid.focal_sd) if run.given()[0] is None else 0.0,
   )
-  state = adjusted(state, run)
-  return landmarks.refit(state, run)[0]
+  state = state.replace(slide=_own_slide(state, run, good & rigid.used))
+  return landmarks.refit(adjusted(state, run), run)[0]
+
+
+def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
+  """(N, 3, 2) m: `own_slide.solve` of the `good` (T,) frames, whose poses are the texture's."""
+  expr = np.median(part(state.xs[good], "expr"), axis=0)
+  jaw = np.median(part(state.xs[good], "jaw"))
+  model, shared = landmarks.with_identity(run.lm, state.shared)
+  total = None
+
+  def add(index):
+    nonlocal total
+    first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
+    weight = (good[index] & first).astype(np.float32)
+    found = on_host(_moments(model, run.tracks_of(index), shared, np.nan_to_num(state.xs[index]), expr, jaw, weight))
+    total = found if total is None else jax.tree.map(np.add, total, found)
+    return index
+
+  run.per_frame(add)
+  groups = view_bias.groups_of(run.model)
+  groups = np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(run.lm.relative_sd)]
+  eye = np.asarray(run.lm.eye_distance)
+  return own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(groups, run.lm.normals)))
 
 
 def _known(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +130,17 @@ def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) ->
   there = counted[:, None] > 0
   posed = at_places(person, jnp.where(there, places, at), x)
   return Skin(posed, observed, by_shape * counted[:, None], place * counted, counted)
+
+
+@stored
+def _moments(model, tracks, shared, xs, expr, jaw, weight):
+  def one(t, x):
+    parts = split(x)
+    return own_slide.moments(model, t, shared, join(**{**parts, "expr": expr, "jaw": jaw}))
+
+  found = jax.vmap(one)(tracks, xs)
+  rows = lambda a: jnp.where(weight.reshape(-1, *[1] * (a.ndim - 1)) > 0, a, 0.0)
+  return jax.tree.map(lambda a: jnp.sum(rows(a), axis=0), found)
 
 
 @stored
