@@ -30,9 +30,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet "ruff>=0.6"
 	$(BIN)/python -m ruff check .
 
-# configs/default.ini is the defaults of the code, written out.
+# What is made from the settings' own descriptions: configs/default.ini, docs/settings.md.
 configs: $(VENV)/.installed
-	$(BIN)/python -c "from vht_jax.app.options import settings as s; s.write_ini('configs/default.ini', s.make_settings({}))"
+	$(BIN)/python -m vht_jax.app.options.manual
 
 bench-render: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py

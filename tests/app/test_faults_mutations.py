@@ -21,6 +21,7 @@ from test_results import make_result
 from vht_jax import results
 from vht_jax.app.options import settings
 from vht_jax.app.record import Record
+from vht_jax.config import TrackConfig
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
@@ -195,7 +196,7 @@ def test_no_pickle_runs_code(flame, tmp_path):
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory, open_head):
   path = tmp_path_factory.mktemp("npz") / results.FILE_NAME
-  results.save_tracked(path, make_result(open_head), np.arange(1, 5), (48, 64), settings.TrackConfig(), "head")
+  results.save_tracked(path, make_result(open_head), np.arange(1, 5), (48, 64), TrackConfig(), "head")
   return path.read_bytes()
 
 

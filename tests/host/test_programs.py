@@ -254,7 +254,7 @@ def test_structures(open_head):
   tree["b"] = [jnp.ones(1), None]
   assert jax.tree.structure(build(sketch(tree))) == jax.tree.structure(tree)
   assert isinstance(build(sketch(open_head)), FlameModel)
-  for foreign in ("os:system", "subprocess:Popen", "vht_jax.app.cli:run", "vht_jaxx.types:Pose"):
+  for foreign in ("os:system", "subprocess:Popen", "vht_jax.app.run:run", "vht_jaxx.types:Pose"):
     with pytest.raises((TypeError, ImportError)):
       build((foreign, {}))
 

@@ -45,9 +45,6 @@ def test_any_text_is_a_config_or_is_refused_in_one_line(tmp_path, text):
     assert "\n" not in brief(error)
 
 
-FIELDS = settings.fields()
-
-
 @few
 @given(st.data())
 def test_settings_survive_the_config_file(tmp_path, data):

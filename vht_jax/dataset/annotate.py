@@ -75,7 +75,7 @@ def annotate(
     _look_again(dataset, detector, marks, todo, cuts)
   missing = [dataset.frame_ids[i] for i in range(n) if not dataset.valid[i]]
   if len(missing) == n:
-    raise InputError(f"{dataset.path}: {_why_none(dataset, detector)}")
+    raise InputError(f"{dataset.origin}: {_why_none(dataset, detector)}")
   if missing:
     shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
     logging.warning("no face in %d of %d frames (ids %s)", len(missing), n, shown)

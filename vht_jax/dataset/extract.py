@@ -56,19 +56,7 @@ def extract_frames(
     InputError: the source is missing or unreadable, or `data_path` holds frames of something else.
   """
   source, data_path = Path(source), Path(data_path)
-  identity = _identify(source)
-  state = _read_state(data_path)
-  if state is not None and state.get("identity") != identity:
-    raise InputError(
-      f"{data_path}: holds the frames of {state.get('source', 'another source')}, not of {source}; choose another data "
-      "path, or make them anew with --restart"
-    )
-  there = frame_folders(data_path) if data_path.is_dir() else {}
-  if state is None and there:
-    raise InputError(
-      f"{data_path}: already holds {len(there)} frames of unknown origin; leave the video away to track these, or "
-      "choose another data path"
-    )
+  identity, state, there = check_source(source, data_path)
   limit = max_frames or None
   if state is not None and _covers(state, limit) and all(i in there for i in state["frames"][:limit]):
     frames = state["frames"][:limit]
@@ -109,6 +97,30 @@ def extract_frames(
   except OSError as error:
     raise InputError(f"{data_path}: the frames cannot be written ({error})") from error
   return VideoInfo(info.fps, len(state["frames"]), info.size)
+
+
+def check_source(source: Path, data_path: Path) -> tuple[str, dict | None, dict[int, Path]]:
+  """Whether a dataset folder is empty or holds frames of this source.
+
+  Returns:
+    The source's identity, what source.json says, None if there is none, and the folders of frames.
+
+  Raises:
+    InputError: the source is missing, or the folder holds frames of something else.
+  """
+  identity, state = _identify(source), _read_state(data_path)
+  if state is not None and state.get("identity") != identity:
+    raise InputError(
+      f"{data_path}: holds the frames of {state.get('source', 'another source')}, not of {source}; choose another data "
+      "path, or make them anew with --restart"
+    )
+  there = frame_folders(data_path) if data_path.is_dir() else {}
+  if state is None and there:
+    raise InputError(
+      f"{data_path}: already holds {len(there)} frames of unknown origin; leave the video away to track these, or "
+      "choose another data path"
+    )
+  return identity, state, there
 
 
 def probe(source: str | Path) -> VideoInfo:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +25,7 @@ from vht_jax.dataset.layout import (
   png_size,
 )
 from vht_jax.errors import InputError
+from vht_jax.host.prefetch import prefetched
 from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints, read_origin
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
@@ -96,6 +96,12 @@ class FrameFolder:
   def views(self) -> list[str]:
     """Name of each frame's image file, as VHT's results carry it."""
     return [IMAGE] * len(self)
+
+  @property
+  def origin(self) -> str:
+    """What messages call it: the video or the images that it is made from, if that is known, and its path."""
+    source = self._record.get("source")
+    return f"{source} ({self.path})" if isinstance(source, str) and source else str(self.path)
 
   @functools.cached_property
   def _record(self) -> dict:
@@ -179,7 +185,7 @@ class FrameFolder:
 
   def source_images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
     """`source_image` of each index, decoded ahead in threads."""
-    return _run_ahead(self._pool, self.source_image, indices, depth=4)
+    return prefetched(self.source_image, indices, depth=4, pool=self._pool)
 
   def image(self, i: int) -> np.ndarray:
     """Frame i at the tracked size: RGB uint8 (H, W, 3). Shared: do not write to it."""
@@ -318,8 +324,7 @@ class FrameFolder:
 
   def prefetch(self, batches: Iterable[Sequence[int]], depth: int = 2) -> Iterator[Observations]:
     """`observations` of each batch of positions, read in the background `depth` batches ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as loader:
-      yield from _run_ahead(loader, self.observations, batches, depth)
+    return prefetched(self.observations, batches, depth)
 
   def _common_size(self) -> tuple[int, int]:
     first = png_size(self.image_path(0))
@@ -388,18 +393,3 @@ def _read_png(path: Path) -> np.ndarray:
   if image.ndim == 2:
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
   return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _run_ahead(pool: ThreadPoolExecutor, load: Callable, items: Iterable, depth: int) -> Iterator:
-  """load(item) for each item in order, `depth` of them ahead of the consumer."""
-  pending: collections.deque[Future] = collections.deque()
-  try:
-    for item in items:
-      pending.append(pool.submit(load, item))
-      if len(pending) > depth:
-        yield pending.popleft().result()
-    while pending:
-      yield pending.popleft().result()
-  finally:
-    for future in pending:
-      future.cancel()

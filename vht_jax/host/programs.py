@@ -3,7 +3,7 @@
 XLA's cache on disk saves the compilation of a program, but to find it there the program has to be known, and tracing
 ours in Python takes longer than all else that a short run does. So the functions with the large programs are `stored`:
 their StableHLO is kept in a folder, under a key of all that it depends on. Nothing is kept unless `folder` is set (the
-app does, see `main.start_jax`), and whatever stands in the way, the function is a plain `jax.jit`: arrays on several
+app does, see `device.start_jax`), and whatever stands in the way, the function is a plain `jax.jit`: arrays on several
 devices or under a transformation, JAX's debugging flags, what `jax.export` refuses, a disk that cannot be written.
 
 The key holds the package's sources. It cannot hold what is changed in a running process: leave `folder` alone where
@@ -17,7 +17,6 @@ other threads compile their programs in the order in which they are going to be 
 from __future__ import annotations
 
 import ast
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -27,7 +26,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from vht_jax.host import prefetch
 from vht_jax.host.files import write_atomic
 
 log = logging.getLogger("vht_jax")
@@ -200,28 +200,13 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
 
 
 def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-  """`work(item)` of each in order, by a thread of its own that is two items ahead.
+  """`prefetch.prefetched` in one thread, for stages that are rehearsed as well: a rehearsal has no time to gain.
 
   Only one of the two threads may run programs: on a CPU, XLA's threads wait for each other for ever when two large
   programs of different threads take all of them (seen with two threads of XLA's and JAX 0.10.1).
-
-  An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
   """
-  if getattr(_rehearsed, "by", None) is not None:  # it is this thread's
-    yield from map(work, items)
-    return
-  waiting: collections.deque = collections.deque()
-  with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-    try:
-      for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > 2:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for future in waiting:
-        future.cancel()
+  rehearsed = getattr(_rehearsed, "by", None) is not None  # it is this thread's
+  return map(work, items) if rehearsed else prefetch.prefetched(work, items)
 
 
 def _plain(leaves: list) -> bool:

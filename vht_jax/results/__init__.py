@@ -28,6 +28,7 @@ from vht_jax.results.vht_npz import (
   load_tracked,
   read_npz,
   save_tracked,
+  tracked_of,
   vht_camera,
   write_npz,
 )
@@ -57,6 +58,7 @@ __all__ = [
   "read_npz",
   "region_confidence",
   "save_tracked",
+  "tracked_of",
   "vertex_errors",
   "vht_camera",
   "write_npz",

@@ -84,9 +84,9 @@ def save_tracked(
     "neck_pose": raw.neck,
     "jaw_pose": raw.jaw,
     "eyes_pose": np.asarray(raw.eyes).reshape(n, 6),
-    "shape": _resized(identity.shape, config.n_shape),
-    "expr": _resized(raw.expr, config.n_expr),
-    "texture": _resized(identity.texture, config.n_tex),
+    "shape": _resized(identity.shape, config.components.n_shape),
+    "expr": _resized(raw.expr, config.components.n_expr),
+    "texture": _resized(identity.texture, config.components.n_tex),
     "light": np.broadcast_to(np.asarray(identity.light), (n, 9, 3)),
     "K": K,
     "RT": RT,
@@ -133,7 +133,18 @@ def load_tracked(
     InputError: no such file, truncated, a key missing, shapes that do not fit together, numbers that are not finite;
       codes of another head.
   """
-  arrays = read_npz(path)
+  return tracked_of(read_npz(path), path, model, focal=focal, other_head=other_head)
+
+
+def tracked_of(
+  arrays: dict[str, np.ndarray],
+  path: str | Path,
+  model: FlameModel | None = None,
+  *,
+  focal: float = 0.0,
+  other_head: bool = False,
+) -> Tracked:
+  """`load_tracked` of a file that has been read; `path` for messages."""
   missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size") if k not in arrays]
   if missing:
     raise InputError(f"{path}: expected VHT's tracked parameters; the key {missing[0]!r} is missing")

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -26,6 +26,7 @@ _DPI_ROUNDING = 0.02  # densities are whole numbers; no pixels in use are so lit
 
 # EXIF
 _EXIF_IFD = 0x8769
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _FOCAL_35MM, _ZOOM, _WIDTH, _HEIGHT = 0xA405, 0xA404, 0xA002, 0xA003
 _REDUCED = 254  # TIFF's NewSubfileType; its first bit says that a page is a thumbnail of another
 
@@ -37,25 +38,32 @@ def open_images(source: Path) -> Opened:
     InputError: no image, an image that cannot be decoded, or images of different sizes.
   """
   paths = list_images(source) if source.is_dir() else [source]
+  heads = [_head(path) for path in paths]  # before the first is decoded: refused at once
+  for path, head in zip(paths, heads):
+    _check_size(path if source.is_dir() else path.name, head.size, paths[0].name, heads[0].size)
   pictures = _pictures(paths)
   first = next(pictures)
   times = _durations(paths[0]) if len(paths) == 1 else []
   span = sum(times[:-1])
   fps = (len(times) - 1) / span if span > 0 else DEFAULT_FPS
-  n = sum(len(_pages(path)) for path in paths)
+  n = sum(len(head.pages) for head in heads)
 
   def sized() -> Iterator[Picture]:
     yield first
     for picture in pictures:
-      if picture.rgb.shape != first.rgb.shape:
-        raise InputError(
-          f"{source / picture.source if source.is_dir() else picture.source}: size {picture.rgb.shape[0]}x"
-          f"{picture.rgb.shape[1]}, but {first.source} has {first.rgb.shape[0]}x{first.rgb.shape[1]} (height x width); "
-          "the frames of a clip need one size"
-        )
+      name = source / picture.source if source.is_dir() else picture.source
+      _check_size(name, picture.rgb.shape[:2], first.source, first.rgb.shape[:2])
       yield picture
 
   return Opened(VideoInfo(fps, n, first.rgb.shape[:2]), True, sized())
+
+
+def _check_size(name: Path | str, size: tuple[int, int], first: str, first_size: tuple[int, int]) -> None:
+  if size != first_size:
+    raise InputError(
+      f"{name}: size {size[0]}x{size[1]}, but {first} has {first_size[0]}x{first_size[1]} (height x width); "
+      "the frames of a clip need one size"
+    )
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -124,17 +132,36 @@ def _opened(path: Path) -> Iterator[Any]:
     raise InputError(f"{path}: expected an image, found a file that cannot be decoded ({error})") from error
 
 
+class _Head(NamedTuple):
+  """What a file says before its pixels are decoded."""
+
+  size: tuple[int, int]  # (H, W) of the first picture as it will be: upright, with square pixels
+  pages: list[int]  # which of its pictures are frames
+
+
+def _head(path: Path) -> _Head:
+  with _opened(path) as image:
+    size, aspect = (image.height, image.width), _pixel_aspect(image, path)
+    if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS:
+      size, aspect = size[::-1], 1 / aspect
+    return _Head(square_size(size, aspect, str(path)) if aspect != 1.0 else size, _pages_of(image))
+
+
 def _pages(path: Path) -> list[int]:
   """Which of a file's pictures are frames."""
   with _opened(path) as image:
-    if image.format not in _SEQUENCES:
-      return [0]
-    pages = list(range(getattr(image, "n_frames", 1)))
-    if image.format == "TIFF" and len(pages) > 1:
-      pages = [k for k in pages if not (image.seek(k) or image.tag_v2.get(_REDUCED, 0) & 1)]
-    if image.format == "PNG" and getattr(image, "default_image", False):
-      pages = pages[1:]  # an APNG's picture for those who cannot play it
-    return pages or [0]
+    return _pages_of(image)
+
+
+def _pages_of(image: Any) -> list[int]:
+  if image.format not in _SEQUENCES:
+    return [0]
+  pages = list(range(getattr(image, "n_frames", 1)))
+  if image.format == "TIFF" and len(pages) > 1:
+    pages = [k for k in pages if not (image.seek(k) or image.tag_v2.get(_REDUCED, 0) & 1)]
+  if image.format == "PNG" and getattr(image, "default_image", False):
+    pages = pages[1:]  # an APNG's picture for those who cannot play it
+  return pages or [0]
 
 
 def _durations(path: Path) -> list[float]:

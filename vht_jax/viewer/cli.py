@@ -111,11 +111,10 @@ def run(options: Options) -> None:
     InputError: anything the user can cause.
   """
   require_viser()
-  from vht_jax.app.cli import start_jax
-  from vht_jax.app.options.settings import AppConfig
+  from vht_jax.host.device import start_jax
   from vht_jax.viewer.source import open_result
 
-  start_jax(AppConfig())
+  start_jax()
   folders = (options.data_path, options.data_path2)
   sources = [open_result(r, d, options.assets, options.model) for r, d in zip(options.results, folders)]
   server, viewer, _ = serve(sources, options.host, options.port)

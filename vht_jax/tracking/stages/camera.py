@@ -49,9 +49,9 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   )
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
+    seen = "one picture" if run.n_frames == 1 else f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees"
     run.progress.note(
-      f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees: the focal length is a guess "
-      f"(+-{100 * state.focal_sd:.0f} %); give --focal or --fov if you know it"
+      f"{seen}: the focal length is a guess (+-{100 * state.focal_sd:.0f} %); give --focal or --fov if you know it"
     )
   return _with_landmark_focal(state)
 
