@@ -14,7 +14,7 @@ import dataclasses
 
 import flax.struct
 
-from vht_jax.option import get, having, option, options, section
+from vht_jax.option import having, option, section
 
 MIN_SIDE = 16  # px, of a tracked image: there is nothing to see in a smaller one
 MIN_CROP = 32  # px: a face of fewer is not found either
@@ -146,27 +146,6 @@ class TrackConfig:
       TypeError: there is no such key.
     """
     return having(cls(), **keys)
-
-  # TODO(config): flat access goes when tracking/ and fit/ name the sections.
-  def __getattr__(self, name: str):
-    found = options(TrackConfig).get(name)
-    if found is None:
-      raise AttributeError(name)
-    return get(self, name)
-
-
-_nested_init = TrackConfig.__init__
-
-
-def _flat_init(self, *args, **keys):
-  own = {f.name for f in dataclasses.fields(TrackConfig)}
-  _nested_init(self, *args, **{k: v for k, v in keys.items() if k in own})
-  changed = having(self, **{k: v for k, v in keys.items() if k not in own}) if set(keys) - own else self
-  for f in dataclasses.fields(TrackConfig):
-    object.__setattr__(self, f.name, getattr(changed, f.name))
-
-
-TrackConfig.__init__ = _flat_init  # type: ignore[method-assign]
 
 
 # Where the defaults of the weights come from; docs/method.md has the reasoning.

@@ -122,7 +122,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   monkeypatch.setattr(frames, "camera", lambda state, run: None)
   monkeypatch.setattr(frames, "believed", lambda state, weights: None)
   monkeypatch.setattr(frames, "crops_of", lambda clip, index, xs, size: index)
-  config = TrackConfig(schedule=schedule, batch_size=4, cutframes=(7,))
+  config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
     config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
     tracks_of=lambda index: None, progress=Progress(), checkpoint=checkpoint,

@@ -21,7 +21,7 @@ def check_frames(config: TrackConfig, seen: np.ndarray) -> None:
   if not seen.any():
     raise InputError(f"no face was found in any of the {n} frames; is there a person in the video?")
   check_positions(config, n)
-  for k in config.keyframes:
+  for k in config.data.keyframes:
     if not seen[k]:
       raise InputError(f"keyframes: no face was found in frame {k}; choose another")
 

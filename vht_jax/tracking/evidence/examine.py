@@ -35,13 +35,13 @@ class Evidence:
 def examine(clip, config, progress) -> Evidence:
   """Looks at every frame of a clip (`protocols.Clip`) once.
 
-  Pictures that are no video (`config.unordered`) are not compared with each other.
+  Pictures that are no video (`config.data.unordered`) are not compared with each other.
   """
   landmarks, confidence, _ = clip.landmarks()
   n = len(landmarks)
   seen = (confidence[:, :68] > 0).any(axis=1)
   in_order = not getattr(config, "unordered", False)
-  cuts = config.cutframes
+  cuts = config.data.cutframes
   visible = np.ones((n, len(REGIONS)), np.float32)
   links = outliers.pairs(n, seen if in_order else np.zeros(n, bool), cuts)
   of_later = collections.defaultdict(list)

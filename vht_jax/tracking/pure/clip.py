@@ -93,11 +93,13 @@ def fit_identity(
   yaw = lax.stop_gradient(jax.vmap(lambda t: yaw_of(frame.initial_unknowns(lm, t)))(tracks))
   seen = frames_with_face(observations)
   span = jnp.max(jnp.where(seen, yaw, -jnp.inf)) - jnp.min(jnp.where(seen, yaw, jnp.inf))
-  if config.calibrated and not config.focal:
-    raise InputError("calibrated: the focal length must be given (config.focal), or a result with its camera (init)")
+  if config.camera.calibrated and not config.camera.focal:
+    raise InputError(
+      "calibrated: the focal length must be given (config.camera.focal), or a result with its camera (init)"
+    )
   found = bundle_adjust(
-    lm, tracks, weights, focal=config.focal or None, focal_sd=focal_prior_sd(span).astype(yaw.dtype),
-    principal=jnp.zeros(2, yaw.dtype) if config.calibrated else None, adjoint=adjoint,
+    lm, tracks, weights, focal=config.camera.focal or None, focal_sd=focal_prior_sd(span).astype(yaw.dtype),
+    principal=jnp.zeros(2, yaw.dtype) if config.camera.calibrated else None, adjoint=adjoint,
   )  # fmt: skip
   appearance = plain_appearance(model.texture_basis.shape[-1], yaw.dtype)
   identity = identity_of(found.shared, jax.tree.map(jnp.asarray, appearance), size, layer=False)
@@ -106,7 +108,7 @@ def fit_identity(
   person, shared = frame.with_identity(lm, found.shared)
   cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, tracks)
   if config.photometric:
-    index = jnp.array(config.keyframes) if config.keyframes else jnp.arange(seen.shape[0])
+    index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])
     pick = lambda tree: jax.tree.map(lambda a: a[index], tree)
     raw = jax.vmap(to_raw)(poses)
     identity, key, _ = adam.fit_identity(

@@ -29,11 +29,11 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
     return _taken_over(state, run, run.init)
   x0 = initial_unknowns(run)
   usable = np.flatnonzero(run.seen & finite_rows(x0))
-  chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.n_calibration_frames)
+  chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.landmarks.n_calibration_frames)
   yaw_span = np.ptp(yaw_of(x0[chosen]))
   run.progress.stage("camera", 1)
   # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
-  padded = np.resize(chosen, run.config.n_calibration_frames)
+  padded = np.resize(chosen, run.config.landmarks.n_calibration_frames)
   counts = np.bincount(padded, minlength=run.n_frames)[padded].astype(np.float32)
   tracks = run.tracks_of(padded)
   tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
@@ -49,9 +49,10 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   )
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
-    seen = "one picture" if run.n_frames == 1 else f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees"
+    turns = f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees"
     run.progress.note(
-      f"{seen}: the focal length is a guess (+-{100 * state.focal_sd:.0f} %); give --focal or --fov if you know it"
+      f"{turns if len(chosen) > 1 else 'there is one view of the head only'}: the focal length is a guess "
+      f"(+-{100 * state.focal_sd:.0f} %); give --focal or --fov if you know it"
     )
   return _with_landmark_focal(state)
 
