@@ -97,7 +97,7 @@ def test_a_stage_kept_by_another_version_is_done_again():
   ],
 )
 def test_the_stages_that_settings_ask_for(settings, going_on, names):
-  assert [stage.name for stage in pipeline.stages_of(TrackConfig(**settings), going_on)] == names
+  assert [stage.name for stage in pipeline.stages_of(TrackConfig.of(**settings), going_on)] == names
 
 
 # --- the frames -------------------------------------------------------------------------------------------------------

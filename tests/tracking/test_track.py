@@ -14,6 +14,7 @@ from vht_jax.option import having
 from vht_jax.tracking import keyframes, pipeline
 from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.protocols import Checkpoint, Progress
+from vht_jax.tracking.stages import camera
 from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Pose, Status
 
@@ -46,6 +47,12 @@ def test_what_cannot_be_tracked_is_one_line(config, seen, words):
   assert "\n" not in str(error.value)
   for word in words:
     assert word in str(error.value)
+
+
+def test_a_lone_picture_is_not_told_that_its_head_hardly_turns():
+  few, one = (camera.doubt(n, np.deg2rad(span), 0.15) for n, span in ((5, 7.0), (1, 0.0)))
+  assert few.startswith("the head turns by only 7 degrees: the focal length is a guess (+-15 %)")
+  assert one.startswith("one picture shows no turn: the focal length is a guess") and "degrees" not in one
 
 
 def test_frames_that_can_be_tracked_pass():

@@ -49,17 +49,19 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   )
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
-    turns = f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees"
-    run.progress.note(
-      f"{turns if len(chosen) > 1 else 'there is one view of the head only'}: the focal length is a guess "
-      f"(+-{100 * state.focal_sd:.0f} %); give --focal or --fov if you know it"
-    )
+    run.progress.note(doubt(len(chosen), yaw_span, state.focal_sd))
   return _with_landmark_focal(state)
 
 
 def yaw_of(x: Array) -> Array:
   """(...) rad, of unknowns (..., n)."""
   return part(x, "rotation")[..., 1]
+
+
+def doubt(n_views: int, yaw_span: float, focal_sd: float) -> str:
+  """What a user should know of a focal length that nothing determines; `yaw_span` in rad, `focal_sd` relative."""
+  why = f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees" if n_views > 1 else "one picture shows no turn"
+  return f"{why}: the focal length is a guess (+-{100 * focal_sd:.0f} %); give --focal or --fov if you know it"
 
 
 def focal_prior_sd(yaw_span: float | Array) -> Array:
