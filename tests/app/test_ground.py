@@ -164,10 +164,10 @@ def test_a_second_run_waits_until_the_first_has_prepared_the_frames(tmp_path, ca
   order = []
 
   def second():
-    with inputs.preparing(str(tmp_path / "data")):
+    with inputs.preparing(tmp_path / "data"):
       order.append("second")
 
-  with inputs.preparing(str(tmp_path / "data")):
+  with inputs.preparing(tmp_path / "data"):
     other = threading.Thread(target=second)
     other.start()
     while "waiting for it" not in caplog.text:
