@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vht_jax.render.planes import merge_vmap, sum_per_row
+from vht_jax.render.gather import merge_vmap, sum_per_row
 from vht_jax.types import Array
 
 

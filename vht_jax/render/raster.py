@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.render.planes import depth_and_bary, frames_in_turn
+from vht_jax.render.gather import frames_in_turn
+from vht_jax.render.interpolate import depth_and_bary
 from vht_jax.render.tiles import Blocks
 from vht_jax.types import Array, Fragments
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.render.image import sample_bilinear
-from vht_jax.render.planes import sample_corners, sample_corners_forward, sample_planes, sample_planes_forward
+from vht_jax.render.interpolate import sample_corners, sample_corners_forward, sample_planes, sample_planes_forward
 from vht_jax.types import Array, Fragments
 
 # Real spherical harmonics up to degree 2, convolved with a clamped cosine (Ramamoorthi and Hanrahan 2001): the factors

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.render.planes import merge_vmap
+from vht_jax.render.gather import merge_vmap
 from vht_jax.render.raster import NEAR
 from vht_jax.render.tiles import Blocks, default_chunk_size
 from vht_jax.types import Array

@@ -98,5 +98,5 @@ def _spread(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, sd
     offset[i] = step
     change = (function(values + offset) - function(values - offset) + 180.0) % 360.0 - 180.0
     slope = np.abs(change) / (2 * step)
-    total = total + np.square(slope * np.where(slope > 0, sd[:, i], 0.0))  # 0 * inf would be no number
+    total = total + np.square(slope * np.where(slope > 0, sd[:, i], 0.0))  # 0 * inf would be NaN
   return np.sqrt(total)

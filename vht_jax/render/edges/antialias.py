@@ -8,7 +8,7 @@ from jax import lax
 
 from vht_jax.render.edges.crossings import LINES, Crossings
 from vht_jax.render.edges.table import EdgeTable
-from vht_jax.render.planes import merge_vmap
+from vht_jax.render.gather import merge_vmap
 from vht_jax.render.raster import NEAR
 from vht_jax.types import Array, Fragments
 
