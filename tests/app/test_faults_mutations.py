@@ -297,7 +297,8 @@ def test_a_png_that_claims_to_be_huge(dataset, size):
   data[16:24] = struct.pack(">II", *size)
   data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
   path.write_bytes(data)
-  assert "claims" in survives(lambda: FrameFolder(dataset))
+  said = survives(lambda: FrameFolder(dataset))
+  assert ("claims" if min(size) else "expected a PNG image") in said
 
 
 def test_names_in_files_lead_nowhere(tmp_path):

@@ -16,7 +16,6 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError, brief
-from vht_jax.host.files import user_cache
 from vht_jax.landmarks.crop import quarter_of, turned, turned_back
 from vht_jax.landmarks.detection import Detection, estimate_roll, plausible_iris
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
@@ -176,8 +175,8 @@ def _offline() -> Iterator[None]:
 
 def _checkpoints() -> Path:
   """Where torch looks for weights."""
-  cache = user_cache() or Path()
-  return Path(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # on every system; torch does not know platformdirs
+  return Path(os.environ.get("TORCH_HOME") or os.path.expanduser(f"{cache}/torch")) / "hub" / "checkpoints"
 
 
 def _best_device() -> str:
