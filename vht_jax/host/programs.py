@@ -108,12 +108,12 @@ class _Program:
     """`plainly` is called with the leaves where the program cannot be exported."""
     self._flat, self._text, self._plainly = flat, text, plainly
     self._leaves = leaves  # until it is traced
-    self._traced: tuple[jax.export.Exported, Any] | None = None
+    self._traced: jax.export.Exported | None = None
     self._compiled: Callable | None = None
     self._tracing, self._compiling = threading.Lock(), threading.Lock()
 
-  def traced(self, missing: Callable[[str], None] = lambda name: None) -> tuple[jax.export.Exported, Any]:
-    """The program and the structure of its result; `missing` is told its name if it is not on disk."""
+  def traced(self, missing: Callable[[str], None] = lambda name: None) -> jax.export.Exported:
+    """The program; `missing` is told its name if it is not on disk."""
     with self._tracing:
       if self._traced is None:
         self._traced = _traced(self._flat, self._leaves, self._text, missing)
@@ -126,9 +126,7 @@ class _Program:
         return
       name = self._flat.__name__
       try:
-        exported, tree = self.traced()
-        compiled = _compile(exported, name)
-        self._compiled = lambda *leaves: jax.tree.unflatten(tree, compiled(*leaves))
+        self._compiled = _compile(self.traced(), name)
       except Exception as error:
         log.debug("%s is not kept: %s", name, error)
         self._compiled = self._plainly
@@ -153,9 +151,10 @@ class Rehearsal:
       Exception: the program cannot be exported.
       RuntimeError: the workers have been sent home.
     """
-    exported, tree = program.traced(self.missing)
+    exported = program.traced(self.missing)
     self.workers.submit(program.compile)
-    return jax.tree.unflatten(tree, [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals])
+    blanks = [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals]
+    return jax.tree.unflatten(exported.out_tree, blanks)
 
 
 @contextlib.contextmanager
@@ -235,26 +234,20 @@ def _plain(leaves: list) -> bool:
   return getattr(device, "platform", None) == jax.default_backend()
 
 
-def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> tuple[jax.export.Exported, Any]:
-  """The program of `flat` for such leaves and the structure of its result, from disk or else traced and kept."""
-  if " at 0x" in text:
-    raise ValueError("an argument without a name of its own")
+def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> jax.export.Exported:
+  """The program of `flat` for such leaves, from disk or else traced and kept."""
+  if folder is None or " at 0x" in text:
+    raise ValueError("no folder, or an argument without a name of its own")
   key = hashlib.sha256(f"{text} {_environment()}".encode()).hexdigest()
   path = folder / f"{flat.__name__}-{key[:32]}.program"
   found = read(path, key)
   if found is None:
     missing(flat.__name__)
-    shape = []
-
-    def listed(*leaves):
-      result = flat(*leaves)
-      shape[:] = [sketch(result)]
-      return jax.tree.leaves(result)
-
-    listed.__name__ = flat.__name__
-    exported = jax.export.export(jax.jit(listed))(*leaves)
-    found = exported, jax.tree.structure(build(shape[0]))
-    keep(path, key, shape[0], bytes(exported.serialize()))
+    found = jax.export.export(jax.jit(flat))(*leaves)
+    kinds = sorted(set(_dataclasses(found.out_tree)))
+    for kind in kinds:
+      _register(kind)
+    keep(path, key, kinds, bytes(found.serialize()))
   return found
 
 
@@ -282,12 +275,12 @@ def sources() -> str:
   return digest.hexdigest()
 
 
-# Files: a digest of the rest, a line with the key and the structure of the result, and the program.
+# Files: a digest of the rest, a line with the key and the dataclasses in the result, and the program.
 
 
-def keep(path: Path, key: str, shape: Any, program: bytes) -> None:
+def keep(path: Path, key: str, kinds: list[str], program: bytes) -> None:
   """Writes a program, and deletes some if there are more than `KEEP`; a disk that cannot be written is no error."""
-  body = repr((key, shape)).encode() + b"\n" + program
+  body = repr((key, kinds)).encode() + b"\n" + program
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, hashlib.sha256(body).digest() + body)
@@ -299,18 +292,20 @@ def keep(path: Path, key: str, shape: Any, program: bytes) -> None:
     log.debug("%s: %s", path, error)
 
 
-def read(path: Path, key: str) -> tuple[jax.export.Exported, Any] | None:
-  """The program of a file and the structure of its result; None if there is none or it is not whole and of this key."""
+def read(path: Path, key: str) -> jax.export.Exported | None:
+  """The program of a file; None if there is none or it is not whole and of this key."""
   try:
     data = path.read_bytes()
     digest, body = data[:32], data[32:]
     if hashlib.sha256(body).digest() != digest:
       raise ValueError("damaged")
     head, _, program = body.partition(b"\n")
-    named, shape = ast.literal_eval(head.decode())
+    named, kinds = ast.literal_eval(head.decode())
     if named != key:
       raise ValueError("another program's")
-    found = jax.export.deserialize(bytearray(program)), jax.tree.structure(build(shape))
+    for kind in kinds:
+      _register(kind)
+    found = jax.export.deserialize(bytearray(program))
     with contextlib.suppress(OSError):  # a folder that is not ours
       path.touch()  # when it was last used
     return found
@@ -321,56 +316,35 @@ def read(path: Path, key: str) -> tuple[jax.export.Exported, Any] | None:
     return None
 
 
-# The structure of a result, as a Python literal: 0 for an array, (kind, content) for what has parts.
+def _dataclasses(tree: Any) -> Iterator[str]:
+  """'module:class' of every node of a structure that is neither a container of Python nor None."""
+  if (node := tree.node_data()) is not None and node[0] not in (tuple, list, dict, type(None)):
+    yield f"{node[0].__module__}:{node[0].__qualname__}"
+  for child in tree.children():
+    yield from _dataclasses(child)
 
 
-def sketch(tree: Any) -> Any:
-  """Describes a pytree so that `build` makes one of the same structure.
+@functools.cache
+def _register(name: str) -> None:
+  """Teaches `jax.export` to write and read a dataclass of this package, by 'module:class'.
 
   Raises:
-    TypeError: it holds something else than `stored` allows.
+    TypeError: something else. What a file names is imported, so it has to be ours.
   """
-  if tree is None:
-    return None
-  if type(tree) in (tuple, list):
-    return type(tree).__name__, [sketch(part) for part in tree]
-  if type(tree) is dict:
-    return "dict", {name: sketch(part) for name, part in tree.items()}
-  if dataclasses.is_dataclass(tree):
-    kind, parts = type(tree), vars(tree)
-    content = {name: sketch(parts[name]) if node else parts[name] for name, node in _parts(kind).items()}
-    named = f"{kind.__module__}:{kind.__qualname__}"
-    if _dataclass(named) is kind and ast.literal_eval(repr(content)) == content:
-      return named, content
-  elif isinstance(tree, jax.Array):
-    return 0
-  raise TypeError(f"a result of {type(tree)}")
-
-
-def build(shape: Any) -> Any:
-  """A pytree of zeros."""
-  if shape is None or shape == 0:
-    return shape
-  kind, content = shape
-  if kind in ("tuple", "list"):
-    return {"tuple": tuple, "list": list}[kind](map(build, content))
-  if kind == "dict":
-    return {name: build(part) for name, part in content.items()}
-  made = _dataclass(kind)
-  return made(**{name: build(content[name]) if node else content[name] for name, node in _parts(made).items()})
-
-
-def _parts(kind: type) -> dict[str, bool]:
-  """The fields of a dataclass, and whether they are nodes of the pytree."""
-  return {field.name: field.metadata.get("pytree_node", True) for field in dataclasses.fields(kind)}
-
-
-def _dataclass(name: str) -> type:
-  """A dataclass of this package by 'module:class'."""
   module, _, attribute = name.partition(":")
   if module.partition(".")[0] != __package__.partition(".")[0]:
     raise TypeError(f"{name} is not of this package")
   kind = getattr(importlib.import_module(module), attribute)
   if not dataclasses.is_dataclass(kind):
     raise TypeError(f"{name} is no dataclass")
-  return kind
+  jax.export.register_pytree_node_serialization(
+    kind, serialized_name=name, serialize_auxdata=_literal, deserialize_auxdata=lambda b: ast.literal_eval(b.decode())
+  )
+
+
+def _literal(static: Any) -> bytes:
+  """The static fields of a dataclass as a Python literal."""
+  text = repr(static)
+  if ast.literal_eval(text) != static:
+    raise TypeError(f"static fields {text}")
+  return text.encode()
