@@ -24,9 +24,10 @@ from vht_jax.app.record import Record
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.video.codec import write_video
 
 pytestmark = pytest.mark.faults

@@ -16,8 +16,9 @@ from vht_jax import results
 from vht_jax.app import cli as app
 from vht_jax.app import demo, inputs
 from vht_jax.app.options import settings
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.host import programs
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.types import Status
 
 REPO = Path(__file__).resolve().parents[2]

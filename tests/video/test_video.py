@@ -13,8 +13,9 @@ from vht_jax.dataset import child
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.extract import encode_png, extract_frames
 from vht_jax.dataset.folder import FrameFolder, resize_antialiased
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.video.codec import open_video, read_video, write_video
 from vht_jax.video.cuts import find_cuts, thumbnail
 

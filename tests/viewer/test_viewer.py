@@ -581,7 +581,8 @@ def test_a_result_of_flame_without_flame_is_refused(saved, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("origin", ["mediapipe", "face-alignment"])
 def test_the_head_has_the_landmarks_of_the_datasets_detector(saved, open_head, monkeypatch, origin):
-  from vht_jax.landmarks.detection import Detection, write_keypoints
+  from vht_jax.dataset.keypoints import write_keypoints
+  from vht_jax.landmarks import Detection
 
   path, _ = saved
   write_frames(path.parent / "dataset", range(1, 22))

@@ -8,12 +8,13 @@ from absl import logging
 
 from vht_jax.dataset.absent import fill_absent
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.dataset.resume import Marks
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep
 from vht_jax.landmarks import Detector
-from vht_jax.landmarks.detection import Detection, write_keypoints
+from vht_jax.landmarks.detection import Detection
 
 _COUNTED = 100  # frames in which faces are counted when there are fewer than the user says
 

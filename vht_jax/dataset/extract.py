@@ -56,6 +56,7 @@ def extract_frames(
     InputError: the source is missing or unreadable, or `data_path` holds frames of something else.
   """
   source, data_path = Path(source), Path(data_path)
+  _refuse_frames(source)
   identity = _identify(source)
   state = _read_state(data_path)
   if state is not None and state.get("identity") != identity:
@@ -117,7 +118,15 @@ def probe(source: str | Path) -> VideoInfo:
   Raises:
     InputError: it is missing or unreadable.
   """
+  _refuse_frames(Path(source))
   return _open(Path(source)).info
+
+
+def _refuse_frames(source: Path) -> None:
+  """A folder of frames without pictures beside them is a data path given as a video."""
+  pictures = source.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir())
+  if source.is_dir() and not pictures and frame_folders(source):
+    raise InputError(f"{source}: is a folder of frames already: give it as data path, without a video")
 
 
 def _describe(source: Path, info: VideoInfo, pictures: list[Picture]) -> dict[str, Any]:

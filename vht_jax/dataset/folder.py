@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from absl import logging
 
+from vht_jax.dataset.keypoints import read_keypoints, read_origin
 from vht_jax.dataset.layout import (
   IMAGE,
   MASK,
-  MAX_SIDE,
   SOURCE,
   THUMBNAILS,
   frame_folders,
@@ -26,9 +26,10 @@ from vht_jax.dataset.layout import (
   png_size,
 )
 from vht_jax.errors import InputError
-from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints, read_origin
+from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
+from vht_jax.video.pixels import MAX_SIDE
 
 if TYPE_CHECKING:  # it brings jax, which those who only decode do not need
   from vht_jax.types import Observations

@@ -21,14 +21,13 @@ from pathlib import Path
 from PIL.PngImagePlugin import PngImageFile
 
 from vht_jax.errors import InputError
+from vht_jax.video.pixels import MAX_SIDE
 
 IMAGE = "image_0000.png"
 KEYPOINTS = "keypoints_static_0000.json"
 MASK = "mask_0000.png"
 SOURCE = "source.json"
 THUMBNAILS = "thumbnails.npz"
-
-MAX_SIDE = 16384  # px, of an image or a video
 
 _FRAME = re.compile(r"frame_(?:.*_)?(\d+)")
 

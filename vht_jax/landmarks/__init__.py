@@ -16,8 +16,6 @@ from vht_jax.landmarks.detection import (
   eye_openness,
   landmark_confidence,
   plausible_iris,
-  read_keypoints,
-  write_keypoints,
 )
 from vht_jax.landmarks.fan import FaceAlignmentDetector
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
@@ -38,8 +36,6 @@ __all__ = [
   "landmark_confidence",
   "make_detector",
   "plausible_iris",
-  "read_keypoints",
-  "write_keypoints",
 ]
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from vht_jax.dataset.layout import frame_folders
 from vht_jax.errors import InputError
 from vht_jax.video.codec import DEFAULT_FPS, Opened, VideoInfo
 from vht_jax.video.pixels import Picture, enlarge, over_background, square_size
@@ -66,8 +65,7 @@ def list_images(folder: Path) -> list[Path]:
   """
   paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
   if not paths:
-    hint = "; it is a folder of frames already: give it as data path, without a video" if frame_folders(folder) else ""
-    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none{hint}")
+    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none")
   return sorted(paths, key=lambda path: [int(p) if k % 2 else p.lower() for k, p in enumerate(_parts(path.name))])
 
 

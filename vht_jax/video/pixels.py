@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from vht_jax.dataset.layout import MAX_SIDE
 from vht_jax.errors import InputError
 
+MAX_SIDE = 16384  # px, of an image or a video
 BACKGROUND = 128  # mid-grey: neither a bright face nor dark hair ends in an edge that is not there
 MAX_ASPECT = 4.0  # H.264's table of pixel aspects ends at 2.2; beyond this the file is taken to be wrong
 
