@@ -109,7 +109,7 @@ def _cause(code: int) -> str:
 
 def _limit_memory() -> None:
   with contextlib.suppress(ImportError, OSError, ValueError):
-    import resource
+    import resource  # of POSIX systems
 
     resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
 

@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from absl import logging
+from PIL import Image
 
 from vht_jax.dataset.keypoints import read_keypoints, read_origin
 from vht_jax.dataset.layout import (
@@ -26,13 +28,12 @@ from vht_jax.dataset.layout import (
   png_size,
 )
 from vht_jax.errors import InputError
+from vht_jax.host.npz import read_npz
 from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence
+from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
 from vht_jax.video.pixels import MAX_SIDE
-
-if TYPE_CHECKING:  # it brings jax, which those who only decode do not need
-  from vht_jax.types import Observations
 
 
 class Keypoints(NamedTuple):
@@ -218,8 +219,6 @@ class FrameFolder:
 
   def find_cuts(self) -> list[int]:
     """Positions of the first frames of new shots (`cuts.find_cuts`)."""
-    from vht_jax.head.load.arrays import read_npz
-
     known = {}
     if (self.path / THUMBNAILS).is_file():
       try:
@@ -294,8 +293,6 @@ class FrameFolder:
 
   def observations(self, indices: Iterable[int]) -> Observations:
     """The frames at these positions, stacked: every field is a numpy array with a leading axis."""
-    from vht_jax.types import Observations
-
     indices = [int(i) for i in indices]
     rgb = np.empty((len(indices), *self.size, 3), np.float32)
     alpha = np.ones((len(indices), *self.size), np.float32) if self.has_alpha else None
@@ -363,8 +360,6 @@ def resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Resizes uint8 (H, W[, 3]) with a triangle filter as wide as the reduction: VHT's (torchvision's antialias)."""
   if image.shape[:2] == size:
     return image
-  from PIL import Image
-
   return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
@@ -374,8 +369,6 @@ def _read_png(path: Path) -> np.ndarray:
   Raises:
     InputError: the file is missing or damaged.
   """
-  import cv2
-
   try:
     data = np.fromfile(path, np.uint8)
   except OSError as error:

@@ -87,7 +87,7 @@ def quarter_of(roll: float) -> int:
 def square_crop(rgb: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:
   """The (side, side) px square of an image with its top left corner at `origin` (x, y), black outside the image,
   reduced to at most 512 px."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = rgb.shape[:2]
   x, y = origin

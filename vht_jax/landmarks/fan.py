@@ -47,7 +47,7 @@ class FaceAlignmentDetector:
 
   def __init__(self, device: str | None = None, face: str | int = "largest"):
     try:
-      import face_alignment
+      import face_alignment  # an optional extra
     except (ImportError, OSError) as error:
       raise InputError(
         f"the face-alignment landmark detector cannot be loaded ({error}); pip install face-alignment, or use mediapipe"
@@ -181,7 +181,7 @@ def _checkpoints() -> Path:
 
 def _best_device() -> str:
   with contextlib.suppress(ImportError, AttributeError):
-    import torch
+    import torch  # comes with face_alignment
 
     if torch.cuda.is_available():
       return "cuda"

@@ -28,7 +28,7 @@ def import_mediapipe():
   warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
   try:
     with quiet_stderr():
-      import mediapipe
+      import mediapipe  # takes seconds
   except (ImportError, OSError) as error:  # OSError: a shared library of the system is missing
     hint = "install it with: pip install 'mediapipe>=0.10.13,<0.10.15'"
     if ".so" in str(error):

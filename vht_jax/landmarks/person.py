@@ -44,7 +44,7 @@ def portrait(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     rgb: the image (H, W, 3) uint8.
     landmarks: (68, 2) px.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   source = np.array([landmarks[36:42].mean(0), landmarks[42:48].mean(0), landmarks[48:60].mean(0)], np.float32)
   target = np.array([[0.33, 0.5], [0.67, 0.5], [0.5, 0.82]], np.float32) * _SIDE

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 
 from vht_jax.cameras import project
 from vht_jax.head import flame
+from vht_jax.render.edges import antialias, edge_table
 from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import interpolate, sample_texture, shade, shading
+from vht_jax.render.soft import soft_render
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose, Rendered
 
 __all__ = ["BACKENDS", "map_frames", "render_head", "render_mesh"]
@@ -136,8 +138,6 @@ def render_mesh(
     return base if light is None else shade(base, shading(light, normals, formula), formula)
 
   if backend == "soft":
-    from vht_jax.render.soft import soft_render
-
     at_corners = color(corners, True)
     rgb, alpha = soft_render(screen, faces, at_corners, size, sigma=sigma, gamma=gamma, cull_backfaces=cull_backfaces)
     alpha = alpha[..., None]
@@ -147,8 +147,6 @@ def render_mesh(
   rgb = alpha * rgb + (1.0 - alpha) * jnp.broadcast_to(background, rgb.shape)
 
   if backend == "edge":
-    from vht_jax.render.edges import antialias, edge_table
-
     edges = edge_table(faces) if edges is None else edges
     both = jnp.concatenate([rgb, alpha], axis=-1)
     both = antialias(both, screen, faces, edges, fragments, cull_backfaces=cull_backfaces)

@@ -215,7 +215,7 @@ def face_detail(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     image: (H, W, 3) uint8.
     landmarks: (68, 2) px.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = image.shape[:2]
   x0, y0 = np.clip(np.floor(landmarks.min(axis=0)), 0, [width, height]).astype(int)

@@ -22,7 +22,7 @@ from vht_jax import cameras, rotation
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
-from vht_jax.head.load import arrays as arrays_
+from vht_jax.host import npz
 from vht_jax.host.files import write_atomic
 from vht_jax.host.programs import in_chunks, rows_of, stored
 from vht_jax.landmarks.regions import REGIONS
@@ -335,7 +335,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
   if not Path(path).is_file():
     raise InputError(f"{path}: no such file")
   try:
-    return {name: array.copy() for name, array in arrays_.read_npz(Path(path)).items()}  # writable
+    return {name: array.copy() for name, array in npz.read_npz(Path(path)).items()}  # writable
   except InputError as error:
     message = f"{path}: expected an npz file of plain arrays; it is damaged or of another kind ({brief(error)})"
     raise InputError(message) from None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 from absl import logging
 
@@ -64,8 +65,6 @@ def open_video(path: str | Path) -> Opened:
     raise InputError(f"{path}: no such file (expected a video)")
   if not path.is_file():
     raise InputError(f"{path}: expected a video file, found a folder")
-  import av
-
   first, frames = None, None
   with quiet_stderr(), contextlib.suppress(av.error.FFmpegError):
     container = av.open(str(path))
@@ -141,8 +140,6 @@ def _choose(container, path: Path):
   Cover pictures are left out: those that say so, and those of which there is one picture while another stream goes on.
   Of several films the one marked as default is taken, then the largest.
   """
-  import av
-
   flags = av.stream.Disposition
   pictures = flags.attached_pic | flags.timed_thumbnails | flags.still_image
   films = [s for s in container.streams.video if not s.disposition & pictures]
@@ -163,8 +160,6 @@ def _choose(container, path: Path):
 
 def _decoder(stream) -> Any:
   """The stream's decoder; for VP8 and VP9 with alpha libvpx's, as FFmpeg's own does not see it."""
-  import av
-
   if stream.metadata.get("alpha_mode") == "1":
     with contextlib.suppress(av.error.FFmpegError, ValueError):
       return av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[stream.codec_context.name], "r")
@@ -178,8 +173,6 @@ def _decode(container, stream) -> Iterator[Any]:
   Frames and packets are matched by their time stamps. A packet without a frame is lost only if it was damaged: some
   codecs have packets that are not to be shown.
   """
-  import av
-
   decoder = _decoder(stream)
   waiting: list[int] = []  # time stamps of packets whose frames have not come out yet, a heap
   bad: set[int] = set()  # those that are lost
@@ -242,8 +235,6 @@ def write_video(
   Raises:
     InputError: no frames, frames of different sizes, or a folder that cannot be written.
   """
-  import av
-
   path = Path(path)
   temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix or '.mp4'}")
   count, size = 0, None

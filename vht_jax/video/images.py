@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from PIL import Image, ImageOps
 
 from vht_jax.errors import InputError
 from vht_jax.video.codec import DEFAULT_FPS, Opened, VideoInfo
@@ -109,8 +110,6 @@ def _opened(path: Path) -> Iterator[Any]:
   Raises:
     InputError: it cannot be decoded.
   """
-  from PIL import Image
-
   try:
     with Image.open(path) as image:
       yield image
@@ -151,8 +150,6 @@ def _durations(path: Path) -> list[float]:
 
 def _read(opened, path: Path) -> tuple[np.ndarray, np.ndarray | None, float | None]:
   """The rgb and alpha of an opened image's present picture, see `Picture`, and the focal length of its EXIF (mm)."""
-  from PIL import Image, ImageOps
-
   focal, aspect = _focal_35mm(opened, path), _pixel_aspect(opened, path)
   image = ImageOps.exif_transpose(opened)
   if image.size != opened.size:  # turned on its side

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from absl import logging
 
@@ -61,8 +62,6 @@ def square_size(size: tuple[int, int], aspect: float, what: str) -> tuple[int, i
 
 def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """uint8 (h, w[, c]) at `size` (H, W), not smaller than it is."""
-  import cv2
-
   return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 

@@ -10,8 +10,10 @@ import dataclasses
 import math
 
 import numpy as np
+import viser.transforms as transforms
 
 from vht_jax import cameras
+from vht_jax.dataset.folder import resize_antialiased
 from vht_jax.types import Camera
 from vht_jax.viewer import glb
 from vht_jax.viewer.source import Source
@@ -73,8 +75,6 @@ def field_of_view(camera: Camera, size: tuple[int, int], aspect: float) -> float
 
 def wxyz(rotation: np.ndarray) -> tuple[float, float, float, float]:
   """Unit quaternion of a (3, 3) rotation matrix."""
-  import viser.transforms as transforms
-
   return tuple(float(x) for x in transforms.SO3.from_matrix(np.asarray(rotation, np.float64)).wxyz)
 
 
@@ -231,8 +231,6 @@ class HeadScene:
     camera = self.surface.session.edited_camera
     shown = (frame, float(camera.focal))
     if self._image is None or self._shown != shown:
-      from vht_jax.dataset.folder import resize_antialiased
-
       scale = min(1.0, _PLANE_SIDE / max(image.shape[:2]))
       sent = resize_antialiased(image, tuple(max(1, round(n * scale)) for n in image.shape[:2]))
       centre, width, height = plane_of(camera, self.size, self.distance)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.cameras import project
+from vht_jax.dataset.folder import resize_antialiased
 from vht_jax.head import flame
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.picture import render_mesh
@@ -80,8 +82,6 @@ class Surface:
       vertices: (V, 3).
       image: (H, W, 3) uint8, of any size.
     """
-    from vht_jax.dataset.folder import resize_antialiased
-
     scale = min(1.0, ERROR_SIDE / max(image.shape[:2]))
     size = tuple(max(1, round(n * scale)) for n in image.shape[:2])
     small = resize_antialiased(image, size).astype(np.float32) / 255.0
@@ -91,8 +91,6 @@ class Surface:
   @functools.cached_property
   def _texels(self) -> tuple[jax.Array, jax.Array]:
     """Face (Ht, Wt) and barycentrics (Ht, Wt, 3) of each texel; beside the islands those of the nearest texel."""
-    import cv2
-
     height, width = self.albedo.shape[:2]
     seen = _rasterize_uv(self.head.uv, (height, width))
     faces, bary = np.array(seen.pix_to_face), np.array(seen.bary_coords)

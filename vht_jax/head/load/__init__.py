@@ -1,7 +1,7 @@
 """Head models from files: the embedded open head and the user's FLAME.
 
 Nothing in a file is trusted: pickles are read as data (`unpickle`), sizes are bounded by what the file holds
-(`arrays`), ids and shapes are checked (`build`).
+(`host.npz`), ids and shapes are checked (`build`).
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.head.load.arrays import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_landmarks import mediapipe_points, of_mediapipe
 from vht_jax.head.load.unpickle import load_pickle, loads
+from vht_jax.host.npz import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.types import FlameModel
 
 FLAME_SITE = "https://flame.is.tue.mpg.de (free registration, Downloads)"

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vht_jax.errors import InputError, brief
-from vht_jax.head.load.arrays import MAX_BYTES
+from vht_jax.host.npz import MAX_BYTES
 
 # What a pickle may name, as a pattern over "module.name" -> what we make of it.
 _ALLOWED = [

@@ -11,6 +11,7 @@ import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vht_jax.errors import InputError
 from vht_jax.head import flame
@@ -253,8 +254,6 @@ def _albedo(model: FlameModel, result: TrackResult) -> np.ndarray:
 
 
 def _image(file: GltfFile, texture: np.ndarray, compact: bool) -> dict[str, Any]:
-  from PIL import Image
-
   data = io.BytesIO()
   kind, options = ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}) if compact else ("png", {})
   Image.fromarray(np.asarray(texture, np.uint8)).save(data, kind, **options)
