@@ -13,6 +13,7 @@ All functions take one frame. `vmap` works anywhere; `map_frames` is the `vmap` 
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from vht_jax.cameras import project
 from vht_jax.head import flame
@@ -35,7 +36,7 @@ def render_head(
   size: tuple[int, int],
   *,
   backend: str = "hard",
-  background: Array | None = None,
+  background: Float[Array, " 3"] | Float[Array, "H W 3"] | None = None,
   edges=None,
   formula: str = "vht",
   sigma: float | Array = 1e-5,
@@ -71,17 +72,17 @@ def render_head(
 
 
 def render_mesh(
-  vertices: Array,
-  faces: Array,
+  vertices: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
   camera: Camera,
   size: tuple[int, int],
   *,
-  colors: Array | None = None,
-  uv: Array | None = None,
-  texture: Array | None = None,
-  light: Array | None = None,
+  colors: Float[Array, "V C"] | Float[Array, "F 3 C"] | None = None,
+  uv: Float[Array, "F 3 2"] | None = None,
+  texture: Float[Array, "Ht Wt C"] | None = None,
+  light: Float[Array, "9 3"] | None = None,
   backend: str = "hard",
-  background: Array | None = None,
+  background: Float[Array, " C"] | Float[Array, "H W C"] | None = None,
   edges=None,
   formula: str = "lambert",
   cull_backfaces: bool = True,

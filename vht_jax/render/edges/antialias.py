@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Int
 
 from vht_jax.render.edges.crossings import LINES, Crossings
 from vht_jax.render.edges.table import EdgeTable
@@ -14,14 +15,14 @@ from vht_jax.types import Array, Fragments
 
 
 def antialias(
-  image: Array,
-  screen: Array,
-  faces: Array,
+  image: Float[Array, "H W C"],
+  screen: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
   edges: EdgeTable,
   fragments: Fragments,
   *,
   cull_backfaces: bool = True,
-) -> Array:
+) -> Float[Array, "H W C"]:
   """Blends the pixels along the silhouettes by the area that each side covers.
 
   Args:
