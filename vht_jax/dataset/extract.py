@@ -133,8 +133,8 @@ def _refuse_frames(source: Path) -> None:
 def _describe(source: Path, info: VideoInfo, pictures: list[Picture]) -> dict[str, Any]:
   """What source.json says of each frame: times (s, from the first frame), names, equivalent focal lengths."""
   sources = [picture.source for picture in pictures]
-  times = [picture.time for picture in pictures]
-  known = all(time is not None for time in times) and len(times) > 1
+  times = [picture.time for picture in pictures if picture.time is not None]
+  known = len(times) == len(pictures) > 1
   if known and not all(a < b for a, b in zip(times, times[1:])):
     logging.warning("%s: the times of its frames do not increase; taken from the frame rate instead", source)
     known = False

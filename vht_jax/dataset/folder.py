@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -275,17 +275,16 @@ class FrameFolder:
     if detection.iris is not None:
       landmarks[68:] = np.nan_to_num(detection.iris) * scale
     confidence[:] = landmark_confidence(detection.landmarks, detection.iris)
-    if dense is not None:
+    if dense is not None and detection.dense is not None:  # all have it, or `has_dense` is false
       dense[:] = detection.dense * scale
     return Keypoints(landmarks, confidence, True, dense)
 
   def landmarks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """`keypoints` of all frames: (n, 70, 2) px, (n, 70) confidence, (n, 478, 2) px or None (NaN: no face)."""
     points = [self.keypoints(i) for i in range(len(self))]
-    dense = None
-    if self.has_dense:
-      dense = np.stack([p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points])
-    return np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points]), dense
+    dense = [p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points if p.dense is not None]
+    landmarks, confidence = np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points])
+    return landmarks, confidence, np.stack(dense) if self.has_dense else None
 
   def images(self, indices: Iterable[int]) -> np.ndarray:
     """(n, H, W, 3) uint8 RGB at the tracked size."""
@@ -299,20 +298,20 @@ class FrameFolder:
 
     def load(row: int) -> None:
       np.multiply(self.image(indices[row]), np.float32(1 / 255), out=rgb[row])
-      mask = self.alpha(indices[row]) if alpha is not None else None
-      if mask is not None:
+      if alpha is not None and (mask := self.alpha(indices[row])) is not None:
         np.multiply(mask, np.float32(1 / 255), out=alpha[row])
 
     list(self._pool.map(load, range(len(indices))))
     points = [self.keypoints(i) for i in indices]
-    return Observations(
+    arrays: dict[str, Any] = dict(
       rgb=rgb,
       landmarks=np.stack([p.landmarks for p in points]),
       confidence=np.stack([p.confidence for p in points]),
       valid=np.array([p.valid for p in points]),
-      dense=np.stack([p.dense for p in points]) if self.has_dense else None,
+      dense=np.stack([p.dense for p in points if p.dense is not None]) if self.has_dense else None,
       alpha=alpha,
     )
+    return Observations(**arrays)
 
   def prefetch(self, batches: Iterable[Sequence[int]], depth: int = 2) -> Iterator[Observations]:
     """`observations` of each batch of positions, read in the background `depth` batches ahead."""
@@ -333,12 +332,13 @@ class FrameFolder:
 
 def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, factor: float) -> tuple[int, int]:
   if resolution is not None:
-    size = tuple(int(side) for side in resolution)
-    if len(size) != 2 or min(size) < 16:
+    sides = [int(side) for side in resolution]
+    if len(sides) != 2 or min(sides) < 16:
       raise InputError(f"tracking_resolution: expected [height, width] of at least 16 pixels, found {list(resolution)}")
+    size = sides[0], sides[1]
     # Stretching would change the face's proportions; sides that agree within rounding are taken as they are named.
     factor = min(size[0] / source[0], size[1] / source[1])
-    fitted = tuple(max(round(side * factor), 16) for side in source)
+    fitted = max(round(source[0] * factor), 16), max(round(source[1] * factor), 16)
     if max(abs(a - b) for a, b in zip(size, fitted)) <= 1:
       return size
     logging.warning(
@@ -348,7 +348,7 @@ def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, fac
     return fitted
   if not factor > 0:
     raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
-  size = tuple(int(side / factor) for side in source)
+  size = int(source[0] / factor), int(source[1] / factor)
   if max(size) > MAX_SIDE:
     raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
   if min(size) < 16:
@@ -374,11 +374,11 @@ def _read_png(path: Path) -> np.ndarray:
   except OSError as error:
     raise InputError(f"{path}: cannot be read ({error.strerror})") from error
   # OpenCV decodes a damaged PNG as far as it can and calls it a success.
-  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data) else None
+  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data.tobytes()) else None
   if image is None:
     raise InputError(f"{path}: the PNG is damaged; delete it and extract the video again")
   if image.dtype == np.uint16:
-    image = (image >> 8).astype(np.uint8)
+    image = np.right_shift(image, 8).astype(np.uint8)
   if image.ndim == 2:
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
   return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)

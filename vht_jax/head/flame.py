@@ -8,6 +8,7 @@ Formulation of FLAME (Li, Bolkart, Black, Li, Romero, "Learning a model of facia
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def limit_pose(raw: RawPose) -> Pose:
 
 def unlimit_pose(pose: Pose, margin: float = 1e-6) -> RawPose:
   """Inverse of `limit_pose`; angles at or beyond a limit come back just inside (`rotation.unbound`)."""
-  neck, jaw, eyes = (rotation.unbound(x, *_limits(name, x), margin) for name, x in _limited(pose))
+  neck, jaw, eyes = (rotation.unbound(x, *_limits(name, x), margin=margin) for name, x in _limited(pose))
   return RawPose(expr=pose.expr, rotation=pose.rotation, translation=pose.translation, neck=neck, jaw=jaw, eyes=eyes)
 
 
@@ -227,7 +228,7 @@ def without_lower_neck(model: FlameModel) -> FlameModel:
   else:
     return model
   keep = ~drop
-  masks = dict(model.masks)
+  masks: dict[str, Any] = dict(model.masks)
   if "lower_neck_faces" in masks:
     masks["lower_neck_faces"] = np.zeros(int(keep.sum()), bool)
   return jax.device_put(model.replace(faces=faces[keep], uv=np.asarray(model.uv)[keep], masks=masks))
@@ -241,5 +242,6 @@ def _limited(pose: Pose | RawPose):
   return ("neck", pose.neck), ("jaw", pose.jaw), ("eyes", pose.eyes)
 
 
-def _limits(name: str, like: Array) -> list[Array]:
-  return [jnp.broadcast_to(jnp.asarray(side, like.dtype), like.shape) for side in JOINT_LIMITS[name]]
+def _limits(name: str, like: Array) -> tuple[Array, Array]:
+  lower, upper = (jnp.broadcast_to(jnp.asarray(side, like.dtype), like.shape) for side in JOINT_LIMITS[name])
+  return lower, upper

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.core
 import jax.export
 import jax.numpy as jnp
 import jaxlib
@@ -45,7 +46,7 @@ folder: Path | None = None  # where programs are kept; None: nowhere
 KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
 
 # XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICK: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 
 _PACKAGE = Path(__file__).parents[1]
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
@@ -107,7 +108,7 @@ class _Program:
   def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable):
     """`plainly` is called with the leaves where the program cannot be exported."""
     self._flat, self._text, self._plainly = flat, text, plainly
-    self._leaves = leaves  # until it is traced
+    self._leaves: list = leaves  # until it is traced
     self._traced: jax.export.Exported | None = None
     self._compiled: Callable | None = None
     self._tracing, self._compiling = threading.Lock(), threading.Lock()
@@ -117,24 +118,24 @@ class _Program:
     with self._tracing:
       if self._traced is None:
         self._traced = _traced(self._flat, self._leaves, self._text, missing)
-        self._leaves = None
+        self._leaves = []
       return self._traced
 
-  def compile(self) -> None:
+  def compile(self) -> Callable:
+    """The compiled program, made if need be."""
     with self._compiling:
       if self._compiled is not None:
-        return
+        return self._compiled
       name = self._flat.__name__
       try:
         self._compiled = _compile(self.traced(), name)
       except Exception as error:
         log.debug("%s is not kept: %s", name, error)
         self._compiled = self._plainly
+      return self._compiled
 
   def run(self, leaves: list) -> Any:
-    if self._compiled is None:
-      self.compile()
-    return self._compiled(*leaves)
+    return (self._compiled or self.compile())(*leaves)
 
 
 class Rehearsal:
@@ -170,7 +171,7 @@ def rehearsal(rehearsed: Rehearsal) -> Iterator[None]:
     _rehearsed.by = None
 
 
-def _blank(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def _blank(shape: Any, dtype: Any) -> np.ndarray:
   square = len(shape) > 1 and shape[-1] == shape[-2]
   return np.broadcast_to(np.eye(shape[-1], dtype=dtype), shape).copy() if square else np.zeros(shape, dtype)
 
@@ -227,7 +228,7 @@ def _plain(leaves: list) -> bool:
   """Whether a call is one that a stored program can do: numbers on the default device, nothing traced or debugged."""
   if any(getattr(jax.config, name, False) for name in _DEBUGGING) or jax.process_count() > 1:
     return False
-  device = jax.config.jax_default_device or jax.devices()[0]
+  device = getattr(jax.config, "jax_default_device", None) or jax.devices()[0]
   for leaf in leaves:
     if isinstance(leaf, jax.core.Tracer) or (isinstance(leaf, jax.Array) and leaf.devices() != {device}):
       return False
@@ -332,10 +333,10 @@ def _register(name: str) -> None:
     TypeError: something else. What a file names is imported, so it has to be ours.
   """
   module, _, attribute = name.partition(":")
-  if module.partition(".")[0] != __package__.partition(".")[0]:
+  if module.partition(".")[0] != _PACKAGE.name:
     raise TypeError(f"{name} is not of this package")
   kind = getattr(importlib.import_module(module), attribute)
-  if not dataclasses.is_dataclass(kind):
+  if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
     raise TypeError(f"{name} is no dataclass")
   jax.export.register_pytree_node_serialization(
     kind, serialized_name=name, serialize_auxdata=_literal, deserialize_auxdata=lambda b: ast.literal_eval(b.decode())

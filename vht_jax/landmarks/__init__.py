@@ -49,6 +49,7 @@ class Detector(Protocol):
 
   def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
     """(5,) x0, y0, x1, y1 px, score of every face in an image; changes nothing."""
+    ...
 
   def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
     """The face at `box` (4,) x0, y0, x1, y1 px, looked for anew; changes nothing and depends on nothing else. A
@@ -59,6 +60,7 @@ class Detector(Protocol):
 
   def mark(self) -> dict[str, Any]:
     """Forgets everything about the frames before but what it returns, as JSON."""
+    ...
 
   def resume(self, mark: dict[str, Any]) -> None:
     """Goes on exactly as the detector that gave `mark` did."""

@@ -85,7 +85,7 @@ class FaceAlignmentDetector:
     locate = lambda box: self._locate(rgb, box, quarter)
     box = self._person.choose(self._find(rgb, quarter), rgb, locate)
     detection = None if box is None else self._detection(box, locate(box), mesh)
-    if detection is None:
+    if box is None or detection is None:
       self._person.missed()
       return None
     self._person.saw(box, rgb, detection.landmarks)
@@ -165,12 +165,13 @@ def _offline() -> Iterator[None]:
     raise _Fetch(host if isinstance(host, str) else repr(host))
 
   opened, resolved = urllib.request.OpenerDirector.open, socket.getaddrinfo
-  urllib.request.OpenerDirector.open, socket.getaddrinfo = no_url, no_host
+  opener: Any = urllib.request.OpenerDirector
+  opener.open, socket.getaddrinfo = no_url, no_host
   try:
     with contextlib.redirect_stderr(io.StringIO()):
       yield
   finally:
-    urllib.request.OpenerDirector.open, socket.getaddrinfo = opened, resolved
+    opener.open, socket.getaddrinfo = opened, resolved
 
 
 def _checkpoints() -> Path:

@@ -50,7 +50,7 @@ class MediaPipeDetector:
   name = "mediapipe"
 
   def __init__(self, min_confidence: float = 0.5, face: str | int = "largest"):
-    mp = import_mediapipe()
+    mp: Any = import_mediapipe()
     try:
       face_detection, face_mesh = mp.solutions.face_detection, mp.solutions.face_mesh
     except AttributeError as error:

@@ -133,7 +133,7 @@ def render_mesh(
   def color(values, seen):
     n = 0 if light is None else 3
     base, normals = values[..., : values.shape[-1] - n], values[..., values.shape[-1] - n :]
-    if uv is not None:
+    if texture is not None:
       # uv = -1 is outside of the texture: nothing is looked up in the background, nor summed backwards.
       base = sample_texture(texture, jnp.where(seen, base, -1.0))
     return base if light is None else shade(base, shading(light, normals, formula), formula)

@@ -243,7 +243,10 @@ def _aggregate(size: tuple[int, int]):
 
     def add(chunk, sums):
       row = jnp.minimum(chunk.row, blocks.n_tiles - 1)
-      at = lambda *args: _contributions(*args, chunk.px, chunk.py, chunk.ok, nearest[row])  # noqa: E731
+
+      def at(t, colors, parameters):
+        return _contributions(t, colors, parameters, chunk.px, chunk.py, chunk.ok, nearest[row])
+
       ct = [jnp.where(chunk.ok[:, None], c[row], 0.0) for c in cotangents]
       ct_t, ct_colors, ct_parameters = jax.vjp(at, *lookup(chunk))[1](ct)
       face = jnp.where(chunk.ok, chunk.face, n_frames * n_faces)

@@ -66,7 +66,7 @@ def bake_texture(
   """
   texels = rasterize_uv(uv, size)
   on_surface = texels.pix_to_face >= 0
-  image_size = images.shape[1:3]
+  image_size = images.shape[1], images.shape[2]
 
   def accumulate(sums, frame):
     v, picture = frame

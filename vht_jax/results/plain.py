@@ -48,8 +48,10 @@ def number_sds(result: TrackResult) -> dict[str, np.ndarray]:
     return {}
   poses, sd = result.poses, result.pose_sd
   view = opengl_view(result.identity.camera)[0]
-  neck, eyes = matrices(poses.neck), np.asarray(poses.eyes, np.float64)
-  turned = _spread(lambda r: np.stack(head_angles(view @ matrices(r) @ neck)), poses.rotation, sd.rotation)
+  neck, eyes = matrices(np.asarray(poses.neck)), np.asarray(poses.eyes, np.float64)
+  turned = _spread(
+    lambda r: np.stack(head_angles(view @ matrices(r) @ neck)), np.asarray(poses.rotation), np.asarray(sd.rotation)
+  )
   looked = _spread(lambda e: np.stack(gaze_angles(matrices(e.reshape(-1, 2, 3)))), eyes.reshape(-1, 6),
                    np.asarray(sd.eyes).reshape(-1, 6))  # fmt: skip
   return {

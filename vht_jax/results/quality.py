@@ -62,10 +62,10 @@ def landmark_figures(
     confidence: (T, 70).
     valid: (T,) frames with a face, and tracked.
   """
-  used = [x[valid] for x in (projected, detected, confidence)]
+  ours, theirs, sure = (x[valid] for x in (projected, detected, confidence))
 
   def median(points):
-    values = nme(*used, points)
+    values = nme(ours, theirs, sure, points)
     values = values[np.isfinite(values)]
     return float(np.median(values)) if values.size else float("nan")
 

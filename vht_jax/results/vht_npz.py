@@ -12,7 +12,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -167,15 +167,16 @@ def load_tracked(
     raise InputError(f"{path}: light: expected shape ({n}, 9, 3); found {light.shape}")
   if offset.shape != (70, 3) or offset.dtype.kind != "f" or not np.isfinite(offset).all():
     raise InputError(f"{path}: vht_jax_lmk_offset: expected finite numbers (70, 3); found {offset.shape}")
+  f32 = lambda key: jnp.asarray(arrays[key], jnp.float32)
   raw = RawPose(
-    expr=arrays["expr"],
-    rotation=arrays["rotation"],
-    translation=arrays["translation"],
-    neck=arrays["neck_pose"],
-    jaw=arrays["jaw_pose"],
-    eyes=arrays["eyes_pose"].reshape(n, 2, 3),
+    expr=f32("expr"),
+    rotation=f32("rotation"),
+    translation=f32("translation"),
+    neck=f32("neck_pose"),
+    jaw=f32("jaw_pose"),
+    eyes=f32("eyes_pose").reshape(n, 2, 3),
   )
-  poses = jax.vmap(flame.limit_pose)(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), raw))
+  poses = jax.vmap(flame.limit_pose)(raw)
   status = np.where(np.arange(n) < n_processed, Status.TRACKED, Status.NO_FACE)
   identity = Identity(
     shape=jnp.asarray(arrays["shape"], jnp.float32),
@@ -185,14 +186,17 @@ def load_tracked(
     lmk_offset=jnp.asarray(offset, jnp.float32),
     texture_layer=_layer(arrays, path),
   )
+  confidence = arrays.get("vht_jax_confidence")
   result = TrackResult(
     identity=identity,
     poses=poses,
     energies={
-      k.removeprefix("vht_jax_energy_"): _rows(arrays, path, k, n) for k in arrays if k.startswith("vht_jax_energy_")
+      k.removeprefix("vht_jax_energy_"): _rows(a, path, k, n)
+      for k, a in arrays.items()
+      if k.startswith("vht_jax_energy_")
     },
-    status=_rows(arrays, path, "vht_jax_status", n, status).astype(jnp.int32),
-    confidence=_rows(arrays, path, "vht_jax_confidence", n),
+    status=_rows(arrays.get("vht_jax_status", status), path, "vht_jax_status", n).astype(jnp.int32),
+    confidence=None if confidence is None else _rows(confidence, path, "vht_jax_confidence", n),
     region_confidence=_regions(arrays, path, "vht_jax_confidence_regions", n),
     visible=_regions(arrays, path, "vht_jax_visible_regions", n),
     pose_sd=_pose_sd(arrays, path, poses),
@@ -322,7 +326,7 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   data = io.BytesIO()
-  np.savez(data, **arrays)
+  np.savez(data, **cast(Any, arrays))  # NumPy's stub takes the names for options
   write_atomic(path, data.getvalue(), durable=True)
 
 
@@ -350,13 +354,8 @@ def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
   return code[..., :size] if cut else code
 
 
-def _rows(
-  arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, default: np.ndarray | None = None
-) -> jax.Array | None:
-  """One number per frame; `default` when there is no such key."""
-  values = arrays.get(name, default)
-  if values is None:
-    return None
+def _rows(values: np.ndarray, path: str | Path, name: str, n: int) -> jax.Array:
+  """One number per frame."""
   if values.shape != (n,) or values.dtype.kind not in "fiu":
     raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
   return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))

@@ -7,12 +7,13 @@ import io
 import cv2
 import numpy as np
 import trimesh
+from trimesh.exchange.ply import export_ply
 
 
 def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
   """Binary PLY of vertices (V, 3), faces (F, 3) and their sRGB colours (V, 3) in [0, 1]."""
   rgb = np.round(255.0 * np.clip(colors, 0.0, 1.0)).astype(np.uint8)
-  return trimesh.Trimesh(vertices, faces, vertex_colors=rgb, process=False).export(file_type="ply")
+  return export_ply(trimesh.Trimesh(vertices, faces, vertex_colors=rgb, process=False))
 
 
 def obj(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> bytes:

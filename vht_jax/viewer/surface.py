@@ -83,7 +83,7 @@ class Surface:
       image: (H, W, 3) uint8, of any size.
     """
     scale = min(1.0, ERROR_SIDE / max(image.shape[:2]))
-    size = tuple(max(1, round(n * scale)) for n in image.shape[:2])
+    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     small = resize_antialiased(image, size).astype(np.float32) / 255.0
     light, camera = jnp.asarray(self.session.edited_light), _jax(self.session.edited_camera)
     return np.asarray(_image_error(vertices, self.faces, self.head.uv, self.albedo, light, camera, small, size))
@@ -95,7 +95,8 @@ class Surface:
     seen = _rasterize_uv(self.head.uv, (height, width))
     faces, bary = np.array(seen.pix_to_face), np.array(seen.bary_coords)
     outside = (faces < 0).astype(np.uint8)
-    _, labels = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    _, found = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    labels = np.asarray(found, int)
     inside = np.flatnonzero(outside.ravel() == 0)
     nearest = np.zeros(labels.max() + 1, int)
     nearest[labels.ravel()[inside]] = inside

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -97,6 +98,7 @@ def load_flame(
   if points is None:
     lmk_faces, lmk_bary = _read_landmarks(folders, faces, model)
     points = {"lmk_faces": lmk_faces, "lmk_bary": lmk_bary, **_read_dense(folders)}
+  optional: dict[str, Any] = {**uv, **texture, **points}
   return flame_model_from_arrays(
     v_template=model["v_template"],
     faces=faces,
@@ -109,9 +111,7 @@ def load_flame(
     masks=_read_masks(folders),
     lower_neck_faces=_read_lower_neck(folders, faces, model["weights"]),
     name=f"FLAME ({path.name})",
-    **uv,
-    **texture,
-    **points,
+    **optional,
   )
 
 

@@ -14,6 +14,7 @@ import pickle
 import re
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,7 +100,8 @@ class _Node:
   __slots__ = ("args", "kind", "name", "state")
 
   def __init__(self, target: _Global, args: tuple):
-    self.kind, self.name, self.args, self.state = target.kind, target.name, args, None
+    self.kind, self.name, self.args = target.kind, target.name, args
+    self.state: Any = None
 
 
 class _Storage:
@@ -115,6 +117,10 @@ class _Unpickler(pickle._Unpickler):  # the Python one: its memo is a dict, whic
   """The pickle machine with every way to run something replaced by making a `_Node`."""
 
   dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+  # Of the original, which type checkers know by the C one's face only.
+  stack: list[Any]
+  append: Callable[[Any], None]
+  read: Callable[[int], bytes]
 
   def __init__(self, file: io.BytesIO, where: str, storages=None):
     super().__init__(file, encoding="latin1")
@@ -191,7 +197,7 @@ class _Converter:
     self.done: dict[int, tuple[Any, Any]] = {}  # id -> (object, kept alive so that ids stay unique; result)
     self.depth = 0
 
-  def __call__(self, value):
+  def __call__(self, value: Any) -> Any:
     if not isinstance(value, (dict, list, tuple, _Node, _Global)):
       return value
     if id(value) in self.done:
@@ -363,7 +369,7 @@ def _latin1(raw) -> bytes:
   return raw.encode("latin-1") if isinstance(raw, str) else bytes(raw)
 
 
-def _from_bytes(raw: bytes, dtype: np.dtype, shape, order: str) -> np.ndarray:
+def _from_bytes(raw: bytes, dtype: np.dtype, shape, order: Any) -> np.ndarray:
   shape = tuple(int(n) for n in shape)
   if min((0, *shape)) < 0 or math.prod(shape) * dtype.itemsize != len(raw):
     raise ValueError(f"array of shape {shape} with {len(raw)} bytes")

@@ -137,7 +137,7 @@ def _backward(image, screen, silhouettes, pix_to_face, zbuf, winners, ct):
     c = crossings.chunk(k)
     weight = crossings.weight(c, winners)
     jump = flat[c.inside] - flat[c.outside]
-    blend, to_a, to_b = 0.0, 0.0, 0.0
+    blend = to_a = to_b = jnp.asarray(0.0)
     for p in c.pieces:
       ct_pixel = jnp.where((p.pixel < n_pixels)[:, None], ct[jnp.minimum(p.pixel, n_pixels - 1)], 0.0) * weight[:, None]
       blend += p.shadow[:, None] * ct_pixel
