@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -337,7 +338,7 @@ def test_a_decoder_that_wants_too_much_memory_is_one_line(clip, tmp_path, monkey
   """The limit itself, made small: the interpreter with OpenCV does not fit into it."""
   source = child.__file__
   small = tmp_path / "small.py"
-  small.write_text(open(source).read().replace("MAX_BYTES = 4 << 30", "MAX_BYTES = 64 << 20"))
+  small.write_text(Path(source).read_text().replace("MAX_BYTES = 4 << 30", "MAX_BYTES = 64 << 20"))
   import subprocess
   import sys
 

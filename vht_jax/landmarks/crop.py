@@ -248,9 +248,8 @@ class CropTracker:
       if chosen is not None and found is not None:
         _, self._crop, self._factor = found
         self._fresh = True
-        seen = self._run(
-          rgb, found.crop
-        )  # once more, as other crops have been looked at since: the next frame follows this one
+        # Once more, as other crops have been looked at since: the next frame follows this one.
+        seen = self._run(rgb, found.crop)
         if seen is not None:
           self._person.last = self._scored(rgb, chosen, first, found.crop.quarter)
           return seen
