@@ -32,12 +32,9 @@ TOO_LONG = {
   "vht_jax.app.cli",
   "vht_jax.app.options.settings",
   "vht_jax.app.overlay.draw",
-  "vht_jax.dataset.folder",
   "vht_jax.fit.bundle",
   "vht_jax.fit.photometric",
-  "vht_jax.head.load.unpickle",
   "vht_jax.head.points",
-  "vht_jax.results.vht_npz",
 }
 TOO_FULL = {"landmarks", "tracking"}
 

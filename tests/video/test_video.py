@@ -13,12 +13,13 @@ import pytest
 from vht_jax.dataset import child
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.extract import encode_png, extract_frames
-from vht_jax.dataset.folder import FrameFolder, resize_antialiased
+from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.landmarks import Detection
 from vht_jax.video.codec import open_video, read_video, write_video
 from vht_jax.video.cuts import find_cuts, thumbnail
+from vht_jax.video.pixels import resize_antialiased
 
 RED = (255, 0, 0)
 

@@ -11,10 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from vht_jax.dataset.keypoints import read_keypoints, read_origin
 from vht_jax.dataset.layout import (
@@ -23,9 +21,9 @@ from vht_jax.dataset.layout import (
   SOURCE,
   THUMBNAILS,
   frame_folders,
-  intact_png,
   keypoint_name,
   png_size,
+  read_png,
 )
 from vht_jax.errors import InputError
 from vht_jax.host.npz import read_npz
@@ -33,7 +31,7 @@ from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence
 from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
-from vht_jax.video.pixels import MAX_SIDE
+from vht_jax.video.pixels import resize_antialiased, tracked_size
 
 
 class Keypoints(NamedTuple):
@@ -86,7 +84,7 @@ class FrameFolder:
     self.face = face
     self.frame_ids = np.array(ids, np.int64)
     self.source_size = self._common_size()
-    self.size = _tracked_size(self.source_size, tracking_resolution, downscale_factor)
+    self.size = tracked_size(self.source_size, tracking_resolution, downscale_factor)
     self._cache: dict[int, np.ndarray] = {}
     self._cache_left = cache_bytes
     self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="frames")
@@ -177,7 +175,7 @@ class FrameFolder:
     return self.image(i) if self.size == self.source_size else self._decoded(i)
 
   def _decoded(self, i: int) -> np.ndarray:
-    return _read_png(self.image_path(i))[..., :3]
+    return read_png(self.image_path(i))[..., :3]
 
   def source_images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
     """`source_image` of each index, decoded ahead in threads."""
@@ -197,9 +195,9 @@ class FrameFolder:
     """Foreground of frame i at the tracked size, uint8 (H, W), from mask_0000.png or the image's alpha channel."""
     mask_path = self._folders[i] / MASK
     if mask_path.is_file():
-      mask = _read_png(mask_path)[..., 0]
+      mask = read_png(mask_path)[..., 0]
     else:
-      image = _read_png(self.image_path(i))
+      image = read_png(self.image_path(i))
       if image.shape[2] < 4:
         return None
       mask = image[..., 3]
@@ -215,7 +213,7 @@ class FrameFolder:
   @functools.cached_property
   def has_alpha(self) -> bool:
     """Whether any frame has a mask (decided by the files, and by the first image's channels)."""
-    return any((f / MASK).is_file() for f in self._folders) or _read_png(self.image_path(0)).shape[2] == 4
+    return any((f / MASK).is_file() for f in self._folders) or read_png(self.image_path(0)).shape[2] == 4
 
   def find_cuts(self) -> list[int]:
     """Positions of the first frames of new shots (`cuts.find_cuts`)."""
@@ -328,60 +326,6 @@ class FrameFolder:
           "width); the frames of a clip need one size"
         )
     return first
-
-
-def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, factor: float) -> tuple[int, int]:
-  if resolution is not None:
-    sides = [int(side) for side in resolution]
-    if len(sides) != 2 or min(sides) < 16:
-      raise InputError(f"tracking_resolution: expected [height, width] of at least 16 pixels, found {list(resolution)}")
-    size = sides[0], sides[1]
-    # Stretching would change the face's proportions; sides that agree within rounding are taken as they are named.
-    factor = min(size[0] / source[0], size[1] / source[1])
-    fitted = max(round(source[0] * factor), 16), max(round(source[1] * factor), 16)
-    if max(abs(a - b) for a, b in zip(size, fitted)) <= 1:
-      return size
-    logging.warning(
-      "tracking_resolution: frames of %dx%d (height x width) become %dx%d, which keeps their shape, rather than %dx%d",
-      *source, *fitted, *size,
-    )  # fmt: skip
-    return fitted
-  if not factor > 0:
-    raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
-  size = int(source[0] / factor), int(source[1] / factor)
-  if max(size) > MAX_SIDE:
-    raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
-  if min(size) < 16:
-    raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
-  return size
-
-
-def resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes uint8 (H, W[, 3]) with a triangle filter as wide as the reduction: VHT's (torchvision's antialias)."""
-  if image.shape[:2] == size:
-    return image
-  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def _read_png(path: Path) -> np.ndarray:
-  """uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
-
-  Raises:
-    InputError: the file is missing or damaged.
-  """
-  try:
-    data = np.fromfile(path, np.uint8)
-  except OSError as error:
-    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-  # OpenCV decodes a damaged PNG as far as it can and calls it a success.
-  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data.tobytes()) else None
-  if image is None:
-    raise InputError(f"{path}: the PNG is damaged; delete it and extract the video again")
-  if image.dtype == np.uint16:
-    image = np.right_shift(image, 8).astype(np.uint8)
-  if image.ndim == 2:
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-  return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def _run_ahead(pool: ThreadPoolExecutor, load: Callable, items: Iterable, depth: int) -> Iterator:

@@ -1,4 +1,4 @@
-"""VHT's folders of frames: names, and the checks that need no decoding.
+"""VHT's folders of frames: names, and reading their images.
 
 data_path/
   source.json                       ours, like the next two: where the frames come from, their times and names; VHT
@@ -18,6 +18,8 @@ import re
 import struct
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
 from vht_jax.errors import InputError
@@ -90,3 +92,24 @@ def intact_png(data: bytes | memoryview) -> bool:
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error):
     return False
   return True
+
+
+def read_png(path: Path) -> np.ndarray:
+  """uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
+  try:
+    data = np.fromfile(path, np.uint8)
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+  # OpenCV decodes a damaged PNG as far as it can and calls it a success.
+  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data.tobytes()) else None
+  if image is None:
+    raise InputError(f"{path}: the PNG is damaged; delete it and extract the video again")
+  if image.dtype == np.uint16:
+    image = np.right_shift(image, 8).astype(np.uint8)
+  if image.ndim == 2:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+  return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)

@@ -154,8 +154,7 @@ class Rehearsal:
     """
     exported = program.traced(self.missing)
     self.workers.submit(program.compile)
-    blanks = [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals]
-    return jax.tree.unflatten(exported.out_tree, blanks)
+    return jax.tree.unflatten(exported.out_tree, [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals])
 
 
 @contextlib.contextmanager

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.cameras import project
-from vht_jax.dataset.folder import resize_antialiased
 from vht_jax.head import flame
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.picture import render_mesh
 from vht_jax.render.shade import shade, shading
 from vht_jax.render.uv_bake import rasterize_uv
 from vht_jax.types import Camera, FlameModel, Pose
+from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer.editing.session import Session
 
 ERROR_SIDE = 256  # px, longest side of the pictures that are compared for the error colours
