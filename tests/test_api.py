@@ -50,3 +50,9 @@ def test_importing_the_core_needs_neither_opencv_nor_mediapipe():
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert out.stdout.strip() == "[]"
+
+
+def test_the_citation_names_this_version():
+  citation = STUB.parents[1] / "CITATION.cff"
+  if citation.exists():  # not in a wheel
+    assert f"\nversion: {vht_jax.__version__}\n" in citation.read_text()
