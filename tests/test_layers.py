@@ -35,6 +35,7 @@ TOO_LONG = {
   "vht_jax.fit.bundle",
   "vht_jax.fit.photometric",
   "vht_jax.head.points",
+  "vht_jax.host.programs",
 }
 TOO_FULL = {"landmarks", "tracking"}
 

@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.export
+import jax.lax.linalg
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
@@ -257,7 +258,12 @@ def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
 
   run.__name__ = name
   lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
-  return lowered.compile(QUICK if jax.default_backend() == "cpu" else None)
+  if jax.default_backend() == "cpu":
+    try:
+      return lowered.compile(QUICK)
+    except jax.errors.JaxRuntimeError as error:  # JAX 0.12's XLA has no other emitters any more
+      log.debug("%s: %s", name, error)
+  return lowered.compile()
 
 
 def _environment() -> str:
@@ -306,6 +312,7 @@ def read(path: Path, key: str) -> jax.export.Exported | None:
     for kind in kinds:
       _register(kind)
     found = jax.export.deserialize(bytearray(program))
+    _find_lapack()
     with contextlib.suppress(OSError):  # a folder that is not ours
       path.touch()  # when it was last used
     return found
@@ -314,6 +321,12 @@ def read(path: Path, key: str) -> jax.export.Exported | None:
   except Exception as error:  # whatever a foreign file does to the readers
     log.debug("%s is made anew: %s", path, error)
     return None
+
+
+@functools.cache
+def _find_lapack() -> None:
+  """JAX 0.8 finds LAPACK's functions when it lowers a call of one; a program from disk would call where nothing is."""
+  jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), np.float32))
 
 
 def _dataclasses(tree: Any) -> Iterator[str]:
