@@ -18,9 +18,10 @@ from vht_jax.app import demo, inputs, record
 from vht_jax.app.options import settings
 from vht_jax.config import TrackConfig
 from vht_jax.dataset.extract import extract_frames
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.host import programs
 from vht_jax.host.device import start_jax
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.types import Status
 
 REPO = Path(__file__).resolve().parents[2]

@@ -261,7 +261,8 @@ def test_the_page_made_again_has_the_landmarks_of_the_datasets_detector(
   import cv2
 
   from vht_jax import results
-  from vht_jax.landmarks.detection import Detection, write_keypoints
+  from vht_jax.dataset.keypoints import write_keypoints
+  from vht_jax.landmarks import Detection
 
   points = np.random.default_rng(0).uniform(20, 160, (68, 2)).astype(np.float32)
   for number in (1, 2):

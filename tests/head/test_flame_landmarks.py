@@ -16,11 +16,12 @@ from test_open_head import FLIP, MIRROR_70
 from vht_jax.app import run
 from vht_jax.app.options import settings
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head, of_mediapipe
 from vht_jax.head.load.flame_landmarks import mediapipe_points
+from vht_jax.landmarks import Detection
 from vht_jax.landmarks.crop import IBUG68
-from vht_jax.landmarks.detection import Detection, write_keypoints
 from vht_jax.landmarks.mirror import MIRROR
 
 N_VERTICES, N_FACES, FIRST_EYEBALL = 5023, 9976, 3931  # FLAME's

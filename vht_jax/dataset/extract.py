@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from absl import logging
 
@@ -129,14 +130,22 @@ def probe(source: str | Path) -> VideoInfo:
   Raises:
     InputError: it is missing or unreadable.
   """
+  _refuse_frames(Path(source))
   return _open(Path(source)).info
+
+
+def _refuse_frames(source: Path) -> None:
+  """A folder of frames without pictures beside them is a data path given as a video."""
+  pictures = source.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir())
+  if source.is_dir() and not pictures and frame_folders(source):
+    raise InputError(f"{source}: is a folder of frames already: give it as data path, without a video")
 
 
 def _describe(source: Path, info: VideoInfo, pictures: list[Picture]) -> dict[str, Any]:
   """What source.json says of each frame: times (s, from the first frame), names, equivalent focal lengths."""
   sources = [picture.source for picture in pictures]
-  times = [picture.time for picture in pictures]
-  known = all(time is not None for time in times) and len(times) > 1
+  times = [picture.time for picture in pictures if picture.time is not None]
+  known = len(times) == len(pictures) > 1
   if known and not all(a < b for a, b in zip(times, times[1:])):
     logging.warning("%s: the times of its frames do not increase; taken from the frame rate instead", source)
     known = False
@@ -203,8 +212,6 @@ def _write_frame(folder: Path, rgb: np.ndarray, alpha: np.ndarray | None) -> Non
 
 def encode_png(image: np.ndarray) -> bytes:
   """PNG of RGB (H, W, 3) or grey (H, W) uint8; less than half the time of OpenCV's defaults at the same size."""
-  import cv2
-
   options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
   if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]

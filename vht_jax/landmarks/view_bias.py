@@ -37,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.head.load.arrays import read_npz
 from vht_jax.head.load.open_head import asset_path
+from vht_jax.host.npz import read_npz
 from vht_jax.landmarks.crop import IBUG68, IRISES
 from vht_jax.landmarks.mirror import MIRROR
 from vht_jax.types import Array, FlameModel

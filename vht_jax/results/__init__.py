@@ -18,18 +18,16 @@ from vht_jax.results.quality import (
   vertex_errors,
 )
 from vht_jax.results.trust import judged
+from vht_jax.results.vht_keys import camera_from_vht, continuous, vht_camera
 from vht_jax.results.vht_npz import (
   FILE_NAME,
   Tracked,
-  camera_from_vht,
-  continuous,
   fit_components,
   for_frames,
   load_tracked,
   read_npz,
   save_tracked,
   tracked_of,
-  vht_camera,
   write_npz,
 )
 

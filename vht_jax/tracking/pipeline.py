@@ -110,7 +110,7 @@ def track(
   progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
   clock = Clock()
   _, confidence, _ = clip.landmarks()
-  check_frames(config, (confidence[:, :68] > 0).any(axis=1))
+  check_frames(config, np.any(confidence[:, :68] > 0, axis=1))
   with clock("examine"):
     evidence = examined(clip, config, progress, checkpoint)
   config, init, held = known_camera(config, init, camera)

@@ -148,7 +148,7 @@ def evaluate(
   Returns:
     name -> (F,).
   """
-  size = observations.rgb.shape[1:3]
+  size = observations.rgb.shape[1], observations.rgb.shape[2]
 
   def frame(observation, raw, reference):
     pose = flame.limit_pose(raw)
@@ -203,7 +203,7 @@ def _descend(
     rates: learning rates, one per leaf of `variables`.
     texture: (Ht, Wt, 3) albedo if it is not optimised: its lookup then happens once per step.
   """
-  size = observations.rgb.shape[1:3]
+  size = observations.rgb.shape[1], observations.rgb.shape[2]
   # The second epsilon gives the root a derivative where a gradient is 0; the update does not notice it.
   adam = optax.scale_by_adam(eps_root=1e-30)
   plain = adjoint is not None
@@ -281,12 +281,15 @@ def _pose_rates(raw: RawPose, weights: Weights) -> RawPose:
 
 
 def _identity_rates(identity: Identity, config: TrackConfig, weights: Weights) -> Identity:
-  cam_lr = 0.0 if config.camera.calibrated else weights.cam_lr
+  fixed: Any = 0.0  # rates are numbers in the places of arrays
+  lr: Any = weights.lr
+  light_lr: Any = weights.light_lr
+  cam_lr: Any = 0.0 if config.camera.calibrated else weights.cam_lr
   return Identity(
-    shape=weights.lr,
-    texture=weights.lr,
-    light=weights.light_lr,
-    camera=Camera(focal=0.0 if config.camera.focal else cam_lr, principal=cam_lr, R=0.0, T=0.0),
-    lmk_offset=0.0,
-    texture_layer=None if identity.texture_layer is None else 0.0,
+    shape=lr,
+    texture=lr,
+    light=light_lr,
+    camera=Camera(focal=fixed if config.camera.focal else cam_lr, principal=cam_lr, R=fixed, T=fixed),
+    lmk_offset=fixed,
+    texture_layer=None if identity.texture_layer is None else fixed,
   )

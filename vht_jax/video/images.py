@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from PIL import Image, ImageOps
 
-from vht_jax.dataset.layout import frame_folders
 from vht_jax.errors import InputError
 from vht_jax.video.codec import DEFAULT_FPS, Opened, VideoInfo
 from vht_jax.video.pixels import Picture, enlarge, over_background, square_size
@@ -74,8 +74,7 @@ def list_images(folder: Path) -> list[Path]:
   """
   paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
   if not paths:
-    hint = "; it is a folder of frames already: give it as data path, without a video" if frame_folders(folder) else ""
-    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none{hint}")
+    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none")
   return sorted(paths, key=lambda path: [int(p) if k % 2 else p.lower() for k, p in enumerate(_parts(path.name))])
 
 
@@ -119,8 +118,6 @@ def _opened(path: Path) -> Iterator[Any]:
   Raises:
     InputError: it cannot be decoded.
   """
-  from PIL import Image
-
   try:
     with Image.open(path) as image:
       yield image
@@ -180,8 +177,6 @@ def _durations(path: Path) -> list[float]:
 
 def _read(opened, path: Path) -> tuple[np.ndarray, np.ndarray | None, float | None]:
   """The rgb and alpha of an opened image's present picture, see `Picture`, and the focal length of its EXIF (mm)."""
-  from PIL import Image, ImageOps
-
   focal, aspect = _focal_35mm(opened, path), _pixel_aspect(opened, path)
   image = ImageOps.exif_transpose(opened)
   if image.size != opened.size:  # turned on its side

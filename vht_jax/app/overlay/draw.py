@@ -16,7 +16,7 @@ from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.render.edges import antialias, edge_table
 from vht_jax.render.edges.table import EdgeTable
-from vht_jax.render.planes import map_frames
+from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import interpolate, sample_texture, shade, shading
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose
