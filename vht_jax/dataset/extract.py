@@ -109,6 +109,7 @@ def check_source(source: Path, data_path: Path) -> tuple[str, dict | None, dict[
   Raises:
     InputError: the source is missing, or the folder holds frames of something else.
   """
+  _refuse_frames(source)
   identity, state = _identify(source), _read_state(data_path)
   if state is not None and state.get("identity") != identity:
     raise InputError(
