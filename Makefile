@@ -1,6 +1,7 @@
 # make demo [VIDEO=path]   install into .venv if needed, then track the built-in clip (or your video) into out/
 # make test                install into .venv if needed, then run the fast tests, JOBS=2 at a time
 # make test-all: all of them;  make test-faults: killed runs and broken input, some ten minutes
+# make lint                ruff and pyright;  make matrix: the tests with every Python and the oldest and newest JAX
 # make doctor              what of the installation works, and what is missing
 # PYTHON=python3.12 chooses the interpreter, VENV=path another environment.
 
@@ -9,7 +10,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo doctor test test-all test-faults lint configs bench-render bench-track bench-adjoint bench-scans clean
+.PHONY: demo doctor test test-all test-faults lint matrix configs bench-render bench-track bench-adjoint bench-scans clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)")
@@ -26,13 +27,19 @@ test-faults: $(VENV)/.installed-test
 doctor: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.app.doctor
 
-lint: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet "ruff>=0.6"
+# Mistakes, layout and types.
+lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-# configs/default.ini is the defaults of the code, written out.
+# Python 3.11 to 3.13 with the oldest and the newest JAX; takes hours on two cores.
+matrix:
+	.ci/matrix
+
+# What is made from the settings' own descriptions: configs/default.ini, docs/settings.md.
 configs: $(VENV)/.installed
-	$(BIN)/python -c "from vht_jax.app.options import settings as s; s.write_ini('configs/default.ini', s.make_settings({}))"
+	$(BIN)/python -m vht_jax.app.options.manual
 
 bench-render: $(VENV)/.installed
 	$(BIN)/python benchmarks/render.py
@@ -73,6 +80,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[test]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[test,dev]"
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
 	rm -rf out build dist .pytest_cache .ruff_cache

@@ -27,7 +27,7 @@ from vht_jax.tracking.pure import landmarks_only, track_fn
 from vht_jax.types import Identity, Observations, TrackResult
 
 SIZE = (512, 512)
-CONFIG = TrackConfig(photometric=False, dense_landmarks=False)
+CONFIG = TrackConfig.of(photometric=False, dense_landmarks=False)
 
 
 def make_problem(n_frames: int):

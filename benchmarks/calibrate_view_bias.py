@@ -24,9 +24,9 @@ from view_bias_clips import Seen
 
 from vht_jax.head import flame
 from vht_jax.head.load import load_head
+from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.head.view_bias import GROUPS, groups_of
 from vht_jax.landmarks import make_detector
-from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.landmarks.mirror import MIRROR
 from vht_jax.results import write_npz
 from vht_jax.types import FlameModel

@@ -35,6 +35,7 @@ from vht_jax import results
 from vht_jax.app.options.settings import Settings, make_settings, read_ini
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.head.load import load_head
+from vht_jax.option import having
 from vht_jax.tracking.pipeline import track
 from vht_jax.tracking.run import make_run
 from vht_jax.tracking.stages.camera import adjust_camera
@@ -69,7 +70,7 @@ def main() -> None:
       show(f"{method} {seed}", figures)
     if seed < args.vht_people:
       keyframes = (0, args.frames // 2, args.frames - 1)
-      config = dataclasses.replace(vht.track, tracking_resolution=None, sampling_scale=1.0, keyframes=keyframes)
+      config = having(vht.track, tracking_resolution=None, sampling_scale=1.0, keyframes=keyframes)
       figures = measure(model, clip, config=config, weights=vht.weights)
       found.setdefault("vht", []).append(figures)
       show(f"vht {seed}", figures)
@@ -157,13 +158,13 @@ def vht_seconds(model: FlameModel, clip: synthetic.SyntheticClip, vht: Settings)
   """
   seconds = []
   for steps in (1, 3):
-    config = dataclasses.replace(
+    config = having(
       vht.track, tracking_resolution=None, keyframes=tuple(range(len(clip))), init_steps=steps, steps_per_frame=steps
     )
     timing = [track(model, clip, config, vht.weights).timing for _ in range(2)][-1]
     seconds.append((timing["identity"], timing["frames"] / (len(clip) - 1)))  # the first one keeps what it has
   slopes = np.subtract(seconds[1], seconds[0]) / 2
-  return float(slopes[0] * vht.track.init_steps), float(slopes[1] * vht.track.steps_per_frame)
+  return float(slopes[0] * vht.track.adam.init_steps), float(slopes[1] * vht.track.adam.steps_per_frame)
 
 
 def focal_z_rms(model: FlameModel, n_people: int) -> float:

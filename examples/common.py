@@ -22,7 +22,7 @@ from vht_jax.tracking import pure
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose
 
 SIZE = (512, 512)  # H, W px
-CONFIG = TrackConfig(photometric=False, dense_landmarks=False)
+CONFIG = TrackConfig.of(photometric=False, dense_landmarks=False)
 
 
 class Frames(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from vht_jax.types import Array, Camera
 
@@ -32,7 +33,7 @@ def make_camera(focal, principal=(0.5, 0.5), R=None, T=None) -> Camera:
   )
 
 
-def intrinsics(camera: Camera, size: tuple[int, int]) -> Array:
+def intrinsics(camera: Camera, size: tuple[int, int]) -> Float[Array, "3 3"]:
   """OpenCV's (3, 3) pixel matrix for an image of `size` = (H, W); pixel centres at i + 0.5."""
   height, width = size
   f = camera.focal * max(height, width)
@@ -41,13 +42,13 @@ def intrinsics(camera: Camera, size: tuple[int, int]) -> Array:
   return jnp.stack([jnp.stack([f, zero, cx]), jnp.stack([zero, f, cy]), jnp.stack([zero, zero, one])])
 
 
-def world_to_camera(camera: Camera, points: Array) -> Array:
+def world_to_camera(camera: Camera, points: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
   """(..., 3) world m -> (..., 3) OpenCV camera m."""
   rotated = jnp.matmul(points, camera.R.T, precision=jax.lax.Precision.HIGHEST)
   return rotated + jnp.broadcast_to(camera.T, points.shape)
 
 
-def project(camera: Camera, points: Array, size: tuple[int, int]) -> Array:
+def project(camera: Camera, points: Float[Array, "*n 3"], size: tuple[int, int]) -> Float[Array, "*n 3"]:
   """Perspective projection of world points.
 
   Args:
@@ -69,31 +70,31 @@ def project(camera: Camera, points: Array, size: tuple[int, int]) -> Array:
   return jnp.stack([x, y, z], axis=-1)
 
 
-def screen_to_unit(xy: Array, size: tuple[int, int]) -> Array:
+def screen_to_unit(xy: Float[Array, "*n 2"], size: tuple[int, int]) -> Float[Array, "*n 2"]:
   """Screen px -> [-1, 1] per axis by its own length (VHT's landmark residuals; `grid_sample` coordinates)."""
   height, width = size
   return jnp.stack([xy[..., 0] * (2.0 / width), xy[..., 1] * (2.0 / height)], axis=-1) - 1.0
 
 
-def screen_to_ndc(xy: Array, size: tuple[int, int]) -> Array:
+def screen_to_ndc(xy: Float[Array, "*n 2"], size: tuple[int, int]) -> Float[Array, "*n 2"]:
   """Screen px -> PyTorch3D's NDC: x left, y up, the shorter side spans [-1, 1]."""
   height, width = size
   scale = 2.0 / min(height, width)
   return jnp.stack([(width / 2 - xy[..., 0]) * scale, (height / 2 - xy[..., 1]) * scale], axis=-1)
 
 
-def ndc_to_screen(ndc: Array, size: tuple[int, int]) -> Array:
+def ndc_to_screen(ndc: Float[Array, "*n 2"], size: tuple[int, int]) -> Float[Array, "*n 2"]:
   """Inverse of `screen_to_ndc`."""
   height, width = size
   scale = min(height, width) / 2.0
   return jnp.stack([width / 2 - ndc[..., 0] * scale, height / 2 - ndc[..., 1] * scale], axis=-1)
 
 
-def to_vht_intrinsics(camera: Camera) -> Array:
+def to_vht_intrinsics(camera: Camera) -> Float[Array, " 3"]:
   """VHT's K = [f, cx, cy]: normalised, cy measured from the *bottom* of the image (original.md, quirk 10)."""
   return jnp.stack([camera.focal, camera.principal[0], 1.0 - camera.principal[1]])
 
 
-def from_vht_intrinsics(K: Array) -> Camera:
+def from_vht_intrinsics(K: Float[Array, " 3"]) -> Camera:
   """Inverse of `to_vht_intrinsics`, default extrinsics."""
   return make_camera(K[0], jnp.stack([K[1], 1.0 - K[2]]))

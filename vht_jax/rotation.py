@@ -101,12 +101,12 @@ def nearest_axis_angle(r: Array, reference: Array) -> Array:
   return r + 2.0 * math.pi * jax.lax.stop_gradient(turns) * axis
 
 
-def bound(raw: Array, lower: Array, upper: Array) -> Array:
+def bound(raw: Array, lower: Array | float, upper: Array | float) -> Array:
   """VHT's bijection from the real line to (lower, upper), elementwise: lower + (tanh(raw) + 1)/2 (upper - lower)."""
   return lower + (jnp.tanh(raw) + 1.0) * 0.5 * (upper - lower)
 
 
-def unbound(angle: Array, lower: Array, upper: Array, margin: float = 1e-6) -> Array:
+def unbound(angle: Array, lower: Array | float, upper: Array | float, margin: float = 1e-6) -> Array:
   """Inverse of `bound`, finite for every input.
 
   Args:

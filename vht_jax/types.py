@@ -24,16 +24,14 @@ import jax
 Array = jax.Array
 
 
-@flax.struct.dataclass
-class ViewBias:
+class ViewBias(flax.struct.PyTreeNode):
   """How a detector's points slide over the face with the view, the mean of people (`head.view_bias`)."""
 
   gain: Array  # (2,) yaw, pitch: how much farther than the head the points turn; negative, they lag behind
   slopes: Array  # (70 + M, 3, 2) landmarks, then dense ones; head axes by [yaw, pitch], in outer eye distances
 
 
-@flax.struct.dataclass
-class FlameModel:
+class FlameModel(flax.struct.PyTreeNode):
   """A head in FLAME's layout. Joints: 0 root, 1 neck, 2 jaw, 3 left eye (+x), 4 right eye (-x)."""
 
   v_template: Array  # (V, 3) f32, head, m
@@ -60,8 +58,7 @@ class FlameModel:
   name: str = flax.struct.field(pytree_node=False, default="")
 
 
-@flax.struct.dataclass
-class Camera:
+class Camera(flax.struct.PyTreeNode):
   """A pinhole camera without distortion, resolution independent."""
 
   focal: Array  # () f32, focal length in pixels divided by max(H, W)
@@ -70,8 +67,7 @@ class Camera:
   T: Array  # (3,) f32, world -> camera, m
 
 
-@flax.struct.dataclass
-class Identity:
+class Identity(flax.struct.PyTreeNode):
   """What a whole clip shares."""
 
   shape: Array  # (S,) f32, standard deviations
@@ -84,8 +80,7 @@ class Identity:
   texture_layer: Array | None = None  # (Hl, Wl, 3) f32
 
 
-@flax.struct.dataclass
-class Pose:
+class Pose(flax.struct.PyTreeNode):
   """What changes from frame to frame. Angles are radians; axis-angle vectors."""
 
   expr: Array  # (E,) f32
@@ -96,8 +91,7 @@ class Pose:
   eyes: Array  # (2, 3) f32, [joint 3 (subject's left, +x), joint 4 (subject's right, -x)]
 
 
-@flax.struct.dataclass
-class RawPose:
+class RawPose(flax.struct.PyTreeNode):
   """`Pose` with neck, jaw and eyes before the tanh that bounds them: VHT's file format and optimiser variables."""
 
   expr: Array  # (E,) f32
@@ -108,8 +102,7 @@ class RawPose:
   eyes: Array  # (2, 3) f32, raw
 
 
-@flax.struct.dataclass
-class Fragments:
+class Fragments(flax.struct.PyTreeNode):
   """What the rasteriser saw, PyTorch3D's names and meaning for one face per pixel; -1 marks the background."""
 
   pix_to_face: Array  # (H, W) i32
@@ -117,8 +110,7 @@ class Fragments:
   zbuf: Array  # (H, W) f32, camera z, m
 
 
-@flax.struct.dataclass
-class Rendered:
+class Rendered(flax.struct.PyTreeNode):
   """A picture of a mesh."""
 
   rgb: Array  # (H, W, C), composed with the background; not clamped
@@ -126,8 +118,7 @@ class Rendered:
   fragments: Fragments  # what the pixel centres see
 
 
-@flax.struct.dataclass
-class Observations:
+class Observations(flax.struct.PyTreeNode):
   """What one frame shows. Missing points have confidence 0."""
 
   rgb: Array  # (H, W, 3) f32 in [0, 1]
@@ -147,8 +138,7 @@ class Status(enum.IntEnum):
   DIVERGED = 3  # the fit gave a non-finite or absurd pose; replaced by its neighbours'
 
 
-@flax.struct.dataclass
-class TrackResult:
+class TrackResult(flax.struct.PyTreeNode):
   """A tracked clip of T frames."""
 
   identity: Identity

@@ -11,7 +11,9 @@ from vht_jax.host import programs
 from vht_jax.tracking import pipeline
 
 SIZE = (96, 128)
-SMALL = TrackConfig(n_calibration_frames=4, n_keyframes=2, batch_size=2, crop_size=64, n_samples=100, identity_steps=3)
+SMALL = TrackConfig.of(
+  n_calibration_frames=4, n_keyframes=2, batch_size=2, crop_size=64, n_samples=100, identity_steps=3
+)
 LANDMARKS = {"_landmark_model", "_tracks", "initial", "_bundle", "with_identity", "_fit_frames", "_to_poses"}
 IMAGES = {"_surface", "_fit_identity", "_person", "_fit_photometric"}
 SMOOTH = {"_matrices", "_information", "_variance", "_noise", "_left_out", "_followed", "_within"}
@@ -52,7 +54,7 @@ def names(model, config, **how):
 
 
 def test_landmarks_and_smoothing_are_rehearsed(small_head):
-  config = TrackConfig(n_calibration_frames=4, photometric=False, keyframes=(1, 35), cutframes=(38,))
+  config = TrackConfig.of(n_calibration_frames=4, photometric=False, keyframes=(1, 35), cutframes=(38,))
   assert names(small_head, config, pictures=False) >= LANDMARKS | SMOOTH | {"_project"}
 
 
@@ -64,7 +66,7 @@ def test_images_are_rehearsed(small_head):
 @pytest.mark.slow
 def test_after_a_rehearsal_the_run_traces_nothing(small_head):
   """The real calls have the very shapes and types of the rehearsed ones."""
-  config = TrackConfig(n_calibration_frames=4, photometric=False)
+  config = TrackConfig.of(n_calibration_frames=4, photometric=False)
   rehearsed = names(small_head, config, pictures=False)
   before = {path.name for path in programs.folder.iterdir()}
   clip = ahead.BlankClip(Frames(), 12, True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vht_jax.app import console
+from vht_jax.app.report import summary
 from vht_jax.errors import InputError
 from vht_jax.types import Status
 
@@ -26,17 +27,17 @@ SUMMARY = {
 
 
 def test_summary_is_json_without_nan(tmp_path):
-  console.write_summary(tmp_path / "summary.json", SUMMARY)
+  summary.write_summary(tmp_path / "summary.json", SUMMARY)
   loaded = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
   assert loaded == {**SUMMARY, "iris_median": None}
 
 
 def test_summary_fits_one_screen_and_leaves_out_what_is_unknown(tmp_path):
-  text = console.summary_text(SUMMARY, tmp_path, ["a.npz"])
+  text = summary.summary_text(SUMMARY, tmp_path, ["a.npz"])
   assert "tracked 9 of 10" in text and "1.23 %" in text and "a.npz" in text and "detect 1.0" in text
   assert "nan" not in text and "truth" not in text
   assert len(text.splitlines()) < 24 and max(map(len, text.splitlines()[:-1])) < 120
-  assert "vertices 1.50 mm" in console.summary_text({**SUMMARY, "vertex_mm": 1.5}, tmp_path, [])
+  assert "vertices 1.50 mm" in summary.summary_text({**SUMMARY, "vertex_mm": 1.5}, tmp_path, [])
 
 
 def test_log_has_everything_and_the_terminal_only_warnings(tmp_path, capsys):
@@ -71,13 +72,13 @@ def test_every_frame_is_listed_and_the_doubtful_are_marked(tmp_path):
   trust = np.array([0.9, 0.0, 0.2, 0.0])
   frames, times = np.array([1, 2, 4, 5]), np.array([0, 0.04, 0.1234567, 2])
   names = ["a.jpg", 'b,"c.jpg', "\udcff.jpg", "d"]
-  assert console.write_frames(tmp_path / "frames.csv", frames, status, trust, times, names) == 3
+  assert summary.write_frames(tmp_path / "frames.csv", frames, status, trust, times, names) == 3
   assert (tmp_path / "frames.csv").read_bytes().splitlines() == [
     b"frame,status,confidence,note,time_s,source", b"1,tracked,0.900,,0.000000,a.jpg",
     b'2,interpolated,0.000,doubtful,0.040000,"b,""c.jpg"', b"4,tracked,0.200,doubtful,0.123457,\xff.jpg",
     b"5,diverged,0.000,doubtful,2.000000,d",
   ]  # fmt: skip
-  assert "3 are doubtful, see frames.csv" in console.summary_text({**SUMMARY, "doubtful": 3}, tmp_path, [])
+  assert "3 are doubtful, see frames.csv" in summary.summary_text({**SUMMARY, "doubtful": 3}, tmp_path, [])
 
 
 def test_progress_counts_and_times(capsys):

@@ -21,12 +21,14 @@ from test_results import make_result
 from vht_jax import results
 from vht_jax.app.options import settings
 from vht_jax.app.record import Record
+from vht_jax.config import TrackConfig
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.video.codec import write_video
 
 pytestmark = pytest.mark.faults
@@ -195,7 +197,7 @@ def test_no_pickle_runs_code(flame, tmp_path):
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory, open_head):
   path = tmp_path_factory.mktemp("npz") / results.FILE_NAME
-  results.save_tracked(path, make_result(open_head), np.arange(1, 5), (48, 64), settings.TrackConfig(), "head")
+  results.save_tracked(path, make_result(open_head), np.arange(1, 5), (48, 64), TrackConfig(), "head")
   return path.read_bytes()
 
 
@@ -297,7 +299,8 @@ def test_a_png_that_claims_to_be_huge(dataset, size):
   data[16:24] = struct.pack(">II", *size)
   data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
   path.write_bytes(data)
-  assert "claims" in survives(lambda: FrameFolder(dataset))
+  said = survives(lambda: FrameFolder(dataset))
+  assert ("claims" if min(size) else "expected a PNG image") in said
 
 
 def test_names_in_files_lead_nowhere(tmp_path):

@@ -6,19 +6,20 @@ import subprocess
 import sys
 import threading
 import time
-import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vht_jax.app import cli as app
 from vht_jax.app import doctor, inputs
 from vht_jax.app.options import settings
+from vht_jax.app.options.app_config import AppConfig
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head
 from vht_jax.host import files, launch, programs
+from vht_jax.host.device import start_jax
+from vht_jax.option import get, options
 from vht_jax.video.codec import write_video
 
 REPO = Path(__file__).resolve().parents[2]
@@ -36,12 +37,12 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
   (tmp_path / "x").write_text("max_frames = 7\n")
   parsed = settings.parse([f"--{name}=~/x" for name in PATH_FLAGS])
   for name in PATH_FLAGS:
-    assert getattr(parsed.app, name) == str(tmp_path / "x"), name
-  assert parsed.app.max_frames == 7
+    assert get(parsed.app, name) == str(tmp_path / "x"), name
+  assert parsed.app.input.max_frames == 7
   (tmp_path / "b.ini").write_text("".join(f"{name} = ~/y\n" for name in PATH_FLAGS if name != "config"))
   parsed = settings.parse(["--config=~/b.ini"])
-  assert all(getattr(parsed.app, name) == str(tmp_path / "y") for name in PATH_FLAGS if name != "config")
-  optional = {name for name, kind in typing.get_type_hints(settings.AppConfig).items() if kind == (str | None)}
+  assert all(get(parsed.app, name) == str(tmp_path / "y") for name in PATH_FLAGS if name != "config")
+  optional = {key for key, option in options(AppConfig).items() if option.kind == (str | None)}
   assert optional | {"model"} == set(PATH_FLAGS)
 
 
@@ -71,13 +72,13 @@ def nobody(monkeypatch):
 def test_a_tilde_without_a_home_is_one_line(nobody):
   with pytest.raises(InputError, match="there is no home folder here"):
     settings.parse(["--output_path=~/x"])
-  assert settings.parse(["--output_path=~x"]).app.output_path == "~x"  # a name, of nobody's home
+  assert settings.parse(["--output_path=~x"]).app.output.output_path == "~x"  # a name, of nobody's home
 
 
 @pytest.mark.faults
 def test_a_user_without_a_home(nobody, caplog):
   assert files.cache_folder() is None
-  app.start_jax(settings.parse([]).app)
+  start_jax()
   assert programs.folder is None and "$XDG_CACHE_HOME names one" in caplog.text
   found = list(doctor.folders())[-1]
   assert not found.ok and not found.needed and "no home folder" in found.text
@@ -89,7 +90,7 @@ def test_a_home_that_cannot_be_written(monkeypatch, caplog, tmp_path):
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "x"))
   monkeypatch.setattr(programs, "folder", None)
-  app.start_jax(settings.parse([]).app)
+  start_jax()
   assert programs.folder is None and "can be written" in caplog.text
   assert not list(doctor.folders())[-1].ok
 
@@ -163,10 +164,10 @@ def test_a_second_run_waits_until_the_first_has_prepared_the_frames(tmp_path, ca
   order = []
 
   def second():
-    with inputs.preparing(str(tmp_path / "data")):
+    with inputs.preparing(tmp_path / "data"):
       order.append("second")
 
-  with inputs.preparing(str(tmp_path / "data")):
+  with inputs.preparing(tmp_path / "data"):
     other = threading.Thread(target=second)
     other.start()
     while "waiting for it" not in caplog.text:

@@ -14,10 +14,14 @@ from test_results import make_result
 
 from vht_jax import results
 from vht_jax.app import cli as app
-from vht_jax.app import demo, inputs
+from vht_jax.app import demo, inputs, record
 from vht_jax.app.options import settings
+from vht_jax.config import TrackConfig
+from vht_jax.dataset.extract import extract_frames
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.host import programs
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.host.device import start_jax
+from vht_jax.landmarks import Detection
 from vht_jax.types import Status
 
 REPO = Path(__file__).resolve().parents[2]
@@ -84,7 +88,7 @@ def tracker(monkeypatch, result):
 
 def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, capsys):
   truth = tmp_path / "truth.npz"
-  results.save_tracked(truth, result, np.arange(1, 6), SIZE, settings.TrackConfig(), open_head.name)
+  results.save_tracked(truth, result, np.arange(1, 6), SIZE, TrackConfig(), open_head.name)
   argv = [f"--data_path={clip}", f"--truth={truth}", "--model=open", "--sd_expr=0.7", "--tensorboard"]
   assert app.main(argv) == 0
   output = tmp_path / "out" / "clip"
@@ -107,8 +111,8 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
   assert summary["frames_per_second"] == pytest.approx(5 / summary["seconds_total"])
 
   again = settings.make_settings(settings.read_ini(output / "config.ini"))
-  assert again.weights.sd_expr == 0.7 and again.app.data_path == str(clip)
-  assert again.app.output_path == str(Path("out") / "clip")
+  assert again.weights.sd_expr == 0.7 and again.app.input.data_path == str(clip)
+  assert again.app.output.output_path == str(Path("out") / "clip")
   assert "tracked 4 of 5 frames" in (output / "track.log").read_text()
   assert cv2.VideoCapture(str(output / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 5
   assert any((output / "tensorboard").iterdir())
@@ -131,7 +135,7 @@ def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
   argv = [f"--data_path={clip}", "--output_path=here", "--keyframes", "0", "2", "--max_frames=3", "--nooverlay"]
   argv.append("--noreport")
   assert app.main([*argv, "--n_shape=20", "--tracking_resolution", "32", "40", "--model=open", "--sd_jaw=0.25"]) == 0
-  assert tracker["config"].keyframes == (0, 2) and tracker["weights"].sd_jaw == 0.25
+  assert tracker["config"].data.keyframes == (0, 2) and tracker["weights"].sd_jaw == 0.25
   assert tracker["dataset"].size == (32, 40) and len(tracker["dataset"]) == 3
   assert tracker["model"].shapedirs.shape[-1] == 20
   assert not (tmp_path / "here" / "overlay.mp4").exists() and not (tmp_path / "here" / "report.html").exists()
@@ -146,7 +150,7 @@ def test_config_of_vht_with_only_its_paths_changed(clip, tracker, flat, tmp_path
   text = text.replace("[512,512]", "[64,64]").replace("[137, 339, 521, 613, 581]", "[2, 3]")
   (tmp_path / "person.ini").write_text(text)
   assert app.main(["--config", "person.ini", "--model=open"]) == 0
-  assert tracker["config"].init_steps == 400 and tracker["dataset"].size == (51, 64)
+  assert tracker["config"].adam.init_steps == 400 and tracker["dataset"].size == (51, 64)
   # What we wrote reads as a config as well, and runs the same again.
   assert app.main(["--config", str(tmp_path / "o" / "config.ini"), "--nooverlay"]) == 0
 
@@ -164,7 +168,7 @@ def test_resume(clip, tracker, flat, tmp_path):
 
 def test_codes_of_another_head(clip, tracker, flat, tmp_path, result, capsys):
   """Refused before the long work; with the flag the camera alone reaches the tracker. The head is on the terminal."""
-  results.save_tracked(tmp_path / "f.npz", result, np.arange(1, 6), SIZE, settings.TrackConfig(), "FLAME (x.pkl)")
+  results.save_tracked(tmp_path / "f.npz", result, np.arange(1, 6), SIZE, TrackConfig(), "FLAME (x.pkl)")
   argv = [f"--data_path={clip}", "--model=open", "--nooverlay", "--load_tracked_flame_params=f.npz"]
   assert app.main(argv) == 2
   error = capsys.readouterr().err
@@ -347,6 +351,7 @@ def test_interrupt_ends_quietly(clip, monkeypatch, capsys):
     raise KeyboardInterrupt
 
   monkeypatch.setattr("vht_jax.tracking.pipeline.track", track)
+  monkeypatch.setattr("vht_jax.app.ahead.rehearse", lambda *of, **how: None)
   assert app.main([f"--data_path={clip}", "--model=open"]) == 130
   assert "interrupted" in capsys.readouterr().err
 
@@ -368,8 +373,8 @@ def test_demo_tracks_the_clip_that_ships_unless_told_otherwise(tmp_path, monkeyp
   for name in ("demo.mp4", "truth.npz"):
     (tmp_path / "assets" / "demo" / name).touch()
   chosen = demo.prepare(settings.parse(["--max_frames=5"])).app
-  assert chosen.output_path == "out/demo" and chosen.model == "open" and chosen.max_frames == 5
-  assert chosen.video.endswith("demo.mp4") and chosen.truth.endswith("truth.npz")
+  assert chosen.output.output_path == "out/demo" and chosen.head.model == "open" and chosen.input.max_frames == 5
+  assert chosen.input.video.endswith("demo.mp4") and chosen.output.truth.endswith("truth.npz")
 
 
 @pytest.mark.parametrize("command", [["-m", "vht_jax"], [str(REPO / "vht_jax" / "optimize_tracking.py")]])
@@ -438,7 +443,8 @@ def test_where_programs_are_kept(flags, environment, kept, monkeypatch):
     monkeypatch.setenv(name, value)
   changed = {}
   monkeypatch.setattr(jax.config, "update", changed.__setitem__)
-  app.start_jax(settings.parse(flags).app)
+  machine = settings.parse(flags).app.machine
+  start_jax(machine.device, machine.compilation_cache)
   assert programs.folder == (Path(kept) if kept else None)
   assert changed.get("jax_compilation_cache_dir") == (None if flags or environment else "home/vht_jax/xla")
 
@@ -458,7 +464,8 @@ def test_several_inputs_one_of_them_broken(clip, tracker, flat, tmp_path, capsys
   shared = ["-o", "o", "--model=open", "--nooverlay"]
   assert app.main(["broken.mp4", "person", *shared, "--json"]) == 2
   printed = capsys.readouterr()
-  summary = json.loads(printed.out)  # one line of JSON and nothing else
+  failed, summary = map(json.loads, printed.out.splitlines())  # a line of JSON for each and nothing else
+  assert failed["input"] == "broken.mp4" and failed["exit_code"] == 2 and "broken.mp4" in failed["error"]
   assert summary["tracked"] == 2 and summary == json.loads((tmp_path / "o/person/summary.json").read_text())
   assert "broken.mp4" in printed.err and "1 of 2 inputs failed" in printed.err
   assert app.main(["person", "--output_path=o/person", *shared[2:], "--quiet"]) == 0  # it is finished
@@ -479,3 +486,132 @@ def test_a_dry_run_does_nothing(clip, tracker, tmp_path, capsys):
   found = json.loads(capsys.readouterr().out)
   assert "finished run" in found["output"] and found["settings"] == {"model": "open", "smooth": False}
   assert app.main(["nowhere.mp4", "--dry_run"]) == 2
+
+
+def planned(argv, capsys):
+  """What a dry run says: its texts, or the line with which it refuses."""
+  code = app.main([*argv, "--dry_run", "--json"])
+  printed = capsys.readouterr()
+  found = json.loads(printed.out)
+  assert code == (2 if "error" in found else 0)
+  return found
+
+
+def test_a_dry_run_knows_what_the_run_would_refuse(clip, tracker, flat, tmp_path, capsys):
+  """Images of several sizes, frames of another input, another dataset for a run that is there."""
+  shapes = {"one": [(40, 60)] * 2, "two": [(40, 60), (50, 60)]}
+  for name, sizes in shapes.items():
+    (tmp_path / name).mkdir()
+    for i, size in enumerate(sizes):
+      cv2.imwrite(str(tmp_path / name / f"{i}.png"), np.full((*size, 3), 10 * i, np.uint8))
+  assert "60 x 40" in planned(["one"], capsys)["input"]
+  for argv in (["two", "--dry_run"], ["two"]):  # and so does the run
+    assert app.main([*argv, "--model=open"]) == 2
+    error = capsys.readouterr().err
+    assert "1.png: size 50x60, but 0.png has 40x60 (height x width)" in error and error.count("\n") == 1
+  assert not (tmp_path / "out" / "two" / "dataset" / "frame_0001").exists()
+
+  extract_frames("one", tmp_path / "data")
+  (tmp_path / "other.png").write_bytes((tmp_path / "two" / "1.png").read_bytes())
+  found = planned(["other.png", "--data_path=data"], capsys)
+  assert "holds the frames of one, not of other.png" in found["error"]
+  assert "would be made anew" in planned(["other.png", "--data_path=data", "--restart"], capsys)["dataset"]
+  assert "of unknown origin" in planned(["other.png", f"--data_path={clip}"], capsys)["error"]
+
+  argv = ["--model=open", "--nooverlay", "--noreport", "-o", "o"]
+  assert app.main([f"--data_path={clip}", *argv]) == 0
+  capsys.readouterr()
+  assert "finished" in planned([f"--data_path={clip}", *argv], capsys)["output"]
+  another = tmp_path / "another"
+  for i in range(1, 3):
+    folder = another / f"frame_{i:04d}"
+    folder.mkdir(parents=True)
+    for file in (clip / folder.name).iterdir():
+      (folder / file.name).write_bytes(file.read_bytes())
+  text = planned([f"--data_path={another}", *argv], capsys)["output"]
+  assert "run with other input (frames, times, landmarks); this one would be refused" in text
+  assert app.main([f"--data_path={another}", *argv]) == 2
+
+
+def test_a_dry_run_for_everybody(clip, tracker, flat, tmp_path, capsys):
+  argv = [f"--data_path={clip}", "--model=open", "-o", "o", "--face=all"]
+  text = planned(argv, capsys)["output"]
+  assert "every person" in text and "face_0, face_1" in text and not (tmp_path / "o").exists()
+  (tmp_path / "o" / "face_0").mkdir(parents=True)
+  chosen = settings.describe(settings.parse([*argv[:-1], "--face=0"]))[0]
+  (tmp_path / "o" / "face_0" / "run.json").write_text(json.dumps({"settings": chosen}))
+  assert "face_0: holds an unfinished run" in planned(argv, capsys)["output"]
+  assert "face_0: holds a run with other settings (sd_jaw)" in planned([*argv, "--sd_jaw=1"], capsys)["output"]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.ini", "checkpoint/mine.npz", "overlay.mp4", "track.log"])
+def test_what_no_run_of_ours_wrote_is_not_replaced(name, clip, tracker, flat, tmp_path, capsys):
+  path = tmp_path / "o" / name
+  path.parent.mkdir(parents=True)
+  path.write_text("mine")
+  argv = [f"--data_path={clip}", "-o", "o", "--model=open", "--nooverlay", "--noreport"]
+  for more in ([], ["--restart"], ["--dry_run"]):
+    assert app.main([*argv, *more]) == 2
+    error = capsys.readouterr().err
+    assert f"o: has {Path(name).parts[0]}, which a run would replace" in error and error.count("\n") == 1
+    assert path.read_text() == "mine" and not (tmp_path / "o" / "run.json").exists()
+  path.unlink()
+  if path.parent.name == "checkpoint":
+    path.parent.rmdir()
+  (tmp_path / "o" / "notes.txt").write_text("mine")  # in nobody's way
+  assert app.main(argv) == 0 and (tmp_path / "o" / "notes.txt").read_text() == "mine"
+
+
+def test_a_restart_that_is_killed_at_once_leaves_a_folder_that_is_ours(clip, tracker, flat, tmp_path):
+  argv = [f"--data_path={clip}", "-o", "o", "--model=open", "--nooverlay", "--noreport"]
+  assert app.main(argv) == 0
+  record.Record(tmp_path / "o", restart=True)  # and no more
+  assert app.main(argv) == 0
+
+
+def test_in_a_checkpoint_folder_only_stages_are_deleted(tmp_path):
+  made = record.Record(tmp_path)
+  made.checkpoint.save("camera", {"x": np.zeros(2)})
+  (tmp_path / "checkpoint" / "notes.txt").write_text("mine")
+  made.finish({})
+  assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["notes.txt"]
+
+
+def test_a_finished_result_is_read_once(clip, tracker, flat, tmp_path, monkeypatch):
+  argv = [f"--data_path={clip}", "-o", "o", "--model=open", "--nooverlay"]
+  assert app.main([*argv, "--noreport"]) == 0
+  read, read_npz = [], results.read_npz
+  for place in ("vht_jax.results.read_npz", "vht_jax.results.vht_npz.read_npz"):
+    monkeypatch.setattr(place, lambda path: read.append(Path(path).name) or read_npz(path))
+  for more in (["--noreport"], []):  # left alone; the page is added
+    read.clear()
+    assert app.main([*argv, *more]) == 0
+    assert read == [results.FILE_NAME]
+  assert (tmp_path / "o" / "report.html").exists()
+
+
+@pytest.mark.faults
+def test_no_face_names_the_input(tmp_path, monkeypatch, capsys):
+  class Blind:
+    name = "test"
+
+    def detect(self, rgb):
+      return None
+
+    def faces(self, rgb):
+      return []
+
+    def cut(self): ...
+
+    def mark(self):
+      return {}
+
+    def close(self): ...
+
+  monkeypatch.setattr("vht_jax.landmarks.make_detector", lambda *a, **k: Blind())
+  monkeypatch.setattr("vht_jax.app.ahead.rehearse", lambda *of, **how: None)
+  cv2.imwrite("wall.png", np.full((*SIZE, 3), 90, np.uint8))
+  for face in ("largest", "all"):
+    assert app.main(["wall.png", "--model=open", f"--face={face}"]) == 2
+    error = capsys.readouterr().err
+    assert f"wall.png ({Path('out', 'wall', 'dataset')}): no face found" in error and error.count("\n") == 1

@@ -1,14 +1,12 @@
 """The overlay: the window that is looked at, the head in it, the panels, and the thread that makes them."""
 
-import threading
-
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax.app.overlay import draw, film
+from vht_jax.app.overlay import draw, film, window
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame
 from vht_jax.render.picture import render_head
@@ -53,9 +51,9 @@ def test_points_that_are_not_numbers_do_not_crash():
 
 
 def test_large_and_odd_and_upright_images():
-  assert draw.panel_size((1080, 1920)) == (288, 512)
-  assert draw.panel_size((101, 131)) == (100, 132)  # the encoder wants even sides
-  assert draw.panel_size((40, 60)) == (40, 60)
+  assert window.panel_size((1080, 1920)) == (288, 512)
+  assert window.panel_size((101, 131)) == (100, 132)  # the encoder wants even sides
+  assert window.panel_size((40, 60)) == (40, 60)
   image = np.zeros((200, 100, 3), np.uint8)
   image[::2] = 200
   assert (draw.crop(image, np.zeros(2), (200, 100), (100, 50)) == 100).all()  # averaged, not picked
@@ -78,14 +76,14 @@ def test_a_small_head_is_followed_and_a_large_one_is_not():
   rng = np.random.default_rng(0)
   face = rng.uniform(-20, 20, (68, 2))
   path = np.stack([np.linspace(100, 900, 60), np.full(60, 300)], axis=1)
-  found = draw.windows(path[:, None] + face, (600, 1000))
+  found = window.windows(path[:, None] + face, (600, 1000))
   assert found.zoomed and found.size[0] == found.size[1] and 80 < found.size[0] < 160
   centre = found.origin + np.array(found.size) / 2
   assert np.abs(centre - path)[15:45].max() < 12  # symmetric smoothing of a straight way does not lag
   assert (found.origin >= 0).all() and (found.origin + found.size <= [1000, 600]).all()
-  assert draw.window_panel(found) == (384, 384)  # whatever the window: few sizes, few programs
-  large = draw.windows(path[:, None] * 0.1 + face * 8, (600, 1000))
-  assert not large.zoomed and draw.window_panel(large) == draw.panel_size((600, 1000))
+  assert window.window_panel(found) == (384, 384)  # whatever the window: few sizes, few programs
+  large = window.windows(path[:, None] * 0.1 + face * 8, (600, 1000))
+  assert not large.zoomed and window.window_panel(large) == window.panel_size((600, 1000))
 
 
 def test_caption_is_readable_and_says_what_was_not_tracked():
@@ -169,21 +167,3 @@ def test_overlay_plays(tmp_path):
   assert len(frames) == 5 and frames[0].shape == panels((101, 131)).shape
   assert np.abs(frames[2].astype(int) - panels((101, 131))).mean() < 10
   assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).isOpened()
-
-
-def test_frames_are_made_ahead_in_order_and_errors_arrive():
-  assert list(film.ahead(iter(range(50)), 3)) == list(range(50))
-
-  def broken():
-    yield 1
-    raise ValueError("no more")
-
-  found = film.ahead(broken(), 2)
-  assert next(found) == 1
-  with pytest.raises(ValueError, match="no more"):
-    next(found)
-  before = threading.active_count()
-  endless = film.ahead(iter(int, 1), 2)
-  next(endless)
-  endless.close()
-  assert threading.active_count() <= before

@@ -21,7 +21,7 @@ from glb_reader import Glb
 
 from vht_jax import cameras
 from vht_jax.app.options import settings
-from vht_jax.app.overlay import draw
+from vht_jax.app.overlay import draw, window
 from vht_jax.app.report import page, page_data
 from vht_jax.app.report.advice import advice, doubtful_frames, logged_warnings, spans
 from vht_jax.head import flame
@@ -81,7 +81,7 @@ def run():
     },  # fmt: skip
     settings=settings.make_settings({"n_shape": 50}),
     notes=["the head turns by only 9 degrees: the focal length is a guess (+-15 %)"],
-    panels=draw.panel_boxes(SIZE),
+    panels=window.panel_boxes(SIZE),
   )
 
 
@@ -200,7 +200,7 @@ def test_boxes_are_where_the_pictures_are(size):
   shown = draw.Shown(grey, np.full((*size, 3), 0.8), np.ones(size), points, np.ones(70), points + 10.0)
   picture = draw.compose(shown)
   means = {}
-  for name, left, top, width, height in draw.panel_boxes(size):
+  for name, left, top, width, height in window.panel_boxes(size):
     h, w = picture.shape[:2]
     box = picture[round(top * h) : round((top + height) * h), round(left * w) : round((left + width) * w)]
     assert box.shape == (*size, 3)
@@ -261,7 +261,8 @@ def test_the_page_made_again_has_the_landmarks_of_the_datasets_detector(
   import cv2
 
   from vht_jax import results
-  from vht_jax.landmarks.detection import Detection, write_keypoints
+  from vht_jax.dataset.keypoints import write_keypoints
+  from vht_jax.landmarks import Detection
 
   points = np.random.default_rng(0).uniform(20, 160, (68, 2)).astype(np.float32)
   for number in (1, 2):

@@ -2,15 +2,19 @@
 
 import dataclasses
 import re
+import typing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vht_jax.app.options import settings
-from vht_jax.config import TrackConfig, Weights
+from vht_jax.app.options import manual, settings
+from vht_jax.app.options.app_config import ALL, AppConfig
+from vht_jax.app.options.ini import PACKAGE, cast, spelled
+from vht_jax.config import Adam, Data, GaussNewton, Landmarks, TrackConfig, Weights
 from vht_jax.errors import InputError
+from vht_jax.option import get, having, values
 
 # The keys and values of VHT's configs/tracking_person_0004.ini (facts; its comments and layout are not copied).
 VHT_INI = """
@@ -83,11 +87,11 @@ def write(tmp_path, text, name="a.ini"):
 
 def test_vht_config_is_read_as_it_is(tmp_path):
   app, track, weights = settings.parse([f"--config={write(tmp_path, VHT_INI)}"])
-  assert app.data_path == "DATA_PATH" and app.device == "cuda"
-  assert track.tracking_resolution == (512, 512)
-  assert track.keyframes == (137, 339, 521, 613, 581)
-  assert track.blur_sigma == (10.0, 1e-4) and track.sampling_scale == 4.0
-  assert not track.calibrated and track.ignore_lower_neck
+  assert app.input.data_path == "DATA_PATH" and app.machine.device == "cuda"
+  assert track.data.tracking_resolution == (512, 512)
+  assert track.data.keyframes == (137, 339, 521, 613, 581)
+  assert track.adam.blur_sigma == (10.0, 1e-4) and track.adam.sampling_scale == 4.0
+  assert not track.camera.calibrated and track.components.ignore_lower_neck
   assert weights.w_pos_jaw == 1e-4 and weights.w_pos_trans == 10.0
 
 
@@ -117,9 +121,10 @@ def test_default_preset_is_the_defaults():
 def test_flags_win_over_ini_and_ini_over_defaults(tmp_path):
   ini = write(tmp_path, "w_lmk = 7\nn_shape = 50\noverlay = false\nfocal = 1.5\n")
   app, track, weights = settings.parse([f"--config={ini}", "--n_shape=20", "--overlay", "--noignore_lower_neck"])
-  assert weights.w_lmk == 7.0 and track.n_shape == 20 and app.overlay and not track.ignore_lower_neck
-  assert track.focal == 1.5 and weights.w_photo == Weights().w_photo
-  assert settings.parse([f"--config={ini}", "--fov=90"]).track.focal == pytest.approx(0.5)
+  assert weights.w_lmk == 7.0 and track.components.n_shape == 20 and app.output.overlay
+  assert not track.components.ignore_lower_neck
+  assert track.camera.focal == 1.5 and weights.w_photo == Weights().w_photo
+  assert settings.parse([f"--config={ini}", "--fov=90"]).track.camera.focal == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +139,8 @@ def test_flags_win_over_ini_and_ini_over_defaults(tmp_path):
 def test_lists_in_vhts_spelling_and_absls(argv):
   lists = ["--tracking_resolution", "360", "640", "--blur_sigma", "10", "1e-4"]
   track = settings.parse([*argv, *lists, "--solver=adam"]).track
-  assert track.keyframes == (3, 1, 2) and track.n_shape == 5
-  assert track.tracking_resolution == (360, 640) and track.blur_sigma == (10.0, 1e-4)
+  assert track.data.keyframes == (3, 1, 2) and track.components.n_shape == 5
+  assert track.data.tracking_resolution == (360, 640) and track.adam.blur_sigma == (10.0, 1e-4)
 
 
 def test_inputs_without_a_flag(tmp_path, monkeypatch):
@@ -144,19 +149,19 @@ def test_inputs_without_a_flag(tmp_path, monkeypatch):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
   one = settings.parse(["--keyframes", "1", "2", "a.mp4", "-o", "results", "-q"])
-  assert one.app.video == "a.mp4" and one.app.output_path == "results" and one.app.quiet
-  assert one.track.keyframes == (1, 2)
+  assert one.app.input.video == "a.mp4" and one.app.output.output_path == "results" and one.app.output.quiet
+  assert one.track.data.keyframes == (1, 2)
   found = [s.app for s in settings.parse_all(["*.mp4", "b.mov", "a.mp4", "--fov=40"])]
-  assert [app.video for app in found] == ["a.mp4", "b.mp4", "b.mov"]
-  assert [Path(app.output_path) for app in found] == [Path("out/a"), Path("out/b_mp4"), Path("out/b_mov")]
-  found = [s.app.output_path for s in settings.parse_all(["x/b.mp4", "y/b.mp4", "b.mp4", "-o", "there"])]
+  assert [app.input.video for app in found] == ["a.mp4", "b.mp4", "b.mov"]
+  assert [Path(app.output.output_path) for app in found] == [Path("out/a"), Path("out/b_mp4"), Path("out/b_mov")]
+  found = [s.app.output.output_path for s in settings.parse_all(["x/b.mp4", "y/b.mp4", "b.mp4", "-o", "there"])]
   assert len(set(found)) == 3 and "there/x_b_mp4" in found
   with pytest.raises(InputError, match="--data_path is one clip's"):
     settings.parse_all(["a.mp4", "b.mp4", "--data_path=d"])
 
 
 def test_empty_list():
-  assert settings.parse(["--keyframes", "--cutframes", "4"]).track == TrackConfig(cutframes=(4,))
+  assert settings.parse(["--keyframes", "--cutframes", "4"]).track == TrackConfig.of(cutframes=(4,))
 
 
 @pytest.mark.faults
@@ -173,7 +178,7 @@ def test_empty_list():
     ("w_lmk = -1\n", "w_lmk: expected no negative number"),
     ("w_lmk = nan\n", "w_lmk: expected a finite number"),
     ("downscale_factor = 0\n", "downscale_factor: expected a positive number"),
-    ("tracking_resolution = [0, 512]\n", "tracking_resolution: expected two positive sizes"),
+    ("tracking_resolution = [0, 512]\n", "tracking_resolution: expected at least 16 px; found .0, 512."),
     ("calibrated = true\n", "calibrated: the focal length must be given"),
     ("fov = 200\n", "fov: expected 1.5 to 160 degrees"),
     ("keyframes = [-1]\n", "keyframes: expected no negative number"),
@@ -212,6 +217,10 @@ def test_bad_files_say_one_clear_line(tmp_path, text, message):
     (["--w_lmk=x"], "--w_lmk: expected a number; found 'x'"),
     (["--config=nowhere.ini"], "nowhere.ini: no such config file"),
     (["--overlay=perhaps"], "overlay"),
+    (
+      ["--overlay", "perhaps"],
+      "perhaps: no such input; if it is a value of --overlay, write --overlay=perhaps .one of",
+    ),
     (["--fov=40", "--focal=1"], "not both"),
     (["--fov=40", "--focal=1200px"], "not both"),
     (["--focal=1200cm"], "--focal: expected a number; found '1200cm'"),
@@ -265,28 +274,81 @@ def test_focal_lengths_have_units(tmp_path, text, expected):
   other = write(tmp_path, "fov = 50", "b.ini")
   for argv in ([f"--focal={text}"], [f"--config={ini}"], [f"--config={other}", f"--focal={text}"]):
     app, track, _ = found = settings.parse([*argv, "--calibrated"])
-    assert (track.focal, app.focal_px, app.focal_35mm) == expected
+    assert (track.camera.focal, app.lens.focal_px, app.lens.focal_35mm) == expected
   settings.write_ini(tmp_path / "c.ini", found)
   assert settings.make_settings(settings.read_ini(tmp_path / "c.ini"))[1:] == found[1:]
   app, track, _ = settings.parse([f"--config={ini}", "--fov=90"])
-  assert (track.focal, app.focal_px, app.focal_35mm) == (pytest.approx(0.5), 0.0, 0.0)
+  assert (track.camera.focal, app.lens.focal_px, app.lens.focal_35mm) == (pytest.approx(0.5), 0.0, 0.0)
 
 
 def test_every_key_is_explained():
-  assert set(settings.HELP) == set(settings.fields())
-  full, usual = settings.usage(full=True), settings.usage()
-  for name in settings.fields():
-    assert name in full
-  assert set(settings.USUAL) <= set(settings.fields()) and all(name in usual for name in settings.USUAL)
+  full, usual = manual.usage(full=True), manual.usage()
+  for key, option in ALL.items():
+    listed = [bool(re.search(rf"^  --(\[no\])?{key}\b", text, re.MULTILINE)) for text in (full, usual)]
+    assert option.facts.help and listed == [True, option.facts.usual], key
   assert len(usual) < 0.5 * len(full) and "--helpfull" in usual
+
+
+def test_keys_are_unique_over_all_sections():
+  counted = []
+
+  def walk(kind):
+    for field in dataclasses.fields(kind):
+      if "facts" in field.metadata:
+        counted.append(field.name)
+      else:
+        walk(type(field.default))
+
+  for kind in (AppConfig, TrackConfig, Weights):
+    walk(kind)
+  assert len(counted) == len(set(counted)) == len(ALL)
+
+
+def test_every_default_is_of_its_type_and_in_its_range():
+  for key, option in ALL.items():
+    option.check(option.default)
+    assert cast(option, spelled(option.default), key) == option.default
+    assert isinstance(option.default, typing.get_origin(option.plain_kind) or option.plain_kind) or option.optional
+    assert all(other in ALL for other in (option.facts.needs, option.facts.unless) if other)
+    assert option.facts.role in ("result", "report", "run")
+    if option.owner is Weights:
+      assert option.facts.source and option.method in (Adam, GaussNewton, Landmarks), key
+
+
+def test_flags_are_typed():
+  """What absl hands out is the value, not its text; a switch is a switch."""
+  parsed = settings._flags()
+  parsed(["vht-track", "--n_shape=20", "--blur_sigma=3,1", "--w_lmk=2", "--nosmooth", "--focal=1200px"])
+  found = {key: parsed[key].value for key in ("n_shape", "blur_sigma", "w_lmk", "smooth", "focal", "n_expr")}
+  assert found == {
+    "n_shape": {"n_shape": 20}, "blur_sigma": {"blur_sigma": (3.0, 1.0)}, "w_lmk": {"w_lmk": 2.0}, "smooth": False,
+    "focal": {"focal_px": 1200.0}, "n_expr": None,
+  }  # fmt: skip
+
+
+def test_written_documents_are_up_to_date(tmp_path):
+  assert (settings.packaged("docs") / "settings.md").read_text(encoding="utf-8") == manual.page(), "run `make configs`"
+  settings.write_ini(tmp_path / "default.ini", settings.make_settings({}))
+  written = (tmp_path / "default.ini").read_text()
+  assert settings.packaged("configs/default.ini").read_text() == written, "run `make configs`"
+  for key, option in ALL.items():
+    assert f"`{key}`" in manual.page() and option.facts.help.replace("|", "\\|") in manual.page()
+
+
+def test_settings_are_changed_by_key_in_whichever_section():
+  config = TrackConfig.of(solver="adam", init_steps=7, keyframes=(1, 2))
+  assert config == TrackConfig(solver="adam", adam=Adam(init_steps=7), data=Data(keyframes=(1, 2)))
+  assert having(config, init_steps=8).adam == Adam(init_steps=8) and config.adam.init_steps == 7
+  assert values(config) | {"init_steps": 60, "solver": "gn", "keyframes": ()} == values(TrackConfig())
+  with pytest.raises(TypeError, match="no setting 'init_step'"):
+    TrackConfig.of(init_step=3)
 
 
 def test_fields_keep_their_types():
   track = settings.parse(["--config=vht"]).track
-  for field in dataclasses.fields(TrackConfig):
-    default = getattr(TrackConfig(), field.name)
+  for key, default in values(TrackConfig()).items():
     if default is not None:
-      assert type(getattr(track, field.name)) is type(default), field.name
+      assert type(get(track, key)) is type(default), key
   assert hash(track) == hash(settings.parse(["--config=vht"]).track)
 
 
@@ -343,13 +405,14 @@ def test_files_hold_the_numbers_of_every_method(tmp_path, caplog):
 
 def test_every_key_is_read_somewhere():
   """A field that no module but the settings mentions does nothing; VHT's that are ignored say so in --help."""
-  sources = [p for p in settings.PACKAGE.rglob("*.py") if p.name not in ("settings.py", "effects.py", "config.py")]
-  text = "\n".join(p.read_text() for p in sources)
+  sources = [p for p in PACKAGE.rglob("*.py") if p.parent.name != "options" and p.name != "config.py"]
+  text = "\n".join(p.read_text() for p in [*sources, PACKAGE / "app" / "options" / "lens.py"])
   read_in_settings = {"config", "fov", "debug", "calibrated"}
-  for name in set(settings.fields()) - read_in_settings:
-    said = "ignored" in settings.HELP[name] or "unused" in settings.HELP[name]
-    assert bool(re.search(rf"\.{name}\b", text)) != said, name
+  for key in set(ALL) - read_in_settings:
+    said = "ignored" in ALL[key].text or "unused" in ALL[key].text
+    assert said == ALL[key].facts.ignored, key
+    assert bool(re.search(rf"\.{key}\b", text)) != said, key
 
 
 def test_calibrated_takes_the_camera_of_a_loaded_result():
-  assert settings.parse(["--calibrated", "--load_tracked_flame_params=x.npz"]).track.calibrated
+  assert settings.parse(["--calibrated", "--load_tracked_flame_params=x.npz"]).track.camera.calibrated

@@ -10,6 +10,7 @@ from test_landmarks import turned
 from vht_jax import landmarks as lm
 from vht_jax.dataset import annotate, resume
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.landmarks.detection import estimate_roll
@@ -174,7 +175,7 @@ def test_a_killed_second_pass_ends_with_the_same_files(dataset, monkeypatch, at)
       raise Kill
     written[0] += 1
 
-  for module in ("vht_jax.landmarks.detection", "vht_jax.dataset.absent", "vht_jax.dataset.resume"):
+  for module in ("vht_jax.dataset.keypoints", "vht_jax.dataset.absent", "vht_jax.dataset.resume"):
     original = __import__(module, fromlist=["write_atomic"]).write_atomic
     monkeypatch.setattr(f"{module}.write_atomic", lambda *a, f=original: (deadly(), f(*a)))
   with pytest.raises(Kill):
@@ -208,7 +209,7 @@ def test_a_dataset_of_others_is_left_as_it_is(dataset):
   """VHT's, or one from before there was a second look."""
   follower = Follower()
   for i in range(12):
-    lm.write_keypoints(dataset.keypoint_path(i), follower.detect(dataset.source_image(i)), "VHT")
+    write_keypoints(dataset.keypoint_path(i), follower.detect(dataset.source_image(i)), "VHT")
   assert resume.is_annotated(dataset)
   assert annotate.annotate(dataset, Follower()) == 12
 

@@ -18,7 +18,7 @@ import scipy.sparse
 
 from vht_jax.errors import InputError
 from vht_jax.head.load import flame_files, flame_model_from_arrays, load_head, open_head_path, unpickle
-from vht_jax.head.load.arrays import npz_shapes, read_npy, read_npz
+from vht_jax.host.npz import npz_shapes, read_npy, read_npz
 
 N_VERTICES, N_FACES, TEXTURE_SIDE = 60, 80, 32
 

@@ -13,14 +13,15 @@ import pytest
 from conftest import REPO
 from test_open_head import FLIP, MIRROR_70
 
-from vht_jax.app import cli
+from vht_jax.app import run
 from vht_jax.app.options import settings
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head, of_mediapipe
 from vht_jax.head.load.flame_landmarks import mediapipe_points
 from vht_jax.head.mesh_points import IBUG68
-from vht_jax.landmarks.detection import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.landmarks.mirror import MIRROR
 
 N_VERTICES, N_FACES, FIRST_EYEBALL = 5023, 9976, 3931  # FLAME's
@@ -218,10 +219,10 @@ def test_run_takes_the_points_of_the_detector_that_made_the_clip(tmp_path, monke
     raise Stop
 
   monkeypatch.setattr("vht_jax.head.load.load_head", load)
-  monkeypatch.setattr(cli, "fit", fit)
+  monkeypatch.setattr(run, "fit", fit)
   flags = [f"--data_path={data}", f"--output_path={tmp_path / 'out'}", "--nocompilation_cache"]
   with pytest.raises(Stop):
-    cli.run(settings.parse(flags))
+    run.run(settings.parse(flags))
   assert of_mediapipe(asked[-1]) == (origin == "mediapipe")
   assert len(asked) == (1 if origin == "mediapipe" else 2)
 
@@ -258,6 +259,6 @@ def test_flame_stand_in_is_tracked(shared_data, tmp_path, monkeypatch):
   flame_standin.write(tmp_path / "flame", shared_data)
   flags = ["--max_frames=60", "--nophotometric", "--nooverlay", "--n_shape=60", "--n_expr=40"]
   paths = [f"--video={clip}", f"--output_path={tmp_path / 'out'}", f"--assets={tmp_path / 'flame'}"]
-  summary = cli.run(settings.parse([*paths, *flags]))
+  summary = run.run(settings.parse([*paths, *flags]))
   assert summary["head"].startswith("FLAME") and summary["tracked"] == 60
   assert summary["nme68_median"] <= 1.5

@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 from test_open_head import MIRROR_70
 
 from vht_jax.head import view_bias as vb
-from vht_jax.types import ViewBias
 from vht_jax.head.points import FRONTAL
 from vht_jax.landmarks.mirror import MIRROR
 from vht_jax.rotation import axis_angle_to_matrix
+from vht_jax.types import ViewBias
 
 PARTNER = np.concatenate([MIRROR_70, 70 + MIRROR[:468]])
 AHEAD = jnp.array([0.0, 0.0, 0.6])

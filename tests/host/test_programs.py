@@ -17,8 +17,7 @@ import pytest
 
 from vht_jax.fit.least_squares import Normal
 from vht_jax.host import programs
-from vht_jax.host.programs import build, in_chunks, sketch, stored
-from vht_jax.types import FlameModel
+from vht_jax.host.programs import in_chunks, stored
 
 REPO = Path(__file__).resolve().parents[2]
 traces = []
@@ -161,8 +160,9 @@ def test_a_damaged_file_is_made_anew(damage, arguments, folder):
     (other,) = folder.glob("double*")
     path.write_bytes(other.read_bytes())
   elif damage == "no program":  # whole as a file, but nothing that can be run
-    key, shape = ast.literal_eval(whole[32:].partition(b"\n")[0].decode())
-    programs.keep(path, key, shape, b"nonsense")
+    key, kinds = ast.literal_eval(whole[32:].partition(b"\n")[0].decode())
+    assert kinds == ["vht_jax.fit.least_squares:Normal"]
+    programs.keep(path, key, kinds, b"nonsense")
   else:
     at = len(whole) // 2
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
@@ -247,16 +247,28 @@ def with_static_object(x, thing):
   return x + 0
 
 
-def test_structures(open_head):
-  tree = {"b": [np.float32(1), None], "a": (Normal(*[jnp.zeros(2)] * 3), ()), "h": open_head}
-  with pytest.raises(TypeError):
-    sketch(tree)  # a number is no array
-  tree["b"] = [jnp.ones(1), None]
-  assert jax.tree.structure(build(sketch(tree))) == jax.tree.structure(tree)
-  assert isinstance(build(sketch(open_head)), FlameModel)
-  for foreign in ("os:system", "subprocess:Popen", "vht_jax.app.cli:run", "vht_jaxx.types:Pose"):
-    with pytest.raises((TypeError, ImportError)):
-      build((foreign, {}))
+def nested(head, row):
+  traces.append(1)
+  return {"b": [row, None], "a": (Normal(row, row, row), ()), "h": head.replace(v_template=2 * head.v_template)}
+
+
+def test_structures(open_head, folder):
+  """Of every kind that ours have: dataclasses within containers, None, and the static fields of a head."""
+  result = fresh(nested)(open_head, np.ones(3, np.float32))
+  same(fresh(nested)(open_head, np.ones(3, np.float32)), result)
+  assert traces == [1] and result["h"].expr_names == open_head.expr_names
+  (path,) = folder.iterdir()
+  key, kinds = ast.literal_eval(path.read_bytes()[32:].partition(b"\n")[0].decode())
+  assert kinds == ["vht_jax.fit.least_squares:Normal", "vht_jax.types:FlameModel"]
+
+
+@pytest.mark.parametrize("foreign", ["os:system", "subprocess:Popen", "vht_jax.app.cli:run", "vht_jaxx.types:Pose"])
+def test_a_file_cannot_have_foreign_modules_imported(foreign, arguments, folder):
+  fresh()(*arguments)
+  (path,) = folder.iterdir()
+  head, _, program = path.read_bytes()[32:].partition(b"\n")
+  programs.keep(path, ast.literal_eval(head.decode())[0], [foreign], program)
+  assert programs.read(path, ast.literal_eval(head.decode())[0]) is None
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])

@@ -91,10 +91,9 @@ def test_signals_reach_the_child(tmp_path, number, code):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the child")
 def test_the_child_dies_with_its_parent(tmp_path):
-  process = start(tmp_path, "sleep")
-  child = int(process.stdout.readline())
-  process.kill()
-  process.wait()
+  with start(tmp_path, "sleep") as process:
+    child = int(process.stdout.readline())
+    process.kill()
   for _ in range(100):
     if not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text():
       return

@@ -14,6 +14,7 @@ import pytest
 from vht_jax import landmarks as lm
 from vht_jax.dataset import annotate
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import read_keypoints, write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.landmarks.crop import CropTracker, square_crop
@@ -132,26 +133,26 @@ def test_file_round_trip_and_vhts_layout(tmp_path):
   face, dense = rng.uniform(0, 500, (68, 2)).astype(np.float32), rng.uniform(0, 500, (478, 2)).astype(np.float32)
   iris = np.array([[100.5, 200.25], [300.125, 201]], np.float32)
   path = tmp_path / "keypoints_static_0000.json"
-  lm.write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris, dense, 0.9), "test")
+  write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris, dense, 0.9), "test")
   person = json.loads(path.read_text())["people"][0]
   assert len(person["face_keypoints_2d"]) == 204 and len(person["bounding_box"]) == 5
   assert person["iris_keypoints_2d"] == [300.125, 201, 1, 100.5, 200.25, 1]  # eye 42-47 first
-  read = lm.read_keypoints(path)
+  read = read_keypoints(path)
   np.testing.assert_allclose(read.landmarks, face, atol=1e-3)
   np.testing.assert_allclose(read.dense, dense, atol=1e-3)
   np.testing.assert_array_equal(read.iris, iris)
   assert read.score == pytest.approx(0.9, abs=1e-3) and read.disagreement is None
 
-  lm.write_keypoints(path, lm.Detection(box(1, 2, 3), face, disagreement=0.00512), "test")
+  write_keypoints(path, lm.Detection(box(1, 2, 3), face, disagreement=0.00512), "test")
   assert json.loads(path.read_text())["people"][0]["disagreement"] == 0.00512
-  assert lm.read_keypoints(path).disagreement == 0.00512
+  assert read_keypoints(path).disagreement == 0.00512
 
   iris[0] = np.nan
-  lm.write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris), "test")
+  write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris), "test")
   assert json.loads(path.read_text())["people"][0]["iris_keypoints_2d"] == [300.125, 201, 1, -1, -1, -1]
-  assert np.isnan(lm.read_keypoints(path).iris[0]).all() and lm.read_keypoints(path).dense is None
-  lm.write_keypoints(path, None, "test")
-  assert json.loads(path.read_text())["no_face"] is True and lm.read_keypoints(path) is None
+  assert np.isnan(read_keypoints(path).iris[0]).all() and read_keypoints(path).dense is None
+  write_keypoints(path, None, "test")
+  assert json.loads(path.read_text())["no_face"] is True and read_keypoints(path) is None
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from drawn import face, landmarks
 
-from vht_jax.app import console
+from vht_jax.app.report import summary as summary_
 from vht_jax.landmarks.regions import COVERED, REGIONS, visibility
 from vht_jax.tracking.evidence.examine import Evidence, faded, mask_hidden, weigh
 from vht_jax.types import Status
@@ -77,16 +77,16 @@ def test_covered_regions_are_in_the_report(tmp_path):
   visible = np.array([[1, 1, 0.1, 0.2], [1, 1, 0.9, 1], [1, 1, 0, 1]], np.float32)
   trust = np.array([0.6, 0.9, 0.0])
   times, sources = np.array([0.0, 0.04, 0.08]), ["a.png", "b.png", "c.png"]
-  console.write_frames(
+  summary_.write_frames(
     tmp_path / "frames.csv", np.array([1, 2, 3]), status, trust, times, sources, visible * trust[:, None], visible
   )
   rows = (tmp_path / "frames.csv").read_text().splitlines()
   assert rows[0] == "frame,status,confidence,note,covered,right_eye,left_eye,mouth,contour,time_s,source"
   assert rows[1] == "1,tracked,0.600,,mouth contour,0.600,0.600,0.060,0.120,0.000000,a.png"
   assert rows[2].startswith("2,tracked,0.900,,,")
-  counts = console.covered(visible, status)
+  counts = summary_.covered(visible, status)
   assert counts == {"mouth": 1, "contour": 1}
   summary = {"frames": 3, "tracked": 2, "covered": counts}
-  assert "the mouth is covered in 1 of 3 frames" in console.summary_text(summary, tmp_path, [])
+  assert "the mouth is covered in 1 of 3 frames" in summary_.summary_text(summary, tmp_path, [])
   eyes = {"right_eye": 3, "left_eye": 3}
-  assert "the eyes are covered in 3 of 3 frames" in console.summary_text({**summary, "covered": eyes}, tmp_path, [])
+  assert "the eyes are covered in 3 of 3 frames" in summary_.summary_text({**summary, "covered": eyes}, tmp_path, [])

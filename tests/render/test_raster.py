@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vht_jax.cameras import from_vht_intrinsics, project
-from vht_jax.render import planes, raster
+from vht_jax.render import gather, raster
 from vht_jax.render.raster import fragments_at, rasterize
 
 SIZE = (96, 128)
@@ -229,7 +229,7 @@ def test_rejects_wrong_shapes_and_dtypes():
 
 @pytest.mark.parametrize("in_turn", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_vmap_equals_loop(open_head, monkeypatch, in_turn):
-  for module in (planes, raster):  # frames in turn as on a CPU, or merged as on an accelerator
+  for module in (gather, raster):  # frames in turn as on a CPU, or merged as on an accelerator
     monkeypatch.setattr(module, "frames_in_turn", lambda: in_turn)
   screens = jnp.stack([jnp.asarray(head_on_screen(open_head, SIZE, i)) for i in range(4)])
   faces = open_head.faces

@@ -8,7 +8,7 @@ import pytest
 
 from vht_jax.cameras import make_camera, project
 from vht_jax.head import flame
-from vht_jax.render import planes
+from vht_jax.render import gather
 from vht_jax.render.edges import edge_table
 from vht_jax.render.picture import map_frames, render_head, render_mesh
 from vht_jax.render.raster import rasterize
@@ -93,7 +93,7 @@ def test_jit_vmap_and_grad(open_head, edges, backend):
 
 @pytest.mark.parametrize("in_turn", [True, False])
 def test_map_frames_equals_a_loop(open_head, monkeypatch, in_turn):
-  monkeypatch.setattr(planes, "frames_in_turn", lambda: in_turn)
+  monkeypatch.setattr(gather, "frames_in_turn", lambda: in_turn)
   identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
   poses = jax.vmap(lambda t: pose.replace(rotation=pose.rotation.at[1].add(t)))(jnp.array([0.0, 0.4]))
 

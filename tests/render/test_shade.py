@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from vht_jax.render import planes, raster
+from vht_jax.render import gather, raster
 from vht_jax.render import shade as sh
 from vht_jax.render.raster import rasterize
 from vht_jax.types import Fragments
@@ -130,7 +130,7 @@ def test_gradients_are_finite_for_broken_geometry(open_head):
 
 @pytest.mark.parametrize("in_turn", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_vmap_equals_loop_in_value_and_gradient(open_head, monkeypatch, in_turn):
-  for module in (planes, raster):  # frames in turn as on a CPU, or merged as on an accelerator
+  for module in (gather, raster):  # frames in turn as on a CPU, or merged as on an accelerator
     monkeypatch.setattr(module, "frames_in_turn", lambda: in_turn)
   screen, attributes = scene(open_head)
   screens = jnp.stack([screen, screen + 1.7, screen * jnp.array([[0.8, 1.0, 1.0]])])

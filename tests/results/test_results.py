@@ -114,7 +114,7 @@ def test_file_of_the_original_both_ways(shared_data, tmp_path):
   if not original.exists():
     pytest.skip(f"{original} not present")
   tracked = results.load_tracked(original)
-  config = TrackConfig(n_shape=40, n_expr=20, n_tex=6)
+  config = TrackConfig.of(n_shape=40, n_expr=20, n_tex=6)
   results.save_tracked(tmp_path / "a.npz", tracked.result, tracked.frames, tracked.image_size, config)
   with np.load(original) as theirs, np.load(tmp_path / "a.npz") as ours:
     for name in theirs.files:

@@ -12,12 +12,13 @@ from vht_jax.app.options import settings
 from vht_jax.cameras import make_camera, world_to_camera
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
+from vht_jax.option import having
 from vht_jax.render import shade
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.camera_knowledge import known_camera, refocused
 from vht_jax.tracking.stages.crops import crops_of
 
-CALIBRATED = TrackConfig(**{**SMALL.__dict__, "calibrated": True, "focal": 1.8})
+CALIBRATED = having(SMALL, calibrated=True, focal=1.8)
 
 
 def turn(*angles):
@@ -53,25 +54,25 @@ def test_another_focal_length_keeps_where_heads_appear(open_head):
 
 
 def test_what_is_said_of_the_camera_agrees(open_head):
-  plain, calibrated = TrackConfig(), TrackConfig(calibrated=True)
+  plain, calibrated = TrackConfig(), TrackConfig.of(calibrated=True)
   assert known_camera(plain, None, None) == (plain, None, None)
   with pytest.raises(InputError, match="calibrated: the focal length must be given"):
     known_camera(calibrated, None, None)
   config, _, camera = known_camera(plain, None, make_camera(2.0, (0.4, 0.5)))
-  assert config.calibrated and float(camera.focal) == 2.0
-  _, _, camera = known_camera(TrackConfig(calibrated=True, focal=3.0), None, make_camera(2.0, (0.4, 0.5)))
+  assert config.camera.calibrated and float(camera.focal) == 2.0
+  _, _, camera = known_camera(TrackConfig.of(calibrated=True, focal=3.0), None, make_camera(2.0, (0.4, 0.5)))
   assert float(camera.focal) == 3.0 and float(camera.principal[0]) == pytest.approx(0.4)
   init = make_result(open_head)
   assert known_camera(calibrated, init, None)[1] is init  # its camera is kept
   with pytest.raises(InputError, match="init: calibration"):
-    known_camera(TrackConfig(solver="adam", init="calibration"), None, make_camera(2.0, T=(0, 0, 1.0)))
+    known_camera(TrackConfig.of(solver="adam", init="calibration"), None, make_camera(2.0, T=(0, 0, 1.0)))
 
 
 @pytest.fixture(scope="module")
 def calibrated(small_head, clip, weights):  # noqa: F811
   """Tracked with a camera that stands elsewhere, whose principal point is not the centre."""
   camera = make_camera(1.8, (0.53, 0.48), turn(0.2, -0.3, 2.5), (0.05, 0.1, -0.2))
-  config = TrackConfig(**{**SMALL.__dict__})
+  config = SMALL
   return camera, pipeline.track(small_head, clip, config, weights, camera=camera)
 
 
@@ -79,7 +80,7 @@ def calibrated(small_head, clip, weights):  # noqa: F811
 def test_a_calibrated_camera_is_held(small_head, clip, weights, project):  # noqa: F811
   """The principal point is the centre and stays there; without --calibrated it is estimated."""
   held = pipeline.track(small_head, clip, CALIBRATED, weights)
-  free = pipeline.track(small_head, clip, TrackConfig(**{**SMALL.__dict__, "focal": 1.8}), weights)
+  free = pipeline.track(small_head, clip, having(SMALL, focal=1.8), weights)
   np.testing.assert_array_equal(held.identity.camera.principal, [0.5, 0.5])
   assert float(held.identity.camera.focal) == pytest.approx(1.8, rel=1e-6)
   assert np.abs(np.asarray(free.identity.camera.principal) - 0.5).max() > 1e-5
@@ -101,7 +102,7 @@ def test_going_on_keeps_the_place_of_the_camera(small_head, clip, weights, calib
   camera, first = calibrated
   light = first.identity.light.at[1:4].set(jnp.array([[0.3, 0.2, 0.1], [0.1, 0.2, 0.3], [-0.2, 0.0, 0.2]]))
   first = first.replace(identity=first.identity.replace(light=light))
-  config = TrackConfig(**{**SMALL.__dict__, "photometric": photometric, "smooth": False})
+  config = having(SMALL, photometric=photometric, smooth=False)
   again = pipeline.track(small_head, clip, config, weights, init=first)
   for name in ("focal", "principal", "R", "T"):
     np.testing.assert_allclose(getattr(again.identity.camera, name), getattr(camera, name), atol=1e-6)
@@ -205,9 +206,9 @@ def test_masked_pixels_are_not_compared():
 
   Unmasked = type("Unmasked", (), {"images": Masked.images, "hidden": Masked.hidden, "size": SIZE})
   inside, unmasked = (
-    crops_of(each, np.arange(2), np.zeros((2, 54), np.float32), SMALL.crop_size).inside
+    crops_of(each, np.arange(2), np.zeros((2, 54), np.float32), SMALL.gauss_newton.crop_size).inside
     for each in (Masked(), Unmasked())
   )
-  half = SMALL.crop_size // 2
+  half = SMALL.gauss_newton.crop_size // 2
   assert not inside[:, : half - 1].any() and unmasked[:, : half - 1].any()
   np.testing.assert_array_equal(inside[:, half + 1 :], unmasked[:, half + 1 :])

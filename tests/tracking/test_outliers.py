@@ -204,6 +204,11 @@ def test_twelve_corruptions_are_noticed_and_nothing_else_is_dropped(clip):
     seed += 1
 
 
+def test_pictures_that_are_no_video_are_not_compared(clip):
+  assert np.isnan(examine.examine(clip, TrackConfig.of(unordered=True), Progress()).misplaced).all()
+  assert np.isfinite(examine.examine(clip, TrackConfig(), Progress()).misplaced).all()
+
+
 @pytest.mark.parametrize("thin", [1, 3])
 def test_pictures_in_random_order_are_all_kept(clip, thin):
   order = np.random.default_rng(thin).permutation(48)[::thin]

@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as arrays
 from vht_jax import cameras, results, rotation
 from vht_jax.app.options import settings
 from vht_jax.app.record import Checkpoint, Record
+from vht_jax.dataset.keypoints import read_keypoints, write_keypoints
 from vht_jax.errors import InputError, brief
-from vht_jax.landmarks import Detection, read_keypoints, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.tracking.state import AdamState, TrackState, restore, save
 from vht_jax.types import Camera, Identity, RawPose
 
@@ -43,9 +44,6 @@ def test_any_text_is_a_config_or_is_refused_in_one_line(tmp_path, text):
     settings.make_settings(settings.read_ini(path))
   except InputError as error:
     assert "\n" not in brief(error)
-
-
-FIELDS = settings.fields()
 
 
 @few

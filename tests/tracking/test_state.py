@@ -97,7 +97,7 @@ def test_a_stage_kept_by_another_version_is_done_again():
   ],
 )
 def test_the_stages_that_settings_ask_for(settings, going_on, names):
-  assert [stage.name for stage in pipeline.stages_of(TrackConfig(**settings), going_on)] == names
+  assert [stage.name for stage in pipeline.stages_of(TrackConfig.of(**settings), going_on)] == names
 
 
 # --- the frames -------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   monkeypatch.setattr(frames, "camera", lambda state, run: None)
   monkeypatch.setattr(frames, "believed", lambda state, weights: None)
   monkeypatch.setattr(frames, "crops_of", lambda clip, index, xs, size: index)
-  config = TrackConfig(schedule=schedule, batch_size=4, cutframes=(7,))
+  config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
     config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
     tracks_of=lambda index: None, progress=Progress(), checkpoint=checkpoint,

@@ -10,15 +10,17 @@ from vht_jax import cameras, rotation
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.option import having
 from vht_jax.tracking import keyframes, pipeline
 from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.protocols import Checkpoint, Progress
+from vht_jax.tracking.stages import camera
 from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Pose, Status
 
 SIZE = (160, 200)  # H, W
 T = 10
-SMALL = TrackConfig(
+SMALL = TrackConfig.of(
   photometric=False, dense_landmarks=False, n_calibration_frames=8, n_keyframes=3, batch_size=5, crop_size=96,
   n_samples=300, identity_steps=4, frame_steps=2,
 )  # fmt: skip
@@ -33,10 +35,10 @@ SMALL = TrackConfig(
   [
     (TrackConfig(), [], ["no frames"]),
     (TrackConfig(), [False] * 7, ["no face", "7"]),
-    (TrackConfig(keyframes=(9,)), [True] * 7, ["keyframes", "9", "0..6"]),
-    (TrackConfig(keyframes=(-1,)), [True] * 7, ["keyframes", "-1"]),
-    (TrackConfig(cutframes=(0, 7)), [True] * 7, ["cutframes", "7"]),
-    (TrackConfig(keyframes=(0, 2)), [True, True, False], ["keyframes", "frame 2"]),
+    (TrackConfig.of(keyframes=(9,)), [True] * 7, ["keyframes", "9", "0..6"]),
+    (TrackConfig.of(keyframes=(-1,)), [True] * 7, ["keyframes", "-1"]),
+    (TrackConfig.of(cutframes=(0, 7)), [True] * 7, ["cutframes", "7"]),
+    (TrackConfig.of(keyframes=(0, 2)), [True, True, False], ["keyframes", "frame 2"]),
   ],
 )
 def test_what_cannot_be_tracked_is_one_line(config, seen, words):
@@ -47,8 +49,14 @@ def test_what_cannot_be_tracked_is_one_line(config, seen, words):
     assert word in str(error.value)
 
 
+def test_a_lone_picture_is_not_told_that_its_head_hardly_turns():
+  few, one = (camera.doubt(n, np.deg2rad(span), 0.15) for n, span in ((5, 7.0), (1, 0.0)))
+  assert few.startswith("the head turns by only 7 degrees: the focal length is a guess (+-15 %)")
+  assert one.startswith("one picture shows no turn: the focal length is a guess") and "degrees" not in one
+
+
 def test_frames_that_can_be_tracked_pass():
-  keyframes.check_frames(TrackConfig(keyframes=(0, 2), cutframes=(1,)), np.array([True, False, True]))
+  keyframes.check_frames(TrackConfig.of(keyframes=(0, 2), cutframes=(1,)), np.array([True, False, True]))
 
 
 def test_spread_frames_are_distinct_sorted_candidates():
@@ -352,7 +360,7 @@ class Killed(Progress):
 @pytest.mark.slow
 def test_photometry_on_a_small_clip(small_head, clip, weights, project):
   """All four stages; a second run that is killed between two batches and goes on ends with the same bits."""
-  config = TrackConfig(**{**SMALL.__dict__, "photometric": True})
+  config = having(SMALL, photometric=True)
   result = pipeline.track(small_head, clip, config, weights)
   memory = Memory(often=True)
   with pytest.raises(KeyboardInterrupt):
@@ -373,7 +381,7 @@ def test_photometry_on_a_small_clip(small_head, clip, weights, project):
 @pytest.mark.slow
 def test_joint_schedule_and_going_on_after_it(small_head, clip, weights, project):
   """The identity from all frames; a run that was killed after it ends with the same numbers."""
-  config = TrackConfig(**{**SMALL.__dict__, "photometric": True, "schedule": "joint"})
+  config = having(SMALL, photometric=True, schedule="joint")
   memory = Memory()
   result = pipeline.track(small_head, clip, config, weights, checkpoint=memory)
   assert nme(project(result), clip).max() < 0.02

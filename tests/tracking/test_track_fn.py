@@ -26,7 +26,7 @@ from vht_jax.types import Status
 pytestmark = pytest.mark.differentiable
 
 LANDMARKS = TrackConfig(photometric=False)
-ADAM = TrackConfig(solver="adam", init_steps=2, steps_per_frame=2, sub_steps=2, blur_sigma=(1.0, 1e-4))
+ADAM = TrackConfig.of(solver="adam", init_steps=2, steps_per_frame=2, sub_steps=2, blur_sigma=(1.0, 1e-4))
 HEAD = ("v_template", "shapedirs", "exprdirs", "posedirs", "j_template", "j_shapedirs", "lbs_weights", "lmk_bary")
 SPREADS = ("sd_landmark", "sd_closure", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
 POSE = ("expr", "rotation", "translation", "neck", "jaw", "eyes")
@@ -151,7 +151,7 @@ def test_derivatives_of_adam(open_head, start):
 @pytest.mark.slow
 def test_memory_of_the_unrolled_gradient_follows_the_checkpoints(open_head):
   head, observations, init = adam_clip(open_head, np.float32)
-  config = TrackConfig(solver="adam", steps_per_frame=12, sub_steps=2, blur_sigma=(0.0, 0.0))
+  config = TrackConfig.of(solver="adam", steps_per_frame=12, sub_steps=2, blur_sigma=(0.0, 0.0))
 
   def temporary(checkpoint):
     def loss(rgb):
@@ -300,8 +300,8 @@ def test_frames_without_a_face_are_bridged_and_harmless(tracked, head):
   [
     (TrackConfig(), None, "Gauss-Newton cannot be differentiated"),
     (ADAM, Implicit(), "implicit adjoint needs a converged"),
-    (TrackConfig(solver="adam", init="calibration"), None, "runs on the host"),
-    (TrackConfig(solver="adam", cutframes=(3,)), None, "once per shot"),
+    (TrackConfig.of(solver="adam", init="calibration"), None, "runs on the host"),
+    (TrackConfig.of(solver="adam", cutframes=(3,)), None, "once per shot"),
   ],
 )
 def test_what_cannot_be_differentiated_is_refused(config, adjoint, message):

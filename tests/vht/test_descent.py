@@ -1,6 +1,5 @@
 """The optimiser against the original's recorded run, and its behaviour on frames that lack something."""
 
-import dataclasses
 import json
 
 import jax
@@ -12,6 +11,7 @@ from parity import parity_file, parity_model
 from vht_jax.cameras import from_vht_intrinsics, make_camera, project, to_vht_intrinsics
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.head import flame
+from vht_jax.option import having
 from vht_jax.render.picture import render_head
 from vht_jax.types import Identity, Observations, RawPose
 from vht_jax.vht import adam
@@ -65,7 +65,7 @@ def recorded(shared_data):
     confidence=np.ones((3, 70), np.float32),
     valid=np.ones(3, bool),
   )
-  config = TrackConfig(init_steps=3, steps_per_frame=2, sub_steps=5, blur_sigma=(10.0, 1e-4), sampling_scale=1.0)
+  config = TrackConfig.of(init_steps=3, steps_per_frame=2, sub_steps=5, blur_sigma=(10.0, 1e-4), sampling_scale=1.0)
   model = flame.without_lower_neck(parity_model(shared_data))
   return model, observations, config, parity_file(shared_data, "parity_traj.npz")
 
@@ -132,7 +132,7 @@ def test_the_recorded_run_is_reproduced(recorded, shared_data):
 
 
 SIZE = (80, 96)
-CONFIG = TrackConfig(init_steps=2, steps_per_frame=2, sub_steps=3, blur_sigma=(2.0, 1e-4))
+CONFIG = TrackConfig.of(init_steps=2, steps_per_frame=2, sub_steps=3, blur_sigma=(2.0, 1e-4))
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_side_by_side_equals_one_by_one(clip):
 def test_frames_come_closer_to_the_truth(clip):
   head, identity, truth = clip[:3]
   observations, start = with_a_third_frame(clip)
-  config = dataclasses.replace(CONFIG, steps_per_frame=8, pixel_budget=500)
+  config = having(CONFIG, steps_per_frame=8, pixel_budget=500)
   weights = Weights(w_pos_trans=0.0)
   found, energies = fit_frames(head, observations, identity, start, start.translation, config=config, weights=weights)
   assert energies["total"].shape == (3, 8, 3)
@@ -225,7 +225,7 @@ def test_frames_come_closer_to_the_truth(clip):
 
 def test_a_given_focal_length_and_the_extrinsics_stay(clip):
   head, identity, _, start, observations = clip
-  config = dataclasses.replace(CONFIG, focal=1.8)
+  config = having(CONFIG, focal=1.8)
   found, _, energies = fit_identity(head, observations, identity, start, config=config, weights=Weights())
   assert energies["photo"].shape == (2, 3)
   assert float(found.camera.focal) == pytest.approx(1.8, abs=1e-6)

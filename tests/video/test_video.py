@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 from vht_jax.dataset import child
 from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.extract import encode_png, extract_frames
-from vht_jax.dataset.folder import FrameFolder, resize_antialiased
+from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
-from vht_jax.landmarks import Detection, write_keypoints
+from vht_jax.landmarks import Detection
 from vht_jax.video.codec import open_video, read_video, write_video
 from vht_jax.video.cuts import find_cuts, thumbnail
+from vht_jax.video.pixels import resize_antialiased
 
 RED = (255, 0, 0)
 
@@ -336,7 +339,7 @@ def test_a_decoder_that_wants_too_much_memory_is_one_line(clip, tmp_path, monkey
   """The limit itself, made small: the interpreter with OpenCV does not fit into it."""
   source = child.__file__
   small = tmp_path / "small.py"
-  small.write_text(open(source).read().replace("MAX_BYTES = 4 << 30", "MAX_BYTES = 64 << 20"))
+  small.write_text(Path(source).read_text().replace("MAX_BYTES = 4 << 30", "MAX_BYTES = 64 << 20"))
   import subprocess
   import sys
 

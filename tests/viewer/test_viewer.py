@@ -13,12 +13,14 @@ import pytest
 from glb_reader import Glb
 from scipy.spatial.transform import Rotation, Slerp
 
+pytest.importorskip("viser", reason="viser is not installed (pip install 'vht-jax[viewer]')")
+
 from vht_jax import cameras, results
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.types import Identity, Pose, Status, TrackResult
-from vht_jax.viewer import cli, export, glb, source
+from vht_jax.viewer import cli, export, glb, serve, source
 from vht_jax.viewer.editing.angles import rotation_of, turn_nod_tilt
 from vht_jax.viewer.editing.controls import Options, frame_controls, person_controls
 from vht_jax.viewer.editing.light import LUMINANCE, handles, with_handles
@@ -581,7 +583,8 @@ def test_a_result_of_flame_without_flame_is_refused(saved, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("origin", ["mediapipe", "face-alignment"])
 def test_the_head_has_the_landmarks_of_the_datasets_detector(saved, open_head, monkeypatch, origin):
-  from vht_jax.landmarks.detection import Detection, write_keypoints
+  from vht_jax.dataset.keypoints import write_keypoints
+  from vht_jax.landmarks import Detection
 
   path, _ = saved
   write_frames(path.parent / "dataset", range(1, 22))
@@ -651,7 +654,7 @@ def page(saved):
   other = path.parent.parent / "other" / path.name
   results.write_npz(other, arrays | {"translation": arrays["translation"] + np.float32([0.002, 0, 0])})
   sources = [source.open_result(str(path)), source.open_result(str(other))]
-  server, viewer, panel = cli.serve(sources, "127.0.0.1", 8765)
+  server, viewer, panel = serve.serve(sources, "127.0.0.1", 8765)
   yield server, viewer, panel
   server.stop()
 

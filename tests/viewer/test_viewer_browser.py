@@ -116,12 +116,12 @@ def run(tmp_path_factory, open_head):
 @pytest.fixture
 def shown(run, tmp_path):
   """Opens results in a page: shown(path, ...) -> (page, viewer)."""
-  from vht_jax.viewer import cli, source
+  from vht_jax.viewer import serve, source
 
   pages = []
 
   def show(*paths):
-    server, viewer, _ = cli.serve([source.open_result(str(p)) for p in paths], "localhost", 8790)
+    server, viewer, _ = serve.serve([source.open_result(str(p)) for p in paths], "localhost", 8790)
     thread = viewer.start()
     folder = tmp_path / f"browser_{len(pages)}"
     folder.mkdir()

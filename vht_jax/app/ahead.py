@@ -8,7 +8,6 @@ date. Whatever a rehearsal does not meet, or fails at, is compiled when it is ne
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 from vht_jax.host.programs import Rehearsal, rehearsal
 from vht_jax.landmarks.detection import N_DENSE
 from vht_jax.landmarks.regions import REGIONS
+from vht_jax.option import having
 
 if TYPE_CHECKING:
   from vht_jax.config import TrackConfig, Weights
@@ -105,9 +105,9 @@ def rehearse(
   from vht_jax.tracking.pipeline import track
   from vht_jax.tracking.protocols import Progress
 
-  n_named = len(set(config.keyframes))
+  n_named = len(set(config.data.keyframes))
   clip = BlankClip(dataset, min(len(dataset), max(FRAMES, n_named, config.n_keyframes)), dense)
-  config = dataclasses.replace(config, keyframes=tuple(range(n_named)), cutframes=())
+  config = having(config, keyframes=tuple(range(n_named)), cutframes=())
 
   class Shown(Progress):
     def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,19 +30,20 @@ def prepare(settings: Settings) -> Settings:
     InputError: this installation has no clip.
   """
   from vht_jax.app.options.settings import packaged
+  from vht_jax.option import having
 
   app = settings.app
-  if app.video or app.data_path:
+  if app.input.video or app.input.data_path:
     return settings
   clip, truth = packaged("assets/demo/demo.mp4"), packaged("assets/demo/truth.npz")
   if not clip.exists():
     raise InputError(f"{clip}: the demo clip is not part of this installation; name a video by --video=path")
   return settings._replace(
-    app=dataclasses.replace(
+    app=having(
       app,
       video=str(clip),
-      truth=app.truth or (str(truth) if truth.exists() else None),
-      output_path=app.output_path or "out/demo",
+      truth=app.output.truth or (str(truth) if truth.exists() else None),
+      output_path=app.output.output_path or "out/demo",
       model="open",  # the truth is of the open head
     )
   )

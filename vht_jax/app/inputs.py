@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vht_jax.app.options.settings import AppConfig
+from vht_jax.app.options.app_config import AppConfig
 from vht_jax.errors import InputError
 from vht_jax.host.files import lock
+from vht_jax.option import having
 
 if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
   from vht_jax.app.console import Progress
@@ -35,19 +35,19 @@ def with_paths(app: AppConfig) -> AppConfig:
   Raises:
     InputError: nothing to track, or a path that is not there.
   """
-  if not app.video and not app.data_path:
+  if not app.input.video and not app.input.data_path:
     raise InputError("nothing to track: give --video=clip.mp4 or --data_path=folder (see --help)")
-  if app.video and not Path(app.video).exists():
-    raise InputError(f"{app.video}: no such video")
-  if not app.video and not Path(app.data_path).is_dir():
-    raise InputError(f"{app.data_path}: no such dataset folder; to make it from a video give --video as well")
-  name = Path(app.video or app.data_path).resolve()
-  output = app.output_path or str(Path("out") / (name.stem if name.is_file() else name.name))
-  data = app.data_path or str(Path(output) / "dataset")
-  for path in (app.truth, app.load_tracked_flame_params):
+  if app.input.video and not Path(app.input.video).exists():
+    raise InputError(f"{app.input.video}: no such video")
+  if not app.input.video and not app.data_folder.is_dir():
+    raise InputError(f"{app.input.data_path}: no such dataset folder; to make it from a video give --video as well")
+  name = Path(app.input.video or app.input.data_path or "").resolve()
+  output = app.output.output_path or str(Path("out") / (name.stem if name.is_file() else name.name))
+  data = app.input.data_path or str(Path(output) / "dataset")
+  for path in (app.output.truth, app.head.load_tracked_flame_params):
     if path and not Path(path).exists():
       raise InputError(f"{path}: no such file")
-  return dataclasses.replace(app, data_path=data, output_path=output)
+  return having(app, data_path=data, output_path=output)
 
 
 def load_model(app: AppConfig, config: TrackConfig | None = None, detector: str | None = None) -> FlameModel:
@@ -62,20 +62,21 @@ def load_model(app: AppConfig, config: TrackConfig | None = None, detector: str 
   """
   from vht_jax.head.load import load_head
 
-  named = app.model in ("auto", "open", "flame")
-  counts = {} if config is None else dict(n_shape=config.n_shape, n_expr=config.n_expr, n_texture=config.n_tex)
+  named = app.head.model in ("auto", "open", "flame")
+  sizes = None if config is None else config.components
+  counts = {} if sizes is None else dict(n_shape=sizes.n_shape, n_expr=sizes.n_expr, n_texture=sizes.n_tex)
   return load_head(
-    None if named else app.model, assets_dir=app.assets, model=app.model if named else "auto",
+    None if named else app.head.model, assets_dir=app.head.assets, model=app.head.model if named else "auto",
     detector=expected_detector(app) if detector is None else detector, **counts,
   )  # fmt: skip
 
 
 def expected_detector(app: AppConfig) -> str:
   """Whose landmarks `--landmarks` gives, as `load_head` wants it; a dataset may have another's."""
-  return "mediapipe" if app.landmarks == "auto" else app.landmarks
+  return "mediapipe" if app.input.landmarks == "auto" else app.input.landmarks
 
 
-def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | None:
+def former_result(app: AppConfig, config: TrackConfig, model: FlameModel) -> Tracked | None:
   """The result that the user wants to start from; before the long work, as it may be refused.
 
   Raises:
@@ -83,12 +84,12 @@ def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | N
   """
   from vht_jax import results
 
-  path = app.load_tracked_flame_params
+  path = app.head.load_tracked_flame_params
   if not path:
     return None
-  found = results.load_tracked(path, model, focal=config.focal, other_head=app.allow_other_head)
-  if not found.verdict.same:
-    focal = config.focal or float(found.result.identity.camera.focal)
+  found = results.load_tracked(path, model, focal=config.camera.focal, other_head=app.head.allow_other_head)
+  if found.verdict is not None and not found.verdict.same:
+    focal = config.camera.focal or float(found.result.identity.camera.focal)
     log.warning(
       "%s: its codes are of %s, not of this head; its camera alone is taken (focal length %.4g), all else is estimated",
       path, found.verdict.reason, focal,
@@ -98,7 +99,7 @@ def former_result(app: AppConfig, config: Any, model: FlameModel) -> Tracked | N
 
 def open_dataset(
   app: AppConfig,
-  config: Any,
+  config: TrackConfig,
   progress: Progress,
   opened: Callable[[FrameFolder, tuple[int, ...]], None] = lambda dataset, cuts: None,
 ) -> tuple[FrameFolder, tuple[int, ...]]:
@@ -114,27 +115,27 @@ def open_dataset(
   from vht_jax.landmarks import make_detector
 
   dataset = open_frames(app, config, progress)
-  look = app.find_cuts and not config.unordered
-  cuts = sorted({*config.cutframes, *(dataset.find_cuts() if look else ())})
+  look = app.input.find_cuts and not config.data.unordered
+  cuts = sorted({*config.data.cutframes, *(dataset.find_cuts() if look else ())})
   if cuts:
     log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
   opened(dataset, tuple(cuts))
   progress.stage("detect", len(dataset))
   due = lambda: not is_annotated(dataset) or not dataset.valid.any()  # without a face: it says why
   if due():
-    with preparing(app.data_path):
+    with preparing(app.data_folder):
       dataset.reload_keypoints()  # another run may have been at it
       if due():
-        detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker, face=whom(app))
+        detector = make_detector(app.input.landmarks, face_landmarker=app.input.face_landmarker, face=whom(app))
         try:
-          annotate(dataset, detector, progress.at, cuts=range(len(dataset)) if config.unordered else cuts)
+          annotate(dataset, detector, progress.at, cuts=range(len(dataset)) if config.data.unordered else cuts)
         finally:
           detector.close()
   progress.close()
   return dataset, tuple(cuts)
 
 
-def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
+def open_frames(app: AppConfig, config: TrackConfig, progress: Progress) -> FrameFolder:
   """The frames alone.
 
   Raises:
@@ -142,28 +143,38 @@ def open_frames(app: AppConfig, config: Any, progress: Progress) -> FrameFolder:
       many frames there are).
   """
   from vht_jax.dataset.child import extract_in_child
-  from vht_jax.dataset.folder import FrameFolder
   from vht_jax.tracking.keyframes import check_positions
 
-  if app.video:
-    progress.stage("extract", app.max_frames)
+  if app.input.video:
+    progress.stage("extract", app.input.max_frames)
     check = functools.partial(check_positions, config)
-    with preparing(app.data_path):
-      info = extract_in_child(app.video, app.data_path, app.max_frames or None, progress.at, check)
+    with preparing(app.data_folder):
+      info = extract_in_child(app.input.video, app.data_folder, app.input.max_frames or None, progress.at, check)
     progress.at(info.n_frames, info.n_frames)
     progress.close()
-  dataset = FrameFolder(
-    app.data_path,
-    tracking_resolution=config.tracking_resolution,
-    downscale_factor=config.downscale_factor,
-    max_frames=app.max_frames or None,
-    face=whom(app) if app.face.isdigit() else None,
-  )
+  dataset = frames_of(app, config)
   check_positions(config, len(dataset))
   return dataset
 
 
-def count_people(app: AppConfig, config: Any, progress: Progress) -> int:
+def frames_of(app: AppConfig, config: TrackConfig) -> FrameFolder:
+  """The dataset that is there.
+
+  Raises:
+    InputError: it is not, or has frames of several sizes.
+  """
+  from vht_jax.dataset.folder import FrameFolder
+
+  return FrameFolder(
+    app.data_folder,
+    tracking_resolution=config.data.tracking_resolution,
+    downscale_factor=config.data.downscale_factor,
+    max_frames=app.input.max_frames or None,
+    face=int(app.input.face) if app.input.face.isdigit() else None,
+  )
+
+
+def count_people(app: AppConfig, config: TrackConfig, progress: Progress) -> int:
   """How many faces the clip shows at once.
 
   Raises:
@@ -173,28 +184,33 @@ def count_people(app: AppConfig, config: Any, progress: Progress) -> int:
   from vht_jax.landmarks import make_detector
 
   dataset = open_frames(app, config, progress)
-  detector = make_detector(app.landmarks, face_landmarker=app.face_landmarker)
+  detector = make_detector(app.input.landmarks, face_landmarker=app.input.face_landmarker)
   try:
     count = count_faces(dataset, detector)
   finally:
     detector.close()
   if not count:
-    raise InputError(f"{dataset.path}: no face found; a face should be at least 30 pixels wide")
+    raise InputError(f"{dataset.origin}: no face found; a face should be at least 30 pixels wide")
   return count
+
+
+def folder_of_face(app: AppConfig, i: int) -> Path:
+  """Where `--face=all` writes what it finds of person i."""
+  return app.output_folder / f"face_{i}"
 
 
 def whom(app: AppConfig) -> str | int:
   """Whom `--face` names, as the detectors want it."""
-  return int(app.face) if app.face.isdigit() else app.face
+  return int(app.input.face) if app.input.face.isdigit() else app.input.face
 
 
 @contextlib.contextmanager
-def preparing(data_path: str) -> Iterator[None]:
+def preparing(data_path: Path) -> Iterator[None]:
   """Inside the block no other run writes into the dataset; waits for one that does."""
   with contextlib.suppress(OSError):  # whoever writes there says so
-    Path(data_path).mkdir(parents=True, exist_ok=True)
+    data_path.mkdir(parents=True, exist_ok=True)
   say = lambda: log.warning("%s: another run is making these frames or landmarks; waiting for it", data_path)
-  with lock(Path(data_path) / PREPARED, wait=say):
+  with lock(data_path / PREPARED, wait=say):
     yield
 
 
@@ -203,12 +219,12 @@ def reading(app: AppConfig) -> Iterator[None]:
   """Inside the block no other run deletes the dataset's frames, if they are ours."""
   from vht_jax.dataset.layout import SOURCE
 
-  if not (app.video or (Path(app.data_path) / SOURCE).exists()):
+  if not (app.input.video or (app.data_folder / SOURCE).exists()):
     yield
     return
   with contextlib.suppress(OSError):
-    Path(app.data_path).mkdir(parents=True, exist_ok=True)
-  with lock(Path(app.data_path) / READ, shared=True, wait=lambda: None):
+    app.data_folder.mkdir(parents=True, exist_ok=True)
+  with lock(app.data_folder / READ, shared=True, wait=lambda: None):
     yield
 
 
@@ -247,7 +263,7 @@ def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: flo
   height, width = dataset.source_size
   images = [dataset.image_path(i).stat().st_size for i in range(len(dataset))]
   points, confidence, dense = dataset.landmarks()
-  loaded = app.load_tracked_flame_params
+  loaded = app.head.load_tracked_flame_params
   leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
   return {
     "frames": f"{len(dataset)} of {height}x{width}, {digest(dataset.frame_ids, np.array(images))}",

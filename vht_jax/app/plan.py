@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 from vht_jax import results
 from vht_jax.app import inputs, record
+from vht_jax.app.options import lens
 from vht_jax.app.options.settings import AppConfig, Settings, describe
-from vht_jax.dataset.extract import probe
-from vht_jax.dataset.layout import frame_folders, keypoint_name
+from vht_jax.config import TrackConfig
+from vht_jax.dataset.extract import check_source, probe
+from vht_jax.dataset.layout import SOURCE, frame_folders, keypoint_name
 from vht_jax.errors import InputError
+from vht_jax.option import get, options
 
 _WHERE = ("video", "data_path", "output_path", "dry_run", "json", "quiet")  # said in lines of their own, or no matter
 
@@ -23,16 +25,17 @@ def plan(settings: Settings) -> dict[str, Any]:
     Texts under input, dataset, output, head, stages, device and settings, the last a dict of what is not the default.
 
   Raises:
-    InputError: what would make the run fail before it begins: an unreadable input, no such head, files of another run.
+    InputError: what would make the run fail before it begins: an unreadable input, images of several sizes, frames of
+      another input, no such head, files of another run or of none.
   """
   app, config, _ = settings
   return {
     "input": _input(app),
-    "dataset": _dataset(app),
-    "output": _output(Path(app.output_path), settings),
+    "dataset": _dataset(settings),
+    "output": _everybody(settings) if app.input.face == "all" else _output(app.output_folder, settings),
     "head": inputs.load_model(app).name,
     "stages": ", ".join(_stages(config)),
-    "device": app.device,
+    "device": app.machine.device,
     "settings": _changed(settings),
   }
 
@@ -44,23 +47,41 @@ def plan_text(found: dict[str, Any]) -> str:
 
 
 def _input(app: AppConfig) -> str:
-  if not app.video:
-    return f"the dataset {app.data_path}"
-  info = probe(app.video)
+  if not app.input.video:
+    return f"the dataset {app.input.data_path}"
+  info = probe(app.input.video)
   frames = f"{info.n_frames} frames" if info.n_frames else "frames (the file does not say how many)"
-  if app.max_frames:
-    frames += f", the first {app.max_frames} of them"
-  return f"{app.video}: {frames}, {info.size[1]} x {info.size[0]}, {info.fps:.4g} frames/s"
+  if app.input.max_frames:
+    frames += f", the first {app.input.max_frames} of them"
+  return f"{app.input.video}: {frames}, {info.size[1]} x {info.size[0]}, {info.fps:.4g} frames/s"
 
 
-def _dataset(app: AppConfig) -> str:
-  folders = frame_folders(Path(app.data_path)) if Path(app.data_path).is_dir() else {}
+def _dataset(settings: Settings) -> str:
+  app, config, _ = settings
+  path = app.data_folder
+  again = "would be used again"
+  if app.input.video and app.output.restart and (path / SOURCE).exists():
+    again = "would be made anew"
+  elif app.input.video:
+    check_source(Path(app.input.video), path)
+  folders = frame_folders(path) if path.is_dir() else {}
   if not folders:
-    return f"{app.data_path}: would be made"
-  name = keypoint_name(int(app.face) if app.face.isdigit() else None)
+    return f"{path}: would be made"
+  if again == "would be used again":
+    inputs.frames_of(app, config)  # are they of one size?
+  name = keypoint_name(int(app.input.face) if app.input.face.isdigit() else None)
   searched = sum((folder / name).exists() for folder in folders.values())
-  again = "would be made anew" if app.restart and app.video else "would be used again"
-  return f"{app.data_path}: {len(folders)} frames, {searched} of them searched for faces, {again}"
+  return f"{path}: {len(folders)} frames, {searched} of them searched for faces, {again}"
+
+
+def _everybody(settings: Settings) -> str:
+  """For `--face=all`: how many faces there are is not known before they are counted."""
+  app, i = settings.app, 0
+  found = [f"{app.output.output_path}: every person of the clip, one after the other, into face_0, face_1, ..."]
+  while (folder := inputs.folder_of_face(app, i)).exists():
+    found.append(_output(folder, settings))
+    i += 1
+  return "; ".join(found)
 
 
 def _output(output: Path, settings: Settings) -> str:
@@ -68,24 +89,40 @@ def _output(output: Path, settings: Settings) -> str:
     raise InputError(f"{output}: expected a folder for the results; found a file")
   if not output.is_dir():
     return f"{output}: would be made"
+  record.check_ours(output)
   if not (output / record.RECORD).exists():
     return f"{output}: is there, without a run in it"
-  found = record.peek(output)
-  if settings.app.restart:
+  if settings.app.output.restart:
     return f"{output}: holds a run, which would be forgotten"
-  before, now = found.get("settings"), describe(settings)[0]
-  if before is not None and before != now:
-    names = ", ".join(name for name in {**before, **now} if before.get(name) != now.get(name))
-    return f"{output}: holds a run with other settings ({names}); this one would be refused without --restart"
+  found = record.peek(output)
+  chosen = describe(settings)[0]
+  if chosen["face"] == "all":
+    chosen["face"] = output.name.removeprefix("face_")
+  for what, now in (("settings", chosen), ("input", _known_input(settings))):
+    if (before := found.get(what)) and now and before != now:
+      names = ", ".join(name for name in {**before, **now} if before.get(name) != now.get(name))
+      return f"{output}: holds a run with other {what} ({names}); this one would be refused without --restart"
   if found.get("finished") and (output / results.FILE_NAME).exists():
     return f"{output}: holds a finished run; the same settings would leave it alone"
   stages = sorted(path.stem for path in (output / record.FOLDER).glob("*.npz"))
   return f"{output}: holds an unfinished run, which would go on after {', '.join(stages) or 'its dataset'}"
 
 
-def _stages(config) -> list[str]:
+def _known_input(settings: Settings) -> dict[str, str] | None:
+  """What the run's record would say of its input; None while there are no frames, or not searched for faces yet."""
+  app, config, _ = settings
+  if app.input.face == "all" or not frame_folders(app.data_folder):
+    return None
+  dataset = inputs.frames_of(app, config)
+  if not all(dataset.keypoint_path(i).exists() for i in range(len(dataset))):
+    return None
+  model = inputs.load_model(app, config, dataset.detector)
+  return inputs.describe(app, dataset, model, lens.known_focal(app, config, dataset))
+
+
+def _stages(config: TrackConfig) -> list[str]:
   adam = config.photometric and config.solver == "adam"
-  stages = [] if adam and config.init == "calibration" else ["camera", "landmarks"]
+  stages = [] if adam and config.adam.init == "calibration" else ["camera", "landmarks"]
   if config.photometric:
     stages += ["identity", "frames"]
   if config.photometric and config.schedule == "joint" and not adam:
@@ -98,8 +135,7 @@ def _stages(config) -> list[str]:
 def _changed(settings: Settings) -> dict[str, Any]:
   changed = {}
   for part in settings:
-    for field in dataclasses.fields(part):
-      value = getattr(part, field.name)
-      if value != field.default and field.name not in _WHERE:
-        changed[field.name] = value
+    for key, option in options(type(part)).items():
+      if (value := get(part, key)) != option.default and key not in _WHERE:
+        changed[key] = value
   return changed

@@ -6,10 +6,10 @@ finished; checkpoint/<stage>.npz has the end of each stage, or for the frames wh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +23,16 @@ from vht_jax.host.files import sweep, write_atomic
 log = logging.getLogger("vht_jax")
 
 RECORD, FOLDER = "run.json", "checkpoint"
+# What a run writes beside its result.
+FILES = {
+  "config": "config.ini",
+  "first": "first_frame.png",
+  "frames": "frames.csv",
+  "log": "track.log",
+  "overlay": "overlay.mp4",
+  "report": "report.html",
+  "summary": "summary.json",
+}
 INTERVAL = 5.0  # s between two checkpoints within a stage
 
 
@@ -57,8 +67,11 @@ class Checkpoint:
     self.last = time.monotonic()
 
   def clear(self) -> None:
-    """Deletes every stage."""
-    shutil.rmtree(self.folder, ignore_errors=True)
+    """Deletes every stage, and the folder unless something else is in it."""
+    with contextlib.suppress(OSError):
+      for path in self.folder.glob("*.npz"):
+        path.unlink()
+      self.folder.rmdir()
 
 
 def peek(output: Path) -> dict[str, Any]:
@@ -70,19 +83,38 @@ def peek(output: Path) -> dict[str, Any]:
   return _read_record(Path(output) / RECORD)
 
 
+def check_ours(output: Path) -> None:
+  """Raises `InputError` if a run would replace files that no run of ours wrote: there is no record of one."""
+  from vht_jax.results import FILE_NAME
+
+  output = Path(output)
+  if (output / RECORD).exists():
+    return
+  foreign = [name for name in (FILE_NAME, *FILES.values(), FOLDER) if (output / name).exists()]
+  if foreign:
+    raise InputError(
+      f"{output}: has {', '.join(foreign)}, which a run would replace and none has written (there is no {RECORD}); "
+      "choose another --output_path, or move them away"
+    )
+
+
 class Record:
   """run.json: what the run in an output folder is, so that nothing else is mixed into it."""
 
   def __init__(self, output: Path, *, restart: bool = False):
-    """Reads the record of an earlier run; with `restart` it is forgotten, its checkpoints as well."""
+    """Reads the record of an earlier run; with `restart` it is forgotten, its checkpoints as well.
+
+    Raises:
+      InputError: it is not the record of a run; or there is none, and files that none of ours wrote.
+    """
+    check_ours(output)
     self.output, self.path = Path(output), Path(output) / RECORD
     self.checkpoint = Checkpoint(self.output / FOLDER)
     for folder in (self.output, self.checkpoint.folder):
       sweep(folder)
-    if restart:
-      self.path.unlink(missing_ok=True)
     self.content = {} if restart else _read_record(self.path)
     if not self.content:
+      self._write()  # before anything else is written here: it says that what follows is ours
       self.checkpoint.clear()
 
   @property

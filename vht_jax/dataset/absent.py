@@ -42,8 +42,8 @@ def fill_absent(dataset: FrameFolder, origin: str) -> None:
   if valid.all() or not valid.any():
     return
   known = np.flatnonzero(valid)
-  points = np.stack([dataset.detections[i].landmarks.ravel() for i in known])
-  for i in np.flatnonzero(~valid):
+  points = np.stack([d.landmarks.ravel() for d in dataset.detections if d is not None])
+  for i in np.flatnonzero(~valid).tolist():
     path = dataset.keypoint_path(i)
     before = json.loads(path.read_text()) if path.is_file() else {}
     if not before.get(MARK):

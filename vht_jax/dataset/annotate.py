@@ -8,12 +8,13 @@ from absl import logging
 
 from vht_jax.dataset.absent import fill_absent
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.dataset.resume import Marks
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep
 from vht_jax.landmarks import Detector
-from vht_jax.landmarks.detection import Detection, write_keypoints
+from vht_jax.landmarks.detection import Detection
 
 _COUNTED = 100  # frames in which faces are counted when there are fewer than the user says
 
@@ -75,7 +76,7 @@ def annotate(
     _look_again(dataset, detector, marks, todo, cuts)
   missing = [dataset.frame_ids[i] for i in range(n) if not dataset.valid[i]]
   if len(missing) == n:
-    raise InputError(f"{dataset.path}: {_why_none(dataset, detector)}")
+    raise InputError(f"{dataset.origin}: {_why_none(dataset, detector)}")
   if missing:
     shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
     logging.warning("no face in %d of %d frames (ids %s)", len(missing), n, shown)
@@ -85,9 +86,10 @@ def annotate(
 def _look_again(dataset: FrameFolder, detector: Detector, marks: Marks, todo: set[int], cuts: set[int]) -> None:
   """The second pass, see `second_look`: over what is out of line, of which the files in `todo` are new."""
   n = len(dataset)
-  if marks.second_look(n) is None:
-    marks.expect(n, out_of_line(dataset.detections, cuts) if hasattr(detector, "look") else {})
   expected = marks.second_look(n)
+  if expected is None:
+    expected = out_of_line(dataset.detections, cuts) if hasattr(detector, "look") else {}
+    marks.expect(n, expected)
   again = sorted(i for i in expected if i in todo or not marks.looked)
   for i, rgb in zip(again, dataset.source_images(again)):
     _write(dataset, i, look_again(rgb, dataset.detections[i], expected[i], detector), detector)
@@ -110,7 +112,7 @@ def _write(dataset: FrameFolder, i: int, detection: Detection | None, detector: 
 def _why_none(dataset: FrameFolder, detector: Detector) -> str:
   n = len(dataset)
   most = 0 if dataset.face is None else count_faces(dataset, detector, min(n, _COUNTED))
-  if most == 0 or dataset.face < most:
+  if most == 0 or dataset.face is None or dataset.face < most:
     return f"no face found in any of the {n} frames; a face should be at least 30 pixels wide and not fully turned away"
   faces, numbers = ("faces are", f"0 to {most - 1}") if most > 1 else ("face is", "0")
   numbers = "0 or 1" if most == 2 else numbers

@@ -51,6 +51,8 @@ def extract_in_child(
   done = 0
   with tempfile.TemporaryFile() as chatter:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter, env=environment)
+    answers = child.stdin
+    assert answers is not None  # a pipe
     lines: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
     try:
@@ -64,8 +66,8 @@ def extract_in_child(
           if opened is not None:
             opened(message["counted"])
           with contextlib.suppress(OSError):
-            child.stdin.write(b"\n")  # it waits for this before it writes anything
-            child.stdin.flush()
+            answers.write(b"\n")  # it waits for this before it writes anything
+            answers.flush()
         elif "log" in message:
           level, text = message["log"]
           log.log(level, "%s", text)
@@ -81,7 +83,7 @@ def extract_in_child(
       child.kill()
       child.wait()
       with contextlib.suppress(OSError):
-        child.stdin.close()
+        answers.close()
   raise InputError(f"{source}: the decoder crashed after {done} frames ({_cause(code)}); is the file damaged?")
 
 
@@ -109,7 +111,7 @@ def _cause(code: int) -> str:
 
 def _limit_memory() -> None:
   with contextlib.suppress(ImportError, OSError, ValueError):
-    import resource
+    import resource  # of POSIX systems
 
     resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from absl import logging
 
@@ -56,19 +57,7 @@ def extract_frames(
     InputError: the source is missing or unreadable, or `data_path` holds frames of something else.
   """
   source, data_path = Path(source), Path(data_path)
-  identity = _identify(source)
-  state = _read_state(data_path)
-  if state is not None and state.get("identity") != identity:
-    raise InputError(
-      f"{data_path}: holds the frames of {state.get('source', 'another source')}, not of {source}; choose another data "
-      "path, or make them anew with --restart"
-    )
-  there = frame_folders(data_path) if data_path.is_dir() else {}
-  if state is None and there:
-    raise InputError(
-      f"{data_path}: already holds {len(there)} frames of unknown origin; leave the video away to track these, or "
-      "choose another data path"
-    )
+  identity, state, there = check_source(source, data_path)
   limit = max_frames or None
   if state is not None and _covers(state, limit) and all(i in there for i in state["frames"][:limit]):
     frames = state["frames"][:limit]
@@ -111,20 +100,53 @@ def extract_frames(
   return VideoInfo(info.fps, len(state["frames"]), info.size)
 
 
+def check_source(source: Path, data_path: Path) -> tuple[str, dict | None, dict[int, Path]]:
+  """Whether a dataset folder is empty or holds frames of this source.
+
+  Returns:
+    The source's identity, what source.json says, None if there is none, and the folders of frames.
+
+  Raises:
+    InputError: the source is missing, or the folder holds frames of something else.
+  """
+  _refuse_frames(source)
+  identity, state = _identify(source), _read_state(data_path)
+  if state is not None and state.get("identity") != identity:
+    raise InputError(
+      f"{data_path}: holds the frames of {state.get('source', 'another source')}, not of {source}; choose another data "
+      "path, or make them anew with --restart"
+    )
+  there = frame_folders(data_path) if data_path.is_dir() else {}
+  if state is None and there:
+    raise InputError(
+      f"{data_path}: already holds {len(there)} frames of unknown origin; leave the video away to track these, or "
+      "choose another data path"
+    )
+  return identity, state, there
+
+
 def probe(source: str | Path) -> VideoInfo:
   """What a video, a folder of images or an image is, without reading more of it than the first frame.
 
   Raises:
     InputError: it is missing or unreadable.
   """
+  _refuse_frames(Path(source))
   return _open(Path(source)).info
+
+
+def _refuse_frames(source: Path) -> None:
+  """A folder of frames without pictures beside them is a data path given as a video."""
+  pictures = source.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in source.iterdir())
+  if source.is_dir() and not pictures and frame_folders(source):
+    raise InputError(f"{source}: is a folder of frames already: give it as data path, without a video")
 
 
 def _describe(source: Path, info: VideoInfo, pictures: list[Picture]) -> dict[str, Any]:
   """What source.json says of each frame: times (s, from the first frame), names, equivalent focal lengths."""
   sources = [picture.source for picture in pictures]
-  times = [picture.time for picture in pictures]
-  known = all(time is not None for time in times) and len(times) > 1
+  times = [picture.time for picture in pictures if picture.time is not None]
+  known = len(times) == len(pictures) > 1
   if known and not all(a < b for a, b in zip(times, times[1:])):
     logging.warning("%s: the times of its frames do not increase; taken from the frame rate instead", source)
     known = False
@@ -191,8 +213,6 @@ def _write_frame(folder: Path, rgb: np.ndarray, alpha: np.ndarray | None) -> Non
 
 def encode_png(image: np.ndarray) -> bytes:
   """PNG of RGB (H, W, 3) or grey (H, W) uint8; less than half the time of OpenCV's defaults at the same size."""
-  import cv2
-
   options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
   if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from vht_jax.dataset.keypoints import read_keypoints, read_origin
 from vht_jax.dataset.layout import (
   IMAGE,
   MASK,
-  MAX_SIDE,
   SOURCE,
   THUMBNAILS,
   frame_folders,
-  intact_png,
   keypoint_name,
   png_size,
+  read_png,
 )
 from vht_jax.errors import InputError
-from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, read_keypoints, read_origin
+from vht_jax.host.npz import read_npz
+from vht_jax.host.prefetch import prefetched
+from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence
+from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
-
-if TYPE_CHECKING:  # it brings jax, which those who only decode do not need
-  from vht_jax.types import Observations
+from vht_jax.video.pixels import resize_antialiased, tracked_size
 
 
 class Keypoints(NamedTuple):
@@ -84,7 +84,7 @@ class FrameFolder:
     self.face = face
     self.frame_ids = np.array(ids, np.int64)
     self.source_size = self._common_size()
-    self.size = _tracked_size(self.source_size, tracking_resolution, downscale_factor)
+    self.size = tracked_size(self.source_size, tracking_resolution, downscale_factor)
     self._cache: dict[int, np.ndarray] = {}
     self._cache_left = cache_bytes
     self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="frames")
@@ -96,6 +96,12 @@ class FrameFolder:
   def views(self) -> list[str]:
     """Name of each frame's image file, as VHT's results carry it."""
     return [IMAGE] * len(self)
+
+  @property
+  def origin(self) -> str:
+    """What messages call it: the video or the images that it is made from, if that is known, and its path."""
+    source = self._record.get("source")
+    return f"{source} ({self.path})" if isinstance(source, str) and source else str(self.path)
 
   @functools.cached_property
   def _record(self) -> dict:
@@ -175,11 +181,11 @@ class FrameFolder:
     return self.image(i) if self.size == self.source_size else self._decoded(i)
 
   def _decoded(self, i: int) -> np.ndarray:
-    return _read_png(self.image_path(i))[..., :3]
+    return read_png(self.image_path(i))[..., :3]
 
   def source_images(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
     """`source_image` of each index, decoded ahead in threads."""
-    return _run_ahead(self._pool, self.source_image, indices, depth=4)
+    return prefetched(self.source_image, indices, depth=4, pool=self._pool)
 
   def image(self, i: int) -> np.ndarray:
     """Frame i at the tracked size: RGB uint8 (H, W, 3). Shared: do not write to it."""
@@ -195,9 +201,9 @@ class FrameFolder:
     """Foreground of frame i at the tracked size, uint8 (H, W), from mask_0000.png or the image's alpha channel."""
     mask_path = self._folders[i] / MASK
     if mask_path.is_file():
-      mask = _read_png(mask_path)[..., 0]
+      mask = read_png(mask_path)[..., 0]
     else:
-      image = _read_png(self.image_path(i))
+      image = read_png(self.image_path(i))
       if image.shape[2] < 4:
         return None
       mask = image[..., 3]
@@ -213,12 +219,10 @@ class FrameFolder:
   @functools.cached_property
   def has_alpha(self) -> bool:
     """Whether any frame has a mask (decided by the files, and by the first image's channels)."""
-    return any((f / MASK).is_file() for f in self._folders) or _read_png(self.image_path(0)).shape[2] == 4
+    return any((f / MASK).is_file() for f in self._folders) or read_png(self.image_path(0)).shape[2] == 4
 
   def find_cuts(self) -> list[int]:
     """Positions of the first frames of new shots (`cuts.find_cuts`)."""
-    from vht_jax.head.load.arrays import read_npz
-
     known = {}
     if (self.path / THUMBNAILS).is_file():
       try:
@@ -275,17 +279,16 @@ class FrameFolder:
     if detection.iris is not None:
       landmarks[68:] = np.nan_to_num(detection.iris) * scale
     confidence[:] = landmark_confidence(detection.landmarks, detection.iris)
-    if dense is not None:
+    if dense is not None and detection.dense is not None:  # all have it, or `has_dense` is false
       dense[:] = detection.dense * scale
     return Keypoints(landmarks, confidence, True, dense)
 
   def landmarks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """`keypoints` of all frames: (n, 70, 2) px, (n, 70) confidence, (n, 478, 2) px or None (NaN: no face)."""
     points = [self.keypoints(i) for i in range(len(self))]
-    dense = None
-    if self.has_dense:
-      dense = np.stack([p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points])
-    return np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points]), dense
+    dense = [p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points if p.dense is not None]
+    landmarks, confidence = np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points])
+    return landmarks, confidence, np.stack(dense) if self.has_dense else None
 
   def images(self, indices: Iterable[int]) -> np.ndarray:
     """(n, H, W, 3) uint8 RGB at the tracked size."""
@@ -293,33 +296,30 @@ class FrameFolder:
 
   def observations(self, indices: Iterable[int]) -> Observations:
     """The frames at these positions, stacked: every field is a numpy array with a leading axis."""
-    from vht_jax.types import Observations
-
     indices = [int(i) for i in indices]
     rgb = np.empty((len(indices), *self.size, 3), np.float32)
     alpha = np.ones((len(indices), *self.size), np.float32) if self.has_alpha else None
 
     def load(row: int) -> None:
       np.multiply(self.image(indices[row]), np.float32(1 / 255), out=rgb[row])
-      mask = self.alpha(indices[row]) if alpha is not None else None
-      if mask is not None:
+      if alpha is not None and (mask := self.alpha(indices[row])) is not None:
         np.multiply(mask, np.float32(1 / 255), out=alpha[row])
 
     list(self._pool.map(load, range(len(indices))))
     points = [self.keypoints(i) for i in indices]
-    return Observations(
+    arrays: dict[str, Any] = dict(
       rgb=rgb,
       landmarks=np.stack([p.landmarks for p in points]),
       confidence=np.stack([p.confidence for p in points]),
       valid=np.array([p.valid for p in points]),
-      dense=np.stack([p.dense for p in points]) if self.has_dense else None,
+      dense=np.stack([p.dense for p in points if p.dense is not None]) if self.has_dense else None,
       alpha=alpha,
     )
+    return Observations(**arrays)
 
   def prefetch(self, batches: Iterable[Sequence[int]], depth: int = 2) -> Iterator[Observations]:
     """`observations` of each batch of positions, read in the background `depth` batches ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as loader:
-      yield from _run_ahead(loader, self.observations, batches, depth)
+    return prefetched(self.observations, batches, depth)
 
   def _common_size(self) -> tuple[int, int]:
     first = png_size(self.image_path(0))
@@ -331,75 +331,3 @@ class FrameFolder:
           "width); the frames of a clip need one size"
         )
     return first
-
-
-def _tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, factor: float) -> tuple[int, int]:
-  if resolution is not None:
-    size = tuple(int(side) for side in resolution)
-    if len(size) != 2 or min(size) < 16:
-      raise InputError(f"tracking_resolution: expected [height, width] of at least 16 pixels, found {list(resolution)}")
-    # Stretching would change the face's proportions; sides that agree within rounding are taken as they are named.
-    factor = min(size[0] / source[0], size[1] / source[1])
-    fitted = tuple(max(round(side * factor), 16) for side in source)
-    if max(abs(a - b) for a, b in zip(size, fitted)) <= 1:
-      return size
-    logging.warning(
-      "tracking_resolution: frames of %dx%d (height x width) become %dx%d, which keeps their shape, rather than %dx%d",
-      *source, *fitted, *size,
-    )  # fmt: skip
-    return fitted
-  if not factor > 0:
-    raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
-  size = tuple(int(side / factor) for side in source)
-  if max(size) > MAX_SIDE:
-    raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
-  if min(size) < 16:
-    raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
-  return size
-
-
-def resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Resizes uint8 (H, W[, 3]) with a triangle filter as wide as the reduction: VHT's (torchvision's antialias)."""
-  if image.shape[:2] == size:
-    return image
-  from PIL import Image
-
-  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def _read_png(path: Path) -> np.ndarray:
-  """uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
-
-  Raises:
-    InputError: the file is missing or damaged.
-  """
-  import cv2
-
-  try:
-    data = np.fromfile(path, np.uint8)
-  except OSError as error:
-    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-  # OpenCV decodes a damaged PNG as far as it can and calls it a success.
-  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data) else None
-  if image is None:
-    raise InputError(f"{path}: the PNG is damaged; delete it and extract the video again")
-  if image.dtype == np.uint16:
-    image = (image >> 8).astype(np.uint8)
-  if image.ndim == 2:
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-  return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _run_ahead(pool: ThreadPoolExecutor, load: Callable, items: Iterable, depth: int) -> Iterator:
-  """load(item) for each item in order, `depth` of them ahead of the consumer."""
-  pending: collections.deque[Future] = collections.deque()
-  try:
-    for item in items:
-      pending.append(pool.submit(load, item))
-      if len(pending) > depth:
-        yield pending.popleft().result()
-    while pending:
-      yield pending.popleft().result()
-  finally:
-    for future in pending:
-      future.cancel()

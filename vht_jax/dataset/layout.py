@@ -1,4 +1,4 @@
-"""VHT's folders of frames: names, and the checks that need no decoding.
+"""VHT's folders of frames: names, and reading their images.
 
 data_path/
   source.json                       ours, like the next two: where the frames come from, their times and names; VHT
@@ -13,22 +13,23 @@ data_path/
 
 from __future__ import annotations
 
+import io
 import re
 import struct
-import zlib
 from pathlib import Path
 
+import cv2
+import numpy as np
+from PIL.PngImagePlugin import PngImageFile
+
 from vht_jax.errors import InputError
+from vht_jax.video.pixels import MAX_SIDE
 
 IMAGE = "image_0000.png"
 KEYPOINTS = "keypoints_static_0000.json"
 MASK = "mask_0000.png"
 SOURCE = "source.json"
 THUMBNAILS = "thumbnails.npz"
-
-MAX_SIDE = 16384  # px, of an image or a video
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _FRAME = re.compile(r"frame_(?:.*_)?(\d+)")
 
@@ -66,17 +67,19 @@ def png_size(path: Path) -> tuple[int, int]:
   """
   try:
     with open(path, "rb") as file:
-      head = file.read(24)
       file.seek(0, 2)
       file.seek(max(file.tell() - 64, 0))
       tail = file.read()
+      file.seek(0)
+      width, height = PngImageFile(file).size
   except OSError as error:
     raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-  if head[:8] != PNG_SIGNATURE or head[12:16] != b"IHDR":
-    raise InputError(f"{path}: expected a PNG image, found something else; delete it and extract the video again")
+  except (SyntaxError, ValueError) as error:  # Pillow's words for what is no PNG
+    raise InputError(
+      f"{path}: expected a PNG image, found something else; delete it and extract the video again"
+    ) from error
   if b"IEND" not in tail:
     raise InputError(f"{path}: the PNG is cut off; delete it and extract the video again")
-  width, height = struct.unpack(">II", head[16:24])
   if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
     raise InputError(f"{path}: claims {width}x{height} pixels; expected up to {MAX_SIDE} a side")
   return height, width
@@ -84,16 +87,29 @@ def png_size(path: Path) -> tuple[int, int]:
 
 def intact_png(data: bytes | memoryview) -> bool:
   """Whether the bytes are a PNG whose chunks all agree with their checksums (1 ms per MB)."""
-  data = memoryview(data)
-  if bytes(data[:8]) != PNG_SIGNATURE:
+  try:
+    PngImageFile(io.BytesIO(data)).verify()
+  except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error):
     return False
-  start = 8
-  while start + 12 <= len(data):
-    (length,) = struct.unpack(">I", data[start : start + 4])
-    end = start + 12 + length
-    if end > len(data) or struct.unpack(">I", data[end - 4 : end])[0] != zlib.crc32(data[start + 4 : end - 4]):
-      return False
-    if bytes(data[start + 4 : start + 8]) == b"IEND":
-      return True
-    start = end
-  return False
+  return True
+
+
+def read_png(path: Path) -> np.ndarray:
+  """uint8 (H, W, 3) RGB or (H, W, 4) RGBA.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
+  try:
+    data = np.fromfile(path, np.uint8)
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+  # OpenCV decodes a damaged PNG as far as it can and calls it a success.
+  image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if intact_png(data.tobytes()) else None
+  if image is None:
+    raise InputError(f"{path}: the PNG is damaged; delete it and extract the video again")
+  if image.dtype == np.uint16:
+    image = np.right_shift(image, 8).astype(np.uint8)
+  if image.ndim == 2:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+  return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)

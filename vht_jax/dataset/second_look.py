@@ -54,8 +54,8 @@ class Expected:
   @classmethod
   def restore(cls, state: dict[str, Any]) -> Expected:
     """What `state` gave."""
-    triple = lambda name, n: tuple(float(x) for x in state[name][:n])
-    return cls(triple("box", 4), triple("centre", 2), float(state["size"]), float(state["roll"]), triple("within", 3))
+    size, roll = float(state["size"]), float(state["roll"])
+    return _made(state["box"][:4], state["centre"][:2], size, roll, state["within"][:3])
 
 
 def out_of_line(detections: Sequence[Detection | None], cuts: Iterable[int] = ()) -> dict[int, Expected]:
@@ -63,15 +63,14 @@ def out_of_line(detections: Sequence[Detection | None], cuts: Iterable[int] = ()
   shot = np.zeros(len(detections), int)
   shot[[c for c in cuts if 0 <= c < len(detections)]] = 1
   shot = np.cumsum(shot)
-  features = [None if d is None else _features(d) for d in detections]
   result = {}
   for i, detection in enumerate(detections):
     if detection is None:
       continue
     around = range(max(i - _REACH, 0), min(i + _REACH + 1, len(detections)))
-    near = [j for j in around if j != i and shot[j] == shot[i] and features[j] is not None]
+    near = [d for j in around if j != i and shot[j] == shot[i] and (d := detections[j]) is not None]
     if len(near) >= _ENOUGH:
-      expected = _expected([features[j] for j in near], [detections[j].bounding_box[:4] for j in near])
+      expected = _expected([_features(d) for d in near], [d.bounding_box[:4] for d in near])
       if not expected.fits(detection):
         result[i] = expected
   return result
@@ -112,5 +111,11 @@ def _expected(features: list[tuple[np.ndarray, float, float]], boxes: list[np.nd
   spread = 1.4826 * np.median(away, axis=1)  # of a normal distribution, the standard deviation
   within = _FLOOR * [size, 1.0, 1.0] + 3 * spread
   box = np.median(np.stack(boxes), axis=0)
-  numbers = lambda values: tuple(float(x) for x in values)
-  return Expected(numbers(box), numbers(centre), size, float(_wrap(roll)), numbers(within))
+  return _made(box, centre, size, float(_wrap(roll)), within)
+
+
+def _made(box: Iterable[float], centre: Iterable[float], size: float, roll: float, within: Iterable[float]) -> Expected:
+  x0, y0, x1, y1 = (float(v) for v in box)
+  x, y = (float(v) for v in centre)
+  away, scale, turn = (float(v) for v in within)
+  return Expected((x0, y0, x1, y1), (x, y), size, roll, (away, scale, turn))

@@ -8,10 +8,12 @@ Formulation of FLAME (Li, Bolkart, Black, Li, Romero, "Learning a model of facia
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from vht_jax import rotation
 from vht_jax.types import Array, FlameModel, Pose, RawPose
@@ -37,11 +39,11 @@ def limit_pose(raw: RawPose) -> Pose:
 
 def unlimit_pose(pose: Pose, margin: float = 1e-6) -> RawPose:
   """Inverse of `limit_pose`; angles at or beyond a limit come back just inside (`rotation.unbound`)."""
-  neck, jaw, eyes = (rotation.unbound(x, *_limits(name, x), margin) for name, x in _limited(pose))
+  neck, jaw, eyes = (rotation.unbound(x, *_limits(name, x), margin=margin) for name, x in _limited(pose))
   return RawPose(expr=pose.expr, rotation=pose.rotation, translation=pose.translation, neck=neck, jaw=jaw, eyes=eyes)
 
 
-def neutral_pose(model: FlameModel, translation: Array | None = None) -> Pose:
+def neutral_pose(model: FlameModel, translation: Float[Array, " 3"] | None = None) -> Pose:
   """A neutral face that looks straight into the camera, mouth closed.
 
   Args:
@@ -64,13 +66,13 @@ def neutral_pose(model: FlameModel, translation: Array | None = None) -> Pose:
   )
 
 
-def pose_matrices(pose: Pose) -> Array:
+def pose_matrices(pose: Pose) -> Float[Array, "5 3 3"]:
   """(5, 3, 3) local rotations of the joints: root, neck, jaw, left eye, right eye."""
   angles = jnp.concatenate([jnp.stack([pose.rotation, pose.neck, pose.jaw]), pose.eyes])
   return jax.vmap(rotation.axis_angle_to_matrix)(angles)
 
 
-def shape_blend(model: FlameModel, shape: Array, expr: Array) -> Array:
+def shape_blend(model: FlameModel, shape: Float[Array, " S"], expr: Float[Array, " E"]) -> Float[Array, "V 3"]:
   """Unposed head of an identity and an expression.
 
   Args:
@@ -85,13 +87,13 @@ def shape_blend(model: FlameModel, shape: Array, expr: Array) -> Array:
   return model.v_template + identity + jnp.matmul(model.exprdirs, expr, precision=_HIGHEST)
 
 
-def joints(model: FlameModel, shape: Array, expr: Array) -> Array:
+def joints(model: FlameModel, shape: Float[Array, " S"], expr: Float[Array, " E"]) -> Float[Array, "5 3"]:
   """(5, 3) unposed joints, head frame, m: FLAME regresses them from the shaped vertices, expression included."""
   code = jnp.concatenate([shape, expr])
   return model.j_template + jnp.matmul(model.j_shapedirs, code, precision=_HIGHEST)
 
 
-def skin(model: FlameModel, shape: Array, pose: Pose) -> Array:
+def skin(model: FlameModel, shape: Float[Array, " S"], pose: Pose) -> Float[Array, "V 3"]:
   """The posed head in the world.
 
   Linear blend skinning, then VHT's centring: the root joint comes to lie at `pose.translation`.
@@ -108,7 +110,9 @@ def skin(model: FlameModel, shape: Array, pose: Pose) -> Array:
   return vertices + (pose.translation - posed_joints[0])[None, :]
 
 
-def skin_head(model: FlameModel, shape: Array, expr: Array, matrices: Array) -> tuple[Array, Array]:
+def skin_head(
+  model: FlameModel, shape: Float[Array, " S"], expr: Float[Array, " E"], matrices: Float[Array, "5 3 3"]
+) -> tuple[Float[Array, "V 3"], Float[Array, "5 3"]]:
   """Linear blend skinning with pose correctives, rotating about the root joint, without centring.
 
   Args:
@@ -143,7 +147,7 @@ def skin_head(model: FlameModel, shape: Array, expr: Array, matrices: Array) -> 
   return jnp.sum(blended[:, :, :3] * vertices[:, None, :], axis=-1) + blended[:, :, 3], posed
 
 
-def with_identity(model: FlameModel, shape: Array) -> FlameModel:
+def with_identity(model: FlameModel, shape: Float[Array, " S"]) -> FlameModel:
   """Folds an identity into the template, so that per-frame work has only expressions left.
 
   `skin(with_identity(model, shape), zeros(0), pose) == skin(model, shape, pose)` up to rounding.
@@ -164,17 +168,17 @@ def with_identity(model: FlameModel, shape: Array) -> FlameModel:
   )
 
 
-def landmarks(model: FlameModel, vertices: Array) -> Array:
+def landmarks(model: FlameModel, vertices: Float[Array, "V 3"]) -> Float[Array, "70 3"]:
   """(70, 3) landmarks on (V, 3) vertices, in the vertices' frame: 68 iBUG points, then the irises (68: x<0 eye)."""
   return _on_triangles(vertices, model.lmk_vertices, model.lmk_bary)
 
 
-def dense_landmarks(model: FlameModel, vertices: Array) -> Array:
+def dense_landmarks(model: FlameModel, vertices: Float[Array, "V 3"]) -> Float[Array, "M 3"]:
   """(M, 3) MediaPipe face mesh points on (V, 3) vertices; their MediaPipe numbers are `model.dense_index`."""
   return _on_triangles(vertices, model.dense_vertices, model.dense_bary)
 
 
-def vertex_normals(vertices: Array, faces: Array) -> Array:
+def vertex_normals(vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"]) -> Float[Array, "V 3"]:
   """Area-weighted vertex normals.
 
   Args:
@@ -193,7 +197,9 @@ def vertex_normals(vertices: Array, faces: Array) -> Array:
   return jnp.where(usable, summed * jax.lax.rsqrt(jnp.where(usable, length2, 1.0)), 0.0)
 
 
-def albedo(model: FlameModel, texture: Array, layer: Array | None = None) -> Array:
+def albedo(
+  model: FlameModel, texture: Float[Array, " T"], layer: Float[Array, "Hl Wl 3"] | None = None
+) -> Float[Array, "Ht Wt 3"]:
   """(Ht, Wt, 3) RGB albedo of a clip, clipped to [0, 1]; row 0 is v = 1.
 
   Args:
@@ -222,7 +228,7 @@ def without_lower_neck(model: FlameModel) -> FlameModel:
   else:
     return model
   keep = ~drop
-  masks = dict(model.masks)
+  masks: dict[str, Any] = dict(model.masks)
   if "lower_neck_faces" in masks:
     masks["lower_neck_faces"] = np.zeros(int(keep.sum()), bool)
   return jax.device_put(model.replace(faces=faces[keep], uv=np.asarray(model.uv)[keep], masks=masks))
@@ -236,5 +242,6 @@ def _limited(pose: Pose | RawPose):
   return ("neck", pose.neck), ("jaw", pose.jaw), ("eyes", pose.eyes)
 
 
-def _limits(name: str, like: Array) -> list[Array]:
-  return [jnp.broadcast_to(jnp.asarray(side, like.dtype), like.shape) for side in JOINT_LIMITS[name]]
+def _limits(name: str, like: Array) -> tuple[Array, Array]:
+  lower, upper = (jnp.broadcast_to(jnp.asarray(side, like.dtype), like.shape) for side in JOINT_LIMITS[name])
+  return lower, upper

@@ -33,8 +33,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 FRONTAL = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 
 
-@flax.struct.dataclass
-class Points:
+class Points(flax.struct.PyTreeNode):
   """N surface points with everything that moves them; fields as in `FlameModel`."""
 
   template: Array  # (N, 3) head, m
@@ -140,8 +139,7 @@ def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array
   return X, (jnp.einsum("ab,nbc->nac", R, blend_R, precision=HIGHEST), R)
 
 
-@flax.struct.dataclass
-class Placed:
+class Placed(flax.struct.PyTreeNode):
   """Posed points with their derivatives by z, the vector of `MOTION` (32 numbers)."""
 
   X: Array  # (N, 3) camera, m
@@ -210,9 +208,9 @@ def _by_factor(turning: Array) -> Array:
 
 def _combine(factors: list[Array], moves: list[Array]) -> Array:
   """(N, 3, 32): the sum over all columns of the factors (N, f) of each times its move (f, 3, 32)."""
-  factors, moves = jnp.concatenate(factors, axis=1), jnp.concatenate(moves, axis=0)
-  found = jnp.matmul(factors, moves.reshape(moves.shape[0], -1), precision=HIGHEST)
-  return found.reshape(-1, 3, moves.shape[-1])
+  factor, move = jnp.concatenate(factors, axis=1), jnp.concatenate(moves, axis=0)
+  found = jnp.matmul(factor, move.reshape(move.shape[0], -1), precision=HIGHEST)
+  return found.reshape(-1, 3, move.shape[-1])
 
 
 def shaped_points(points: Points, shape: Array, expr: Array) -> tuple[Array, Array]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import platformdirs
+import portalocker
+
 from vht_jax.errors import InputError
 
+_PAUSE = 0.2  # s between two looks whether a lock is free
 
-def user_cache() -> Path | None:
-  """The user's folder for what programs can make again; None for a user without a home folder."""
+
+def cache_folder(program: str = "vht_jax") -> Path | None:
+  """Where a program keeps what it can make again, if the user names no other place; None: nowhere.
+
+  $XDG_CACHE_HOME decides on every system, as it always did here; else it is the system's own place.
+  """
   if named := os.environ.get("XDG_CACHE_HOME"):
-    return Path(named)
+    return Path(named) / program
   try:
-    return Path.home() / ".cache"
-  except RuntimeError:  # no $HOME and no entry in the system's list of users, as in many containers
+    folder = Path(platformdirs.user_cache_dir(program, appauthor=False))
+  except RuntimeError:  # what newer versions of platformdirs say where older ones give "~/..."
     return None
-
-
-def cache_folder() -> Path | None:
-  """Where the package keeps what it can make again, if the user names no other place; None: nowhere."""
-  base = user_cache()
-  return base and base / "vht_jax"
+  return folder if folder.is_absolute() else None  # a user without a home folder, as in many containers
 
 
 def writable(folder: Path | None) -> Path | None:
@@ -99,8 +103,8 @@ def _runs_beside(process: int) -> bool:
 def lock(path: Path, *, shared: bool = False, wait: Callable[[], None] | None = None) -> Iterator[None]:
   """Holds a lock file inside the block; the system lifts the lock when the process ends, however it ends.
 
-  The block runs without a lock where there can be none: on a file system without, on Windows, and in a folder that is
-  not there or cannot be written, in which a run has nothing to protect.
+  The block runs without a lock where there can be none: on a file system without, and in a folder that is not there or
+  cannot be written, in which a run has nothing to protect.
 
   Args:
     path: of the lock file; it stays.
@@ -111,23 +115,27 @@ def lock(path: Path, *, shared: bool = False, wait: Callable[[], None] | None = 
     BlockingIOError: others hold it and `wait` is None.
   """
   try:
-    import fcntl
-
     file = open(path, "a")
-  except (ImportError, OSError):
+  except OSError:
     yield
     return
-  kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+  kind = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
   with file:
-    try:
-      fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-      if wait is None:
-        raise
-      wait()
-      fcntl.flock(file, kind)
-    except OSError:  # a file system without locks
-      pass
+    waited = False
+    while True:
+      try:
+        portalocker.lock(file, kind | portalocker.LockFlags.NON_BLOCKING)
+      except portalocker.AlreadyLocked as error:
+        if wait is None:
+          raise BlockingIOError(f"{path}: others hold it") from error
+        if not waited:
+          wait()
+          waited = True
+        time.sleep(_PAUSE)
+        continue
+      except portalocker.LockException:  # a file system without locks
+        pass
+      break
     yield
 
 

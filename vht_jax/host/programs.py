@@ -3,7 +3,7 @@
 XLA's cache on disk saves the compilation of a program, but to find it there the program has to be known, and tracing
 ours in Python takes longer than all else that a short run does. So the functions with the large programs are `stored`:
 their StableHLO is kept in a folder, under a key of all that it depends on. Nothing is kept unless `folder` is set (the
-app does, see `main.start_jax`), and whatever stands in the way, the function is a plain `jax.jit`: arrays on several
+app does, see `device.start_jax`), and whatever stands in the way, the function is a plain `jax.jit`: arrays on several
 devices or under a transformation, JAX's debugging flags, what `jax.export` refuses, a disk that cannot be written.
 
 The key holds the package's sources. It cannot hold what is changed in a running process: leave `folder` alone where
@@ -17,7 +17,6 @@ other threads compile their programs in the order in which they are going to be 
 from __future__ import annotations
 
 import ast
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -27,16 +26,19 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.core
 import jax.export
+import jax.lax.linalg
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from vht_jax.host import prefetch
 from vht_jax.host.files import write_atomic
 
 log = logging.getLogger("vht_jax")
@@ -45,7 +47,7 @@ folder: Path | None = None  # where programs are kept; None: nowhere
 KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
 
 # XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICK: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 
 _PACKAGE = Path(__file__).parents[1]
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
@@ -107,36 +109,34 @@ class _Program:
   def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable):
     """`plainly` is called with the leaves where the program cannot be exported."""
     self._flat, self._text, self._plainly = flat, text, plainly
-    self._leaves = leaves  # until it is traced
-    self._traced: tuple[jax.export.Exported, Any] | None = None
+    self._leaves: list = leaves  # until it is traced
+    self._traced: jax.export.Exported | None = None
     self._compiled: Callable | None = None
     self._tracing, self._compiling = threading.Lock(), threading.Lock()
 
-  def traced(self, missing: Callable[[str], None] = lambda name: None) -> tuple[jax.export.Exported, Any]:
-    """The program and the structure of its result; `missing` is told its name if it is not on disk."""
+  def traced(self, missing: Callable[[str], None] = lambda name: None) -> jax.export.Exported:
+    """The program; `missing` is told its name if it is not on disk."""
     with self._tracing:
       if self._traced is None:
         self._traced = _traced(self._flat, self._leaves, self._text, missing)
-        self._leaves = None
+        self._leaves = []
       return self._traced
 
-  def compile(self) -> None:
+  def compile(self) -> Callable:
+    """The compiled program, made if need be."""
     with self._compiling:
       if self._compiled is not None:
-        return
+        return self._compiled
       name = self._flat.__name__
       try:
-        exported, tree = self.traced()
-        compiled = _compile(exported, name)
-        self._compiled = lambda *leaves: jax.tree.unflatten(tree, compiled(*leaves))
+        self._compiled = _compile(self.traced(), name)
       except Exception as error:
         log.debug("%s is not kept: %s", name, error)
         self._compiled = self._plainly
+      return self._compiled
 
   def run(self, leaves: list) -> Any:
-    if self._compiled is None:
-      self.compile()
-    return self._compiled(*leaves)
+    return (self._compiled or self.compile())(*leaves)
 
 
 class Rehearsal:
@@ -153,9 +153,9 @@ class Rehearsal:
       Exception: the program cannot be exported.
       RuntimeError: the workers have been sent home.
     """
-    exported, tree = program.traced(self.missing)
+    exported = program.traced(self.missing)
     self.workers.submit(program.compile)
-    return jax.tree.unflatten(tree, [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals])
+    return jax.tree.unflatten(exported.out_tree, [jax.device_put(_blank(t.shape, t.dtype)) for t in exported.out_avals])
 
 
 @contextlib.contextmanager
@@ -171,7 +171,7 @@ def rehearsal(rehearsed: Rehearsal) -> Iterator[None]:
     _rehearsed.by = None
 
 
-def _blank(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def _blank(shape: Any, dtype: Any) -> np.ndarray:
   square = len(shape) > 1 and shape[-1] == shape[-2]
   return np.broadcast_to(np.eye(shape[-1], dtype=dtype), shape).copy() if square else np.zeros(shape, dtype)
 
@@ -200,61 +200,40 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
 
 
 def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-  """`work(item)` of each in order, by a thread of its own that is two items ahead.
+  """`prefetch.prefetched` in one thread, for stages that are rehearsed as well: a rehearsal has no time to gain.
 
   Only one of the two threads may run programs: on a CPU, XLA's threads wait for each other for ever when two large
   programs of different threads take all of them (seen with two threads of XLA's and JAX 0.10.1).
-
-  An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
   """
-  if getattr(_rehearsed, "by", None) is not None:  # it is this thread's
-    yield from map(work, items)
-    return
-  waiting: collections.deque = collections.deque()
-  with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-    try:
-      for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > 2:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      for future in waiting:
-        future.cancel()
+  rehearsed = getattr(_rehearsed, "by", None) is not None  # it is this thread's
+  return map(work, items) if rehearsed else prefetch.prefetched(work, items)
 
 
 def _plain(leaves: list) -> bool:
   """Whether a call is one that a stored program can do: numbers on the default device, nothing traced or debugged."""
   if any(getattr(jax.config, name, False) for name in _DEBUGGING) or jax.process_count() > 1:
     return False
-  device = jax.config.jax_default_device or jax.devices()[0]
+  device = getattr(jax.config, "jax_default_device", None) or jax.devices()[0]
   for leaf in leaves:
     if isinstance(leaf, jax.core.Tracer) or (isinstance(leaf, jax.Array) and leaf.devices() != {device}):
       return False
   return getattr(device, "platform", None) == jax.default_backend()
 
 
-def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> tuple[jax.export.Exported, Any]:
-  """The program of `flat` for such leaves and the structure of its result, from disk or else traced and kept."""
-  if " at 0x" in text:
-    raise ValueError("an argument without a name of its own")
+def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> jax.export.Exported:
+  """The program of `flat` for such leaves, from disk or else traced and kept."""
+  if folder is None or " at 0x" in text:
+    raise ValueError("no folder, or an argument without a name of its own")
   key = hashlib.sha256(f"{text} {_environment()}".encode()).hexdigest()
   path = folder / f"{flat.__name__}-{key[:32]}.program"
   found = read(path, key)
   if found is None:
     missing(flat.__name__)
-    shape = []
-
-    def listed(*leaves):
-      result = flat(*leaves)
-      shape[:] = [sketch(result)]
-      return jax.tree.leaves(result)
-
-    listed.__name__ = flat.__name__
-    exported = jax.export.export(jax.jit(listed))(*leaves)
-    found = exported, jax.tree.structure(build(shape[0]))
-    keep(path, key, shape[0], bytes(exported.serialize()))
+    found = jax.export.export(jax.jit(flat))(*leaves)
+    kinds = sorted(set(_dataclasses(found.out_tree)))
+    for kind in kinds:
+      _register(kind)
+    keep(path, key, kinds, bytes(found.serialize()))
   return found
 
 
@@ -264,7 +243,12 @@ def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
 
   run.__name__ = name
   lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
-  return lowered.compile(QUICK if jax.default_backend() == "cpu" else None)
+  if jax.default_backend() == "cpu":
+    try:
+      return lowered.compile(QUICK)
+    except jax.errors.JaxRuntimeError as error:  # JAX 0.12's XLA has no other emitters any more
+      log.debug("%s: %s", name, error)
+  return lowered.compile()
 
 
 def _environment() -> str:
@@ -282,12 +266,12 @@ def sources() -> str:
   return digest.hexdigest()
 
 
-# Files: a digest of the rest, a line with the key and the structure of the result, and the program.
+# Files: a digest of the rest, a line with the key and the dataclasses in the result, and the program.
 
 
-def keep(path: Path, key: str, shape: Any, program: bytes) -> None:
+def keep(path: Path, key: str, kinds: list[str], program: bytes) -> None:
   """Writes a program, and deletes some if there are more than `KEEP`; a disk that cannot be written is no error."""
-  body = repr((key, shape)).encode() + b"\n" + program
+  body = repr((key, kinds)).encode() + b"\n" + program
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, hashlib.sha256(body).digest() + body)
@@ -299,18 +283,21 @@ def keep(path: Path, key: str, shape: Any, program: bytes) -> None:
     log.debug("%s: %s", path, error)
 
 
-def read(path: Path, key: str) -> tuple[jax.export.Exported, Any] | None:
-  """The program of a file and the structure of its result; None if there is none or it is not whole and of this key."""
+def read(path: Path, key: str) -> jax.export.Exported | None:
+  """The program of a file; None if there is none or it is not whole and of this key."""
   try:
     data = path.read_bytes()
     digest, body = data[:32], data[32:]
     if hashlib.sha256(body).digest() != digest:
       raise ValueError("damaged")
     head, _, program = body.partition(b"\n")
-    named, shape = ast.literal_eval(head.decode())
+    named, kinds = ast.literal_eval(head.decode())
     if named != key:
       raise ValueError("another program's")
-    found = jax.export.deserialize(bytearray(program)), jax.tree.structure(build(shape))
+    for kind in kinds:
+      _register(kind)
+    found = jax.export.deserialize(bytearray(program))
+    _find_lapack()
     with contextlib.suppress(OSError):  # a folder that is not ours
       path.touch()  # when it was last used
     return found
@@ -321,56 +308,41 @@ def read(path: Path, key: str) -> tuple[jax.export.Exported, Any] | None:
     return None
 
 
-# The structure of a result, as a Python literal: 0 for an array, (kind, content) for what has parts.
+@functools.cache
+def _find_lapack() -> None:
+  """JAX 0.8 finds LAPACK's functions when it lowers a call of one; a program from disk would call where nothing is."""
+  jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), np.float32))
 
 
-def sketch(tree: Any) -> Any:
-  """Describes a pytree so that `build` makes one of the same structure.
+def _dataclasses(tree: Any) -> Iterator[str]:
+  """'module:class' of every node of a structure that is neither a container of Python nor None."""
+  if (node := tree.node_data()) is not None and node[0] not in (tuple, list, dict, type(None)):
+    yield f"{node[0].__module__}:{node[0].__qualname__}"
+  for child in tree.children():
+    yield from _dataclasses(child)
+
+
+@functools.cache
+def _register(name: str) -> None:
+  """Teaches `jax.export` to write and read a dataclass of this package, by 'module:class'.
 
   Raises:
-    TypeError: it holds something else than `stored` allows.
+    TypeError: something else. What a file names is imported, so it has to be ours.
   """
-  if tree is None:
-    return None
-  if type(tree) in (tuple, list):
-    return type(tree).__name__, [sketch(part) for part in tree]
-  if type(tree) is dict:
-    return "dict", {name: sketch(part) for name, part in tree.items()}
-  if dataclasses.is_dataclass(tree):
-    kind, parts = type(tree), vars(tree)
-    content = {name: sketch(parts[name]) if node else parts[name] for name, node in _parts(kind).items()}
-    named = f"{kind.__module__}:{kind.__qualname__}"
-    if _dataclass(named) is kind and ast.literal_eval(repr(content)) == content:
-      return named, content
-  elif isinstance(tree, jax.Array):
-    return 0
-  raise TypeError(f"a result of {type(tree)}")
-
-
-def build(shape: Any) -> Any:
-  """A pytree of zeros."""
-  if shape is None or shape == 0:
-    return shape
-  kind, content = shape
-  if kind in ("tuple", "list"):
-    return {"tuple": tuple, "list": list}[kind](map(build, content))
-  if kind == "dict":
-    return {name: build(part) for name, part in content.items()}
-  made = _dataclass(kind)
-  return made(**{name: build(content[name]) if node else content[name] for name, node in _parts(made).items()})
-
-
-def _parts(kind: type) -> dict[str, bool]:
-  """The fields of a dataclass, and whether they are nodes of the pytree."""
-  return {field.name: field.metadata.get("pytree_node", True) for field in dataclasses.fields(kind)}
-
-
-def _dataclass(name: str) -> type:
-  """A dataclass of this package by 'module:class'."""
   module, _, attribute = name.partition(":")
-  if module.partition(".")[0] != __package__.partition(".")[0]:
+  if module.partition(".")[0] != _PACKAGE.name:
     raise TypeError(f"{name} is not of this package")
   kind = getattr(importlib.import_module(module), attribute)
-  if not dataclasses.is_dataclass(kind):
+  if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
     raise TypeError(f"{name} is no dataclass")
-  return kind
+  jax.export.register_pytree_node_serialization(
+    kind, serialized_name=name, serialize_auxdata=_literal, deserialize_auxdata=lambda b: ast.literal_eval(b.decode())
+  )
+
+
+def _literal(static: Any) -> bytes:
+  """The static fields of a dataclass as a Python literal."""
+  text = repr(static)
+  if ast.literal_eval(text) != static:
+    raise TypeError(f"static fields {text}")
+  return text.encode()

@@ -16,8 +16,6 @@ from vht_jax.landmarks.detection import (
   eye_openness,
   landmark_confidence,
   plausible_iris,
-  read_keypoints,
-  write_keypoints,
 )
 from vht_jax.landmarks.fan import FaceAlignmentDetector
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
@@ -38,8 +36,6 @@ __all__ = [
   "landmark_confidence",
   "make_detector",
   "plausible_iris",
-  "read_keypoints",
-  "write_keypoints",
 ]
 
 
@@ -53,6 +49,7 @@ class Detector(Protocol):
 
   def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
     """(5,) x0, y0, x1, y1 px, score of every face in an image; changes nothing."""
+    ...
 
   def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
     """The face at `box` (4,) x0, y0, x1, y1 px, looked for anew; changes nothing and depends on nothing else. A
@@ -63,6 +60,7 @@ class Detector(Protocol):
 
   def mark(self) -> dict[str, Any]:
     """Forgets everything about the frames before but what it returns, as JSON."""
+    ...
 
   def resume(self, mark: dict[str, Any]) -> None:
     """Goes on exactly as the detector that gave `mark` did."""

@@ -77,7 +77,7 @@ def quarter_of(roll: float) -> int:
 def square_crop(rgb: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:
   """The (side, side) px square of an image with its top left corner at `origin` (x, y), black outside the image,
   reduced to at most 512 px."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = rgb.shape[:2]
   x, y = origin
@@ -136,8 +136,10 @@ class CropTracker:
       self._crop = None
       self._person.missed()
       return None
-    detection = self._detection(seen, float(self._person.last[4]))
-    box = np.append(detection.bounding_box[:4], self._person.last[4])
+    last = self._person.last
+    assert last is not None  # who is seen is followed, or has just been found
+    detection = self._detection(seen, float(last[4]))
+    box = np.append(detection.bounding_box[:4], last[4])
     self._person.saw(box, rgb, detection.landmarks)
     self._recentre(box, detection.landmarks)
     return detection
@@ -190,8 +192,8 @@ class CropTracker:
     box = np.append(bounds(points), np.float32(score)).astype(np.float32)
     return Detection(box, landmarks, plausible_iris(landmarks, points[IRISES]), points, score, disagreement)
 
-  def _run(self, rgb: np.ndarray) -> Seen | None:
-    origin, side, quarter = self._crop
+  def _run(self, rgb: np.ndarray, crop: Crop) -> Seen | None:
+    origin, side, quarter = crop
     seen = self._mesh(turned(square_crop(rgb, origin, side), quarter), self._fresh)
     self._fresh = False
     if seen is None:
@@ -205,11 +207,12 @@ class CropTracker:
     return seen if area(visible) > 0.4 * area(box) and min(box[2:] - box[:2]) > 4 else None
 
   def _follow(self, rgb: np.ndarray) -> Seen | None:
-    if self._crop is None:
+    last = self._person.last
+    if self._crop is None or last is None:
       return None
-    seen = self._run(rgb)
+    seen = self._run(rgb, self._crop)
     # A model that lost its face may have found the neighbour's in the same crop.
-    return seen if seen is not None and overlap(bounds(seen.points), self._person.last) > 0.1 else None
+    return seen if seen is not None and overlap(bounds(seen.points), last) > 0.1 else None
 
   def _search(self, rgb: np.ndarray) -> Seen | None:
     """The person anywhere in the image: as they stood last, then in all orientations."""
@@ -232,18 +235,18 @@ class CropTracker:
       boxes = self._find(rgb, quarters, boxes)
       chosen = self._person.choose(boxes, rgb, locate)
       found = None if chosen is None else look(chosen)
-      if found is not None:
+      if chosen is not None and found is not None:
         _, self._crop, self._factor = found
         self._fresh = True
-        seen = self._run(rgb)  # once more, as other crops have been looked at since: the next frame follows this one
+        # Once more, as other crops have been looked at since: the next frame follows this one.
+        seen = self._run(rgb, found.crop)
         if seen is not None:
-          self._person.last = self._scored(rgb, chosen, first)
+          self._person.last = self._scored(rgb, chosen, first, found.crop.quarter)
           return seen
     return None
 
-  def _scored(self, rgb: np.ndarray, box: np.ndarray, quarter: int) -> np.ndarray:
+  def _scored(self, rgb: np.ndarray, box: np.ndarray, quarter: int, upright: int) -> np.ndarray:
     """The face finder's box; with its score on the image in which the face is upright, if it was another one."""
-    upright = self._crop.quarter
     boxes = [] if upright == quarter else self._find(rgb, (upright,))
     score = max((other[4] for other in boxes if overlap(other, box) > 0.3), default=box[4])
     return np.append(box[:4], max(score, box[4])).astype(np.float32)
@@ -267,11 +270,11 @@ class CropTracker:
     found: list[Found] = []
     for factor in _CROP_SIDES:
       for quarter in range(first, first + 4):
-        self._place(box, factor, quarter % 4)
-        seen = self._run(rgb)
+        crop = self._place(box, factor, quarter % 4)
+        seen = self._run(rgb, crop)
         if seen is None or overlap(bounds(seen.points), box) <= 0.2:
           continue
-        found.append(Found(seen, self._crop, factor))
+        found.append(Found(seen, crop, factor))
         if not thorough and seen.disagreement < _SURE:
           break
       if any(f.seen.disagreement < DOUBTED for f in found):
@@ -284,14 +287,18 @@ class CropTracker:
     best = next((f for f in found if f.crop.quarter == upright and f.seen.disagreement < AGREED), best)
     return best
 
-  def _place(self, box: np.ndarray, factor: float, quarter: int) -> None:
+  def _place(self, box: np.ndarray, factor: float, quarter: int) -> Crop:
     centre = (box[:2] + box[2:4]) / 2
     side = max(round(factor * float(np.max(box[2:4] - box[:2]))), 16)
-    self._crop = Crop(tuple(round(float(c) - side / 2) for c in centre), side, quarter)
+    corner = round(float(centre[0]) - side / 2), round(float(centre[1]) - side / 2)
+    self._crop = crop = Crop(corner, side, quarter)
     self._factor, self._fresh = factor, True
+    return crop
 
   def _recentre(self, box: np.ndarray, landmarks: np.ndarray) -> None:
     """Moves the crop for the next frame once the face nears its edge, has changed its size or is tilted in it."""
+    if self._crop is None:
+      return
     origin, side, quarter = self._crop
     size = float(np.max(box[2:4] - box[:2]))
     shift = float(np.max(np.abs((box[:2] + box[2:4]) / 2 - np.array(origin) - side / 2)))

@@ -16,7 +16,6 @@ import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError, brief
-from vht_jax.host.files import user_cache
 from vht_jax.landmarks.crop import quarter_of, turned, turned_back
 from vht_jax.landmarks.detection import Detection, estimate_roll, plausible_iris
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
@@ -48,7 +47,7 @@ class FaceAlignmentDetector:
 
   def __init__(self, device: str | None = None, face: str | int = "largest"):
     try:
-      import face_alignment
+      import face_alignment  # an optional extra
     except (ImportError, OSError) as error:
       raise InputError(
         f"the face-alignment landmark detector cannot be loaded ({error}); pip install face-alignment, or use mediapipe"
@@ -86,7 +85,7 @@ class FaceAlignmentDetector:
     locate = lambda box: self._locate(rgb, box, quarter)
     box = self._person.choose(self._find(rgb, quarter), rgb, locate)
     detection = None if box is None else self._detection(box, locate(box), mesh)
-    if detection is None:
+    if box is None or detection is None:
       self._person.missed()
       return None
     self._person.saw(box, rgb, detection.landmarks)
@@ -166,23 +165,24 @@ def _offline() -> Iterator[None]:
     raise _Fetch(host if isinstance(host, str) else repr(host))
 
   opened, resolved = urllib.request.OpenerDirector.open, socket.getaddrinfo
-  urllib.request.OpenerDirector.open, socket.getaddrinfo = no_url, no_host
+  opener: Any = urllib.request.OpenerDirector
+  opener.open, socket.getaddrinfo = no_url, no_host
   try:
     with contextlib.redirect_stderr(io.StringIO()):
       yield
   finally:
-    urllib.request.OpenerDirector.open, socket.getaddrinfo = opened, resolved
+    opener.open, socket.getaddrinfo = opened, resolved
 
 
 def _checkpoints() -> Path:
   """Where torch looks for weights."""
-  cache = user_cache() or Path()
-  return Path(os.environ.get("TORCH_HOME") or cache / "torch") / "hub" / "checkpoints"
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # on every system; torch does not know platformdirs
+  return Path(os.environ.get("TORCH_HOME") or os.path.expanduser(f"{cache}/torch")) / "hub" / "checkpoints"
 
 
 def _best_device() -> str:
   with contextlib.suppress(ImportError, AttributeError):
-    import torch
+    import torch  # comes with face_alignment
 
     if torch.cuda.is_available():
       return "cuda"

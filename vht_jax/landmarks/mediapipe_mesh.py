@@ -28,7 +28,7 @@ def import_mediapipe():
   warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
   try:
     with quiet_stderr():
-      import mediapipe
+      import mediapipe  # takes seconds
   except (ImportError, OSError) as error:  # OSError: a shared library of the system is missing
     hint = "install it with: pip install 'mediapipe>=0.10.13,<0.10.15'"
     if ".so" in str(error):
@@ -50,7 +50,7 @@ class MediaPipeDetector:
   name = "mediapipe"
 
   def __init__(self, min_confidence: float = 0.5, face: str | int = "largest"):
-    mp = import_mediapipe()
+    mp: Any = import_mediapipe()
     try:
       face_detection, face_mesh = mp.solutions.face_detection, mp.solutions.face_mesh
     except AttributeError as error:

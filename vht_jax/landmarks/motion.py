@@ -39,7 +39,7 @@ class Patch(NamedTuple):
 
 def patch(rgb: np.ndarray, landmarks: np.ndarray) -> Patch | None:
   """The face at (68, 2) px in an (H, W, 3) uint8 image; None if it is not in the image."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   p = landmarks.astype(np.float64)
   source = np.array([p[36:42].mean(0), p[42:48].mean(0), p[48:60].mean(0)])
@@ -99,7 +99,7 @@ def follow(a: Patch, b: Patch) -> tuple[np.ndarray, bool]:
 
   And whether the two are so alike that this is beyond doubt.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   start = np.ascontiguousarray(a.points[17:, None])
   options = {"winSize": (_WINDOW, _WINDOW), "maxLevel": 2}

@@ -44,7 +44,7 @@ def portrait(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     rgb: the image (H, W, 3) uint8.
     landmarks: (68, 2) px.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   source = np.array([landmarks[36:42].mean(0), landmarks[42:48].mean(0), landmarks[48:60].mean(0)], np.float32)
   target = np.array([[0.33, 0.5], [0.67, 0.5], [0.5, 0.82]], np.float32) * _SIDE
@@ -97,10 +97,11 @@ class Person:
     """
     if not boxes:
       return None
-    if self.last is None:
+    last = self.last
+    if last is None:
       return self._first(boxes)
-    nearest = max(boxes, key=lambda box: overlap(box, self.last))
-    if not self.cut and self.lost < _PATIENCE and overlap(nearest, self.last) > 0.1:
+    nearest = max(boxes, key=lambda box: overlap(box, last))
+    if not self.cut and self.lost < _PATIENCE and overlap(nearest, last) > 0.1:
       return nearest
     limit = ALIKE if self.lost < _PATIENCE else 2 * ALIKE
     found = []
@@ -151,4 +152,4 @@ class Person:
     if self.face == "largest":
       return max(boxes, key=area)
     from_left = sorted(boxes, key=lambda box: float(box[0] + box[2]))
-    return from_left[self.face] if self.face < len(boxes) else None
+    return from_left[int(self.face)] if int(self.face) < len(boxes) else None

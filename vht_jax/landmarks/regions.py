@@ -46,7 +46,7 @@ def visibility(rgb: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -
   Returns:
     (4,) f32 in [0, 1]; 1 where nothing can be said.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   found = np.ones(len(REGIONS), np.float32)
   eye = float(np.linalg.norm(landmarks[36] - landmarks[45]))
@@ -122,7 +122,7 @@ def _mouth_seen(lab: np.ndarray) -> float:
 
 
 def _eye_seen(lab: np.ndarray) -> float:
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   light = cv2.GaussianBlur(np.ascontiguousarray(lab[..., 0]), (0, 0), 0.7)[2:10]
   return _step(float(np.ptp(np.percentile(light, [5, 95]))), _EYE_CONTRAST, _EYE_CONTRAST_WIDTH)
@@ -148,7 +148,7 @@ def _contour_seen(lab: np.ndarray, p: np.ndarray, patches: list[np.ndarray], see
 
 
 def _sampled(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   xy = points.astype(np.float32) - 0.5  # OpenCV's pixel centres are whole numbers
   return cv2.remap(image, xy[..., 0], xy[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

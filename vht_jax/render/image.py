@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from vht_jax.render.planes import merge_vmap, sum_per_row
+from vht_jax.render.gather import merge_vmap, sum_per_row
 from vht_jax.types import Array
 
 
-def sample_bilinear(image: Array, xy: Array, *, forward_mode: bool = False) -> Array:
+def sample_bilinear(
+  image: Float[Array, "H W C"], xy: Float[Array, "*n 2"], *, forward_mode: bool = False
+) -> Float[Array, "*n C"]:
   """Bilinear interpolation, zero outside (`torch.nn.functional.grid_sample`, align_corners=False, zeros).
 
   Args:

@@ -13,12 +13,15 @@ All functions take one frame. `vmap` works anywhere; `map_frames` is the `vmap` 
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from vht_jax.cameras import project
 from vht_jax.head import flame
-from vht_jax.render.planes import map_frames
+from vht_jax.render.edges import antialias, edge_table
+from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import interpolate, sample_texture, shade, shading
+from vht_jax.render.soft import soft_render
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose, Rendered
 
 __all__ = ["BACKENDS", "map_frames", "render_head", "render_mesh"]
@@ -33,7 +36,7 @@ def render_head(
   size: tuple[int, int],
   *,
   backend: str = "hard",
-  background: Array | None = None,
+  background: Float[Array, " 3"] | Float[Array, "H W 3"] | None = None,
   edges=None,
   formula: str = "vht",
   sigma: float | Array = 1e-5,
@@ -69,17 +72,17 @@ def render_head(
 
 
 def render_mesh(
-  vertices: Array,
-  faces: Array,
+  vertices: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
   camera: Camera,
   size: tuple[int, int],
   *,
-  colors: Array | None = None,
-  uv: Array | None = None,
-  texture: Array | None = None,
-  light: Array | None = None,
+  colors: Float[Array, "V C"] | Float[Array, "F 3 C"] | None = None,
+  uv: Float[Array, "F 3 2"] | None = None,
+  texture: Float[Array, "Ht Wt C"] | None = None,
+  light: Float[Array, "9 3"] | None = None,
   backend: str = "hard",
-  background: Array | None = None,
+  background: Float[Array, " C"] | Float[Array, "H W C"] | None = None,
   edges=None,
   formula: str = "lambert",
   cull_backfaces: bool = True,
@@ -130,14 +133,12 @@ def render_mesh(
   def color(values, seen):
     n = 0 if light is None else 3
     base, normals = values[..., : values.shape[-1] - n], values[..., values.shape[-1] - n :]
-    if uv is not None:
+    if texture is not None:
       # uv = -1 is outside of the texture: nothing is looked up in the background, nor summed backwards.
       base = sample_texture(texture, jnp.where(seen, base, -1.0))
     return base if light is None else shade(base, shading(light, normals, formula), formula)
 
   if backend == "soft":
-    from vht_jax.render.soft import soft_render
-
     at_corners = color(corners, True)
     rgb, alpha = soft_render(screen, faces, at_corners, size, sigma=sigma, gamma=gamma, cull_backfaces=cull_backfaces)
     alpha = alpha[..., None]
@@ -147,8 +148,6 @@ def render_mesh(
   rgb = alpha * rgb + (1.0 - alpha) * jnp.broadcast_to(background, rgb.shape)
 
   if backend == "edge":
-    from vht_jax.render.edges import antialias, edge_table
-
     edges = edge_table(faces) if edges is None else edges
     both = jnp.concatenate([rgb, alpha], axis=-1)
     both = antialias(both, screen, faces, edges, fragments, cull_backfaces=cull_backfaces)

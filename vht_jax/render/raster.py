@@ -20,8 +20,10 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Int
 
-from vht_jax.render.planes import depth_and_bary, frames_in_turn
+from vht_jax.render.gather import frames_in_turn
+from vht_jax.render.interpolate import depth_and_bary
 from vht_jax.render.tiles import Blocks
 from vht_jax.types import Array, Fragments
 
@@ -35,7 +37,9 @@ _MIN_DEPTH_BITS = 16
 _DEPTH_ULPS = 8  # two-pass mode: depths this close (units in the last place) count as equal
 
 
-def rasterize(screen: Array, faces: Array, size: tuple[int, int], *, cull_backfaces: bool = True) -> Fragments:
+def rasterize(
+  screen: Float[Array, "V 3"], faces: Int[Array, "F 3"], size: tuple[int, int], *, cull_backfaces: bool = True
+) -> Fragments:
   """The nearest face at every pixel centre.
 
   Front faces are counter-clockwise seen from outside in the (right-handed) world, which is a *negative* signed area in
@@ -69,7 +73,7 @@ def rasterize(screen: Array, faces: Array, size: tuple[int, int], *, cull_backfa
   return fragments_at(screen, faces, pix_to_face)
 
 
-def fragments_at(screen: Array, faces: Array, pix_to_face: Array) -> Fragments:
+def fragments_at(screen: Float[Array, "V 3"], faces: Int[Array, "F 3"], pix_to_face: Int[Array, "H W"]) -> Fragments:
   """Barycentrics and depth of given faces at the pixel centres, e.g. of a `pix_to_face` from another rasteriser.
 
   Args:

@@ -10,9 +10,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from vht_jax.render.image import sample_bilinear
-from vht_jax.render.planes import sample_corners, sample_corners_forward, sample_planes, sample_planes_forward
+from vht_jax.render.interpolate import sample_corners, sample_corners_forward, sample_planes, sample_planes_forward
 from vht_jax.types import Array, Fragments
 
 # Real spherical harmonics up to degree 2, convolved with a clamped cosine (Ramamoorthi and Hanrahan 2001): the factors
@@ -30,8 +31,13 @@ FORMULAS = ("vht", "lambert", "physical")
 
 
 def interpolate(
-  attributes: Array, screen: Array, faces: Array, fragments: Fragments, *, forward_mode: bool = False
-) -> Array:
+  attributes: Float[Array, "V C"] | Float[Array, "F 3 C"],
+  screen: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
+  fragments: Fragments,
+  *,
+  forward_mode: bool = False,
+) -> Float[Array, "H W C"]:
   """Perspective-correct attributes at the pixel centres.
 
   What is differentiated: the attribute and the triangle that a pixel centre lies in, with visibility held fixed.
@@ -57,7 +63,9 @@ def interpolate(
   return sample_planes(corners[None], fragments.pix_to_face[None])[0]
 
 
-def interpolate_corners(attributes: Array, fragments: Fragments, *, forward_mode: bool = False) -> Array:
+def interpolate_corners(
+  attributes: Float[Array, "F 3 C"], fragments: Fragments, *, forward_mode: bool = False
+) -> Float[Array, "H W C"]:
   """Corner attributes at the pixels, weighted by the fragments' barycentrics.
 
   Args:
@@ -74,7 +82,9 @@ def interpolate_corners(attributes: Array, fragments: Fragments, *, forward_mode
   return sample_corners(attributes[None], jax.lax.stop_gradient(bary)[None], pix_to_face[None])[0]
 
 
-def differentiable_barycentrics(fragments: Fragments, screen: Array, faces: Array) -> Fragments:
+def differentiable_barycentrics(
+  fragments: Fragments, screen: Float[Array, "V 3"], faces: Int[Array, "F 3"]
+) -> Fragments:
   """The same fragments with barycentrics that know how they move with the screen (V, 3): any mode and order.
 
   Which face a pixel sees stays as it is.
@@ -84,7 +94,9 @@ def differentiable_barycentrics(fragments: Fragments, screen: Array, faces: Arra
   return fragments.replace(bary_coords=jnp.where(fragments.pix_to_face[..., None] >= 0, bary, -1.0))
 
 
-def sample_texture(texture: Array, uv: Array, *, forward_mode: bool = False) -> Array:
+def sample_texture(
+  texture: Float[Array, "Ht Wt C"], uv: Float[Array, "*n 2"], *, forward_mode: bool = False
+) -> Float[Array, "*n C"]:
   """Bilinear texture lookup, zero outside (`grid_sample`, align_corners=False).
 
   Args:
@@ -100,7 +112,7 @@ def sample_texture(texture: Array, uv: Array, *, forward_mode: bool = False) -> 
   return sample_bilinear(texture, xy, forward_mode=forward_mode)
 
 
-def spherical_harmonics(normals: Array, formula: str = "vht") -> Array:
+def spherical_harmonics(normals: Float[Array, "*n 3"], formula: str = "vht") -> Float[Array, "*n 9"]:
   """The 9 basis functions of the lighting at normals (..., 3) -> (..., 9); formula as for `shading`."""
   _check(formula)
   factors = PHYSICAL_SH_FACTORS if formula == "physical" else SH_FACTORS
@@ -109,7 +121,7 @@ def spherical_harmonics(normals: Array, formula: str = "vht") -> Array:
   return jnp.stack([f * b for f, b in zip(factors, basis, strict=True)], axis=-1)
 
 
-def turned_light(light: Array, R: Array) -> Array:
+def turned_light(light: Float[Array, "9 3"], R: Float[Array, "3 3"]) -> Float[Array, "9 3"]:
   """(9, 3) the same light in a frame whose coordinates are R (3, 3) times those of the old one.
 
   shading(turned_light(light, R), R n) == shading(light, n) for every normal n: harmonics of one degree turn into each
@@ -124,7 +136,7 @@ def turned_light(light: Array, R: Array) -> Array:
   return jnp.linalg.lstsq(spherical_harmonics(turned), shading(light, normals))[0]
 
 
-def shading(light: Array, normals: Array, formula: str = "vht") -> Array:
+def shading(light: Float[Array, "9 3"], normals: Float[Array, "*n 3"], formula: str = "vht") -> Float[Array, "*n 3"]:
   """Irradiance per colour channel, up to the scale of the formula.
 
   Args:

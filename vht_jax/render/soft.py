@@ -33,8 +33,9 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Int
 
-from vht_jax.render.planes import merge_vmap
+from vht_jax.render.gather import merge_vmap
 from vht_jax.render.raster import NEAR
 from vht_jax.render.tiles import Blocks, default_chunk_size
 from vht_jax.types import Array
@@ -47,9 +48,9 @@ _TILE = 4  # px
 
 
 def soft_render(
-  screen: Array,
-  faces: Array,
-  colors: Array,
+  screen: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
+  colors: Float[Array, "V C"] | Float[Array, "F 3 C"],
   size: tuple[int, int],
   *,
   sigma: float | Array = 1e-4,
@@ -58,7 +59,7 @@ def soft_render(
   near: float | Array = 0.1,
   far: float | Array = 10.0,
   cull_backfaces: bool = True,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, "H W C"], Float[Array, "H W"]]:
   """Soft colours and silhouette.
 
   Args:
@@ -100,8 +101,13 @@ def soft_render(
 
 
 def soft_silhouette(
-  screen: Array, faces: Array, size: tuple[int, int], *, sigma: float | Array = 1e-4, cull_backfaces: bool = True
-) -> Array:
+  screen: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
+  size: tuple[int, int],
+  *,
+  sigma: float | Array = 1e-4,
+  cull_backfaces: bool = True,
+) -> Float[Array, "H W"]:
   """The alpha (H, W) of `soft_render` alone, at a fraction of its cost; arguments as there."""
   corners, drawn = _corners(screen, faces, size, cull_backfaces)
   parameters = jnp.stack([jnp.asarray(p, corners.dtype) for p in (_sigma_px(sigma, size), 1, 1)])
@@ -237,7 +243,10 @@ def _aggregate(size: tuple[int, int]):
 
     def add(chunk, sums):
       row = jnp.minimum(chunk.row, blocks.n_tiles - 1)
-      at = lambda *args: _contributions(*args, chunk.px, chunk.py, chunk.ok, nearest[row])  # noqa: E731
+
+      def at(t, colors, parameters):
+        return _contributions(t, colors, parameters, chunk.px, chunk.py, chunk.ok, nearest[row])
+
       ct = [jnp.where(chunk.ok[:, None], c[row], 0.0) for c in cotangents]
       ct_t, ct_colors, ct_parameters = jax.vjp(at, *lookup(chunk))[1](ct)
       face = jnp.where(chunk.ok, chunk.face, n_frames * n_faces)

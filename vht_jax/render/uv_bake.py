@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from vht_jax.cameras import project, world_to_camera
 from vht_jax.head import flame
@@ -13,7 +14,7 @@ from vht_jax.render.shade import interpolate_corners, shading, unshade
 from vht_jax.types import Array, Camera, Fragments
 
 
-def rasterize_uv(uv: Array, size: tuple[int, int]) -> Fragments:
+def rasterize_uv(uv: Float[Array, "F 3 2"], size: tuple[int, int]) -> Fragments:
   """Which point of the surface each texel shows.
 
   Args:
@@ -31,18 +32,18 @@ def rasterize_uv(uv: Array, size: tuple[int, int]) -> Fragments:
 
 
 def bake_texture(
-  vertices: Array,
-  faces: Array,
-  uv: Array,
+  vertices: Float[Array, "T V 3"],
+  faces: Int[Array, "F 3"],
+  uv: Float[Array, "F 3 2"],
   camera: Camera,
-  images: Array,
+  images: Float[Array, "T H W C"],
   size: tuple[int, int],
   *,
-  light: Array | None = None,
+  light: Float[Array, "9 3"] | None = None,
   formula: str = "vht",
   sharpness: float = 4.0,
   depth_tolerance: float = 4e-3,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, "Ht Wt C"], Float[Array, "Ht Wt"]]:
   """The texture that a tracked clip shows.
 
   Every texel is looked up in every frame in which its point of the surface is in front, and the colours are averaged
@@ -65,7 +66,7 @@ def bake_texture(
   """
   texels = rasterize_uv(uv, size)
   on_surface = texels.pix_to_face >= 0
-  image_size = images.shape[1:3]
+  image_size = images.shape[1], images.shape[2]
 
   def accumulate(sums, frame):
     v, picture = frame

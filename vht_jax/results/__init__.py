@@ -18,17 +18,16 @@ from vht_jax.results.quality import (
   vertex_errors,
 )
 from vht_jax.results.trust import judged
+from vht_jax.results.vht_keys import camera_from_vht, continuous, vht_camera
 from vht_jax.results.vht_npz import (
   FILE_NAME,
   Tracked,
-  camera_from_vht,
-  continuous,
   fit_components,
   for_frames,
   load_tracked,
   read_npz,
   save_tracked,
-  vht_camera,
+  tracked_of,
   write_npz,
 )
 
@@ -57,6 +56,7 @@ __all__ = [
   "read_npz",
   "region_confidence",
   "save_tracked",
+  "tracked_of",
   "vertex_errors",
   "vht_camera",
   "write_npz",

@@ -48,8 +48,10 @@ def number_sds(result: TrackResult) -> dict[str, np.ndarray]:
     return {}
   poses, sd = result.poses, result.pose_sd
   view = opengl_view(result.identity.camera)[0]
-  neck, eyes = matrices(poses.neck), np.asarray(poses.eyes, np.float64)
-  turned = _spread(lambda r: np.stack(head_angles(view @ matrices(r) @ neck)), poses.rotation, sd.rotation)
+  neck, eyes = matrices(np.asarray(poses.neck)), np.asarray(poses.eyes, np.float64)
+  turned = _spread(
+    lambda r: np.stack(head_angles(view @ matrices(r) @ neck)), np.asarray(poses.rotation), np.asarray(sd.rotation)
+  )
   looked = _spread(lambda e: np.stack(gaze_angles(matrices(e.reshape(-1, 2, 3)))), eyes.reshape(-1, 6),
                    np.asarray(sd.eyes).reshape(-1, 6))  # fmt: skip
   return {
@@ -98,5 +100,5 @@ def _spread(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, sd
     offset[i] = step
     change = (function(values + offset) - function(values - offset) + 180.0) % 360.0 - 180.0
     slope = np.abs(change) / (2 * step)
-    total = total + np.square(slope * np.where(slope > 0, sd[:, i], 0.0))  # 0 * inf would be no number
+    total = total + np.square(slope * np.where(slope > 0, sd[:, i], 0.0))  # 0 * inf would be NaN
   return np.sqrt(total)

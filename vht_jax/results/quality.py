@@ -62,10 +62,10 @@ def landmark_figures(
     confidence: (T, 70).
     valid: (T,) frames with a face, and tracked.
   """
-  used = [x[valid] for x in (projected, detected, confidence)]
+  ours, theirs, sure = (x[valid] for x in (projected, detected, confidence))
 
   def median(points):
-    values = nme(*used, points)
+    values = nme(ours, theirs, sure, points)
     values = values[np.isfinite(values)]
     return float(np.median(values)) if values.size else float("nan")
 
@@ -215,7 +215,7 @@ def face_detail(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     image: (H, W, 3) uint8.
     landmarks: (68, 2) px.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = image.shape[:2]
   x0, y0 = np.clip(np.floor(landmarks.min(axis=0)), 0, [width, height]).astype(int)

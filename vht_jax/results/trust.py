@@ -19,6 +19,7 @@ def judged(model: FlameModel, clip, result: TrackResult) -> TrackResult:
   confidence = faded(confidence, np.asarray(result.visible))
   projected = projected_landmarks(model, result, clip.size)
   difference = result.energies.get("photometric_l1", result.energies.get("photo"))
+  difference = None if difference is None else np.asarray(difference)
   detail = np.full((n, 2), np.nan)
   faces = np.flatnonzero((confidence[:, :68] > 0).any(axis=1))
   for start in range(0, len(faces), CHUNK):
@@ -26,5 +27,5 @@ def judged(model: FlameModel, clip, result: TrackResult) -> TrackResult:
     for i, image in zip(index, clip.images(index)):
       detail[i] = face_detail(image, landmarks[i, :68])
   misplaced = None if result.misplaced is None else np.asarray(result.misplaced)
-  trust = frame_confidence(projected, landmarks, confidence, result.status, difference, detail, misplaced)
+  trust = frame_confidence(projected, landmarks, confidence, np.asarray(result.status), difference, detail, misplaced)
   return result.replace(confidence=trust, region_confidence=region_confidence(trust, confidence))

@@ -12,26 +12,24 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import cameras, rotation
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
-from vht_jax.head.load import arrays as arrays_
+from vht_jax.host import npz
 from vht_jax.host.files import write_atomic
-from vht_jax.host.programs import in_chunks, rows_of, stored
+from vht_jax.host.programs import in_chunks, rows_of
 from vht_jax.landmarks.regions import REGIONS
-from vht_jax.results import heads
-from vht_jax.types import Camera, FlameModel, Identity, Pose, RawPose, Status, TrackResult
+from vht_jax.results import heads, vht_keys
+from vht_jax.types import FlameModel, Identity, Pose, RawPose, Status, TrackResult
 
 FILE_NAME = "tracked_flame_params.npz"
 
-_CHUNK = 256  # frames converted at once
 # VHT's keys of a frame and the width of their rows (None: as many as there are components).
 _PER_FRAME = {"rotation": 3, "translation": 3, "neck_pose": 3, "jaw_pose": 3, "eyes_pose": 6, "expr": None}
 
@@ -76,17 +74,17 @@ def save_tracked(
   name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
   identity, poses = result.identity, result.poses
   n = len(np.asarray(poses.expr))
-  raw = in_chunks(lambda index: _unlimit(rows_of(poses, index)), n, _CHUNK)
-  K, RT = vht_camera(identity.camera)
+  raw = in_chunks(lambda index: vht_keys.unlimit(rows_of(poses, index)), n, vht_keys.CHUNK)
+  K, RT = vht_keys.vht_camera(identity.camera)
   arrays = {
-    "rotation": continuous(raw.rotation),
+    "rotation": vht_keys.continuous(raw.rotation),
     "translation": raw.translation,
     "neck_pose": raw.neck,
     "jaw_pose": raw.jaw,
     "eyes_pose": np.asarray(raw.eyes).reshape(n, 6),
-    "shape": _resized(identity.shape, config.n_shape),
-    "expr": _resized(raw.expr, config.n_expr),
-    "texture": _resized(identity.texture, config.n_tex),
+    "shape": _resized(identity.shape, config.components.n_shape),
+    "expr": _resized(raw.expr, config.components.n_expr),
+    "texture": _resized(identity.texture, config.components.n_tex),
     "light": np.broadcast_to(np.asarray(identity.light), (n, 9, 3)),
     "K": K,
     "RT": RT,
@@ -133,7 +131,18 @@ def load_tracked(
     InputError: no such file, truncated, a key missing, shapes that do not fit together, numbers that are not finite;
       codes of another head.
   """
-  arrays = read_npz(path)
+  return tracked_of(read_npz(path), path, model, focal=focal, other_head=other_head)
+
+
+def tracked_of(
+  arrays: dict[str, np.ndarray],
+  path: str | Path,
+  model: FlameModel | None = None,
+  *,
+  focal: float = 0.0,
+  other_head: bool = False,
+) -> Tracked:
+  """`load_tracked` of a file that has been read; `path` for messages."""
   missing = [k for k in (*_PER_FRAME, "shape", "texture", "light", "frame", "image_size") if k not in arrays]
   if missing:
     raise InputError(f"{path}: expected VHT's tracked parameters; the key {missing[0]!r} is missing")
@@ -167,36 +176,40 @@ def load_tracked(
     raise InputError(f"{path}: light: expected shape ({n}, 9, 3); found {light.shape}")
   if offset.shape != (70, 3) or offset.dtype.kind != "f" or not np.isfinite(offset).all():
     raise InputError(f"{path}: vht_jax_lmk_offset: expected finite numbers (70, 3); found {offset.shape}")
+  f32 = lambda key: jnp.asarray(arrays[key], jnp.float32)
   raw = RawPose(
-    expr=arrays["expr"],
-    rotation=arrays["rotation"],
-    translation=arrays["translation"],
-    neck=arrays["neck_pose"],
-    jaw=arrays["jaw_pose"],
-    eyes=arrays["eyes_pose"].reshape(n, 2, 3),
+    expr=f32("expr"),
+    rotation=f32("rotation"),
+    translation=f32("translation"),
+    neck=f32("neck_pose"),
+    jaw=f32("jaw_pose"),
+    eyes=f32("eyes_pose").reshape(n, 2, 3),
   )
-  poses = jax.vmap(flame.limit_pose)(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), raw))
+  poses = jax.vmap(flame.limit_pose)(raw)
   status = np.where(np.arange(n) < n_processed, Status.TRACKED, Status.NO_FACE)
   identity = Identity(
     shape=jnp.asarray(arrays["shape"], jnp.float32),
     texture=jnp.asarray(arrays["texture"], jnp.float32),
     light=jnp.asarray(light[0], jnp.float32),
-    camera=camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
+    camera=vht_keys.camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
     lmk_offset=jnp.asarray(offset, jnp.float32),
-    texture_layer=_layer(arrays, path),
+    texture_layer=vht_keys.layer(arrays, path),
   )
+  confidence = arrays.get("vht_jax_confidence")
   result = TrackResult(
     identity=identity,
     poses=poses,
     energies={
-      k.removeprefix("vht_jax_energy_"): _rows(arrays, path, k, n) for k in arrays if k.startswith("vht_jax_energy_")
+      k.removeprefix("vht_jax_energy_"): vht_keys.rows(a, path, k, n)
+      for k, a in arrays.items()
+      if k.startswith("vht_jax_energy_")
     },
-    status=_rows(arrays, path, "vht_jax_status", n, status).astype(jnp.int32),
-    confidence=_rows(arrays, path, "vht_jax_confidence", n),
-    region_confidence=_regions(arrays, path, "vht_jax_confidence_regions", n),
-    visible=_regions(arrays, path, "vht_jax_visible_regions", n),
-    pose_sd=_pose_sd(arrays, path, poses),
-    focal_sd=_focal_sd(arrays, path),
+    status=vht_keys.rows(arrays.get("vht_jax_status", status), path, "vht_jax_status", n).astype(jnp.int32),
+    confidence=None if confidence is None else vht_keys.rows(confidence, path, "vht_jax_confidence", n),
+    region_confidence=vht_keys.regions(arrays, path, "vht_jax_confidence_regions", n),
+    visible=vht_keys.regions(arrays, path, "vht_jax_visible_regions", n),
+    pose_sd=vht_keys.pose_sd(arrays, path, poses),
+    focal_sd=vht_keys.focal_sd(arrays, path),
   )
   head, identifier = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
   verdict = None
@@ -214,15 +227,9 @@ def load_tracked(
       )
   return Tracked(
     result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict,
-    times=_of_frames(arrays, path, "vht_jax_times", n, "f"), sources=_of_frames(arrays, path, "vht_jax_source", n, "U"),
+    times=vht_keys.of_frames(arrays, path, "vht_jax_times", n, "f"),
+    sources=vht_keys.of_frames(arrays, path, "vht_jax_source", n, "U"),
   )  # fmt: skip
-
-
-def _of_frames(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, kind: str) -> np.ndarray | None:
-  values = arrays.get(name)
-  if values is not None and (values.shape != (n,) or values.dtype.kind != kind):
-    raise InputError(f"{path}: {name}: expected one for each of {n} frames; found {values.shape} of {values.dtype}")
-  return values
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
@@ -268,61 +275,12 @@ def for_frames(tracked: Tracked, frames: np.ndarray) -> TrackResult:
   )
 
 
-def vht_camera(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-  """VHT's K (3,) = [f, cx, cy from the bottom], normalised, and RT (3, 4), world -> PyTorch3D's view axes."""
-  flip = np.asarray(cameras.WORLD_TO_OPENCV, np.float32)  # its own inverse
-  RT = flip @ np.concatenate([np.asarray(camera.R), np.asarray(camera.T)[:, None]], axis=1)
-  return np.asarray(_vht_intrinsics(camera)), RT + 0.0  # + 0.0: no negative zeros
-
-
-def camera_from_vht(K: np.ndarray, RT: np.ndarray | None, size: tuple[int, int], path: Any = "K") -> Camera:
-  """Inverse of `vht_camera`. K may also be the (3, 3) pixel matrix that NHA accepts, cy from the bottom as well."""
-  if K.shape == (3, 3):
-    K = np.array([K[0, 0] / max(size), K[0, 2] / size[1], K[1, 2] / size[0]])
-  if K.shape != (3,) or K[0] <= 0:
-    raise InputError(f"{path}: K: expected (f, cx, cy) with f > 0 or a 3x3 matrix; found {K.tolist()}")
-  camera = cameras.from_vht_intrinsics(jnp.asarray(K, jnp.float32))
-  if RT is None:
-    return camera
-  if RT.shape != (3, 4):
-    raise InputError(f"{path}: RT: expected shape (3, 4); found {RT.shape}")
-  flipped = jnp.asarray(np.asarray(cameras.WORLD_TO_OPENCV) @ RT + 0.0, jnp.float32)
-  return camera.replace(R=flipped[:, :3], T=flipped[:, 3])
-
-
-def continuous(rotations: Any) -> np.ndarray:
-  """(T, 3) axis-angle vectors of the same rotations without jumps of 2 pi between frames."""
-  rotations = np.asarray(rotations, np.float32)
-  n = len(rotations)
-  padded = rotations[np.minimum(np.arange(n + -n % _CHUNK), n - 1)]  # few lengths: few programs
-  return np.asarray(_continuous(padded))[:n]
-
-
-@stored
-def _continuous(rotations):
-  def follow(previous, r):
-    r = rotation.nearest_axis_angle(r, previous)
-    return r, r
-
-  return jax.lax.scan(follow, rotations[0], rotations)[1]
-
-
-@stored
-def _unlimit(poses):
-  return jax.vmap(flame.unlimit_pose)(poses)
-
-
-@stored
-def _vht_intrinsics(camera):
-  return cameras.to_vht_intrinsics(camera)
-
-
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
   """np.savez; the file appears whole or not at all."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   data = io.BytesIO()
-  np.savez(data, **arrays)
+  np.savez(data, **cast(Any, arrays))  # NumPy's stub takes the names for options
   write_atomic(path, data.getvalue(), durable=True)
 
 
@@ -335,7 +293,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
   if not Path(path).is_file():
     raise InputError(f"{path}: no such file")
   try:
-    return {name: array.copy() for name, array in arrays_.read_npz(Path(path)).items()}  # writable
+    return {name: array.copy() for name, array in npz.read_npz(Path(path)).items()}  # writable
   except InputError as error:
     message = f"{path}: expected an npz file of plain arrays; it is damaged or of another kind ({brief(error)})"
     raise InputError(message) from None
@@ -348,58 +306,3 @@ def _resized(code: Any, size: int, cut: bool = False) -> np.ndarray:
   if missing > 0:
     return np.concatenate([code, np.zeros((*code.shape[:-1], missing), np.float32)], axis=-1)
   return code[..., :size] if cut else code
-
-
-def _rows(
-  arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, default: np.ndarray | None = None
-) -> jax.Array | None:
-  """One number per frame; `default` when there is no such key."""
-  values = arrays.get(name, default)
-  if values is None:
-    return None
-  if values.shape != (n,) or values.dtype.kind not in "fiu":
-    raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
-  return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))
-
-
-def _regions(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int) -> jax.Array | None:
-  """(n, R) numbers of the regions that this version knows; None without them."""
-  values, names = arrays.get(name), arrays.get("vht_jax_regions")
-  if values is None or names is None or names.tolist() != list(REGIONS):
-    return None
-  if values.shape != (n, len(REGIONS)) or values.dtype.kind != "f":
-    raise InputError(f"{path}: {name}: expected numbers {(n, len(REGIONS))}; found {values.shape} of {values.dtype}")
-  return jnp.asarray(values, jnp.float32)
-
-
-def _pose_sd(arrays: dict[str, np.ndarray], path: str | Path, poses: Pose) -> Pose | None:
-  """Standard deviations in the shapes of `poses`; None when there are none (the expression's may be shorter)."""
-  fields = {}
-  for field in dataclasses.fields(Pose):
-    values, like = arrays.get(f"vht_jax_sd_{field.name}"), np.shape(getattr(poses, field.name))
-    if values is None:
-      return None
-    if field.name == "expr" and values.ndim == 2 and values.shape[0] == like[0]:
-      like = values.shape
-    if values.shape != like or values.dtype.kind != "f" or not (values >= 0).all():
-      raise InputError(f"{path}: vht_jax_sd_{field.name}: expected standard deviations {like}; found {values.shape}")
-    fields[field.name] = jnp.asarray(values, jnp.float32)
-  return Pose(**fields)
-
-
-def _focal_sd(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
-  value = arrays.get("vht_jax_focal_sd")
-  if value is None:
-    return None
-  if value.shape != () or value.dtype.kind != "f" or not value >= 0:
-    raise InputError(f"{path}: vht_jax_focal_sd: expected a standard deviation; found {value.shape} of {value.dtype}")
-  return jnp.asarray(value, jnp.float32)
-
-
-def _layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
-  layer = arrays.get("vht_jax_texture_layer")
-  if layer is None:
-    return None
-  if layer.ndim != 3 or layer.shape[2] != 3 or layer.dtype.kind != "f" or not np.isfinite(layer).all():
-    raise InputError(f"{path}: vht_jax_texture_layer: expected finite numbers (height, width, 3); found {layer.shape}")
-  return jnp.asarray(layer, jnp.float32)

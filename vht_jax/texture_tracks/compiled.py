@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vht_jax import cameras, rotation
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
-from vht_jax.render.planes import map_frames
+from vht_jax.render.gather import map_frames
 from vht_jax.texture_tracks import follow, rigid, uncertainty
 from vht_jax.texture_tracks.skin import cut
 from vht_jax.texture_tracks.view import lens_of, pool, see

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +10,7 @@ from vht_jax.cameras import make_camera
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.head.points import HIGHEST
+from vht_jax.option import having
 from vht_jax.types import Camera, TrackResult
 
 
@@ -28,16 +27,16 @@ def known_camera(
     InputError: the camera is said to be calibrated and nowhere given.
   """
   if init is not None:
-    return config, refocused(init, config.focal) if config.focal > 0 else init, None
+    return config, refocused(init, config.camera.focal) if config.camera.focal > 0 else init, None
   if camera is not None:
-    focal = config.focal if config.focal > 0 else float(camera.focal)
-    config, camera = dataclasses.replace(config, calibrated=True), camera.replace(focal=jnp.float32(focal))
-  elif config.calibrated and config.focal > 0:
-    camera = make_camera(config.focal)
-  elif config.calibrated:
+    focal = config.camera.focal if config.camera.focal > 0 else float(camera.focal)
+    config, camera = having(config, calibrated=True), camera.replace(focal=jnp.float32(focal))
+  elif config.camera.calibrated and config.camera.focal > 0:
+    camera = make_camera(config.camera.focal)
+  elif config.camera.calibrated:
     raise InputError("calibrated: the focal length must be given, by --focal or --fov, or a result with its camera")
   default = make_camera(1.0)
-  if camera is not None and config.solver == "adam" and config.init == "calibration" and config.photometric:
+  if camera is not None and config.solver == "adam" and config.adam.init == "calibration" and config.photometric:
     if not (np.array_equal(camera.R, default.R) and np.array_equal(camera.T, default.T)):
       raise InputError("init: calibration is for a camera that stands at the origin; use init = landmarks")
   return config, None, camera

@@ -1,4 +1,4 @@
-"""Checks inside a compiled program (`--debug_checks`): the first number that is none, and where it came from."""
+"""Checks inside a compiled program (`--debug_checks`): the first non-finite number, and where it came from."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,8 +77,9 @@ def exportable(model: FlameModel, config: TrackConfig, weights: Weights, size: t
   adjoint = Implicit()
 
   def run(inputs: dict[str, Array]) -> dict[str, Array]:
+    no_images: Any = None  # and they are not looked at
     observations = Observations(
-      rgb=None,
+      rgb=no_images,
       landmarks=inputs["landmarks"],
       confidence=inputs["confidence"],
       valid=jnp.any(inputs["confidence"] > 0, axis=-1),
@@ -94,7 +96,8 @@ def exportable(model: FlameModel, config: TrackConfig, weights: Weights, size: t
 
 def load_tracker(path: str | Path) -> Callable[[dict[str, Array]], dict[str, Array]]:
   """The program of a file of `export_tracker`; nothing but JAX is needed to do the same."""
-  return export.deserialize(bytearray(Path(path).read_bytes())).call
+  program = export.deserialize(bytearray(Path(path).read_bytes()))
+  return cast(Callable[[dict[str, Array]], dict[str, Array]], program.call)
 
 
 def _identity(model: FlameModel, inputs: dict[str, Array]) -> Identity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ STENCIL = 4  # known frames at each end of a gap from which its speed there is r
 
 def bridge(
   poses: Pose,
-  seen: Array,
-  good: Array | None = None,
+  seen: Array | np.ndarray,
+  good: Array | np.ndarray | None = None,
   cuts: Sequence[int] = (),
   times: np.ndarray | None = None,
   unordered: bool = False,
@@ -47,16 +48,16 @@ def bridge(
   """
   xp, n = namespace(seen), len(seen)
   good = xp.ones(n, bool) if good is None else good
-  known = seen & good
+  known: Any = xp.logical_and(seen, good)
   tracked, bridged, no_face, diverged = (kind.value for kind in Status)
   missing = no_face if unordered else xp.where(xp.any(known), bridged, no_face)
   status = xp.where(seen, xp.where(good, tracked, diverged), missing).astype(np.int32)
   if xp is np and (known.all() or not known.any()):  # nothing to fill, or nothing to fill it from
     return poses, status
   shot = np.arange(n) if unordered else np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
-  times = None if times is None else jnp.asarray(times, jnp.float32)
+  clock = None if times is None else jnp.asarray(times, jnp.float32)
   filled = _filled if xp is np else fill
-  return filled(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), times), status
+  return filled(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), clock), status
 
 
 def fill(poses: Pose, known: Array, shot: Array, times: Array | None = None) -> Pose:

@@ -64,7 +64,7 @@ ADAM_FRAMES = Stage("frames", adam.fit_frames, kept=False, resumes=True)
 def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
   """The stages that these settings ask for, in order; `going_on` from a former result, whose identity is kept."""
   if by_adam(config):
-    return [*([] if config.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
+    return [*([] if config.adam.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
   if going_on:
     return [CAMERA, LANDMARKS, *([FRAMES] if config.photometric else []), SMOOTH]
   tracks = [TRACKS] if config.tracks else []
@@ -97,8 +97,8 @@ def track(
     clip: images and landmarks.
     config, weights: see `config`.
     init: a former result of the same clip to go on from; its identity and camera are kept (of the camera the focal
-      length only if `config.focal` does not say another one) and its poses are refined.
-    camera: a camera that is known and held; by default that of `config.focal` if `config.calibrated`.
+      length only if `config.camera.focal` does not say another one) and its poses are refined.
+    camera: a camera that is known and held; by default that of `config.camera.focal` if `config.camera.calibrated`.
     progress: told about every stage.
     checkpoint: keeps the ends of the stages. The stages that it has are not done again, and the result is the same
       bit by bit.
@@ -114,7 +114,7 @@ def track(
   progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
   clock = Clock()
   _, confidence, _ = clip.landmarks()
-  check_frames(config, (confidence[:, :68] > 0).any(axis=1))
+  check_frames(config, np.any(confidence[:, :68] > 0, axis=1))
   with clock("examine"):
     evidence = examined(clip, config, progress, checkpoint)
   config, init, held = known_camera(config, init, camera)
@@ -171,8 +171,8 @@ def finished(state: TrackState, run: Run, evidence: Evidence, seconds: dict[str,
     frames = np.flatnonzero(seen & ~good)
     run.progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
   identity, poses = person(state, run)
-  unordered = config.unordered or state.unordered
-  poses, status = bridge(poses, seen, good, config.cutframes, run.times, unordered)
+  unordered = config.data.unordered or state.unordered
+  poses, status = bridge(poses, seen, good, config.data.cutframes, run.times, unordered)
   found = {"landmarks": state.cost, "photometric_l1": state.l1, **(state.adam.terms if state.adam else {})}
   certainty = {}
   if state.adam is None:

@@ -71,7 +71,7 @@ class Run:
     """Focal length and principal point (as in `Shared`) that are known."""
     if self.held is not None:
       return np.float32(self.held.focal), np.asarray(principal_of(jax.tree.map(np.asarray, self.held), self.size))
-    return (np.float32(self.config.focal) if self.config.focal > 0 else None), None
+    return (np.float32(self.config.camera.focal) if self.config.camera.focal > 0 else None), None
 
   def with_held(self, shared: Shared) -> Shared:
     """`shared` with a known camera put back exactly where the solver held it by a stiff prior."""
@@ -94,14 +94,14 @@ def make_run(
 ) -> Run:
   """Looks at a clip's landmarks; arguments as in `Run`."""
   landmarks, confidence, dense = clip.landmarks()
-  step = DENSE_STEP if config.dense_landmarks and dense is not None and np.isfinite(dense).any() else 0
+  step = DENSE_STEP if config.landmarks.dense_landmarks and dense is not None and np.isfinite(dense).any() else 0
   lm = _landmark_model(model, weights, step)
   f32 = lambda a: None if a is None else np.asarray(a, np.float32)
   points, weight = fitted_points(model, f32(landmarks), f32(confidence), f32(dense), step)
   tracks = lambda index: _tracks(lm, points[index], weight[index], clip.size)
   return Run(
     model=model,
-    colored=flame.without_lower_neck(model) if config.photometric and config.ignore_lower_neck else model,
+    colored=flame.without_lower_neck(model) if config.photometric and config.components.ignore_lower_neck else model,
     clip=clip,
     config=config,
     weights=weights,

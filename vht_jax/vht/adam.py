@@ -41,7 +41,7 @@ def fit_identity(
     model: the head, without the faces that are to be ignored.
     observations: the keyframes, leading axis F.
     identity: where to start; `camera.R`, `camera.T` and `lmk_offset` stay as they are, and so does the camera as a
-      whole if it is calibrated (`config.calibrated`), its focal length if that is given (`config.focal`).
+      whole if it is calibrated (`config.camera.calibrated`), its focal length if that is given (`config.camera.focal`).
     raw: where to start, leading axis F.
     config: static; `init_steps` steps. The blur follows `steps_per_frame`, as in VHT.
     weights: traced.
@@ -58,7 +58,7 @@ def fit_identity(
     (identity, raw),
     lambda variables: variables,
     rates,
-    config.init_steps,
+    config.adam.init_steps,
     config,
     weights,
     adjoint=adjoint,
@@ -88,7 +88,7 @@ def fit_frame(
     reference: (3,) translation that the frame is drawn to, world, m: the previous frame's.
     config: static.
     weights: traced.
-    n_steps: static; defaults to `config.steps_per_frame` (VHT takes `init_steps` for the first frame of a shot).
+    n_steps: static; defaults to `config.adam.steps_per_frame` (VHT takes `init_steps` for the first frame of a shot).
     adjoint: as for `fit_identity`.
 
   Returns:
@@ -102,7 +102,7 @@ def fit_frame(
     _batch_of_one(raw),
     lambda raw: (identity, raw),
     _pose_rates(raw, weights),
-    config.steps_per_frame if n_steps is None else n_steps,
+    config.adam.steps_per_frame if n_steps is None else n_steps,
     config,
     weights,
     reference=reference,
@@ -148,11 +148,12 @@ def evaluate(
   Returns:
     name -> (F,).
   """
-  size = observations.rgb.shape[1:3]
+  size = observations.rgb.shape[1], observations.rgb.shape[2]
 
   def frame(observation, raw, reference):
     pose = flame.limit_pose(raw)
-    pixels = visible_pixels(model, identity, pose, size, scale=config.sampling_scale, budget=config.pixel_budget)
+    adam = config.adam
+    pixels = visible_pixels(model, identity, pose, size, scale=adam.sampling_scale, budget=adam.pixel_budget)
     raw, observation, pixels = _batch_of_one((raw, observation, pixels))
     total, terms = energy(model, identity, raw, observation, observation.rgb, pixels, weights, reference=reference)
     return terms | {"total": total}
@@ -202,12 +203,12 @@ def _descend(
     rates: learning rates, one per leaf of `variables`.
     texture: (Ht, Wt, 3) albedo if it is not optimised: its lookup then happens once per step.
   """
-  size = observations.rgb.shape[1:3]
+  size = observations.rgb.shape[1], observations.rgb.shape[2]
   # The second epsilon gives the root a derivative where a gradient is 0; the update does not notice it.
   adam = optax.scale_by_adam(eps_root=1e-30)
   plain = adjoint is not None
   # VHT's first update after rasterising does not know where the surface points are seen (docs/parity.md).
-  screen_gradients = jnp.where(jnp.arange(config.sub_steps) == 0, 0.0, 1.0).astype(jnp.float32)
+  screen_gradients = jnp.where(jnp.arange(config.adam.sub_steps) == 0, 0.0, 1.0).astype(jnp.float32)
 
   def see(variables, phase) -> Pixels:
     identity, raw = split(variables)
@@ -219,8 +220,8 @@ def _descend(
         identity,
         pose,
         size,
-        scale=config.sampling_scale,
-        budget=config.pixel_budget,
+        scale=config.adam.sampling_scale,
+        budget=config.adam.pixel_budget,
         phase=phase,
         frozen=not plain,
       )
@@ -263,7 +264,7 @@ def _descend(
 
     return jax.lax.scan(update, state, screen_gradients)
 
-  sigmas = blur_schedule(config.blur_sigma, config.steps_per_frame, n_steps)
+  sigmas = blur_schedule(config.adam.blur_sigma, config.adam.steps_per_frame, n_steps)
   phases = np.mod(0.5 + _GOLDEN * np.arange(n_steps), 1.0).astype(np.float32)
   start = variables, adam.init(variables)
   schedule = jnp.asarray(sigmas), jnp.asarray(phases)
@@ -280,12 +281,15 @@ def _pose_rates(raw: RawPose, weights: Weights) -> RawPose:
 
 
 def _identity_rates(identity: Identity, config: TrackConfig, weights: Weights) -> Identity:
-  cam_lr = 0.0 if config.calibrated else weights.cam_lr
+  fixed: Any = 0.0  # rates are numbers in the places of arrays
+  lr: Any = weights.lr
+  light_lr: Any = weights.light_lr
+  cam_lr: Any = 0.0 if config.camera.calibrated else weights.cam_lr
   return Identity(
-    shape=weights.lr,
-    texture=weights.lr,
-    light=weights.light_lr,
-    camera=Camera(focal=0.0 if config.focal else cam_lr, principal=cam_lr, R=0.0, T=0.0),
-    lmk_offset=0.0,
-    texture_layer=None if identity.texture_layer is None else 0.0,
+    shape=lr,
+    texture=lr,
+    light=light_lr,
+    camera=Camera(focal=fixed if config.camera.focal else cam_lr, principal=cam_lr, R=fixed, T=fixed),
+    lmk_offset=fixed,
+    texture_layer=None if identity.texture_layer is None else fixed,
   )

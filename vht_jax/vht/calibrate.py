@@ -77,7 +77,7 @@ def calibrate(
 
 def _calibrate(world: list[np.ndarray], image: list[np.ndarray], size: tuple[int, int], focal: float) -> Calibration:
   """From point pairs: world [(N, 3)] relative to the root joint, image [(N, 2)] px."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = size
   side = max(height, width)

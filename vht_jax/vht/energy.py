@@ -34,8 +34,7 @@ from vht_jax.types import Array, FlameModel, Fragments, Identity, Observations, 
 TERMS = ("lmk", "eyes_lmk", "photo", "expr_reg", "shape_reg", "tex_reg", "pos", "eyes_sym")
 
 
-@flax.struct.dataclass
-class Pixels:
+class Pixels(flax.struct.PyTreeNode):
   """The pixels that the photometric term of one frame looks at, P of them; all constants of the optimisation."""
 
   fragments: Fragments  # of size (1, P)
@@ -137,12 +136,12 @@ def energy(
     () total and the terms of `TERMS`, unweighted except for `pos`, which contains the w_pos_* (as VHT logs them).
   """
   texture = flame.albedo(model, identity.texture, identity.texture_layer) if pixels.albedo is None else None
-  size = targets.shape[1:3]
+  size = targets.shape[1], targets.shape[2]
 
   def frame(raw, observation, target, pixels):
     vertices = flame.skin(model, _shape_for(model, identity), flame.limit_pose(raw))
     lmk, eyes_lmk = landmark_energy(predict_landmarks(model, identity, raw, vertices, size), observation, size)
-    if pixels.albedo is None:
+    if texture is not None:
       albedo = sample_texture(texture, pixels.uv, forward_mode=forward_mode)
     else:
       albedo = pixels.albedo

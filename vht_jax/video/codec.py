@@ -10,8 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 from absl import logging
+from av.error import FFmpegError
+from av.stream import Disposition
 
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
@@ -64,20 +67,19 @@ def open_video(path: str | Path) -> Opened:
     raise InputError(f"{path}: no such file (expected a video)")
   if not path.is_file():
     raise InputError(f"{path}: expected a video file, found a folder")
-  import av
-
-  first, frames = None, None
-  with quiet_stderr(), contextlib.suppress(av.error.FFmpegError):
+  first = container = stream = None
+  frames: Iterator[Any] = iter(())
+  lead = 0  # frames before the first that can be decoded
+  with quiet_stderr(), contextlib.suppress(FFmpegError):
     container = av.open(str(path))
     stream = _choose(container, path)
     if stream is not None:
       frames = _decode(container, stream)
-      lead = 0  # frames before the first that can be decoded
       for first in frames:
         if first is not None:
           break
         lead += 1
-  if first is None:
+  if container is None or stream is None or first is None:
     raise InputError(
       f"{path}: expected a video, found a file of {path.stat().st_size} bytes in which no frame can be decoded; is it "
       "complete, and does `ffmpeg -i` read it?"
@@ -100,7 +102,8 @@ def open_video(path: str | Path) -> Opened:
       rgb, alpha = over_background(frame.to_ndarray(format="rgba"))
     else:
       rgb, alpha = frame.to_ndarray(format="rgb24"), None
-    rgb, alpha = (None if x is None else turn(enlarge(x, squared), matrix) for x in (rgb, alpha))
+    upright = lambda pixels: turn(enlarge(pixels, squared), matrix)
+    rgb, alpha = upright(rgb), None if alpha is None else upright(alpha)
     time = None if frame.pts is None else float(frame.pts * stream.time_base)
     return Picture(rgb, alpha, time, f"{path.name}#{index}")
 
@@ -141,14 +144,12 @@ def _choose(container, path: Path):
   Cover pictures are left out: those that say so, and those of which there is one picture while another stream goes on.
   Of several films the one marked as default is taken, then the largest.
   """
-  import av
-
-  flags = av.stream.Disposition
+  flags = Disposition
   pictures = flags.attached_pic | flags.timed_thumbnails | flags.still_image
   films = [s for s in container.streams.video if not s.disposition & pictures]
   if len(films) > 1:
     counts = dict.fromkeys((s.index for s in films), 0)
-    with av.open(str(path)) as probe, contextlib.suppress(av.error.FFmpegError):
+    with av.open(str(path)) as probe, contextlib.suppress(FFmpegError):
       for _, packet in zip(range(_PROBE), probe.demux([probe.streams[i] for i in counts])):
         counts[packet.stream_index] += packet.size > 0
     rank = lambda s: (counts[s.index] > 1, bool(s.disposition & flags.default), s.width * s.height, -s.index)
@@ -163,10 +164,8 @@ def _choose(container, path: Path):
 
 def _decoder(stream) -> Any:
   """The stream's decoder; for VP8 and VP9 with alpha libvpx's, as FFmpeg's own does not see it."""
-  import av
-
   if stream.metadata.get("alpha_mode") == "1":
-    with contextlib.suppress(av.error.FFmpegError, ValueError):
+    with contextlib.suppress(FFmpegError, ValueError):
       return av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[stream.codec_context.name], "r")
   return stream.codec_context
 
@@ -178,8 +177,6 @@ def _decode(container, stream) -> Iterator[Any]:
   Frames and packets are matched by their time stamps. A packet without a frame is lost only if it was damaged: some
   codecs have packets that are not to be shown.
   """
-  import av
-
   decoder = _decoder(stream)
   waiting: list[int] = []  # time stamps of packets whose frames have not come out yet, a heap
   bad: set[int] = set()  # those that are lost
@@ -188,19 +185,19 @@ def _decode(container, stream) -> Iterator[Any]:
   while True:
     try:
       packet = next(packets, None)
-    except av.error.FFmpegError:  # the container itself breaks off
+    except FFmpegError:  # the container itself breaks off
       packet = None
     flush = packet is None or not packet.size
-    stamp = None if flush else packet.pts
-    if not flush and packet.is_keyframe:
+    stamp = None if packet is None or flush else packet.pts
+    if packet is not None and not flush and packet.is_keyframe:
       recovery, damaged = (stamp if damaged else recovery), False
     try:
       frames = decoder.decode(None if flush else packet)
     except EOFError:
       frames = []
-    except av.error.FFmpegError:
+    except FFmpegError:
       frames, damaged = [], True
-    if stamp is not None and not packet.is_discard:
+    if packet is not None and stamp is not None and not packet.is_discard:
       heapq.heappush(waiting, stamp)
       if damaged or (recovery is not None and stamp < recovery):
         bad.add(stamp)
@@ -242,8 +239,6 @@ def write_video(
   Raises:
     InputError: no frames, frames of different sizes, or a folder that cannot be written.
   """
-  import av
-
   path = Path(path)
   temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix or '.mp4'}")
   count, size = 0, None
@@ -279,7 +274,7 @@ def write_video(
         raise InputError(f"{path}: there are no frames to write")
       container.mux(stream.encode(None))
     os.replace(temporary, path)
-  except (OSError, av.error.FFmpegError) as error:
+  except (OSError, FFmpegError) as error:
     raise InputError(f"{path}: the video cannot be written ({error})") from error
   finally:
     temporary.unlink(missing_ok=True)

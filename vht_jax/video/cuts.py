@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 SIDE = 16  # px
@@ -12,8 +13,6 @@ _AROUND = 2  # frames
 
 def thumbnail(rgb: np.ndarray) -> np.ndarray:
   """(16, 16, 3) uint8, area means of an image (H, W, 3) uint8."""
-  import cv2
-
   return cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 

@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from PIL import Image, ImageOps
 
-from vht_jax.dataset.layout import frame_folders
 from vht_jax.errors import InputError
 from vht_jax.video.codec import DEFAULT_FPS, Opened, VideoInfo
 from vht_jax.video.pixels import Picture, enlarge, over_background, square_size
@@ -26,6 +26,7 @@ _DPI_ROUNDING = 0.02  # densities are whole numbers; no pixels in use are so lit
 
 # EXIF
 _EXIF_IFD = 0x8769
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 _FOCAL_35MM, _ZOOM, _WIDTH, _HEIGHT = 0xA405, 0xA404, 0xA002, 0xA003
 _REDUCED = 254  # TIFF's NewSubfileType; its first bit says that a page is a thumbnail of another
 
@@ -37,25 +38,32 @@ def open_images(source: Path) -> Opened:
     InputError: no image, an image that cannot be decoded, or images of different sizes.
   """
   paths = list_images(source) if source.is_dir() else [source]
+  heads = [_head(path) for path in paths]  # before the first is decoded: refused at once
+  for path, head in zip(paths, heads):
+    _check_size(path if source.is_dir() else path.name, head.size, paths[0].name, heads[0].size)
   pictures = _pictures(paths)
   first = next(pictures)
   times = _durations(paths[0]) if len(paths) == 1 else []
   span = sum(times[:-1])
   fps = (len(times) - 1) / span if span > 0 else DEFAULT_FPS
-  n = sum(len(_pages(path)) for path in paths)
+  n = sum(len(head.pages) for head in heads)
 
   def sized() -> Iterator[Picture]:
     yield first
     for picture in pictures:
-      if picture.rgb.shape != first.rgb.shape:
-        raise InputError(
-          f"{source / picture.source if source.is_dir() else picture.source}: size {picture.rgb.shape[0]}x"
-          f"{picture.rgb.shape[1]}, but {first.source} has {first.rgb.shape[0]}x{first.rgb.shape[1]} (height x width); "
-          "the frames of a clip need one size"
-        )
+      name = source / picture.source if source.is_dir() else picture.source
+      _check_size(name, picture.rgb.shape[:2], first.source, first.rgb.shape[:2])
       yield picture
 
   return Opened(VideoInfo(fps, n, first.rgb.shape[:2]), True, sized())
+
+
+def _check_size(name: Path | str, size: tuple[int, int], first: str, first_size: tuple[int, int]) -> None:
+  if size != first_size:
+    raise InputError(
+      f"{name}: size {size[0]}x{size[1]}, but {first} has {first_size[0]}x{first_size[1]} (height x width); "
+      "the frames of a clip need one size"
+    )
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -66,8 +74,7 @@ def list_images(folder: Path) -> list[Path]:
   """
   paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
   if not paths:
-    hint = "; it is a folder of frames already: give it as data path, without a video" if frame_folders(folder) else ""
-    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none{hint}")
+    raise InputError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none")
   return sorted(paths, key=lambda path: [int(p) if k % 2 else p.lower() for k, p in enumerate(_parts(path.name))])
 
 
@@ -111,8 +118,6 @@ def _opened(path: Path) -> Iterator[Any]:
   Raises:
     InputError: it cannot be decoded.
   """
-  from PIL import Image
-
   try:
     with Image.open(path) as image:
       yield image
@@ -124,17 +129,36 @@ def _opened(path: Path) -> Iterator[Any]:
     raise InputError(f"{path}: expected an image, found a file that cannot be decoded ({error})") from error
 
 
+class _Head(NamedTuple):
+  """What a file says before its pixels are decoded."""
+
+  size: tuple[int, int]  # (H, W) of the first picture as it will be: upright, with square pixels
+  pages: list[int]  # which of its pictures are frames
+
+
+def _head(path: Path) -> _Head:
+  with _opened(path) as image:
+    size, aspect = (image.height, image.width), _pixel_aspect(image, path)
+    if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS:
+      size, aspect = size[::-1], 1 / aspect
+    return _Head(square_size(size, aspect, str(path)) if aspect != 1.0 else size, _pages_of(image))
+
+
 def _pages(path: Path) -> list[int]:
   """Which of a file's pictures are frames."""
   with _opened(path) as image:
-    if image.format not in _SEQUENCES:
-      return [0]
-    pages = list(range(getattr(image, "n_frames", 1)))
-    if image.format == "TIFF" and len(pages) > 1:
-      pages = [k for k in pages if not (image.seek(k) or image.tag_v2.get(_REDUCED, 0) & 1)]
-    if image.format == "PNG" and getattr(image, "default_image", False):
-      pages = pages[1:]  # an APNG's picture for those who cannot play it
-    return pages or [0]
+    return _pages_of(image)
+
+
+def _pages_of(image: Any) -> list[int]:
+  if image.format not in _SEQUENCES:
+    return [0]
+  pages = list(range(getattr(image, "n_frames", 1)))
+  if image.format == "TIFF" and len(pages) > 1:
+    pages = [k for k in pages if not (image.seek(k) or image.tag_v2.get(_REDUCED, 0) & 1)]
+  if image.format == "PNG" and getattr(image, "default_image", False):
+    pages = pages[1:]  # an APNG's picture for those who cannot play it
+  return pages or [0]
 
 
 def _durations(path: Path) -> list[float]:
@@ -153,8 +177,6 @@ def _durations(path: Path) -> list[float]:
 
 def _read(opened, path: Path) -> tuple[np.ndarray, np.ndarray | None, float | None]:
   """The rgb and alpha of an opened image's present picture, see `Picture`, and the focal length of its EXIF (mm)."""
-  from PIL import Image, ImageOps
-
   focal, aspect = _focal_35mm(opened, path), _pixel_aspect(opened, path)
   image = ImageOps.exif_transpose(opened)
   if image.size != opened.size:  # turned on its side

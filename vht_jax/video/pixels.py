@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from absl import logging
+from PIL import Image
 
-from vht_jax.dataset.layout import MAX_SIDE
 from vht_jax.errors import InputError
 
+MAX_SIDE = 16384  # px, of an image or a video
 BACKGROUND = 128  # mid-grey: neither a bright face nor dark hair ends in an edge that is not there
 MAX_ASPECT = 4.0  # H.264's table of pixel aspects ends at 2.2; beyond this the file is taken to be wrong
 
@@ -61,8 +64,6 @@ def square_size(size: tuple[int, int], aspect: float, what: str) -> tuple[int, i
 
 def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """uint8 (h, w[, c]) at `size` (H, W), not smaller than it is."""
-  import cv2
-
   return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
@@ -81,3 +82,41 @@ def turn(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
   else:
     return image
   return np.ascontiguousarray(image[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, factor: float) -> tuple[int, int]:
+  """Size (H, W) at which frames of a size are tracked: `resolution` in their own shape, else divided by `factor`.
+
+  Raises:
+    InputError: fewer than 16 pixels, or more than `MAX_SIDE`.
+  """
+  if resolution is not None:
+    sides = [int(side) for side in resolution]
+    if len(sides) != 2 or min(sides) < 16:
+      raise InputError(f"tracking_resolution: expected [height, width] of at least 16 pixels, found {list(resolution)}")
+    size = sides[0], sides[1]
+    # Stretching would change the face's proportions; sides that agree within rounding are taken as they are named.
+    factor = min(size[0] / source[0], size[1] / source[1])
+    fitted = max(round(source[0] * factor), 16), max(round(source[1] * factor), 16)
+    if max(abs(a - b) for a, b in zip(size, fitted)) <= 1:
+      return size
+    logging.warning(
+      "tracking_resolution: frames of %dx%d (height x width) become %dx%d, which keeps their shape, rather than %dx%d",
+      *source, *fitted, *size,
+    )  # fmt: skip
+    return fitted
+  if not factor > 0:
+    raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
+  size = int(source[0] / factor), int(source[1] / factor)
+  if max(size) > MAX_SIDE:
+    raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
+  if min(size) < 16:
+    raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
+  return size
+
+
+def resize_antialiased(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Resizes uint8 (H, W[, 3]) with a triangle filter as wide as the reduction: VHT's (torchvision's antialias)."""
+  if image.shape[:2] == size:
+    return image
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
-import io
 import os
 import sys
-import time
 from typing import Any
 
 # Before jax is imported, as in `main`.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from absl import flags
 
 from vht_jax.errors import InputError, brief
 from vht_jax.host.supervise import supervised
@@ -56,7 +55,11 @@ def main(argv: list[str]) -> int:
     print(USAGE)
     return 0
   try:
-    run(parse(argv))
+    options = parse(argv)
+    require_viser()
+    from vht_jax.viewer import serve  # late: viser is an optional extra, and `--help` should not wait for jax
+
+    serve.run(options)
     return 0
   except InputError as error:
     if "--debug" in argv:
@@ -79,8 +82,6 @@ def parse(argv: list[str]) -> Options:
   Raises:
     InputError: unknown flag, a value of the wrong kind, none or too many results.
   """
-  from absl import flags
-
   values = flags.FlagValues()
   for field in dataclasses.fields(Options)[1:]:
     flags.DEFINE_string(field.name, None, "", flag_values=values)
@@ -104,32 +105,6 @@ def parse(argv: list[str]) -> Options:
   return Options(results=tuple(rest), **given)
 
 
-def run(options: Options) -> None:
-  """Opens the results and serves the page until it is interrupted.
-
-  Raises:
-    InputError: anything the user can cause.
-  """
-  require_viser()
-  from vht_jax.app.cli import start_jax
-  from vht_jax.app.options.settings import AppConfig
-  from vht_jax.viewer.source import open_result
-
-  start_jax(AppConfig())
-  folders = (options.data_path, options.data_path2)
-  sources = [open_result(r, d, options.assets, options.model) for r, d in zip(options.results, folders)]
-  server, viewer, _ = serve(sources, options.host, options.port)
-  try:
-    thread = viewer.start()
-    print(greeting(sources, options.host, server.get_port()), flush=True)
-    while thread.is_alive():
-      time.sleep(0.2)
-  finally:
-    viewer.stop()
-    with contextlib.redirect_stdout(io.StringIO()):  # viser says farewell
-      server.stop()
-
-
 def require_viser() -> None:
   """
   Raises:
@@ -137,35 +112,6 @@ def require_viser() -> None:
   """
   if importlib.util.find_spec("viser") is None:
     raise InputError("vht-view needs viser: pip install 'vht-jax[viewer]'")
-
-
-def serve(sources: list, host: str, port: int):
-  """A server with the results in it, their `Viewer`, which is not started yet, and its `Panel`."""
-  import viser
-
-  from vht_jax.viewer.panel import Panel
-  from vht_jax.viewer.viewer import Viewer
-
-  with contextlib.redirect_stdout(io.StringIO()):  # viser has its own greeting
-    try:
-      server = viser.ViserServer(host=host, port=port, verbose=False)
-    except OSError as error:
-      raise InputError(f"--host={host} --port={port}: cannot be served ({error.strerror or error})") from None
-  server.scene.set_up_direction("+y")
-  server.scene.world_axes.visible = False
-  server.scene.configure_default_lights(cast_shadow=False)
-  viewer = Viewer(server, sources)
-  return server, viewer, Panel(server, viewer)
-
-
-def greeting(sources: list, host: str, port: int) -> str:
-  """What is opened and where to look."""
-  lines = [f"{s.name}: {len(s.tracked.frames)} frames, {s.head.name}" for s in sources]
-  lines += [f"  note: {note}" for s in sources for note in s.notes]
-  shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::") else host
-  lines.append(f"open http://{shown}:{port} in a browser; Ctrl-C ends")
-  lines.append(f"on another machine first: ssh -L {port}:localhost:{port} USER@THIS_HOST")
-  return "\n".join(lines)
 
 
 if __name__ == "__main__":

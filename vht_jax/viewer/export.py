@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
+import trimesh
+from trimesh.exchange.ply import export_ply
 
 
 def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
   """Binary PLY of vertices (V, 3), faces (F, 3) and their sRGB colours (V, 3) in [0, 1]."""
-  head = [
-    "ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}",
-    *(f"property float {c}" for c in "xyz"), *(f"property uchar {c}" for c in ("red", "green", "blue")),
-    f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header",
-  ]  # fmt: skip
-  points = np.zeros(len(vertices), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
-  points["xyz"], points["rgb"] = vertices, np.round(255.0 * np.clip(colors, 0.0, 1.0))
-  triangles = np.zeros(len(faces), [("n", "u1"), ("ids", "<i4", 3)])
-  triangles["n"], triangles["ids"] = 3, faces
-  return "\n".join(head).encode() + b"\n" + points.tobytes() + triangles.tobytes()
+  rgb = np.round(255.0 * np.clip(colors, 0.0, 1.0)).astype(np.uint8)
+  return export_ply(trimesh.Trimesh(vertices, faces, vertex_colors=rgb, process=False))
 
 
 def obj(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> bytes:
-  """Wavefront OBJ of vertices (V, 3), faces (F, 3) and texture coordinates (F, 3, 2)."""
+  """Wavefront OBJ of vertices (V, 3), faces (F, 3) and texture coordinates (F, 3, 2).
+
+  Written here: trimesh has one texture coordinate per vertex, so its file would have other vertices than the head.
+  """
   unique, inverse = np.unique(uv.reshape(-1, 2), axis=0, return_inverse=True)
   out = io.StringIO()
   out.write("# vht_jax: metres; x to the left of the image, y up, z away from the camera\n")
@@ -35,8 +33,6 @@ def obj(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> bytes:
 
 def picture(rgb: np.ndarray, alpha: np.ndarray, image: np.ndarray | None) -> bytes:
   """PNG of a rendering (H, W, 3) in [0, 1] over an image (H, W, 3) uint8, or alone and transparent around it."""
-  import cv2
-
   shown = np.round(255.0 * rgb)
   if image is None:
     pixels = np.concatenate([shown[..., ::-1], 255.0 * alpha[..., None]], axis=-1)

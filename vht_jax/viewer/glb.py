@@ -7,10 +7,10 @@ through the inverse of that curve.
 
 from __future__ import annotations
 
-import json
-import struct
-
+import cv2
 import numpy as np
+
+from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
 
 # three.js, tonemapping_pars_fragment.glsl: ACESFilmicToneMapping; rows act on column vectors. Exposure 1 / 0.6 before.
 _ACES_IN = np.array([[0.59719, 0.35458, 0.04823], [0.07600, 0.90834, 0.01566], [0.02840, 0.13383, 0.83777]])
@@ -45,8 +45,6 @@ def toned(sent: np.ndarray) -> np.ndarray:
 
 def texture_jpeg(display: np.ndarray, quality: int = 92) -> bytes:
   """A texture (H, W, 3) of sRGB colours in [0, 1], row 0 at v = 1, for `pack(jpeg=...)`."""
-  import cv2
-
   linear = np.clip(untoned(display) / TEXTURE_SCALE, 0.0, 1.0)
   encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
   pixels = np.round(encoded[..., ::-1] * 255.0).astype(np.uint8)
@@ -73,40 +71,30 @@ def pack(
     uv, jpeg: (N, 2), v up, and a texture of `texture_jpeg`.
     opacity: of the whole mesh.
   """
-  parts: list[bytes] = []
-  views: list[dict] = []
-  accessors: list[dict] = []
-
-  def view(data: bytes, **more) -> int:
-    views.append({"buffer": 0, "byteOffset": sum(map(len, parts)), "byteLength": len(data), **more})
-    parts.append(data + b"\0" * (-len(data) % 4))
-    return len(views) - 1
-
-  def accessor(array: np.ndarray, kind: str, component: int, target: int, **more) -> int:
-    index = view(np.ascontiguousarray(array).tobytes(), target=target)
-    accessors.append({"bufferView": index, "componentType": component, "count": len(array), "type": kind, **more})
-    return len(accessors) - 1
-
-  vertices = np.asarray(vertices, "<f4")
-  bounds = {"min": vertices.min(0).tolist(), "max": vertices.max(0).tolist()}
-  attributes = {"POSITION": accessor(vertices, "VEC3", 5126, 34962, **bounds)}
+  file = GltfFile()
+  attributes = {"POSITION": file.accessor(np.asarray(vertices, "<f4"), "VEC3", ARRAY, bounds=True)}
   scale = 1.0
   surface: dict = {"metallicFactor": 0.0}
   if colors is not None:
-    attributes["COLOR_0"] = accessor(untoned(colors).astype("<f4"), "VEC3", 5126, 34962)
+    attributes["COLOR_0"] = file.accessor(untoned(colors).astype("<f4"), "VEC3", ARRAY)
   textures: dict = {}
   if jpeg is not None:
     flipped = np.asarray(uv, "<f4") * [1.0, -1.0] + [0.0, 1.0]  # glTF counts v from the top
-    attributes["TEXCOORD_0"] = accessor(flipped.astype("<f4"), "VEC2", 5126, 34962)
+    attributes["TEXCOORD_0"] = file.accessor(flipped.astype("<f4"), "VEC2", ARRAY)
     scale = TEXTURE_SCALE
     surface["baseColorTexture"] = {"index": 0}
     textures = {
       "textures": [{"source": 0, "sampler": 0}],
-      "images": [{"bufferView": view(jpeg), "mimeType": "image/jpeg"}],
-      "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
+      "images": [{"bufferView": file.view(jpeg), "mimeType": "image/jpeg"}],
+      "samplers": [SMOOTH],
     }
-  indices = accessor(np.asarray(faces, "<u4").reshape(-1), "SCALAR", 5125, 34963)
+  indices = file.accessor(np.asarray(faces, "<u4").reshape(-1, 1), "SCALAR", ELEMENTS)
   surface["baseColorFactor"] = [scale, scale, scale, opacity]
+  unlit = {
+    "pbrMetallicRoughness": surface,
+    "extensions": {"KHR_materials_unlit": {}},
+    **({"alphaMode": "BLEND"} if opacity < 1.0 else {}),
+  }
   document = {
     "asset": {"version": "2.0", "generator": "vht_jax"},
     "extensionsUsed": ["KHR_materials_unlit"],
@@ -114,20 +102,7 @@ def pack(
     "scenes": [{"nodes": [0]}],
     "nodes": [{"mesh": 0}],
     "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
-    "materials": [
-      {
-        "pbrMetallicRoughness": surface,
-        "extensions": {"KHR_materials_unlit": {}},
-        **({"alphaMode": "BLEND"} if opacity < 1.0 else {}),
-      }
-    ],
+    "materials": [unlit],
     **textures,
-    "accessors": accessors,
-    "bufferViews": views,
-    "buffers": [{"byteLength": sum(map(len, parts))}],
   }
-  text = json.dumps(document, separators=(",", ":")).encode()
-  text += b" " * (-len(text) % 4)
-  body = b"".join(parts)
-  header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(body))
-  return header + struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(body), b"BIN\0") + body
+  return file.bytes(document)

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Panel:
   def __init__(self, server, viewer: Viewer):
     self.server, self.viewer = server, viewer
     self.options = Options()
-    self.sliders: list[tuple[Control, object]] = []
+    self.sliders: list[tuple[Control, Any]] = []
     self._changed_at = 0.0
     self._text = ""
     gui = server.gui
@@ -162,7 +163,7 @@ class Panel:
       else:
         frame = viewer.session.undo() if what == UNDO else viewer.session.redo()
         done = frame is not None
-        if done and frame >= 0:
+        if frame is not None and frame >= 0:
           viewer.frame = frame
     if not done:
       self._notify(client, *_NOTHING[what])

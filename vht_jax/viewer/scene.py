@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
+import viser.transforms as transforms
 
 from vht_jax import cameras
 from vht_jax.types import Camera
+from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer import glb
 from vht_jax.viewer.source import Source
 from vht_jax.viewer.surface import DISTANCE_RANGE, ERROR_RANGE, Surface, behind_pixels, scale_colors
@@ -73,9 +76,8 @@ def field_of_view(camera: Camera, size: tuple[int, int], aspect: float) -> float
 
 def wxyz(rotation: np.ndarray) -> tuple[float, float, float, float]:
   """Unit quaternion of a (3, 3) rotation matrix."""
-  import viser.transforms as transforms
-
-  return tuple(float(x) for x in transforms.SO3.from_matrix(np.asarray(rotation, np.float64)).wxyz)
+  w, x, y, z = transforms.SO3.from_matrix(np.asarray(rotation, np.float64)).wxyz
+  return float(w), float(x), float(y), float(z)
 
 
 class HeadScene:
@@ -121,12 +123,13 @@ class HeadScene:
       self._present()
     data = self._packed(vertices, frame, view, colors)
     self._slot = (self._slot + 1) % _SLOTS
-    if self._slots[self._slot] is None:
+    slot = self._slots[self._slot]
+    if slot is None:
       self._slots[self._slot] = self.server.scene.add_glb(
         f"/{self.name}/head_{self._slot}", data, cast_shadow=False, receive_shadow=False, visible=False
       )
     else:
-      self._slots[self._slot].glb_data = data
+      slot.glb_data = data
     self._waiting = (frame, view, vertices)
     return vertices
 
@@ -169,7 +172,7 @@ class HeadScene:
     if not found.valid:
       return None
     camera = self.surface.session.edited_camera
-    model = np.asarray(cameras.project(camera, self.surface.landmarks(vertices), self.size))
+    model = np.asarray(cameras.project(camera, jnp.asarray(self.surface.landmarks(vertices)), self.size))
     return model[:, :2], found.landmarks, found.confidence
 
   # Parts
@@ -187,6 +190,8 @@ class HeadScene:
 
   def _present(self) -> None:
     """Brings the mesh that was sent last to the front, with the frame and the landmarks that belong to it."""
+    if self._waiting is None:
+      return
     frame, view, vertices = self._waiting
     self._waiting = None
     with self.server.atomic():
@@ -203,7 +208,8 @@ class HeadScene:
       for slot in self._slots:
         if slot is not None:
           slot.visible = False
-      self._mesh.visible = True
+      if self._mesh is not None:
+        self._mesh.visible = True
       self._show_surroundings(frame, view, vertices)
 
   def _show_mesh(self, vertices: np.ndarray, view: View) -> None:
@@ -231,10 +237,9 @@ class HeadScene:
     camera = self.surface.session.edited_camera
     shown = (frame, float(camera.focal))
     if self._image is None or self._shown != shown:
-      from vht_jax.dataset.folder import resize_antialiased
-
       scale = min(1.0, _PLANE_SIDE / max(image.shape[:2]))
-      sent = resize_antialiased(image, tuple(max(1, round(n * scale)) for n in image.shape[:2]))
+      height, width = image.shape[:2]
+      sent = resize_antialiased(image, (max(1, round(height * scale)), max(1, round(width * scale))))
       centre, width, height = plane_of(camera, self.size, self.distance)
       if self._image is None:
         # viser's images lie in the x, y plane with x right and y down, as the camera's.
@@ -260,7 +265,7 @@ class HeadScene:
     centre = camera_place(camera)[0]
     model = self.surface.landmarks(vertices)
     nearer = centre + _IN_FRONT * (model - centre)
-    depth = np.asarray(cameras.world_to_camera(camera, model))[:, 2]
+    depth = np.asarray(cameras.world_to_camera(camera, jnp.asarray(model)))[:, 2]
     seen = np.zeros(len(model), bool) if pixels is None else pixels[2] > 0
     detected = (
       nearer
@@ -281,9 +286,11 @@ class HeadScene:
         thickness_units="screen",
       )  # fmt: skip
     self._points[0].points, self._points[1].points = nearer, detected
-    self._lines.points = np.stack([nearer, detected], 1)
+    if self._lines is not None:
+      self._lines.points = np.stack([nearer, detected], 1)
+      self._lines.visible = pixels is not None
     self._points[0].visible = True
-    self._points[1].visible = self._lines.visible = pixels is not None
+    self._points[1].visible = pixels is not None
 
 
 def distance_colors(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from vht_jax import results
+from vht_jax.app.options.settings import read_ini
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.layout import THUMBNAILS
 from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
 from vht_jax.head.load import load_head
@@ -100,8 +102,6 @@ def _result_file(path: Path) -> Path:
 
 def _config(folder: Path) -> dict[str, Any]:
   """What the run's config.ini says; nothing if there is none or it is of another kind."""
-  from vht_jax.app.options.settings import read_ini
-
   if not (folder / "config.ini").is_file():
     return {}
   try:
@@ -159,8 +159,6 @@ def _images(
 
 def _shots(rows: np.ndarray, images: FrameFolder | None, config: dict[str, Any]) -> np.ndarray:
   """The shot of each frame. Cuts are looked for only where the run left its thumbnails: decoding a clip takes long."""
-  from vht_jax.dataset.layout import THUMBNAILS
-
   cuts = set(config.get("cutframes", ()))
   if images is not None and config.get("find_cuts", True) and (images.path / THUMBNAILS).is_file():
     cuts |= set(images.find_cuts())

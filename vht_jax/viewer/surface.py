@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from vht_jax.render.picture import render_mesh
 from vht_jax.render.shade import shade, shading
 from vht_jax.render.uv_bake import rasterize_uv
 from vht_jax.types import Camera, FlameModel, Pose
+from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer.editing.session import Session
 
 ERROR_SIDE = 256  # px, longest side of the pictures that are compared for the error colours
@@ -80,10 +82,8 @@ class Surface:
       vertices: (V, 3).
       image: (H, W, 3) uint8, of any size.
     """
-    from vht_jax.dataset.folder import resize_antialiased
-
     scale = min(1.0, ERROR_SIDE / max(image.shape[:2]))
-    size = tuple(max(1, round(n * scale)) for n in image.shape[:2])
+    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     small = resize_antialiased(image, size).astype(np.float32) / 255.0
     light, camera = jnp.asarray(self.session.edited_light), _jax(self.session.edited_camera)
     return np.asarray(_image_error(vertices, self.faces, self.head.uv, self.albedo, light, camera, small, size))
@@ -91,13 +91,12 @@ class Surface:
   @functools.cached_property
   def _texels(self) -> tuple[jax.Array, jax.Array]:
     """Face (Ht, Wt) and barycentrics (Ht, Wt, 3) of each texel; beside the islands those of the nearest texel."""
-    import cv2
-
     height, width = self.albedo.shape[:2]
     seen = _rasterize_uv(self.head.uv, (height, width))
     faces, bary = np.array(seen.pix_to_face), np.array(seen.bary_coords)
     outside = (faces < 0).astype(np.uint8)
-    _, labels = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    _, found = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    labels = np.asarray(found, int)
     inside = np.flatnonzero(outside.ravel() == 0)
     nearest = np.zeros(labels.max() + 1, int)
     nearest[labels.ravel()[inside]] = inside

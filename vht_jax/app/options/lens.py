@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vht_jax.errors import InputError
 
 if TYPE_CHECKING:
-  from vht_jax.app.options.settings import AppConfig
+  from vht_jax.app.options.app_config import AppConfig
   from vht_jax.config import TrackConfig
   from vht_jax.dataset.folder import FrameFolder
 
@@ -81,13 +81,13 @@ def known_focal(app: AppConfig, config: TrackConfig, dataset: FrameFolder) -> fl
     InputError: no lens has it.
   """
   size = dataset.source_size
-  if config.focal:
-    return config.focal
-  if app.focal_px or app.focal_35mm:
-    if app.focal_px:
-      focal, what = focal_of_px(app.focal_px, size), f"focal: {app.focal_px:g} px"
+  if config.camera.focal:
+    return config.camera.focal
+  if app.lens.focal_px or app.lens.focal_35mm:
+    if app.lens.focal_px:
+      focal, what = focal_of_px(app.lens.focal_px, size), f"focal: {app.lens.focal_px:g} px"
     else:
-      focal, what = focal_of_35mm(app.focal_35mm, size), f"focal: {app.focal_35mm:g} mm (35 mm equivalent)"
+      focal, what = focal_of_35mm(app.lens.focal_35mm, size), f"focal: {app.lens.focal_35mm:g} mm (35 mm equivalent)"
     check(f"{what} with images of {size[1]}x{size[0]}", focal)
     log.info("%s is %.3f of the longer side of images of %dx%d", what, focal, size[1], size[0])
     return focal

@@ -1,4 +1,4 @@
-"""The overlay video: what of a frame is looked at (`windows`), the head in it (`picture`), the panels (`compose`)."""
+"""The overlay's pictures: the head in the window of a frame (`picture`), the panels (`compose`)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vht_jax.app.overlay.window import in_one_row, panel_size
 from vht_jax.cameras import project
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.render.edges import antialias, edge_table
 from vht_jax.render.edges.table import EdgeTable
-from vht_jax.render.planes import map_frames
+from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import interpolate, sample_texture, shade, shading
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose
 
 STYLES = ("compare", "mesh", "texture", "landmarks")
-PANEL = 512  # px, longest side of a picture
-ZOOMED = (384, 512)  # px, sides of the picture of a head that is followed: few, because each is a program to compile
 DETECTED, PROJECTED = (60, 220, 60), (255, 60, 200)  # RGB of the points
 BACKGROUND = 40  # grey behind the rendered head
 OPACITY = 0.65  # of the head over the image in the panel that compares them
-
-ZOOM_BELOW = 0.25  # share of the frame that the head covers: below it the head is looked at more closely
-HEAD = 2.2  # side of a head's box in units of the 68 landmarks' box, which has no skull
-ROOM = 1.5  # side of the window in units of the largest head in it
-FOLLOW = 12.0  # frames, standard deviation over which the window's motion is smoothed
 
 FADE_START, FADE_END = 0.004, 0.04  # m above the neck's open end, where the head becomes visible and is so entirely
 TEETH_BEHIND = 0.003  # m: what is inside the mouth is drawn no closer than this behind the lips
@@ -136,67 +130,6 @@ def mouth_light(vertices: Array, lips: Array, inside: Array) -> tuple[Array, Arr
   depth = depth + push
   light = size / (size + jnp.pi * jnp.maximum(depth, 0.0) ** 2)
   return 1.0 - inside * (1.0 - light), vertices - push[:, None] * normal[None]
-
-
-class Window(NamedTuple):
-  """The part of every frame that is looked at, px of the frame; all of one size."""
-
-  origin: np.ndarray  # (T, 2) x, y of its upper left corner
-  size: tuple[int, int]  # (h, w)
-  zoomed: bool  # whether it is less than the frame
-
-
-def windows(points: np.ndarray, size: tuple[int, int]) -> Window:
-  """The whole frame; or, where the head is small in most frames, a square that follows it.
-
-  Args:
-    points: (T, 68, 2) px, the head's landmarks in every frame.
-    size: (H, W) px.
-  """
-  height, width = size
-  low, high = points.min(axis=1), points.max(axis=1)
-  head = HEAD * (high - low).max(axis=1)
-  if not np.isfinite(head).any() or np.nanmedian(head) ** 2 >= ZOOM_BELOW * height * width:
-    return Window(np.zeros((len(points), 2)), size, False)
-  side = int(min(ROOM * np.nanpercentile(head, 95), height, width))
-  side = max(side - side % 2, 16)
-  centre = np.clip((low + high) / 2, 0, [width, height])
-  centre[:, 1] -= 0.1 * head  # landmarks have no skull
-  reach = int(3 * FOLLOW)
-  weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / FOLLOW) ** 2)
-  padded = np.pad(centre, ((reach, reach), (0, 0)), mode="edge")
-  centre = np.stack([np.convolve(column, weights / weights.sum(), "valid") for column in padded.T], axis=1)
-  return Window(np.clip(np.round(centre - side / 2), 0, [width - side, height - side]), (side, side), True)
-
-
-def panel_size(size: tuple[int, int], most: int = PANEL) -> tuple[int, int]:
-  """(h, w) of a picture of `size` (H, W): even (H.264 wants it), and at most `most`."""
-  scale = min(1.0, most / max(size))
-  height, width = (max(2, round(n * scale / 2) * 2) for n in size)
-  return height, width
-
-
-def window_panel(window: Window) -> tuple[int, int]:
-  """(h, w) of the picture of a window."""
-  if not window.zoomed:
-    return panel_size(window.size)
-  side = next((side for side in ZOOMED if side >= window.size[0]), ZOOMED[-1])
-  return side, side
-
-
-def in_one_row(size: tuple[int, int]) -> bool:
-  """Whether the four pictures of `size` (h, w) lie side by side: those of portraits do."""
-  return size[0] > 1.4 * size[1]
-
-
-def panel_boxes(size: tuple[int, int], style: str = "compare") -> list[tuple[str, float, float, float, float]]:
-  """Where `compose` puts the pictures of a window of `size` (H, W): name, left, top, width, height, as shares of 1."""
-  names = ("input", "render", "overlay", "landmarks")
-  if style != "compare":
-    return []
-  if in_one_row(panel_size(size)):
-    return [(name, i / 4, 0.0, 0.25, 1.0) for i, name in enumerate(names)]
-  return [(name, i % 2 / 2, i // 2 / 2, 0.5, 0.5) for i, name in enumerate(names)]
 
 
 @functools.partial(stored, static_argnames=("size", "clay"))

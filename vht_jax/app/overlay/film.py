@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vht_jax.app.overlay import draw
+from vht_jax.app.overlay import draw, window
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.host.prefetch import made_ahead
 from vht_jax.host.programs import prefetched, rows_of
 from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
 from vht_jax.video.codec import write_video
@@ -49,24 +47,15 @@ def film(
   Returns:
     Mean over the tracked frames that were rendered of `photometric_l1`.
   """
-  n, size = len(dataset), dataset.size
+  n = len(dataset)
   sampled = sorted({round(i) for i in np.linspace(0, n - 1, min(n, SAMPLED))})
-  frame = draw.windows(points[2][:, :68], size)
-  panel = draw.window_panel(frame)
-  scale = np.array([panel[1] / frame.size[1], panel[0] / frame.size[0]], np.float32)
-  look = draw.make_look(model, result.identity)
-  origins, whole = frame.origin.astype(np.float32), np.array(size, np.float32)
+  frame = window.windows(points[2][:, :68], dataset.size)
+  studio = Studio(model, result.identity, dataset.size, frame)
+  panel, scale, origins = studio.panel, studio.scale, studio.origins
 
   def rendered(chosen: list[int], clay: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    def render(chunk: list[int]) -> tuple[np.ndarray, np.ndarray]:
-      rows = np.array(chunk + chunk[-1:] * (CHUNK - len(chunk)))  # always as many: one compilation
-      rgb, alpha = draw.pictures(
-        model, look, result.identity, rows_of(result.poses, rows), origins[rows], scale, whole, panel, clay
-      )
-      return np.asarray(rgb), np.asarray(alpha)
-
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
-    for chunk, pictures in zip(chunks, prefetched(render, chunks)):
+    for chunk, pictures in zip(chunks, prefetched(lambda chunk: studio.render(result.poses, chunk, clay), chunks)):
       yield from zip(chunk, *pictures)
 
   status, differences = np.asarray(result.status), []
@@ -93,7 +82,7 @@ def film(
       yield picture
 
   if path is not None:
-    write_video(path, ahead(pictures(), AHEAD), fps, times)
+    write_video(path, made_ahead(pictures(), AHEAD), fps, None if times is None else times.tolist())
   if path is None or style in ("mesh", "landmarks"):
     for i, rgb, alpha in rendered(sampled, False):
       measured(i, draw.crop(dataset.image(i), origins[i], frame.size, panel), rgb, alpha)
@@ -108,60 +97,36 @@ def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFold
 
   The program is the one that renders the film of a head that fills the frame.
   """
-  size = dataset.size
-  panel = draw.panel_size(size, draw.PANEL)
-  origins = np.zeros((CHUNK, 2), np.float32)
-  scale = np.array([panel[1] / size[1], panel[0] / size[0]], np.float32)
-  rows = rows_of(poses, np.full(CHUNK, i))
-  rgb, alpha = draw.pictures(
-    model, draw.make_look(model, identity), identity, rows, origins, scale, np.array(size, np.float32), panel, False
-  )
-  image = draw.crop(dataset.image(i), origins[0], size, panel)
+  frame = window.whole_window(len(dataset), dataset.size)
+  studio = Studio(model, identity, dataset.size, frame)
+  rgb, alpha = studio.render(poses, [i])
+  image = draw.crop(dataset.image(i), studio.origins[i], frame.size, studio.panel)
   nothing = np.zeros((0, 2))
-  head = np.asarray(rgb[0]), draw.OPACITY * np.asarray(alpha[0])
+  head = rgb[0], draw.OPACITY * alpha[0]
   return draw.compose(draw.Shown(image, *head, nothing, np.zeros(0), nothing, f"frame {i}"), "texture")
 
 
-def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
-  """`items`, made by a thread of their own that is at most `depth` in front; its error is raised here.
+class Studio:
+  """Renders the head of a clip in the windows of its frames."""
 
-  When the caller stops early the thread ends as well.
-  """
-  waiting: queue.Queue = queue.Queue(depth)
-  stopped = threading.Event()
-  end = object()
+  def __init__(self, model: FlameModel, identity: Identity, size: tuple[int, int], frame: window.Window):
+    """`size`: (H, W) px of the frames; `frame`: what of each is looked at."""
+    self.model, self.identity, self.look = model, identity, draw.make_look(model, identity)
+    self.panel = window.window_panel(frame)
+    self.scale = np.array([self.panel[1] / frame.size[1], self.panel[0] / frame.size[0]], np.float32)
+    self.origins, self.whole = frame.origin.astype(np.float32), np.array(size, np.float32)
 
-  def put(item: Any) -> bool:
-    while not stopped.is_set():
-      try:
-        waiting.put(item, timeout=0.1)
-        return True
-      except queue.Full:
-        continue
-    return False
+  def render(self, poses: Pose, chosen: list[int], clay: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """rgb (CHUNK, h, w, 3) and alpha (CHUNK, h, w) of at most `CHUNK` of the frames, the last one repeated.
 
-  def work() -> None:
-    try:
-      for item in items:
-        if not put((item, None)):
-          return
-      put((end, None))
-    except BaseException as error:
-      put((end, error))
-
-  thread = threading.Thread(target=work, daemon=True)
-  thread.start()
-  try:
-    while True:
-      item, error = waiting.get()
-      if error is not None:
-        raise error
-      if item is end:
-        return
-      yield item
-  finally:
-    stopped.set()
-    thread.join()
+    Always as many: one compilation.
+    """
+    rows = np.array(chosen + chosen[-1:] * (CHUNK - len(chosen)))
+    rgb, alpha = draw.pictures(
+      self.model, self.look, self.identity, rows_of(poses, rows), self.origins[rows], self.scale, self.whole,
+      self.panel, clay,
+    )  # fmt: skip
+    return np.asarray(rgb), np.asarray(alpha)
 
 
 def photometric_l1(image: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> float:

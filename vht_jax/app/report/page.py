@@ -13,20 +13,16 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from vht_jax.app.record import FILES
 from vht_jax.app.report.advice import logged_warnings
+from vht_jax.app.report.outcome import Outcome
 from vht_jax.app.report.page_data import Run, page_data
 from vht_jax.errors import InputError
 from vht_jax.host.files import write_atomic
 from vht_jax.results.export import to_glb
 from vht_jax.types import FlameModel, TrackResult
-
-if TYPE_CHECKING:
-  from vht_jax.app.options.settings import Settings
-  from vht_jax.dataset.folder import FrameFolder
 
 WEB = Path(__file__).parent / "web"
 SCRIPTS = ("data.js", "player.js", "timeline.js", "plots.js", "heatmap.js", "head.js", "main.js")  # in this order
@@ -70,38 +66,25 @@ def make_page(model: FlameModel, result: TrackResult, run: Run) -> str:
   return "".join(piece if i % 2 == 0 else parts[piece] for i, piece in enumerate(pieces)) + "\n"
 
 
-def run_of(
-  output: Path,
-  settings: Settings,
-  dataset: FrameFolder,
-  projected: np.ndarray,
-  nme: np.ndarray,
-  summary: dict[str, Any],
-) -> Run:
-  """What the page says of a run.
+def run_of(outcome: Outcome, summary: dict[str, Any]) -> Run:
+  """What the page says of a run; `summary`: of summary.json."""
+  from vht_jax import results
+  from vht_jax.app.overlay import window
 
-  Args:
-    output, settings, dataset: the run's folder, settings and frames.
-    projected: (T, 70, 2) px, the head's landmarks.
-    nme: (T,) percent, their misfit.
-    summary: of summary.json.
-  """
-  from vht_jax.app.cli import FILES
-  from vht_jax.app.overlay import draw
-
-  output = Path(output)
+  landmarks, confidence, projected = outcome.points
+  dataset, output = outcome.dataset, Path(outcome.output)
   return Run(
     title=output.resolve().name,
     frames=dataset.frame_ids,
     size=dataset.size,
-    frame_rate=settings.app.frame_rate or dataset.fps,
+    frame_rate=outcome.frame_rate,
     times=getattr(dataset, "times", None),
-    nme=nme,
+    nme=results.nme(projected, landmarks, confidence, slice(0, 68)),
     summary=summary,
-    settings=settings,
+    settings=outcome.settings,
     notes=logged_warnings(output / FILES["log"]),
-    video=output / FILES["overlay"] if settings.app.overlay != "none" else None,
-    panels=draw.panel_boxes(draw.windows(projected[:, :68], dataset.size).size, settings.app.overlay),
+    video=output / FILES["overlay"] if outcome.style != "none" else None,
+    panels=window.panel_boxes(window.windows(projected[:, :68], dataset.size).size, outcome.style),
   )
 
 
@@ -117,32 +100,25 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   """
   from vht_jax import results
   from vht_jax.app import inputs
-  from vht_jax.app.cli import FILES
   from vht_jax.app.options import settings
-  from vht_jax.dataset.folder import FrameFolder
+  from vht_jax.option import having
 
   folder = Path(folder)
   if not (folder / results.FILE_NAME).is_file() or not (folder / FILES["config"]).is_file():
     raise InputError(f"{folder}: expected the output folder of a finished run (config.ini, {results.FILE_NAME})")
   chosen = settings.make_settings(settings.read_ini(folder / FILES["config"]))
-  app, config, _ = chosen
-  dataset = FrameFolder(
-    folder / "dataset" if (folder / "dataset").is_dir() else app.data_path, face=int(app.face) if app.face.isdigit()
-    else None, tracking_resolution=config.tracking_resolution, downscale_factor=config.downscale_factor,
-    max_frames=app.max_frames,
-  )  # fmt: skip
-  model = inputs.load_model(app, config, dataset.detector)
+  if (folder / "dataset").is_dir():
+    chosen = chosen._replace(app=having(chosen.app, data_path=str(folder / "dataset")))
+  dataset = inputs.frames_of(chosen.app, chosen.track)
+  model = inputs.load_model(chosen.app, chosen.track, dataset.detector)
   tracked = results.load_tracked(folder / results.FILE_NAME, model)
-  result = results.for_frames(tracked, dataset.frame_ids)
-  landmarks, confidence, _ = dataset.landmarks()
-  projected = results.projected_landmarks(model, result, dataset.size)
-  misfit = results.nme(projected, landmarks, confidence, slice(0, 68))
+  outcome = Outcome(folder, chosen, model, dataset, results.for_frames(tracked, dataset.frame_ids))
   try:
     summary = json.loads((folder / FILES["summary"]).read_text(encoding="utf-8"))
   except (OSError, ValueError) as error:
     raise InputError(f"{folder / FILES['summary']}: expected the summary of a finished run ({error})") from None
   path = folder / FILES["report"] if path is None else Path(path)
-  write_page(path, model, result, run_of(folder, chosen, dataset, projected, misfit, summary))
+  write_page(path, model, outcome.result, run_of(outcome, summary))
   return path
 
 

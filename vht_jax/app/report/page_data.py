@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vht_jax.app.report.advice import DOUBTFUL, advice, doubtful_frames, spans
-from vht_jax.config import TrackConfig, Weights
 from vht_jax.landmarks.regions import REGIONS
+from vht_jax.option import get, options, title
 from vht_jax.results.export.motion import opengl_view
 from vht_jax.results.plain import frame_numbers, number_sds
 from vht_jax.types import FlameModel, Status, TrackResult
@@ -200,21 +200,16 @@ def settings_table(settings: Any) -> list[dict[str, Any]]:
   """Every setting with what it means, and whether it differs from the default."""
   if settings is None:
     return []
-  from vht_jax.app.options.settings import HELP, AppConfig
-
-  rows = []
-  for part, defaults in zip(settings, (AppConfig(), TrackConfig(), Weights())):
-    for field in dataclasses.fields(part):
-      value = getattr(part, field.name)
-      rows.append(
-        {
-          "name": field.name,
-          "value": _text(value),
-          "changed": value != getattr(defaults, field.name),
-          "help": HELP.get(field.name, ""),
-        }
-      )
-  return rows
+  return [
+    {
+      "name": key,
+      "value": _text(value := get(part, key)),
+      "changed": value != option.default,
+      "help": f"{title(option.method)}: {option.text}",
+    }
+    for part in settings
+    for key, option in options(type(part)).items()
+  ]
 
 
 def camera_view(result: TrackResult, size: tuple[int, int]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Head models from files: the embedded open head and the user's FLAME.
 
 Nothing in a file is trusted: pickles are read as data (`unpickle`), sizes are bounded by what the file holds
-(`arrays`), ids and shapes are checked (`build`).
+(`host.npz`), ids and shapes are checked (`build`).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _search(named: list[Path], folders: list[Path], model: str, counts, detector
   """The first FLAME in `folders`, else an open head in the `named` ones, else the embedded one."""
   found = find_model(folders) if model != "open" else None
   if found is not None:
-    return load_flame(found, [found.parent, *folders], *counts, detector)
+    return load_flame(found, [found.parent, *folders], *counts, detector=detector)
   if model != "flame":
     for folder in named:
       if (folder / _OPEN_HEAD).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,7 +122,7 @@ def flame_model_from_arrays(
     regions["lower_neck"] = dropped & ~used
     regions["lower_neck_faces"] = drop
 
-  model = FlameModel(
+  arrays: dict[str, Any] = dict(  # of NumPy, until they are put on a device
     v_template=v_template,
     shapedirs=shapedirs,
     exprdirs=exprdirs,
@@ -143,7 +144,7 @@ def flame_model_from_arrays(
     expr_one_sided=expr_one_sided,
     name=name,
   )
-  return jax.device_put(model)
+  return jax.device_put(FlameModel(**arrays))
 
 
 def resize_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -170,7 +171,9 @@ def _embedding(what, kind, faces, face_ids, bary):
   return faces[face_ids], bary
 
 
-def _floats(what: str, key: str, value, shape: tuple[int | None, ...], dtype=np.float32) -> np.ndarray:
+def _floats(
+  what: str, key: str, value, shape: tuple[int | None, ...], dtype: type[np.floating] = np.float32
+) -> np.ndarray:
   array = np.asarray(value)
   if array.dtype.kind not in "fiu":
     raise InputError(f"{what}: {key} must hold numbers, found dtype {array.dtype}")

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 from vht_jax.errors import InputError
-from vht_jax.head.load.arrays import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_landmarks import mediapipe_points, of_mediapipe
 from vht_jax.head.load.slide import view_bias
 from vht_jax.head.load.unpickle import load_pickle, loads
+from vht_jax.host.npz import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.types import FlameModel
 
 FLAME_SITE = "https://flame.is.tue.mpg.de (free registration, Downloads)"
@@ -99,6 +100,7 @@ def load_flame(
   if points is None:
     lmk_faces, lmk_bary = _read_landmarks(folders, faces, model)
     points = {"lmk_faces": lmk_faces, "lmk_bary": lmk_bary, **_read_dense(folders)}
+  optional: dict[str, Any] = {**uv, **texture, **points}
   head = flame_model_from_arrays(
     v_template=model["v_template"],
     faces=faces,
@@ -111,9 +113,7 @@ def load_flame(
     masks=_read_masks(folders),
     lower_neck_faces=_read_lower_neck(folders, faces, model["weights"]),
     name=f"FLAME ({path.name})",
-    **uv,
-    **texture,
-    **points,
+    **optional,
   )
   return head.replace(view_bias=view_bias(head)) if slides else head
 

@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from vht_jax.head.load.arrays import read_npz
 from vht_jax.head.load.asset import asset_path
+from vht_jax.host.npz import read_npz
 
 # `--landmarks`, `Detector.name` and the origin in landmark files begin so.
 _MEDIAPIPE = ("mediapipe", "tasks")
@@ -39,9 +39,9 @@ def mediapipe_points(faces: np.ndarray) -> dict[str, np.ndarray] | None:
   points = {}
   for ours, name in (("landmark", "lmk"), ("dense", "dense")):
     corners, bary = _table()[f"{ours}_vertices"].astype(int), _table()[f"{ours}_bary"]
-    found = [face_of.get(frozenset(triple)) for triple in corners.tolist()]
-    if None in found:
+    if not all(frozenset(triple) in face_of for triple in corners.tolist()):
       return None
+    found = [face_of[frozenset(triple)] for triple in corners.tolist()]
     order = np.argmax(np.asarray(faces)[found][:, :, None] == corners[:, None], axis=2)
     points |= {f"{name}_faces": np.array(found), f"{name}_bary": np.take_along_axis(bary, order, axis=1)}
   return points | {"dense_index": np.arange(len(points["dense_faces"]))}

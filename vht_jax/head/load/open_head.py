@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.head.load.arrays import read_npz
 from vht_jax.head.load.asset import asset_path
 from vht_jax.head.load.build import flame_model_from_arrays, resize_bilinear
 from vht_jax.head.load.slide import view_bias
+from vht_jax.host.npz import read_npz
 from vht_jax.types import FlameModel
 
 _REQUIRED = (

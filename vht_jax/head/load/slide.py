@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.head.load.arrays import read_npz
 from vht_jax.head.load.asset import asset_path
+from vht_jax.host.npz import read_npz
 from vht_jax.types import FlameModel, ViewBias
 
 TABLE = "view_bias.npz"

@@ -3,51 +3,25 @@
 FLAME's files are pickles by many hands: Python 2 with chumpy arrays (2017, 2019), numpy of several generations, scipy
 sparse matrices, torch tensors inside an .npy. Unpickling them the usual way needs those packages and lets the file run
 code. Here no class or function of a file is ever looked up: a global on the allow-list becomes an inert token, calling
-it becomes a `_Node`, and only the kinds of node known below are turned into arrays afterwards.
+it becomes a `Node`, and only the kinds of node known below are turned into arrays afterwards.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
 import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from vht_jax.errors import InputError, brief
-from vht_jax.head.load.arrays import MAX_BYTES
+from vht_jax.head.load.pickle_machine import Global, Machine, Node, Storage, latin1
+from vht_jax.host.npz import MAX_BYTES
 
-# What a pickle may name, as a pattern over "module.name" -> what we make of it.
-_ALLOWED = [
-  (re.compile(pattern), kind)
-  for pattern, kind in (
-    (r"numpy\._?core\.multiarray\._reconstruct", "ndarray"),
-    (r"numpy\._?core\.numeric\._frombuffer", "frombuffer"),
-    (r"numpy\._?core\.multiarray\.scalar", "scalar"),
-    (r"numpy\.ndarray", "name"),
-    (r"numpy\.dtype", "dtype"),
-    (r"_codecs\.encode", "encode"),
-    (r"scipy\.sparse(\.\w+)?\.cs[cr]_(matrix|array)", "compressed"),
-    (r"scipy\.sparse(\.\w+)?\.coo_(matrix|array)", "coordinates"),
-    (r"chumpy(\.\w+)*\.\w+", "chumpy"),
-    (r"torch\._utils\._rebuild_tensor(_v2)?", "tensor"),
-    (r"torch\._utils\._rebuild_parameter", "parameter"),
-    (r"torch\.storage\._load_from_bytes", "torch file"),
-    (r"torch\.\w+Storage", "name"),
-    (r"torch\.storage\.(Typed|Untyped)Storage", "name"),
-    (r"torch\.Size", "list"),
-    (r"collections\.OrderedDict", "dict"),
-    (r"(__builtin__|builtins)\.(set|frozenset|list|tuple)", "list"),
-    (r"(__builtin__|builtins)\.bytes", "encode"),
-    (r"(__builtin__|builtins)\.object", "name"),
-    (r"copy_?reg\._reconstructor", "reconstructor"),
-  )
-]
 _DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|[SU]\d{1,4}|O[48]?)")
 _TORCH_DTYPES = {
   "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
@@ -76,111 +50,12 @@ def load_pickle(path: Path) -> Any:
 def loads(data: bytes, where: str) -> Any:
   """As `load_pickle`, from bytes; `where` names them in errors."""
   try:
-    return _Converter(where)(_Unpickler(io.BytesIO(data), where).load())
+    return _Converter(where)(Machine(io.BytesIO(data), where).load())
   except InputError:
     raise
   except Exception as error:  # whatever a corrupt stream does to the pickle machine, it is the file's fault
     message = f"{where}: not a readable pickle, truncated or corrupt ({type(error).__name__}: {brief(error)})"
     raise InputError(message) from error
-
-
-class _Global:
-  """A name from the pickle; never resolved."""
-
-  __slots__ = ("kind", "name")
-
-  def __init__(self, name: str, kind: str):
-    self.name, self.kind = name, kind
-
-
-class _Node:
-  """A call or an object of the pickle; never made."""
-
-  __slots__ = ("args", "kind", "name", "state")
-
-  def __init__(self, target: _Global, args: tuple):
-    self.kind, self.name, self.args, self.state = target.kind, target.name, args, None
-
-
-class _Storage:
-  """Raw data of a torch tensor."""
-
-  __slots__ = ("bfloat16", "data")
-
-  def __init__(self, data: np.ndarray, bfloat16: bool):
-    self.data, self.bfloat16 = data, bfloat16
-
-
-class _Unpickler(pickle._Unpickler):  # the Python one: its memo is a dict, which a forged index cannot blow up
-  """The pickle machine with every way to run something replaced by making a `_Node`."""
-
-  dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
-
-  def __init__(self, file: io.BytesIO, where: str, storages=None):
-    super().__init__(file, encoding="latin1")
-    self.where, self.storages = where, storages
-
-  def find_class(self, module: str, name: str) -> _Global:
-    full = f"{module}.{name}"
-    for pattern, kind in _ALLOWED:
-      if pattern.fullmatch(full):
-        return _Global(full, kind)
-    raise InputError(
-      f"{self.where}: refuses to unpickle {full}, which no FLAME file needs; get the file from its official source"
-    )
-
-  def persistent_load(self, pid):
-    if self.storages is None or not isinstance(pid, tuple) or pid[0] != "storage":
-      raise pickle.UnpicklingError(f"unexpected persistent id {str(pid)[:60]}")
-    return self.storages(pid)
-
-  def get_extension(self, code):
-    raise pickle.UnpicklingError(f"extension code {code}")
-
-  def load_reduce(self):
-    args = self.stack.pop()
-    self.stack[-1] = self._make(self.stack[-1], args)
-
-  def load_newobj(self):
-    args = self.stack.pop()
-    self.stack[-1] = self._make(self.stack[-1], args)
-
-  def load_newobj_ex(self):
-    self.stack.pop()
-    self.load_newobj()
-
-  def load_build(self):
-    state = self.stack.pop()
-    if isinstance(self.stack[-1], _Node):
-      self.stack[-1].state = state
-    elif not isinstance(self.stack[-1], dict):  # an OrderedDict's attributes are of no interest
-      raise pickle.UnpicklingError("state for something that has none")
-
-  def load_bytearray8(self):  # the original allocates what the header claims
-    (size,) = struct.unpack("<Q", self.read(8))
-    self.append(bytearray(self.read(size)))
-
-  def _instantiate(self, target, args):  # INST, OBJ: protocol 0 and 1
-    self.append(self._make(target, tuple(args)))
-
-  def _make(self, target, args):
-    if not isinstance(target, _Global) or not isinstance(args, tuple):
-      raise pickle.UnpicklingError("call of something that is no function")
-    if target.kind == "dict":  # the machine fills it with the items that follow
-      return dict(args[0]) if args else {}
-    if target.kind == "list":
-      return list(args[0]) if args else []
-    if target.kind == "encode":
-      return _latin1(args[0]) if args else b""
-    if target.kind == "reconstructor":
-      return self._make(args[0], ())
-    return _Node(target, args)
-
-  for _code, _method in (
-    (pickle.REDUCE, load_reduce), (pickle.NEWOBJ, load_newobj), (pickle.NEWOBJ_EX, load_newobj_ex),
-    (pickle.BUILD, load_build), (pickle.BYTEARRAY8, load_bytearray8),
-  ):  # fmt: skip
-    dispatch[_code[0]] = _method
 
 
 class _Converter:
@@ -191,8 +66,8 @@ class _Converter:
     self.done: dict[int, tuple[Any, Any]] = {}  # id -> (object, kept alive so that ids stay unique; result)
     self.depth = 0
 
-  def __call__(self, value):
-    if not isinstance(value, (dict, list, tuple, _Node, _Global)):
+  def __call__(self, value: Any) -> Any:
+    if not isinstance(value, (dict, list, tuple, Node, Global)):
       return value
     if id(value) in self.done:
       return self.done[id(value)][1]
@@ -203,7 +78,7 @@ class _Converter:
       result = {self(key): self(item) for key, item in value.items()}
     elif isinstance(value, (list, tuple)):
       result = type(value)(self(item) for item in value)
-    elif isinstance(value, _Global):
+    elif isinstance(value, Global):
       result = value.name
     else:
       result = getattr(self, "_" + value.kind.replace(" ", "_"))(value)
@@ -211,25 +86,25 @@ class _Converter:
     self.done[id(value)] = (value, result)
     return result
 
-  def _ndarray(self, node: _Node):
+  def _ndarray(self, node: Node):
     _, shape, dtype, fortran, raw = node.state
     dtype = self(dtype)
     if dtype.kind == "O":  # np.save of a dict: an array of shape () that holds it
       items = [self(item) for item in raw]
       return items[0] if shape == () else items
-    return _from_bytes(_latin1(raw), dtype, shape, "F" if fortran else "C")
+    return _from_bytes(latin1(raw), dtype, shape, "F" if fortran else "C")
 
-  def _frombuffer(self, node: _Node):  # protocol 5
+  def _frombuffer(self, node: Node):  # protocol 5
     raw, dtype, shape, order = node.args
     return _from_bytes(bytes(raw), self(dtype), shape, order)
 
-  def _scalar(self, node: _Node):
+  def _scalar(self, node: Node):
     dtype = self(node.args[0])
     if dtype.kind == "O":
       return self(node.args[1])
-    return np.frombuffer(_latin1(node.args[1]), dtype, count=1)[0]
+    return np.frombuffer(latin1(node.args[1]), dtype, count=1)[0]
 
-  def _dtype(self, node: _Node) -> np.dtype:
+  def _dtype(self, node: Node) -> np.dtype:
     text = node.args[0]
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
       raise ValueError(f"array of type {str(text)[:40]}")
@@ -238,7 +113,7 @@ class _Converter:
     order = node.state[1] if isinstance(node.state, tuple) and len(node.state) > 1 else "="
     return dtype.newbyteorder(order) if order in ("<", ">") and dtype.kind != "O" else dtype
 
-  def _compressed(self, node: _Node) -> np.ndarray:
+  def _compressed(self, node: Node) -> np.ndarray:
     matrix = self(node.state)
     n_rows, n_cols = self._dense_shape(matrix)
     by_column = "csc_" in node.name
@@ -250,7 +125,7 @@ class _Converter:
     rows, cols = (minor, major) if by_column else (major, minor)
     return _scatter((n_rows, n_cols), rows, cols, matrix["data"])
 
-  def _coordinates(self, node: _Node) -> np.ndarray:
+  def _coordinates(self, node: Node) -> np.ndarray:
     matrix = self(node.state)
     rows, cols = matrix["coords"] if "coords" in matrix else (matrix["row"], matrix["col"])
     return _scatter(self._dense_shape(matrix), rows, cols, matrix["data"])
@@ -261,7 +136,7 @@ class _Converter:
       raise ValueError(f"sparse matrix of shape {(n_rows, n_cols)}")
     return n_rows, n_cols
 
-  def _chumpy(self, node: _Node):
+  def _chumpy(self, node: Node):
     state = node.state
     if isinstance(state, dict) and "x" in state:  # chumpy.Ch: a constant
       return self(state["x"])
@@ -271,9 +146,9 @@ class _Converter:
       return picked.reshape([int(n) for n in shape]) if shape is not None else picked
     return None  # an expression over other arrays; FLAME's own arrays are constants
 
-  def _tensor(self, node: _Node) -> np.ndarray:
+  def _tensor(self, node: Node) -> np.ndarray:
     storage, offset, size, stride = (self(arg) for arg in node.args[:4])
-    if not isinstance(storage, _Storage):
+    if not isinstance(storage, Storage):
       raise ValueError("tensor without data")
     size, stride, offset = [int(n) for n in size], [int(n) for n in stride], int(offset)
     if len(size) != len(stride) or min([0, offset, *size, *stride]) < 0:
@@ -290,13 +165,13 @@ class _Converter:
     out = storage.data[where]
     return (out.astype(np.uint32) << 16).view(np.float32) if storage.bfloat16 else out
 
-  def _parameter(self, node: _Node):
+  def _parameter(self, node: Node):
     return self(node.args[0])
 
-  def _torch_file(self, node: _Node):
-    return _load_torch(_latin1(node.args[0]), self.where)
+  def _torch_file(self, node: Node):
+    return _load_torch(latin1(node.args[0]), self.where)
 
-  def _name(self, node: _Node):
+  def _name(self, node: Node):
     raise ValueError(f"an object of {node.name}")
 
 
@@ -318,24 +193,24 @@ def _load_torch_zip(data: bytes, where: str):
     def storages(pid):
       return _storage(pid, entry(f"data/{pid[2]}"))
 
-    return _Converter(where)(_Unpickler(io.BytesIO(entry("data.pkl")), where, storages).load())
+    return _Converter(where)(Machine(io.BytesIO(entry("data.pkl")), where, storages).load())
 
 
 def _load_torch_legacy(data: bytes, where: str):
   file = io.BytesIO(data)
-  magic, _, _ = (_Unpickler(file, where).load() for _ in range(3))  # magic number, protocol, system
+  magic, _, _ = (Machine(file, where).load() for _ in range(3))  # magic number, protocol, system
   if magic != _TORCH_MAGIC:
     raise ValueError("no torch file")
   # The data follows the object that names it, so the storages are filled after the object is read.
-  found: dict[str, tuple[tuple, _Storage]] = {}
+  found: dict[str, tuple[tuple, Storage]] = {}
 
   def storages(pid):
     if pid[2] not in found:
-      found[pid[2]] = (pid, _Storage(np.zeros(0, np.uint8), False))
+      found[pid[2]] = (pid, Storage(np.zeros(0, np.uint8), False))
     return found[pid[2]][1]
 
-  tree = _Unpickler(file, where, storages).load()
-  for key in _Unpickler(file, where).load():
+  tree = Machine(file, where, storages).load()
+  for key in Machine(file, where).load():
     pid, storage = found[key]
     (count,) = struct.unpack("<q", file.read(8))
     filled = _storage(pid, file.read(max(count, 0) * _storage_dtype(pid).itemsize))
@@ -344,26 +219,21 @@ def _load_torch_legacy(data: bytes, where: str):
 
 
 def _storage_dtype(pid: tuple) -> np.dtype:
-  name = pid[1].name.rsplit(".", 1)[-1] if isinstance(pid[1], _Global) else str(pid[1])
+  name = pid[1].name.rsplit(".", 1)[-1] if isinstance(pid[1], Global) else str(pid[1])
   if name not in _TORCH_DTYPES:
     raise ValueError(f"torch storage {name}")
   return np.dtype(_TORCH_DTYPES[name])
 
 
-def _storage(pid: tuple, raw: bytes) -> _Storage:
+def _storage(pid: tuple, raw: bytes) -> Storage:
   dtype = _storage_dtype(pid)
   count = int(pid[4])
   if len(raw) < count * dtype.itemsize:
     raise ValueError("tensor data ends early")
-  return _Storage(np.frombuffer(raw, dtype, count=count), pid[1].name.endswith("BFloat16Storage"))
+  return Storage(np.frombuffer(raw, dtype, count=count), pid[1].name.endswith("BFloat16Storage"))
 
 
-def _latin1(raw) -> bytes:
-  """Bytes, also where Python 2's str arrives as text."""
-  return raw.encode("latin-1") if isinstance(raw, str) else bytes(raw)
-
-
-def _from_bytes(raw: bytes, dtype: np.dtype, shape, order: str) -> np.ndarray:
+def _from_bytes(raw: bytes, dtype: np.dtype, shape, order: Any) -> np.ndarray:
   shape = tuple(int(n) for n in shape)
   if min((0, *shape)) < 0 or math.prod(shape) * dtype.itemsize != len(raw):
     raise ValueError(f"array of shape {shape} with {len(raw)} bytes")

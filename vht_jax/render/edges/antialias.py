@@ -5,23 +5,24 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Int
 
 from vht_jax.render.edges.crossings import LINES, Crossings
 from vht_jax.render.edges.table import EdgeTable
-from vht_jax.render.planes import merge_vmap
+from vht_jax.render.gather import merge_vmap
 from vht_jax.render.raster import NEAR
 from vht_jax.types import Array, Fragments
 
 
 def antialias(
-  image: Array,
-  screen: Array,
-  faces: Array,
+  image: Float[Array, "H W C"],
+  screen: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
   edges: EdgeTable,
   fragments: Fragments,
   *,
   cull_backfaces: bool = True,
-) -> Array:
+) -> Float[Array, "H W C"]:
   """Blends the pixels along the silhouettes by the area that each side covers.
 
   Args:
@@ -136,7 +137,7 @@ def _backward(image, screen, silhouettes, pix_to_face, zbuf, winners, ct):
     c = crossings.chunk(k)
     weight = crossings.weight(c, winners)
     jump = flat[c.inside] - flat[c.outside]
-    blend, to_a, to_b = 0.0, 0.0, 0.0
+    blend = to_a = to_b = jnp.asarray(0.0)
     for p in c.pieces:
       ct_pixel = jnp.where((p.pixel < n_pixels)[:, None], ct[jnp.minimum(p.pixel, n_pixels - 1)], 0.0) * weight[:, None]
       blend += p.shadow[:, None] * ct_pixel

@@ -165,8 +165,8 @@ class Crossings:
       column = left + i
       p = jnp.clip(column, -1.0, 1e6).astype(jnp.int32)
       pixel, exists = self._pixel(frame, flipped, p, row)
-      ends = [(ua + s * du - (column + 0.5), va + s * (vb - va) - (r + 0.5)) for s in (s0, s1)]
-      shadow = _shadow(*ends, flipped, across_shows & (p == beside))
+      first, last = ((ua + s * du - (column + 0.5), va + s * (vb - va) - (r + 0.5)) for s in (s0, s1))
+      shadow = _shadow(first, last, flipped, across_shows & (p == beside))
       pixel = jnp.where(ok & exists & (s1 > s0), pixel, self.n_pixels)
       pieces.append(Piece(pixel, ta + s0 * (tb - ta), ta + s1 * (tb - ta), shadow))
     return Crossing(

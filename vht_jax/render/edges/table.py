@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import flax.struct
-import jax
+import jax.core
 import numpy as np
 
 from vht_jax.types import Array
 
 
-@flax.struct.dataclass
-class EdgeTable:
+class EdgeTable(flax.struct.PyTreeNode):
   """The edges of a mesh, in the direction in which the first adjacent face runs along them."""
 
   vertices: Array  # (E, 2) i32 vertex ids

@@ -8,23 +8,17 @@ metres and seconds. Format: Khronos, "glTF 2.0 specification", and its extension
 from __future__ import annotations
 
 import io
-import json
-import struct
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
 from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, quaternions
 from vht_jax.types import FlameModel, TrackResult
 
-_MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
-_TYPES = {
-  np.dtype(np.int8): 5120, np.dtype(np.uint8): 5121, np.dtype(np.int16): 5122, np.dtype(np.uint16): 5123,
-  np.dtype(np.uint32): 5125, np.dtype(np.float32): 5126,
-}  # fmt: skip
-_ARRAY, _ELEMENTS = 34962, 34963  # what a buffer view is bound to
 _SMALLEST = 1e-7  # m; directions that move no vertex further than this are left out
 _JPEG_QUALITY = 92  # of the compact file's texture
 
@@ -67,7 +61,7 @@ def to_glb(
   head = np.asarray(model.v_template, np.float64) + np.asarray(model.shapedirs, np.float64) @ np.asarray(
     identity.shape, np.float64
   )
-  file = _File()
+  file = GltfFile()
   scale = max(np.abs(head).max(), np.abs(targets).max(initial=0.0)) / 32767 if compact else 1.0
   mesh = _mesh(file, model, head, targets, scale, compact)
   mesh["extras"] = {"targetNames": names}
@@ -99,7 +93,7 @@ def to_glb(
       }
     ],
     "textures": [{"source": 0, "sampler": 0}],
-    "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
+    "samplers": [SMOOTH],
     "images": [_image(file, _albedo(model, result) if texture is None else texture, compact)],
     "animations": [_animation(file, seconds, motion, weights)],
   }
@@ -138,7 +132,7 @@ def _targets(
 
 
 def _mesh(
-  file: _File, model: FlameModel, head: np.ndarray, targets: np.ndarray, scale: float, compact: bool
+  file: GltfFile, model: FlameModel, head: np.ndarray, targets: np.ndarray, scale: float, compact: bool
 ) -> dict[str, Any]:
   """The mesh with its vertices split where the texture has a seam; the attribute _VERTEX has the head's numbers."""
   faces = np.asarray(model.faces)
@@ -151,12 +145,12 @@ def _mesh(
   def positions(values, sparse=False):
     values = values[vertex] / scale
     quantised = np.round(values).astype(np.int16) if compact else values.astype(np.float32)
-    return file.sparse(quantised) if sparse else file.accessor(quantised, "VEC3", _ARRAY, bounds=True)
+    return file.sparse(quantised) if sparse else file.accessor(quantised, "VEC3", ARRAY, bounds=True)
 
   def unit(values, sparse=False):
     values = values[vertex]
     small = np.round(np.clip(values, -1, 1) * 127).astype(np.int8) if compact else values.astype(np.float32)
-    return file.sparse(small, True) if sparse else file.accessor(small, "VEC3", _ARRAY, normalised=compact)
+    return file.sparse(small, True) if sparse else file.accessor(small, "VEC3", ARRAY, normalised=compact)
 
   normals = _normals(head, faces)
   joints, weights = _influences(np.asarray(model.lbs_weights, np.float64)[vertex])
@@ -164,17 +158,17 @@ def _mesh(
   attributes = {
     "POSITION": positions(head),
     "NORMAL": unit(normals),
-    "TEXCOORD_0": file.accessor(uvs, "VEC2", _ARRAY, normalised=compact),
-    "JOINTS_0": file.accessor(joints, "VEC4", _ARRAY),
-    "WEIGHTS_0": file.accessor(weights, "VEC4", _ARRAY, normalised=True),
-    "_VERTEX": file.accessor(vertex.astype(np.float32)[:, None], "SCALAR", _ARRAY),
+    "TEXCOORD_0": file.accessor(uvs, "VEC2", ARRAY, normalised=compact),
+    "JOINTS_0": file.accessor(joints, "VEC4", ARRAY),
+    "WEIGHTS_0": file.accessor(weights, "VEC4", ARRAY, normalised=True),
+    "_VERTEX": file.accessor(vertex.astype(np.float32)[:, None], "SCALAR", ARRAY),
   }
   morphs = [
     {"POSITION": positions(t, sparse=True), "NORMAL": unit(_normals(head + t, faces) - normals, sparse=True)}
     for t in targets
   ]
   triangles = corner_ids.reshape(-1, 1).astype(np.uint16 if len(split) < 65535 else np.uint32)
-  indices = file.accessor(triangles, "SCALAR", _ELEMENTS)
+  indices = file.accessor(triangles, "SCALAR", ELEMENTS)
   return {
     "name": "head",
     "primitives": [{"attributes": attributes, "indices": indices, "material": 0, "targets": morphs}],
@@ -238,7 +232,7 @@ def _camera(camera: Any, height: int, width: int) -> dict[str, Any]:
   }
 
 
-def _animation(file: _File, seconds: np.ndarray, motion: Motion, weights: np.ndarray) -> dict[str, Any]:
+def _animation(file: GltfFile, seconds: np.ndarray, motion: Motion, weights: np.ndarray) -> dict[str, Any]:
   time = file.accessor(seconds.astype(np.float32)[:, None], "SCALAR", bounds=True)
   tracks = [(1, "weights", file.accessor(weights.astype(np.float32).reshape(-1, 1), "SCALAR"))] if weights.size else []
   for j in range(5):
@@ -259,9 +253,7 @@ def _albedo(model: FlameModel, result: TrackResult) -> np.ndarray:
   return np.round(np.asarray(albedo) * 255).astype(np.uint8)
 
 
-def _image(file: _File, texture: np.ndarray, compact: bool) -> dict[str, Any]:
-  from PIL import Image
-
+def _image(file: GltfFile, texture: np.ndarray, compact: bool) -> dict[str, Any]:
   data = io.BytesIO()
   kind, options = ("jpeg", {"quality": _JPEG_QUALITY, "subsampling": 0}) if compact else ("png", {})
   Image.fromarray(np.asarray(texture, np.uint8)).save(data, kind, **options)
@@ -270,77 +262,3 @@ def _image(file: _File, texture: np.ndarray, compact: bool) -> dict[str, Any]:
 
 def _floats(values: np.ndarray) -> list[float]:
   return [float(v) for v in values]
-
-
-class _File:
-  """The binary chunk as it grows, with its views and accessors."""
-
-  def __init__(self):
-    self.binary = bytearray()
-    self.views: list[dict[str, Any]] = []
-    self.accessors: list[dict[str, Any]] = []
-
-  def view(self, data: bytes, target: int | None = None, stride: int | None = None) -> int:
-    self.binary += bytes(-len(self.binary) % 4)
-    self.views.append(
-      {
-        "buffer": 0,
-        "byteOffset": len(self.binary),
-        "byteLength": len(data),
-        **({"byteStride": stride} if stride else {}),
-        **({"target": target} if target else {}),
-      }
-    )
-    self.binary += data
-    return len(self.views) - 1
-
-  def accessor(
-    self, values: np.ndarray, kind: str, target: int | None = None, bounds: bool = False, normalised: bool = False
-  ) -> int:
-    """An accessor of (n, k) values; attributes of vertices begin at multiples of four bytes."""
-    stride = None
-    stored = values
-    if target == _ARRAY and (short := -values.shape[1] * values.itemsize % 4):
-      stored = np.pad(values, ((0, 0), (0, short // values.itemsize)))
-      stride = stored.shape[1] * stored.itemsize
-    view = self.view(np.ascontiguousarray(stored).tobytes(), target, stride)
-    return self._add(values, kind, {"bufferView": view}, bounds, normalised)
-
-  def sparse(self, values: np.ndarray, normalised: bool = False) -> int:
-    """An accessor of (n, 3) values most of which are 0."""
-    rows = np.flatnonzero(values.any(axis=1))
-    if not len(rows):
-      return self._add(values, "VEC3", {}, True, normalised)
-    index = rows.astype(np.uint16 if len(values) <= 65536 else np.uint32)
-    content = {
-      "count": len(rows),
-      "indices": {"bufferView": self.view(index.tobytes()), "componentType": _TYPES[index.dtype]},
-      "values": {"bufferView": self.view(np.ascontiguousarray(values[rows]).tobytes())},
-    }
-    return self._add(values, "VEC3", {"sparse": content}, True, normalised)
-
-  def _add(self, values, kind, where, bounds, normalised) -> int:
-    accessor = {**where, "componentType": _TYPES[values.dtype], "count": len(values), "type": kind}
-    if normalised and values.dtype != np.float32:
-      accessor["normalized"] = True
-    if bounds:
-      accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-    self.accessors.append(accessor)
-    return len(self.accessors) - 1
-
-  def bytes(self, data: dict[str, Any]) -> bytes:
-    """The whole file: header, JSON chunk, binary chunk."""
-    binary = bytes(self.binary) + bytes(-len(self.binary) % 4)
-    data = {
-      **data, "buffers": [{"byteLength": len(binary)}], "bufferViews": self.views, "accessors": self.accessors,
-    }  # fmt: skip
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
-    text += b" " * (-len(text) % 4)
-    total = 12 + 8 + len(text) + 8 + len(binary)
-    return b"".join(
-      [
-        struct.pack("<III", _MAGIC, 2, total),
-        struct.pack("<II", len(text), _JSON), text,
-        struct.pack("<II", len(binary), _BIN), binary,
-      ]
-    )  # fmt: skip

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import flax.struct
 import numpy as np
 
+from vht_jax.config import TrackConfig
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.tracking.evidence import outliers
 from vht_jax.tracking.evidence.retrial import retried
+from vht_jax.tracking.protocols import Clip, Progress
 from vht_jax.types import FlameModel
 
 CHUNK = 16  # frames read at once
@@ -32,16 +34,16 @@ class Evidence:
   wrong: np.ndarray  # (T,) bool, frames whose landmarks are not used
 
 
-def examine(clip, config, progress) -> Evidence:
+def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   """Looks at every frame of a clip (`protocols.Clip`) once.
 
-  Pictures that are no video (`config.unordered`) are not compared with each other.
+  Pictures that are no video (`config.data.unordered`) are not compared with each other.
   """
   landmarks, confidence, _ = clip.landmarks()
   n = len(landmarks)
   seen = (confidence[:, :68] > 0).any(axis=1)
-  in_order = not getattr(config, "unordered", False)
-  cuts = config.cutframes
+  in_order = not config.data.unordered
+  cuts = config.data.cutframes
   visible = np.ones((n, len(REGIONS)), np.float32)
   links = outliers.pairs(n, seen if in_order else np.zeros(n, bool), cuts)
   of_later = collections.defaultdict(list)

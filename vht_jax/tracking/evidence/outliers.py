@@ -67,7 +67,7 @@ def parties(n: int, links: np.ndarray, away: np.ndarray) -> np.ndarray:
   Args:
     n, links, away: as in `explain`.
   """
-  known = np.isfinite(away).all(axis=-1)
+  known = np.all(np.isfinite(away), axis=-1)
   length = np.where(known, np.linalg.norm(np.where(known[..., None], away, 0.0), axis=-1), 0.0)
   agree = (known.sum(axis=1) >= FEWEST_GROUPS) & (length.sum(axis=1) < SURE * known.sum(axis=1))
   return _joined(n, links[agree])
@@ -132,7 +132,7 @@ def explain(
       agree among themselves, and not with most of their shot.
   """
   belief = np.ones(n) if belief is None else belief
-  known = np.isfinite(away).all(axis=-1)
+  known = np.all(np.isfinite(away), axis=-1)
   enough = known.sum(axis=1) >= FEWEST_GROUPS
   compared = np.bincount(links[enough].ravel(), minlength=n) * _with_most(n, links, links[enough], belief)
   total, count = np.zeros(n), np.zeros(n)
@@ -214,7 +214,7 @@ def jumps(
   n = len(landmarks)
   shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
   ratio = np.full(n, np.nan)
-  for i in np.flatnonzero(trusted | asked):
+  for i in np.flatnonzero(trusted | asked).tolist():
     ratio[i] = _off_the_way(landmarks, i, *sides(trusted, i, shot))
   known = ratio[trusted & np.isfinite(ratio)]
   bound = max(1.0, _UNUSUAL * np.quantile(known, 0.9)) if len(known) >= _FEWEST_TRUSTED else np.inf

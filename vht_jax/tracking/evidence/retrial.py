@@ -90,12 +90,12 @@ def neighbours(trusted: np.ndarray, asked: np.ndarray, origin: np.ndarray, shot:
     shot: (n,) number of the shot.
   """
   found = {}
-  for i in np.flatnonzero(asked):
+  for i in np.flatnonzero(asked).tolist():
     around = sides(trusted, i, shot)
     if not around and origin[i] != i and trusted[origin[i]]:
       around = [int(origin[i])]
     if around:
-      found[int(i)] = around
+      found[i] = around
   return found
 
 

@@ -90,11 +90,13 @@ def fit_identity(
   adjoint = check_adjoint(config, adjoint)
   lm, tracks = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
-  if config.calibrated and not config.focal:
-    raise InputError("calibrated: the focal length must be given (config.focal), or a result with its camera (init)")
+  if config.camera.calibrated and not config.camera.focal:
+    raise InputError(
+      "calibrated: the focal length must be given (config.camera.focal), or a result with its camera (init)"
+    )
   found = bundle_adjust(
-    lm, tracks, weights, focal=config.focal or None,
-    principal=(jnp.zeros(2, tracks.uv.dtype), HELD_SD[1]) if config.calibrated else None, adjoint=adjoint,
+    lm, tracks, weights, focal=config.camera.focal or None,
+    principal=(jnp.zeros(2, tracks.uv.dtype), HELD_SD[1]) if config.camera.calibrated else None, adjoint=adjoint,
   )  # fmt: skip
   appearance = plain_appearance(model.texture_basis.shape[-1], tracks.uv.dtype)
   identity = identity_of(found.shared, jax.tree.map(jnp.asarray, appearance), size, layer=False)
@@ -103,7 +105,7 @@ def fit_identity(
   person, shared = frame.with_identity(lm, found.shared)
   cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, tracks)
   if config.photometric:
-    index = jnp.array(config.keyframes) if config.keyframes else jnp.arange(seen.shape[0])
+    index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])
     pick = lambda tree: jax.tree.map(lambda a: a[index], tree)
     raw = jax.vmap(to_raw)(poses)
     identity, key, _ = adam.fit_identity(

@@ -94,7 +94,7 @@ def residuals(
   """
   size = image_size(observation, size)
   one = jax.tree.map(lambda a: a[None], observation)
-  lm, tracks = landmark_problem(model, one, TrackConfig(dense_landmarks=False), weights, size)
+  lm, tracks = landmark_problem(model, one, TrackConfig.of(dense_landmarks=False), weights, size)
   tracks = jax.tree.map(lambda a: a[0], tracks)
   shared = shared_of(identity, lm.points.template.shape[0], size)
   x = unknowns.from_pose(lm.points, pose, shared.shape, identity.camera, shared.principal)
@@ -105,7 +105,7 @@ def landmark_problem(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, size: tuple[int, int]
 ) -> tuple[LandmarkModel, ObservedLandmarks]:
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
-  dense = observations.dense if config.dense_landmarks else None
+  dense = observations.dense if config.landmarks.dense_landmarks else None
   step = DENSE_STEP if dense is not None and model.dense_index.shape[0] else 0
   lm = observed.landmark_model(model, weights, step)
   points, confidence = fitted_points(

@@ -25,9 +25,9 @@ def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> I
     )
   if not config.photometric:
     return Implicit() if adjoint is None else adjoint
-  if config.init != "landmarks":
+  if config.adam.init != "landmarks":
     raise InputError("track_fn: init='calibration' runs on the host; use init='landmarks' or give `init`")
-  if config.cutframes:
+  if config.data.cutframes:
     raise InputError("track_fn: cutframes are not supported; call it once per shot")
   if isinstance(adjoint, Implicit):
     raise InputError(

@@ -64,7 +64,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
       _put(raw, index, rows)
       run.progress.advance(1)
       continue
-    steps = config.init_steps if sequential and start in config.cutframes else config.steps_per_frame
+    steps = config.adam.init_steps if sequential and start in config.data.cutframes else config.adam.steps_per_frame
     rows, last = solve(run, identity, index, rows, steps)
     _put(raw, index, rows)
     for name, values in last.items():
@@ -129,7 +129,7 @@ def _started(identity: Identity, poses: Pose) -> AdamState:
 
 def _calibrated(run: Run, keyframes: np.ndarray) -> AdamState:
   """VHT's start: the neutral mean head at calibrated poses in the keyframes; elsewhere the nearest keyframe's."""
-  focal = run.config.focal if run.held is None else float(run.held.focal)
+  focal = run.config.camera.focal if run.held is None else float(run.held.focal)
   found = calibrate.calibrate(run.colored, run.landmarks[keyframes], run.confidence[keyframes], run.size, focal=focal)
   identity, raw = calibrate.neutral_start(run.colored, found)
   if run.held is not None:

@@ -56,10 +56,7 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   )
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
-    run.progress.note(
-      f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees: the focal length is a guess "
-      f"(+-{100 * state.focal_sd:.0f} %); give --focal or --fov if you know it"
-    )
+    run.progress.note(doubt(len(chosen), yaw_span, state.focal_sd))
   return _with_landmark_focal(state)
 
 
@@ -75,7 +72,7 @@ def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
   """The frames of a bundle adjustment, and by how many rad the head turns in them."""
   x0 = initial_unknowns(run)
   usable = np.flatnonzero(run.seen & finite_rows(x0))
-  chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.n_calibration_frames)
+  chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.landmarks.n_calibration_frames)
   return chosen, float(np.ptp(yaw_of(x0[chosen])))
 
 
@@ -87,7 +84,7 @@ def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple
     doubt: factor on the landmarks' standard deviations.
   """
   # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
-  padded = np.resize(chosen, run.config.n_calibration_frames)
+  padded = np.resize(chosen, run.config.landmarks.n_calibration_frames)
   counts = np.bincount(padded, minlength=run.n_frames)[padded].astype(np.float32)
   rarer = lambda rows, by: rows.replace(inverse_sd=rows.inverse_sd / (np.sqrt(counts)[:, None] * np.float32(by)))
   more = [(term, rarer(rows, 1)) for term, rows in skin_entries_of(state, run, padded)]
@@ -124,6 +121,12 @@ def skin_entries_of(state: TrackState, run: Run, index: np.ndarray) -> list[Entr
 def yaw_of(x: Array) -> Array:
   """(...) rad, of unknowns (..., n)."""
   return part(x, "rotation")[..., 1]
+
+
+def doubt(n_views: int, yaw_span: float, focal_sd: float) -> str:
+  """What a user should know of a focal length that nothing determines; `yaw_span` in rad, `focal_sd` relative."""
+  why = f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees" if n_views > 1 else "one picture shows no turn"
+  return f"{why}: the focal length is a guess (+-{100 * focal_sd:.0f} %); give --focal or --fov if you know it"
 
 
 def initial_unknowns(run: Run) -> np.ndarray:

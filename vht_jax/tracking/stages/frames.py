@@ -44,18 +44,18 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   run.progress.advance(state.done)
   starts = range(state.done, n, batch)
   rows = lambda start: np.minimum(np.arange(start, start + batch), n - 1)
-  look = lambda start: crops_of(run.clip, rows(start), begun[rows(start)], config.crop_size)
+  look = lambda start: crops_of(run.clip, rows(start), begun[rows(start)], config.gauss_newton.crop_size)
   for start, crops in zip(starts, prefetched(look, starts)):
     index = rows(start)
     x0 = begun[index]
-    if sequential and start > 0 and start not in config.cutframes:
+    if sequential and start > 0 and start not in config.data.cutframes:
       x0 = xs[start - 1 : start]  # where the previous frame ended
     tracks, more = run.tracks_of(index), skin_entries_of(state, run, index)
 
     def solve(pixels, x0):
       found = _fit_photometric(
         surface, lm, albedo, light, shared, tracks, crops, run.weights, pixels, x0, cam, more,
-        config.n_samples, config.frame_steps,
+        config.gauss_newton.n_samples, config.gauss_newton.frame_steps,
       )  # fmt: skip
       return jax.tree.map(np.array, found)
 

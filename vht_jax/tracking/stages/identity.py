@@ -36,15 +36,15 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
       state.shared,
       state.appearance,
       run.tracks_of(index),
-      crops_of(run.clip, index, state.xs[index], config.crop_size),
+      crops_of(run.clip, index, state.xs[index], config.gauss_newton.crop_size),
       state.xs[index],
       run.weights,
       focal_prior(state, run),
       np.float32(state.photo_pixels),
       skin_entries_of(state, run, index),
       skin_priors(skin_of(state, run)),
-      config.n_samples,
-      config.identity_steps,
+      config.gauss_newton.n_samples,
+      config.gauss_newton.identity_steps,
     )
   )
   xs = np.array(state.xs)

@@ -64,8 +64,8 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
     xs = state.xs[index]
     part = _reduce(
       surface, landmarks_of(state, run), albedo, state.appearance.light, state.shared, run.tracks_of(index),
-      crops_of(run.clip, index, xs, config.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
-      valid[index] & (rows < n), skin_entries_of(state, run, index), config.n_samples,
+      crops_of(run.clip, index, xs, config.gauss_newton.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
+      valid[index] & (rows < n), skin_entries_of(state, run, index), config.gauss_newton.n_samples,
     )  # fmt: skip
     part = jax.tree.map(np.asarray, part)
     total = part if total is None else total + part

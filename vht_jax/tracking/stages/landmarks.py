@@ -46,7 +46,7 @@ def refit(state: TrackState, run: Run) -> tuple[TrackState, np.ndarray]:
 
 def keyframes(state: TrackState, run: Run) -> np.ndarray:
   """The configured keyframes, or frames that differ most in view and expression."""
-  named = np.unique(np.array(run.config.keyframes, int))
+  named = np.unique(np.array(run.config.data.keyframes, int))
   named = named[run.seen[named]]  # without those whose landmarks have turned out to be wrong
   if len(named):
     return named

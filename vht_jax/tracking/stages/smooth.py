@@ -31,7 +31,7 @@ STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and
 def smooth_frames(state: TrackState, run: Run) -> TrackState:
   """Smooths the poses within each shot, if the settings ask for it and the clip turns out to be a video."""
   good = run.seen & finite_rows(state.xs)
-  if run.config.unordered or run.config.schedule == "sequential" or good.sum() < FEWEST:
+  if run.config.data.unordered or run.config.schedule == "sequential" or good.sum() < FEWEST:
     return state
   motion = Motion(state, run, good)
   if not motion.is_video():
@@ -56,7 +56,7 @@ class Motion:
     self.state, self.run, self.good, self.times = state, run, good, run.times
     n = len(good)
     at = np.arange(n) if run.times is None else run.times
-    self.cuts = sorted(c for c in run.config.cutframes if 0 < c < n)
+    self.cuts = sorted(c for c in run.config.data.cutframes if 0 < c < n)
     xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(state.xs, np.float64).T], axis=1)
     self.xs = xs.astype(np.float32)
     self.model, self.shared = with_identity(landmarks_of(state, run), state.shared)

@@ -20,7 +20,7 @@ def turn_nod_tilt(vector: np.ndarray) -> tuple[float, float, float]:
   turn, nod = np.arctan2(Q[0, 2], Q[2, 2]), np.arcsin(np.clip(-Q[1, 2], -1.0, 1.0))
   tilt = np.arctan2(Q[1, 0], Q[1, 1])
   # About the world's axes, in which y points up and x to the left of the image and the face looks along -z.
-  return tuple(float(x) for x in np.degrees([-turn, -nod, -tilt]))
+  return float(np.degrees(-turn)), float(np.degrees(-nod)), float(np.degrees(-tilt))
 
 
 def rotation_of(turn: float, nod: float, tilt: float, near: np.ndarray) -> np.ndarray:

@@ -119,7 +119,8 @@ def _joints(options: Options) -> list[Control]:
 
 
 def _expression(session: Session, head: FlameModel) -> list[Control]:
-  values = session.loaded.expr[np.isfinite(session.loaded.expr).all(1)]
+  loaded = np.asarray(session.loaded.expr)
+  values = loaded[np.isfinite(loaded).all(1)]
 
   def unit(k: int) -> Control:
     name = head.expr_names[k] if head.expr_names else f"expr {k}"

@@ -59,7 +59,7 @@ class Session:
     result: T frames, as loaded.
     shots: (T,) number of each frame's shot; nothing is blended across a cut. One shot by default.
     """
-    self.loaded = Pose(**{f.name: np.asarray(getattr(result.poses, f.name)) for f in dataclasses.fields(Pose)})
+    self.loaded: Pose = jax.tree.map(np.asarray, result.poses)
     self.poses = jax.tree.map(np.array, self.loaded)
     self.light = np.asarray(result.identity.light)  # (9, 3), as loaded
     self.camera: Camera = jax.tree.map(np.asarray, result.identity.camera)  # as loaded
@@ -267,7 +267,7 @@ class Session:
     self._undone.clear()
     last = self._done[-1] if self._done else None
     same = last is not None and (last.kind, last.key, last.frame, len(last.rows)) == (kind, key, frame, len(rows))
-    if not same or not last.open:
+    if last is None or not same or not last.open:
       self.seal()
       self._done.append(_Step(kind, key, frame, rows, rows_of(self.poses, rows), self.person))
 

@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -95,14 +95,14 @@ def read_texels(path: Path, key: str, size: tuple[int, int], stride: int, n: int
     return np.stack(rows)
 
 
-def _read_numbers(file: BinaryIO, where: str, size: int) -> np.ndarray:
+def _read_numbers(file: IO[bytes], where: str, size: int) -> np.ndarray:
   shape, fortran, dtype = _read_header(file, where)
   if dtype.hasobject:
     raise InputError(f"{where}: holds Python objects where numbers were expected")
   return _read_body(file, where, shape, fortran, dtype, size)
 
 
-def _read_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
   version = np.lib.format.read_magic(file)
   if version == (1, 0):
     return np.lib.format.read_array_header_1_0(file)
@@ -111,14 +111,14 @@ def _read_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], bool, np.
   raise InputError(f"{where}: .npy version {version} is not supported")
 
 
-def _read_body(file: BinaryIO, where: str, shape, fortran: bool, dtype: np.dtype, size: int) -> np.ndarray:
+def _read_body(file: IO[bytes], where: str, shape, fortran: bool, dtype: np.dtype, size: int) -> np.ndarray:
   n_bytes = math.prod(shape) * dtype.itemsize
   if n_bytes > min(size, MAX_BYTES):
     raise InputError(f"{where}: claims {n_bytes} bytes of data, more than the file holds: truncated or corrupt")
   return _take(file, where, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C")
 
 
-def _take(file: BinaryIO, where: str, dtype: np.dtype, count: int) -> np.ndarray:
+def _take(file: IO[bytes], where: str, dtype: np.dtype, count: int) -> np.ndarray:
   data = file.read(count * dtype.itemsize)
   if len(data) != count * dtype.itemsize:
     raise InputError(f"{where}: the data ends early: truncated or corrupt")

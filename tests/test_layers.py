@@ -1,0 +1,78 @@
+"""The rooms of the package: what may import what, and how large a room may be (docs/architecture.md)."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "vht_jax"
+
+# From the ground up: a module imports its own room and those of lower floors. `host` knows nothing but errors.
+FLOORS = (
+  ("errors",),
+  ("types", "host", "layout"),
+  ("rotation", "config"),
+  ("cameras",),
+  ("head",),
+  ("render", "video", "landmarks"),
+  ("fit", "dataset", "texture_tracks"),
+  ("vht",),
+  ("tracking",),
+  ("results",),
+  ("app",),
+  ("viewer", "__main__", "optimize_tracking"),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+MAX_LINES = 350
+MAX_FILES = 10
+
+# What is not yet so. Entries go when they are no longer needed (the tests fail until they do); none is added.
+UPWARD: set[tuple[str, str]] = set()
+TOO_LONG = {"vht_jax.app.cli", "vht_jax.app.options.settings", "vht_jax.app.overlay.draw", "vht_jax.host.programs"}
+TOO_FULL = {"fit", "landmarks", "texture_tracks", "tracking"}
+
+
+def modules() -> list[Path]:
+  return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+  return module.split(".")[1] if "." in module else "vht_jax"
+
+
+def imports(path: Path):
+  """Modules of the package that a file imports, wherever it does: within functions and for type checkers as well."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names if alias.name.startswith("vht_jax."))
+    elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vht_jax":
+      yield from (f"{node.module}.{a.name}" if node.module == "vht_jax" else node.module for a in node.names)
+
+
+def name_of(path: Path) -> str:
+  return ".".join(("vht_jax", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def test_every_room_has_a_floor():
+  rooms = {room_of(name_of(path)) for path in modules()} - {"vht_jax"}
+  assert rooms == FLOOR_OF.keys()
+
+
+def test_no_module_imports_upward():
+  upward = set()
+  for path in modules():
+    here = room_of(name_of(path))
+    for module in imports(path):
+      there = room_of(module)
+      if here != there and here != "vht_jax" and FLOOR_OF[there] >= FLOOR_OF[here]:
+        upward.add((name_of(path), module))
+  assert upward == UPWARD
+
+
+def test_files_are_short():
+  assert {name_of(p) for p in modules() if len(p.read_text().splitlines()) > MAX_LINES} == TOO_LONG
+
+
+def test_rooms_are_not_full():
+  counts = Counter(path.parent for path in modules())
+  assert {str(folder.relative_to(PACKAGE)) for folder, n in counts.items() if n > MAX_FILES} == TOO_FULL

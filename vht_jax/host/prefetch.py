@@ -1,0 +1,63 @@
+"""Work that threads do before its result is asked for: the one queue of the package."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def prefetched(
+  work: Callable[[A], B], items: Iterable[A], depth: int = 2, pool: Executor | None = None
+) -> Generator[B]:
+  """`work(item)` of each in order, `depth` items ahead of the caller.
+
+  An error is raised when it is its item's turn; when the caller stops, what has begun is finished and no more begun.
+
+  Args:
+    work, items: what is done with what; items are taken in the caller's thread.
+    depth: how many results may wait.
+    pool: whose threads do it; None: one thread of its own.
+  """
+  waiting: collections.deque[Future[B]] = collections.deque()
+  with contextlib.ExitStack() as held:
+    if pool is None:
+      pool = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="prefetch"))
+    try:
+      for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > depth:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for future in waiting:
+        future.cancel()
+
+
+def made_ahead(items: Iterable[B], depth: int) -> Iterator[B]:
+  """`items`, made by a thread of their own that is at most `depth` in front; as `prefetched` else."""
+  source = iter(items)
+
+  def one(_: None) -> list[B]:
+    try:
+      return [next(source)]
+    except StopIteration:
+      return []
+
+  made = prefetched(one, itertools.repeat(None), depth)
+  try:
+    for found in made:
+      if not found:
+        return
+      yield from found
+  finally:
+    made.close()
+    if isinstance(source, Generator):  # after its thread has ended
+      source.close()

@@ -1,0 +1,126 @@
+"""Single keys of VHT's result file: cameras and rotations as it writes them, and the keys that are ours, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax import cameras, rotation
+from vht_jax.errors import InputError
+from vht_jax.head import flame
+from vht_jax.host.programs import stored
+from vht_jax.landmarks.regions import REGIONS
+from vht_jax.types import Camera, Pose
+
+CHUNK = 256  # frames converted at once
+
+
+def vht_camera(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+  """VHT's K (3,) = [f, cx, cy from the bottom], normalised, and RT (3, 4), world -> PyTorch3D's view axes."""
+  flip = np.asarray(cameras.WORLD_TO_OPENCV, np.float32)  # its own inverse
+  RT = flip @ np.concatenate([np.asarray(camera.R), np.asarray(camera.T)[:, None]], axis=1)
+  return np.asarray(vht_intrinsics(camera)), RT + 0.0  # + 0.0: no negative zeros
+
+
+def camera_from_vht(K: np.ndarray, RT: np.ndarray | None, size: tuple[int, int], path: Any = "K") -> Camera:
+  """Inverse of `vht_camera`. K may also be the (3, 3) pixel matrix that NHA accepts, cy from the bottom as well."""
+  if K.shape == (3, 3):
+    K = np.array([K[0, 0] / max(size), K[0, 2] / size[1], K[1, 2] / size[0]])
+  if K.shape != (3,) or K[0] <= 0:
+    raise InputError(f"{path}: K: expected (f, cx, cy) with f > 0 or a 3x3 matrix; found {K.tolist()}")
+  camera = cameras.from_vht_intrinsics(jnp.asarray(K, jnp.float32))
+  if RT is None:
+    return camera
+  if RT.shape != (3, 4):
+    raise InputError(f"{path}: RT: expected shape (3, 4); found {RT.shape}")
+  flipped = jnp.asarray(np.asarray(cameras.WORLD_TO_OPENCV) @ RT + 0.0, jnp.float32)
+  return camera.replace(R=flipped[:, :3], T=flipped[:, 3])
+
+
+def continuous(rotations: Any) -> np.ndarray:
+  """(T, 3) axis-angle vectors of the same rotations without jumps of 2 pi between frames."""
+  rotations = np.asarray(rotations, np.float32)
+  n = len(rotations)
+  padded = rotations[np.minimum(np.arange(n + -n % CHUNK), n - 1)]  # few lengths: few programs
+  return np.asarray(_continuous(padded))[:n]
+
+
+@stored
+def _continuous(rotations):
+  def follow(previous, r):
+    r = rotation.nearest_axis_angle(r, previous)
+    return r, r
+
+  return jax.lax.scan(follow, rotations[0], rotations)[1]
+
+
+@stored
+def unlimit(poses):
+  return jax.vmap(flame.unlimit_pose)(poses)
+
+
+@stored
+def vht_intrinsics(camera):
+  return cameras.to_vht_intrinsics(camera)
+
+
+def of_frames(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int, kind: str) -> np.ndarray | None:
+  values = arrays.get(name)
+  if values is not None and (values.shape != (n,) or values.dtype.kind != kind):
+    raise InputError(f"{path}: {name}: expected one for each of {n} frames; found {values.shape} of {values.dtype}")
+  return values
+
+
+def rows(values: np.ndarray, path: str | Path, name: str, n: int) -> jax.Array:
+  """One number per frame."""
+  if values.shape != (n,) or values.dtype.kind not in "fiu":
+    raise InputError(f"{path}: {name}: expected {n} numbers; found {values.shape} of {values.dtype}")
+  return jnp.asarray(values.astype(np.float32) if values.dtype.kind == "f" else values.astype(np.int32))
+
+
+def regions(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int) -> jax.Array | None:
+  """(n, R) numbers of the regions that this version knows; None without them."""
+  values, names = arrays.get(name), arrays.get("vht_jax_regions")
+  if values is None or names is None or names.tolist() != list(REGIONS):
+    return None
+  if values.shape != (n, len(REGIONS)) or values.dtype.kind != "f":
+    raise InputError(f"{path}: {name}: expected numbers {(n, len(REGIONS))}; found {values.shape} of {values.dtype}")
+  return jnp.asarray(values, jnp.float32)
+
+
+def pose_sd(arrays: dict[str, np.ndarray], path: str | Path, poses: Pose) -> Pose | None:
+  """Standard deviations in the shapes of `poses`; None when there are none (the expression's may be shorter)."""
+  fields = {}
+  for field in dataclasses.fields(Pose):
+    values, like = arrays.get(f"vht_jax_sd_{field.name}"), np.shape(getattr(poses, field.name))
+    if values is None:
+      return None
+    if field.name == "expr" and values.ndim == 2 and values.shape[0] == like[0]:
+      like = values.shape
+    if values.shape != like or values.dtype.kind != "f" or not (values >= 0).all():
+      raise InputError(f"{path}: vht_jax_sd_{field.name}: expected standard deviations {like}; found {values.shape}")
+    fields[field.name] = jnp.asarray(values, jnp.float32)
+  return Pose(**fields)
+
+
+def focal_sd(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  value = arrays.get("vht_jax_focal_sd")
+  if value is None:
+    return None
+  if value.shape != () or value.dtype.kind != "f" or not value >= 0:
+    raise InputError(f"{path}: vht_jax_focal_sd: expected a standard deviation; found {value.shape} of {value.dtype}")
+  return jnp.asarray(value, jnp.float32)
+
+
+def layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  layer = arrays.get("vht_jax_texture_layer")
+  if layer is None:
+    return None
+  if layer.ndim != 3 or layer.shape[2] != 3 or layer.dtype.kind != "f" or not np.isfinite(layer).all():
+    raise InputError(f"{path}: vht_jax_texture_layer: expected finite numbers (height, width, 3); found {layer.shape}")
+  return jnp.asarray(layer, jnp.float32)
