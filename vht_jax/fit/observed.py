@@ -124,18 +124,6 @@ def visibility(model: LandmarkModel, view: Array) -> Array:
   return HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * t**2 * (3 - 2 * t)
 
 
-def observed_points(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray | None, dense_step: int = 3):
-  """Picks the observed counterparts of `landmark_model`'s points: (T, N, 2) px and which are present (T, N)."""
-  T = len(landmarks)
-  n_dense = len(model.dense_index)
-  if not (dense_step and n_dense):
-    return landmarks, np.isfinite(landmarks).all(-1)
-  pick = np.asarray(model.dense_index)[np.arange(0, n_dense, dense_step)]
-  extra = np.full((T, len(pick), 2), np.nan, np.float32) if dense is None else dense[:, pick]
-  both = np.concatenate([landmarks, extra], axis=1)
-  return both, np.isfinite(both).all(-1)
-
-
 def eye_openness(landmarks: Array) -> Array:
   """(70, 2) -> (2,) height over width of the eyes 36-41 and 42-47."""
 
