@@ -42,7 +42,7 @@ class LandmarkModel:
   """What the fit needs of a head: the points and a few constants of them."""
 
   points: Points
-  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
+  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance; inf: does not count
   relative_bias: Array  # (N,) the same for its constant bias
   relative_opening_sd: Array  # () the same for the differences between opposite points of lids and lips
   normals: Array  # (N, 3) head, where the surface faces (`facing`)
@@ -165,7 +165,10 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   root = jnp.where(counts, jnp.sqrt(jnp.where(counts, confidence, 1.0)), 0.0)
   rows = affine_camera(model, uv[:68], seen[:68])[0]
   root = root * visibility(model, jnp.cross(rows[0], rows[1]))
-  return ObservedLandmarks(uv, root / (model.relative_sd * eye), bias_scale)
+  # Points that are seen twice have no weight; an infinite deviation would make derivatives undefined.
+  once = jnp.isfinite(model.relative_sd)
+  sd = jnp.where(once, model.relative_sd, 1.0) * eye
+  return ObservedLandmarks(uv, jnp.where(once, root, 0.0) / sd, bias_scale)
 
 
 def nearest_rotation(affine: Array) -> tuple[Array, Array]:
