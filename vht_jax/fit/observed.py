@@ -42,7 +42,7 @@ class LandmarkModel:
   """What the fit needs of a head: the points and a few constants of them."""
 
   points: Points
-  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
+  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance; inf: does not count
   relative_bias: Array  # (N,) the same for its constant bias
   relative_opening_sd: Array  # () the same for the differences between opposite points of lids and lips
   normals: Array  # (N, 3) head, where the surface faces (`facing`)
@@ -124,18 +124,6 @@ def visibility(model: LandmarkModel, view: Array) -> Array:
   return HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * t**2 * (3 - 2 * t)
 
 
-def observed_points(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray | None, dense_step: int = 3):
-  """Picks the observed counterparts of `landmark_model`'s points: (T, N, 2) px and which are present (T, N)."""
-  T = len(landmarks)
-  n_dense = len(model.dense_index)
-  if not (dense_step and n_dense):
-    return landmarks, np.isfinite(landmarks).all(-1)
-  pick = np.asarray(model.dense_index)[np.arange(0, n_dense, dense_step)]
-  extra = np.full((T, len(pick), 2), np.nan, np.float32) if dense is None else dense[:, pick]
-  both = np.concatenate([landmarks, extra], axis=1)
-  return both, np.isfinite(both).all(-1)
-
-
 def eye_openness(landmarks: Array) -> Array:
   """(70, 2) -> (2,) height over width of the eyes 36-41 and 42-47."""
 
@@ -177,7 +165,10 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   root = jnp.where(counts, jnp.sqrt(jnp.where(counts, confidence, 1.0)), 0.0)
   rows = affine_camera(model, uv[:68], seen[:68])[0]
   root = root * visibility(model, jnp.cross(rows[0], rows[1]))
-  return ObservedLandmarks(uv, root / (model.relative_sd * eye), bias_scale)
+  # Points that are seen twice have no weight; an infinite deviation would make derivatives undefined.
+  once = jnp.isfinite(model.relative_sd)
+  sd = jnp.where(once, model.relative_sd, 1.0) * eye
+  return ObservedLandmarks(uv, jnp.where(once, root, 0.0) / sd, bias_scale)
 
 
 def nearest_rotation(affine: Array) -> tuple[Array, Array]:
