@@ -192,7 +192,7 @@ class Weights:
     source=_STUDY,
   )  # fmt: skip
   sd_offset: float = option(
-    0.015, "constant bias of the detector per landmark", unit="outer eye distances", positive=True, method=Landmarks,
+    0.005, "constant bias of the detector per landmark", unit="outer eye distances", positive=True, method=Landmarks,
     estimates=True, source=_MEASURED,
   )  # fmt: skip
   sd_closure: float = option(

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from vht_jax.host.programs import in_chunks, prefetched, rows_of
+from vht_jax.host.programs import in_chunks, prefetched, rehearsing, rows_of
 from vht_jax.texture_tracks import compiled, keyframes, rigid
 from vht_jax.texture_tracks import corners as corner
 from vht_jax.texture_tracks.skin import REGION_NOISE, skin_of
@@ -37,6 +37,12 @@ CameraPrior = tuple[np.ndarray, np.ndarray]
 
 class NoTracks(Exception):
   """Why a clip has none."""
+
+
+def refuse(condition: bool, reason: str) -> None:
+  """Raises `NoTracks`, but in a rehearsal, whose clip is blank: there everything is gone through."""
+  if condition and not rehearsing():
+    raise NoTracks(reason)
 
 
 def observe(
@@ -66,8 +72,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   poses, cam = jax.tree.map(np.asarray, result.poses), result.identity.camera
   good = np.asarray(result.status) == Status.TRACKED
   good &= np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
-  if good.sum() < keyframes.FEWEST:
-    raise NoTracks(f"only {good.sum()} frames show a tracked face")
+  refuse(good.sum() < keyframes.FEWEST, f"only {good.sum()} frames show a tracked face")
   skin = skin_of(model)
   head = compiled.person(model, result.identity.shape, skin.vertex)
   rest = np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)
@@ -75,8 +80,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
   axes = R[:, 2]
   turn = keyframes.turn(axes, good)
-  if turn < min_turn:
-    raise NoTracks(f"the head turns by {np.rad2deg(turn):.1f} degrees only")
+  refuse(turn < min_turn, f"the head turns by {np.rad2deg(turn):.1f} degrees only")
   keys = keyframes.choose(axes, shapes, good)
   clock("poses")
 
@@ -84,8 +88,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   state = _Estimate(R, t, R, t, float(cam.focal), principal.astype(np.float32), max(clip.size))
   windows = _Windows(clip, np.flatnonzero(good), state, middle.mean(0))
   clock("windows")
-  if np.median(windows.bright) < LEAST_LIGHT:
-    raise NoTracks(f"the face is too dark: {np.median(windows.bright):.0f} of 255")
+  refuse(np.median(windows.bright) < LEAST_LIGHT, f"the face is too dark: {np.median(windows.bright):.0f} of 255")
   frames = _bundle_frames(axes, good, keys)
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
@@ -185,8 +188,10 @@ def _track(
   found = _corners(skin, views, windows.grey(row[: len(keys)]))
   clock("corners")
   counts = np.bincount(found.keyframe[found.keyframe >= 0], minlength=len(keys))
-  if np.median(counts) < FEWEST_CORNERS:
-    raise NoTracks(f"the skin shows too little texture ({np.median(counts):.0f} corners in a keyframe)")
+  refuse(
+    np.median(counts) < FEWEST_CORNERS,
+    f"the skin shows too little texture ({np.median(counts):.0f} corners in a keyframe)",
+  )
 
   def follow(index):
     here = compiled.views(head, skin.faces, cam, *frames(index))
@@ -199,11 +204,11 @@ def _track(
   clock("follow")
   seen = np.isfinite(sd).sum(1)
   share = seen.sum() / max(sought.sum(), 1)
-  if share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN:
-    raise NoTracks(
-      f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "
-      "smooth skin, blur or noise"
-    )
+  refuse(
+    share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN,
+    f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "
+    "smooth skin, blur or noise",
+  )
   region, triangles = np.asarray(skin.region)[found.face], np.asarray(skin.faces)[found.face]
   sd = sd * REGION_NOISE[region] / windows.scale[:, None]
   px = np.where(np.isfinite(sd)[..., None], windows.to_image(px), 0.0)

@@ -73,12 +73,13 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
 def believed(state: TrackState, weights: Weights) -> Shared:
   """What the frames share, as their poses are estimated by it.
 
-  Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are. There is no
+  Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are, and wholly
+  where the skin's texture holds the head (`stages.tracks`). There is no
   shape to tell that of the irises from, but somebody may look aside throughout: it is believed at least by
   `IRIS_BELIEF`, lest the eyes turn instead.
   """
   offset = np.array(state.shared.offset)
-  share = min(state.photo_pixels / float(weights.photo_pixels), 1.0)
+  share = 1.0 if state.tracked else min(state.photo_pixels / float(weights.photo_pixels), 1.0)
   belief = np.full((len(offset), 1), share, np.float32)
   belief[68:70] = np.maximum(belief[68:70], IRIS_BELIEF)
   return state.shared.replace(offset=offset * belief)
