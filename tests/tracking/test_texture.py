@@ -12,7 +12,7 @@ from vht_jax.option import having
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.protocols import Progress
 
-CONFIG = TrackConfig.of(photometric=False, dense_landmarks=False, n_calibration_frames=8)
+CONFIG = TrackConfig.of(photometric=False, smooth=False, dense_landmarks=False, n_calibration_frames=8)
 
 
 class Seen:
