@@ -9,14 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_layers import FLOORS
+from tiny import SIZE, clip, quick_jit, tiny_head
 
 from vht_jax.config import Weights
+from vht_jax.head import flame
+from vht_jax.head.load import load_head
 
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "vht_jax"
 DOCS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 # Where the numbers of the method are; others in these folders that are no numbers need no row.
-SOLVERS = [p for room in ("fit", "tracking", "texture_tracks", "landmarks", "vht") for p in (PACKAGE / room).rglob("*.py")]
+SOLVERS = [
+  p for room in ("fit", "tracking", "texture_tracks", "landmarks", "vht") for p in (PACKAGE / room).rglob("*.py")
+]
 
 
 def text_of(path):
@@ -44,6 +50,12 @@ def test_comments_cite_documents_of_the_repository():
   cited = {(p, name) for p in PACKAGE.rglob("*.py") for name in re.findall(r"\b([\w/]+\.md)\b", text_of(p))}
   assert cited
   assert not [(p, name) for p, name in cited if not any((base / name).exists() for base in (REPO, REPO / "docs"))]
+
+
+def test_layers_of_the_architecture_are_those_that_are_tested():
+  part = text_of(REPO / "docs" / "architecture.md").split("\n## Layers\n")[1]
+  stated = [set(line.split(", ")) for line in part.split("```\n")[1].splitlines()]
+  assert stated == [set(rooms) - {"__main__", "optimize_tracking"} for rooms in FLOORS]
 
 
 def test_the_term_of_the_guide_is_the_one_that_is_tested():
@@ -135,21 +147,24 @@ def test_weights_of_the_method_are_the_defaults():
 @pytest.mark.slow
 @pytest.mark.differentiable
 def test_the_page_on_training_runs_from_top_to_bottom(open_head, tmp_path, monkeypatch):
-  from tiny import SIZE, clip, tiny_head
-
+  """With fewer components of the head, and programs that are not optimised."""
+  few = dict(n_shape=3, n_expr=5)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(jax.config, "jax_numpy_dtype_promotion", "standard")  # as of somebody who pastes it
-  seen = clip(tiny_head(open_head, n_shape=20, n_expr=20), n_frames=8)[0]
+  seen = clip(tiny_head(open_head, **few), n_frames=8)[0]
   given = {
+    "quick_jit": quick_jit,
     "landmarks": 4.0 * seen.landmarks,
     "confidence": jnp.ones((8, 70)),
-    "whole_head": tiny_head(open_head, n_shape=20, n_expr=20),
+    "whole_head": flame.without_lower_neck(load_head(model="open", **few)),
     "images_and_landmarks": seen.replace(rgb=jnp.full((8, *SIZE, 3), 0.5)),
     "clips": jax.tree.map(lambda a: a[None], seen),
   }
-  blocks = re.findall(r"```python\n(.*?)```", text_of(REPO / "docs" / "differentiable.md"), re.DOTALL)
+  page = text_of(REPO / "docs" / "differentiable.md").replace("jax.jit(", "quick_jit(")
+  page = page.replace("n_shape=20, n_expr=20", "n_shape=3, n_expr=5")
+  blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
   assert len(blocks) == 6
-  for block in blocks:
-    exec(block, given)
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as of somebody who pastes it
+    for block in blocks:
+      exec(block, given)
   for name in ("slope", "tracked", "results", "out"):
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(given[name]) if a.dtype.kind == "f"), name

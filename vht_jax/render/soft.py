@@ -21,8 +21,8 @@ The gradient is that of these formulas. As a gradient of the silhouette of a *ha
 changes across a silhouette; composite it, `rgb * alpha + background * (1 - alpha)`, where its edges matter.
 
 Sums over faces do not depend on their order, so faces need no sorting and no number of faces per pixel is fixed: blocks
-of (face, tile) are enumerated (`tiles.Blocks`) and added to the image; the backward pass enumerates them again, so memory
-does not grow with the number of faces.
+of (face, tile) are enumerated (`tiles.Blocks`) and added to the image; the backward pass enumerates them again, so
+memory does not grow with the number of faces.
 """
 
 from __future__ import annotations
