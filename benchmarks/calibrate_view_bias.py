@@ -24,9 +24,10 @@ from view_bias_clips import Seen
 
 from vht_jax.head import flame
 from vht_jax.head.load import load_head
+from vht_jax.head.mesh_points import IBUG68, IRISES
+from vht_jax.head.view_bias import GROUPS, groups_of
 from vht_jax.landmarks import make_detector
 from vht_jax.landmarks.mirror import MIRROR
-from vht_jax.landmarks.view_bias import GROUPS, MIRROR_70, groups_of
 from vht_jax.results import write_npz
 from vht_jax.types import FlameModel
 
@@ -37,6 +38,9 @@ import pack
 METADATA = ROOT / "third_party" / "view_bias" / "METADATA"
 ASSET = ROOT / "assets" / "view_bias.npz"
 N_FLAME_IDENTITY, N_FLAME_EXPRESSION = 60, 42  # what the stand-in has
+_MESH = np.concatenate([IBUG68, IRISES])
+# The mirror image of each of the 68 + 2 landmarks.
+MIRROR_70 = np.array([int(np.flatnonzero(_MESH == MIRROR[k])[0]) for k in _MESH])
 PARTNER = np.concatenate([MIRROR_70, 70 + MIRROR[:468]])
 
 

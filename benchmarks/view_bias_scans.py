@@ -23,8 +23,8 @@ from calibrate_view_bias import tangent_frames
 from view_bias_clips import Seen
 
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.head import view_bias
 from vht_jax.head.load import load_head
-from vht_jax.landmarks import view_bias
 from vht_jax.rotation import axis_angle_to_matrix, matrix_to_axis_angle
 
 INNER = slice(17, 68)
@@ -39,7 +39,7 @@ def main() -> None:
   parser.add_argument("names", nargs="+")
   args = parser.parse_args()
   model = load_head(model="open")
-  bias, frames = view_bias.view_bias(model), tangent_frames(model)
+  bias, frames = model.view_bias, tangent_frames(model)
   gain, slopes = np.asarray(bias.gain, np.float64), np.asarray(bias.slopes, np.float64)
   table = np.concatenate([np.zeros((len(slopes), 3, 1)), slopes], axis=-1)
   for name in args.names:

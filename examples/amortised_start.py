@@ -68,7 +68,7 @@ def run(steps: int = 1500, n_train: int = 8192, n_test: int = 256, jit=jax.jit) 
 
     def one(t):
       x = frame.initial_unknowns(person, t)
-      off = (landmarks.predict(person.points, x, shared, t.bias_scale) - t.uv) * t.inverse_sd[:, None]
+      off = (landmarks.predict(person, x, shared) - t.uv) * t.inverse_sd[:, None]
       return x, off.reshape(-1), fit(t, x, max_steps=MAX_STEPS), normal(t, x).matrix
 
     x, off, best, matrix = jax.vmap(one)(tracks)

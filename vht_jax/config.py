@@ -125,6 +125,10 @@ class TrackConfig:
     True, "Gauss-Newton, batched and joint: smooth the poses in time, as far as their measured noise asks for it",
     usual=True,
   )  # fmt: skip
+  tracks: bool = option(
+    True, "Gauss-Newton: follow points of the skin's texture, which hold the head's motion and the lens; landmarks "
+    "slide", usual=True,
+  )  # fmt: skip
   n_keyframes: int = option(
     8, "number of keyframes when they are chosen automatically", at_least=1, needs="photometric", estimates=True
   )

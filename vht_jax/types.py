@@ -24,6 +24,13 @@ import jax
 Array = jax.Array
 
 
+class ViewBias(flax.struct.PyTreeNode):
+  """How a detector's points slide over the face with the view, the mean of people (`head.view_bias`)."""
+
+  gain: Array  # (2,) yaw, pitch: how much farther than the head the points turn; negative, they lag behind
+  slopes: Array  # (70 + M, 3, 2) landmarks, then dense ones; head axes by [yaw, pitch], in outer eye distances
+
+
 class FlameModel(flax.struct.PyTreeNode):
   """A head in FLAME's layout. Joints: 0 root, 1 neck, 2 jaw, 3 left eye (+x), 4 right eye (-x)."""
 
@@ -44,6 +51,7 @@ class FlameModel(flax.struct.PyTreeNode):
   dense_bary: Array  # (M, 3) f32
   dense_index: Array  # (M,) i32, MediaPipe's number of each dense landmark
   masks: dict[str, Array]  # region name -> (V,) bool
+  view_bias: ViewBias | None = None  # of the detector whose points the landmarks are; None: not known to slide
   expr_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())  # (E,) or () when unnamed
   # One-sided units (the open head's named expressions) must not go far below zero; FLAME's PCA codes are two-sided.
   expr_one_sided: bool = flax.struct.field(pytree_node=False, default=False)

@@ -1,7 +1,6 @@
 """Landmark least squares on heads whose truth is known."""
 
 import functools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +55,9 @@ def to_px(uv):
 
 @pytest.fixture(scope="module")
 def synthesise(lm):
-  """make(seed, bias, noise, **) -> (tracks, xs, shared): bias and noise in units of the eye distance."""
-  predict = jax.jit(jax.vmap(landmarks.predict, (None, 0, None, 0)))
+  """make(seed, bias, noise, **) -> (tracks, xs, shared): bias (of points of the head, m) and noise (of the image) in
+  units of the eye distance; points slide with the view as the mean of people does."""
+  predict = jax.jit(jax.vmap(landmarks.predict, (None, 0, None)))
   make_tracks = jax.jit(jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, SIZE)))
 
   def make(seed, bias=0.0, noise=0.0, focal=1.9, shape_sd=1.0, **motion):
@@ -72,7 +72,7 @@ def synthesise(lm):
     )
     xs = jnp.asarray(frames(rng, lm.points.exprdirs.shape[-1], **motion))
     scale = jnp.exp(xs[:, -9])
-    uv = np.asarray(predict(lm.points, xs, shared, scale))
+    uv = np.asarray(predict(lm, xs, shared))
     uv = uv + noise * eye * np.asarray(scale)[:, None, None] * rng.standard_normal(uv.shape)
     px = jnp.asarray(to_px(uv), jnp.float32)
     return make_tracks(px, jnp.ones(px.shape[:2], jnp.float32)), xs, shared
@@ -86,8 +86,7 @@ def adjust():
 
   @jax.jit
   def run(model, tracks, weights, start, focal_sd):
-    with mock.patch.object(clip, "LOG_FOCAL_MEAN", jnp.log(start)):
-      return clip.bundle_adjust(model, tracks, weights, focal_sd=focal_sd, max_steps=30)
+    return clip.bundle_adjust(model, tracks, weights, log_focal=(jnp.log(start), focal_sd), max_steps=30)
 
   default = float(np.exp(priors.LOG_FOCAL_MEAN))
   return lambda model, tracks, weights, start=default, focal_sd=priors.LOG_FOCAL_SD: run(
@@ -129,21 +128,6 @@ def test_landmark_model_points_and_units(small_head, lm, weights):
 
   numeric = [(log_size(e * 1e-4) - log_size(-e * 1e-4)) / 2e-4 for e in np.eye(10)]
   np.testing.assert_allclose(lm.size_gradient, numeric, atol=1e-5)
-
-
-def test_observed_points_picks_the_same_dense_points(small_head):
-  step = 6
-  rng = np.random.default_rng(0)
-  landmarks = rng.uniform(0, 100, (3, 70, 2)).astype(np.float32)
-  dense = np.broadcast_to(np.arange(478, dtype=np.float32)[None, :, None], (3, 478, 2)).copy()
-  dense[1] = np.nan
-  landmarks[2, 5] = np.nan
-  points, present = observed.observed_points(small_head, landmarks, dense, step)
-  np.testing.assert_array_equal(points[0, 70:, 0], np.asarray(small_head.dense_index)[::step])
-  assert present[0].all() and present[1, :70].all() and not present[1, 70:].any()
-  assert not present[2, 5] and present[2].sum() == present.shape[1] - 1
-  assert observed.observed_points(small_head, landmarks, None, step)[1][:, 70:].sum() == 0
-  assert observed.observed_points(small_head, landmarks, dense, 0)[0].shape == (3, 70, 2)
 
 
 def pack(shared):
@@ -212,7 +196,7 @@ def affine_start(lm):
 
   @jax.jit
   def run(x):
-    uv = landmarks.predict(lm.points, x, clip.initial_shared(lm, 20.0), jnp.float32(0))
+    uv = pts.locate(lm.points, x, clip.initial_shared(lm, 20.0))
     px = uv * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
     return frame.initial_unknowns(lm, observed.make_tracks(lm, px, jnp.ones(70, jnp.float32), SIZE))
 
@@ -295,10 +279,12 @@ def test_huber_weights_belong_to_the_cost():
 
 @pytest.mark.differentiable
 def test_bundle_gradient_equals_autodiff(lm, weights, synthesise):
-  """Every block of the arrow's gradient is half the derivative of its cost: priors, Huber, offsets, size."""
+  """Every block of the arrow's gradient is half the derivative of its cost: priors, Huber, offsets, common, size."""
   tracks, xs, shared = synthesise(3, bias=0.01, noise=0.01)
   rng = np.random.default_rng(0)
   xs = xs[:2] + jnp.asarray(0.02 * rng.standard_normal(xs[:2].shape), jnp.float32)
+  common = jnp.asarray(0.3 * rng.standard_normal((2, landmarks.N_COMMON)), jnp.float32)
+  xs = jnp.concatenate([xs, common], axis=1)
   tracks = jax.tree.map(lambda a: a[:2], tracks)
   flat = pack(shared)
   flat = flat + jnp.asarray(1e-3 * rng.standard_normal(flat.shape), jnp.float32)
@@ -319,18 +305,22 @@ def test_bundle_gradient_equals_autodiff(lm, weights, synthesise):
 
 @pytest.mark.differentiable
 def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
-  """Rows, gradient and matrix with lids and lips against forward mode; offsets are not in the openings' rows."""
+  """Rows, gradient and matrix with lids and lips against forward mode.
+
+  Neither offsets nor the slide nor what a frame's points have in common is in the openings' rows.
+  """
   tracks, xs, shared = synthesise(4, bias=0.02, noise=0.01)
   one = jax.tree.map(lambda a: a[0], tracks)
   # Closed eyes, so that their rows weigh; one point that is not seen.
   uv = one.uv.at[jnp.array([41, 40])].set(one.uv[jnp.array([37, 38])])
   one = one.replace(uv=uv, inverse_sd=one.inverse_sd.at[62].set(0.0))
   upper, lower = openings.OPENINGS.T
+  n = unknowns.n_unknowns(lm.points)
 
   def residuals(x, flat):
     moved = unpack(flat, shared)
-    uv = landmarks.predict(lm.points, x, moved, one.bias_scale)
-    without = landmarks.predict(lm.points, x, moved.replace(offset=0 * moved.offset), one.bias_scale)
+    uv = landmarks.predict(lm, x[:n], moved, x[n:])
+    without = pts.locate(lm.points, x[:n], moved)
     opening = without[upper] - without[lower] - (one.uv[upper] - one.uv[lower])
     eye = lm.eye_distance * one.bias_scale
     wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (openings.OPEN * eye)
@@ -341,16 +331,21 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
 
   @jax.jit
   def both(x, flat):
-    at = unknowns.At(x, unpack(flat, shared))
+    at = unknowns.At(x[:n], unpack(flat, shared), {"common": x[n:]})
     rows = landmarks.Landmarks(lm).linearise(at, one), openings.Openings(lm).linearise(at, one)
     many = jax.tree.map(lambda a: a[None], one)
     arrow = clip.bundle_normal(lm, x[None], flat, many, weights, (jnp.float32(0.5), jnp.float32(0.7)), shared=shared)
     return rows, arrow, residuals(x, flat), *jax.jacfwd(residuals, (0, 1))(x, flat)
 
-  x = xs[0] + 0.01
+  rng = np.random.default_rng(1)
+  common = jnp.asarray(0.3 * rng.standard_normal(landmarks.N_COMMON), jnp.float32)
+  x = jnp.concatenate([xs[0] + 0.01, common])
   rows, arrow, expected, J_x, J_shared = both(x, pack(shared))
   together = lambda *parts: np.concatenate([p * t.root.reshape(-1, *[1] * (p.ndim - 1)) for p, t in zip(parts, rows)])
-  r, d_x = together(*(t.residual for t in rows)), together(*(t.frame["head"] for t in rows))
+  r = together(*(t.residual for t in rows))
+  assert "common" not in rows[1].frame
+  by_common = rows[0].frame["common"], np.zeros((len(upper), 2, landmarks.N_COMMON))
+  d_x = together(*(np.concatenate([t.frame["head"], c], -1) for t, c in zip(rows, by_common)))
   names = ("shape", "log_focal", "principal")
   d_shared = together(*(np.concatenate([t.shared[name] for name in names], -1) for t in rows))
   d_offset = rows[0].shared["offset"].by_row
@@ -366,12 +361,15 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
   close(d_shared, J_shared[..., :13])
   assert np.all(J_shared[70:, :, 13:] == 0)
   # Both normal equations are made of these rows; the priors are all that is added.
-  prior = frame_prior(lm, x, weights)
+  prior = frame_prior(lm, x[:n], weights)
+  prior_gradient = np.concatenate([prior.gradient, common])
+  prior_matrix = np.pad(np.asarray(prior.matrix), ((0, len(common)),) * 2)
+  prior_matrix[n:, n:] = np.eye(len(common))
   single = jax.jit(frame.frame_normal)(lm, x, shared, one, weights)
   J, e = J_x.reshape(154, -1), (expected * root[:, None]).reshape(-1)
   for normal in ((single.gradient, single.matrix), (arrow.frame_gradient[0], arrow.frame_matrix[0])):
-    close(normal[0] - prior.gradient, J.T @ e)
-    close(normal[1] - prior.matrix, J.T @ J)
+    close(normal[0] - prior_gradient, J.T @ e)
+    close(normal[1] - prior_matrix, J.T @ J)
   close(arrow.cross[0], J.T @ J_shared.reshape(154, -1))
 
 
@@ -400,14 +398,15 @@ def test_points_that_face_away_lose_their_weight(small_head, weights):
   """Of the turned head's jaw line the far half is a guess; seen from the front nothing is lost that is in sight."""
   lm = observed.landmark_model(small_head, weights, 3)
   np.testing.assert_allclose(jnp.linalg.norm(lm.normals, axis=-1), 1.0, rtol=1e-5)
+  counted = np.flatnonzero(np.isfinite(lm.relative_sd))
 
   @jax.jit
   @jax.vmap
   def weight(yaw):
     x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[-13].set(yaw).at[-9].set(0.8)
-    px = landmarks.predict(lm.points, x, clip.initial_shared(lm, 20.0), jnp.float32(0)) * max(SIZE) + 500.0
+    px = pts.locate(lm.points, x, clip.initial_shared(lm, 20.0)) * max(SIZE) + 500.0
     tracks = observed.make_tracks(lm, px, jnp.ones(len(px), jnp.float32), SIZE)
-    return tracks.inverse_sd * lm.relative_sd * lm.eye_distance * tracks.bias_scale
+    return (tracks.inverse_sd * lm.relative_sd)[counted] * lm.eye_distance * tracks.bias_scale
 
   front, right, left = weight(jnp.deg2rad(jnp.array([0.0, 60.0, -60.0])))
   np.testing.assert_allclose(front[:70], 1.0, atol=1e-3)  # folds of lids and lips, whose skin faces back, too
@@ -514,8 +513,7 @@ def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, syn
   def openness(t, sd, offset):
     shared = biased.replace(offset=offset)
     x = frame.fit_frame(folded.replace(relative_opening_sd=sd), t, shared, weights, max_steps=12).x
-    without = shared.replace(offset=0 * offset)
-    return observed.eye_openness(landmarks.predict(folded.points, x, without, t.bias_scale))
+    return observed.eye_openness(pts.locate(folded.points, x, shared))
 
   fitted = lambda sd, offset: float(openness(tracks, jnp.float32(sd), offset).mean())
   shut = fitted(1e6, truth.offset)  # what a detector without bias would give

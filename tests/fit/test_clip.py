@@ -34,7 +34,7 @@ def problem(small_head, weights):
   @jax.jit
   @jax.vmap
   def observe(x):
-    uv = landmarks.predict(lm.points, x, shared, jnp.ones(()))
+    uv = landmarks.predict(lm, x, shared)
     px = uv * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
     return observed.make_tracks(lm, px, jnp.ones(70), SIZE)
 

@@ -183,7 +183,7 @@ def tracks(lm, shared, x_true):
 
   @jax.jit
   def run(x):
-    uv = landmarks.predict(lm.points, x, shared, jnp.float32(0))
+    uv = landmarks.predict(lm, x, shared)
     return observed.make_tracks(lm, uv * 1000 + 500, jnp.ones(70, jnp.float32), (1000, 1000))
 
   return run(x_true)
@@ -226,9 +226,7 @@ def test_all_faces_but_the_hidden_ones_are_used(small_head, whole):
 def test_samples_lie_on_the_pixels_they_were_taken_from(samples, shared, x_true, crop):
   """Projected back, every sample falls on a pixel centre; colours are those of the pixels; the head is covered."""
   unfolded = samples.points
-  uv = jax.jit(lambda x: landmarks.predict(unfolded, x, shared.replace(offset=jnp.zeros((N, 3))), jnp.float32(0)))(
-    x_true
-  )
+  uv = jax.jit(lambda x: pts.locate(unfolded, x, shared))(x_true)
   px = np.asarray(to_pixels(uv, crop))
   good = np.asarray(samples.weight) > 0
   assert good.mean() > 0.6
@@ -502,7 +500,7 @@ def test_fit_identity_improves_shape_and_appearance(
     jax.vmap(
       lambda x: observed.make_tracks(
         lm,
-        landmarks.predict(lm.points, x, shared, jnp.float32(0)) * 1000 + 500,
+        landmarks.predict(lm, x, shared) * 1000 + 500,
         jnp.ones(70, jnp.float32),
         (1000, 1000),
       )

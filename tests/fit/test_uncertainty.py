@@ -63,7 +63,7 @@ def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   @jax.vmap
   def fit(x, noise):
     to_pose = lambda x: unknowns.to_pose(lm.points, x, shared.shape, camera, shared.principal)
-    uv = landmarks.predict(lm.points, x, shared, jnp.ones(()))
+    uv = landmarks.predict(lm, x, shared)
     clean = observed.make_tracks(lm, uv * 512.0 + 256.0, jnp.ones(70), (512, 512))
     seen = clean.inverse_sd > 0  # the irises of closed eyes are not
     sd = jnp.where(seen, 1.0 / jnp.where(seen, clean.inverse_sd, 1.0), 0.0)

@@ -20,8 +20,8 @@ from vht_jax.dataset.keypoints import write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.load import load_head, of_mediapipe
 from vht_jax.head.load.flame_landmarks import mediapipe_points
+from vht_jax.head.mesh_points import IBUG68
 from vht_jax.landmarks import Detection
-from vht_jax.landmarks.crop import IBUG68
 from vht_jax.landmarks.mirror import MIRROR
 
 N_VERTICES, N_FACES, FIRST_EYEBALL = 5023, 9976, 3931  # FLAME's

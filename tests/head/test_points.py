@@ -9,7 +9,6 @@ import pytest
 
 from vht_jax import cameras, rotation
 from vht_jax.fit import unknowns as layout
-from vht_jax.fit.terms import landmarks
 from vht_jax.fit.unknowns import Shared
 from vht_jax.head import flame
 from vht_jax.head import points as pts
@@ -17,7 +16,6 @@ from vht_jax.head import points as pts
 SIZE = (480, 640)
 N_DENSE = 12
 VERTICES = np.arange(0, 6000, 600, dtype=np.int32)
-BIAS_SCALE = 2.5
 
 
 def unknowns(rng, n_expr: int) -> np.ndarray:
@@ -47,7 +45,7 @@ def points(small_head):
 
 @pytest.fixture(scope="module")
 def shared(points):
-  """Identity, camera off centre, and a detector bias."""
+  """Identity, camera off centre, and a displacement of every point with the head."""
   rng = np.random.default_rng(1)
   n, _, s = points.shapedirs.shape
   return Shared(
@@ -74,11 +72,26 @@ def cam(shared):
   return cameras.make_camera(jnp.exp(shared.log_focal), principal, R, (0.1, -0.2, 0.3))
 
 
+def displaced(points, x, shared):
+  """`pts.locate` of points that are moved with the head by `shared.offset`."""
+  focal = jnp.exp(shared.log_focal)
+  shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
+  X, (_, R) = pts.camera_points(points, shaped, joints, x[-pts.N_POSE :], focal, shared.principal)
+  return pts.project(X + jnp.matmul(shared.offset, R.T, precision="highest"), focal, shared.principal)
+
+
+def displaced_and_jacobian(points, x, shared):
+  shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
+  placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
+  return pts.seen(points, pts.displaced(placed, shared.offset), shared)
+
+
 @pytest.fixture(scope="module")
 def functions():
   return {
-    "predict": jax.jit(landmarks.predict),
-    "jacobian": jax.jit(landmarks.predict_and_jacobian),
+    "locate": jax.jit(pts.locate),
+    "displaced": jax.jit(displaced),
+    "jacobian": jax.jit(displaced_and_jacobian),
     "to_pose": jax.jit(layout.to_pose),
     "from_pose": jax.jit(layout.from_pose),
   }
@@ -105,11 +118,10 @@ def test_points_are_the_skinned_mesh_projected(small_head, points, shared, xs, c
     on_mesh = jnp.concatenate([flame.landmarks(small_head, vertices), dense, vertices[VERTICES]])
     return cameras.project(cam, on_mesh, SIZE)[:, :2]
 
-  unbiased = shared.replace(offset=jnp.zeros_like(shared.offset))
   for x in xs:
     pose = functions["to_pose"](points, x, shared.shape, cam, shared.principal)
     expected = (np.asarray(mesh_points(pose)) - np.array([SIZE[1] / 2, SIZE[0] / 2])) / max(SIZE)
-    uv = functions["predict"](points, x, unbiased, jnp.float32(0))
+    uv = functions["locate"](points, x, shared)
     error_mm = np.linalg.norm(uv - expected, axis=-1) / np.exp(x[-9]) * 1e3
     assert error_mm.max() < 0.15
     assert np.median(error_mm) < 0.01
@@ -158,9 +170,7 @@ def test_place_is_where_the_pivot_appears(points, shared, xs, functions):
 
 @pytest.mark.differentiable
 def test_jacobians_equal_forward_mode(points, shared, xs, functions):
-  """All blocks, with principal point, offsets and dense points."""
-  scale = jnp.float32(BIAS_SCALE)
-
+  """All blocks, with principal point, displacements and dense points."""
   n_expr, n_shape, n_points = points.exprdirs.shape[-1], shared.shape.shape[0], len(shared.offset)
   blocks = {
     "expr": n_expr, "rotation": 3, "place": 3, "neck": 3, "jaw": 1, "eyes": 4,
@@ -176,15 +186,15 @@ def test_jacobians_equal_forward_mode(points, shared, xs, functions):
   def forward(x, shared):
     def column(d, d_offset):
       d_shared = Shared(d[n_x : n_x + n_shape], d[n_x + n_shape], d[n_x + n_shape + 1 :], d_offset)
-      return jax.jvp(lambda x, s: landmarks.predict(points, x, s, scale), (x, shared), (d[:n_x], d_shared))[1]
+      return jax.jvp(lambda x, s: displaced(points, x, s), (x, shared), (d[:n_x], d_shared))[1]
 
     return jax.vmap(column)(unit, jnp.pad(offsets, ((len(unit) - len(offsets), 0), (0, 0), (0, 0))))
 
   for x in xs[:2]:
-    seen = functions["jacobian"](points, x, shared, scale)
+    seen = functions["jacobian"](points, x, shared)
     d_shared = [seen.d_shared[name] for name in ("shape", "log_focal", "principal")]
-    np.testing.assert_allclose(seen.uv, functions["predict"](points, x, shared, scale), atol=1e-6)
-    by_offset = np.einsum("ij,knj->kni", scale * seen.R[:2], offsets)
+    np.testing.assert_allclose(seen.uv, functions["displaced"](points, x, shared), atol=1e-6)
+    by_offset = np.einsum("nij,knj->kni", seen.by_head, offsets)
     analytic = np.concatenate([np.moveaxis(np.concatenate([seen.d_x, *d_shared], -1), -1, 0), by_offset])
     expected = np.asarray(forward(x, shared))
     start = 0
@@ -197,7 +207,7 @@ def test_jacobians_equal_forward_mode(points, shared, xs, functions):
 @pytest.mark.differentiable
 def test_jacobian_at_the_frontal_pose_is_finite(points, shared, functions):
   x = jnp.zeros(layout.n_unknowns(points)).at[-9].set(1.0)
-  for block in jax.tree.leaves(functions["jacobian"](points, x, shared, jnp.float32(BIAS_SCALE))):
+  for block in jax.tree.leaves(functions["jacobian"](points, x, shared)):
     assert np.isfinite(block).all()
 
 
@@ -205,21 +215,9 @@ def test_with_identity_changes_nothing(points, shared, xs, cam, functions):
   folded = jax.jit(pts.with_identity)(points, shared.shape)
   empty = shared.replace(shape=shared.shape[:0])
   assert folded.shapedirs.shape[-1] == 0
-  uv = [functions["predict"](p, xs[2], s, jnp.float32(BIAS_SCALE)) for p, s in ((points, shared), (folded, empty))]
+  uv = [functions["displaced"](p, xs[2], s) for p, s in ((points, shared), (folded, empty))]
   np.testing.assert_allclose(*uv, atol=1e-6)
   poses = [
     functions["to_pose"](p, xs[2], s.shape, cam, shared.principal) for p, s in ((points, shared), (folded, empty))
   ]
   np.testing.assert_allclose(poses[1].translation, poses[0].translation, atol=1e-6)
-
-
-def test_the_bias_keeps_its_size_in_the_image_when_the_head_shrinks(points, shared, xs, functions):
-  """The offset is scaled by the *observed* size: what it adds does not depend on the estimated distance."""
-  scale = jnp.float32(BIAS_SCALE)
-  unbiased = shared.replace(offset=jnp.zeros_like(shared.offset))
-  added = [
-    functions["predict"](points, x, shared, scale) - functions["predict"](points, x, unbiased, scale)
-    for x in (xs[0], xs[0].at[-9].add(-0.7))
-  ]
-  assert np.abs(added[0]).max() > 1e-3
-  np.testing.assert_allclose(added[0], added[1], atol=1e-6)

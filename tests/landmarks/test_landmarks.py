@@ -16,7 +16,8 @@ from vht_jax.dataset import annotate
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.keypoints import read_keypoints, write_keypoints
 from vht_jax.errors import InputError
-from vht_jax.landmarks.crop import IBUG68, IRISES, CropTracker, square_crop
+from vht_jax.head.mesh_points import IBUG68, IRISES
+from vht_jax.landmarks.crop import CropTracker, square_crop
 from vht_jax.landmarks.detection import AZIMUTH, inside_polygon
 from vht_jax.landmarks.mirror import MIRROR, Seen, mirrored_mean
 from vht_jax.landmarks.person import ALIKE, Person, overlap, portrait

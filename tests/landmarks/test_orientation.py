@@ -7,8 +7,9 @@ from test_second_look import face
 
 from vht_jax import landmarks as lm
 from vht_jax.app.options import settings
+from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.landmarks import crop
-from vht_jax.landmarks.crop import IBUG68, IRISES, CropTracker, quarter_of
+from vht_jax.landmarks.crop import CropTracker, quarter_of
 from vht_jax.landmarks.detection import AGREED, GIVEN_UP, belief
 from vht_jax.landmarks.mirror import Seen
 from vht_jax.video.codec import read_video

@@ -69,7 +69,7 @@ def left(stages, **kept):
 def test_a_run_goes_on_after_the_last_stage_that_was_kept():
   stages = pipeline.stages_of(TrackConfig(schedule="joint"))
   names = [stage.name for stage in stages]
-  assert names == ["camera", "landmarks", "identity", "frames", "joint", "smooth"]
+  assert names == ["camera", "landmarks", "tracks", "identity", "frames", "joint", "smooth"]
   assert left(stages)[:2] == (TrackState(), names)
   state, rest, _ = left(stages, camera=1, landmarks=2, identity=3)
   assert rest == ["frames", "joint", "smooth"] and (state.xs == 3).all()
@@ -83,14 +83,15 @@ def test_a_stage_kept_by_another_version_is_done_again():
   memory = Memory(camera=save(TrackState(done=1)), landmarks={**save(TrackState(done=2)), "pixels": np.ones(())})
   progress = Notes()
   state, rest = pipeline.resumed(stages, progress, memory)
-  assert state.done == 1 and [stage.name for stage in rest] == ["landmarks", "smooth"]
+  assert state.done == 1 and [stage.name for stage in rest] == ["landmarks", "tracks", "smooth"]
   assert len(progress.notes) == 1 and "landmarks" in progress.notes[0] and "pixels" in progress.notes[0]
 
 
 @pytest.mark.parametrize(
   "settings, going_on, names",
   [
-    ({"photometric": False}, False, ["camera", "landmarks", "smooth"]),
+    ({"photometric": False}, False, ["camera", "landmarks", "tracks", "smooth"]),
+    ({"photometric": False, "tracks": False}, False, ["camera", "landmarks", "smooth"]),
     ({}, True, ["camera", "landmarks", "frames", "smooth"]),
     ({"solver": "adam"}, False, ["camera", "landmarks", "identity", "frames"]),
     ({"solver": "adam", "init": "calibration"}, False, ["identity", "frames"]),
@@ -125,7 +126,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
     config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
-    tracks_of=lambda index: None, progress=Progress(), checkpoint=checkpoint,
+    tracks_of=lambda index: None, no_skin=None, progress=Progress(), checkpoint=checkpoint,
   )  # fmt: skip
   return run, starts
 

@@ -264,6 +264,7 @@ def test_landmarks_only_keeps_the_landmarks(open_head):
 
 def test_residuals_are_standard_deviations_at_the_truth(head):
   observations, truth = clip(head, noise_px=0.0)
+  head = head.replace(view_bias=None)  # these points are exact: they do not slide with the view
   one = lambda k: jax.tree.map(lambda a: a[k], (truth.poses, observations))
   weights = Weights()
   identity = truth.identity.replace(lmk_offset=jnp.zeros((70, 3)))

@@ -24,10 +24,11 @@ from vht_jax.config import Weights
 from vht_jax.fit import assemble
 from vht_jax.fit.adjoint import Implicit, Unrolled, minimise_shared
 from vht_jax.fit.assemble import Reduced
-from vht_jax.fit.frame import initial_unknowns, landmark_entries
+from vht_jax.fit.frame import initial_unknowns, landmark_entries, with_common
 from vht_jax.fit.least_squares import ArrowNormal, damped_cholesky
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.terms.colour import Colours, observe_colours
+from vht_jax.fit.terms.landmarks import N_COMMON, CommonError
 from vht_jax.fit.terms.priors import HELD_SD, LOG_FOCAL_MEAN, LOG_FOCAL_SD, SmallOffsets, identity_priors
 from vht_jax.fit.terms.samples import with_gradient
 from vht_jax.fit.terms.surface import Crop, Surface
@@ -48,6 +49,12 @@ def initial_shared(model: LandmarkModel, focal: float | None = None) -> Shared:
   )
 
 
+def with_landmarks(model: LandmarkModel, shared: Shared, free: tuple[str, ...] | None = None) -> Unknowns:
+  """The unknowns of fits of landmarks: what these have in common in a frame is among the frame's."""
+  own = {"common": jnp.zeros(N_COMMON, model.points.template.dtype)}
+  return unknowns(n_unknowns(model.points), shared, free, own)
+
+
 def bundle_normal(
   model: LandmarkModel,
   xs: Array,
@@ -60,15 +67,16 @@ def bundle_normal(
   *,
   shared: Shared,
 ) -> ArrowNormal:
-  """All frames (leading axis F of `xs` and `observed`) and all their shared unknowns.
+  """All frames (leading axis F of `xs` (F, E + 14 + 6) and `observed`) and all their shared unknowns.
 
   Args:
     flat: the shared unknowns as a vector, whose layout is that of `shared`.
     focal_prior: as for `priors.camera_priors`.
     more: terms beside the landmarks, leading axis F; `more_priors`: of what they bring.
   """
-  free = unknowns(n_unknowns(model.points), shared)
-  arrow = assemble.arrow_normal([*landmark_entries(model, observed, weights), *more], free, shared, xs, flat)
+  free = with_landmarks(model, shared)
+  entries = [*landmark_entries(model, observed, weights), (CommonError(), None), *more]
+  arrow = assemble.arrow_normal(entries, free, shared, xs, flat)
   priors = [*identity_priors(model, weights, focal_prior), (SmallOffsets(model), None), *more_priors]
   return arrow.with_shared(assemble.shared_normal(priors, free, shared, flat))
 
@@ -88,8 +96,8 @@ def bundle_adjust(
   weights: Weights,
   *,
   focal: Array | None = None,
-  focal_sd: Array = LOG_FOCAL_SD,
-  principal: Array | None = None,
+  log_focal: tuple[Array, Array] = (LOG_FOCAL_MEAN, LOG_FOCAL_SD),
+  principal: tuple[Array, Array] | None = None,
   max_steps: int = 20,
   adjoint: Implicit | Unrolled | None = None,
   more: Sequence[Entry] = (),
@@ -102,9 +110,9 @@ def bundle_adjust(
     model: of the unfolded head.
     observed: leading axis F.
     weights: priors.
-    focal: () fixed focal length in units of the longer side; None estimates it under a weak prior.
-    focal_sd: () of the prior of its logarithm.
-    principal: (2,) fixed principal point, as in `Shared`; None estimates it near the centre. With `focal` only.
+    focal: () fixed focal length in units of the longer side; None estimates it.
+    log_focal: mean and standard deviation of the prior of its logarithm.
+    principal: mean (2,), as in `Shared`, and standard deviation () of its prior; None: near the centre.
     adjoint: how derivatives pass, None: they do not.
     more: terms beside the landmarks with their observations, leading axis F.
     more_priors: terms on what is shared.
@@ -112,27 +120,27 @@ def bundle_adjust(
   """
   dtype = observed.uv.dtype
   shared0 = initial_shared(model).replace(own=own)
-  prior = (jnp.asarray(LOG_FOCAL_MEAN, dtype), jnp.asarray(focal_sd, dtype))
   if focal is not None:
-    shared0 = shared0.replace(log_focal=jnp.log(jnp.asarray(focal, dtype)))
-    prior = (shared0.log_focal, jnp.asarray(HELD_SD[0], dtype))
+    log_focal = jnp.log(jnp.asarray(focal, dtype)), HELD_SD[0]
+  prior = (jnp.asarray(log_focal[0], dtype), jnp.asarray(log_focal[1], dtype))
+  shared0 = shared0.replace(log_focal=prior[0])
   if principal is not None:
-    shared0 = shared0.replace(principal=jnp.asarray(principal, dtype))
-    prior = (*prior, shared0.principal, jnp.asarray(HELD_SD[1], dtype))
+    shared0 = shared0.replace(principal=jnp.asarray(principal[0], dtype))
+    prior = (*prior, shared0.principal, jnp.asarray(principal[1], dtype))
   xs0 = jax.vmap(lambda seen: initial_unknowns(model, seen))(observed)
-  layout = unknowns(xs0.shape[1], shared0).shared
+  layout = with_landmarks(model, shared0).shared
   theta = (model, observed, weights, prior, list(more), list(more_priors)), shared0
   solution = minimise_shared(
     lambda theta, xs, flat: bundle_normal(theta[0][0], xs, flat, *theta[0][1:], shared=theta[1]),
     theta,
-    xs0,
+    with_common(xs0),
     extract(layout, shared0),
     adjoint,
     max_steps,
   )
   return BundleResult(
     shared=insert(layout, solution.shared, shared0),
-    xs=solution.frames,
+    xs=solution.frames[:, : xs0.shape[1]],
     cost=solution.cost,
     steps=solution.steps,
     focal_relative_sd=focal_deviation(solution.shared_information, layout),
@@ -154,12 +162,12 @@ def focal_deviation(information: Array, layout: Layout) -> Array:
 
 def joint_unknowns(model: LandmarkModel, shared: Shared) -> Unknowns:
   """What joint steps estimate: the frames, shape and camera."""
-  return unknowns(n_unknowns(model.points), shared, ("shape", *CAMERA))
+  return with_landmarks(model, shared, ("shape", *CAMERA))
 
 
 def reduce_frames(
   surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
-  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int,
+  crops: Crop | None, weights: Weights, xs: Array, valid: Array, *, n_samples: int, more: Sequence[Entry] = (),
 ) -> Reduced:  # fmt: skip
   """Landmarks, colours and priors of F frames, their poses eliminated.
 
@@ -169,23 +177,27 @@ def reduce_frames(
     observed, crops, xs, valid: leading axis F; without `crops` the landmarks alone count. Frames that are not `valid`
       count nothing.
     n_samples: pixels per frame, static.
+    more: terms beside these with their observations, leading axis F.
   """
   free = joint_unknowns(model, shared)
   flat = extract(free.shared, shared)
 
   def one(args):
-    x, seen, crop, ok = args
+    x, seen, crop, ok, more_seen = args
     x = jnp.where(ok, x, 0.0)
-    entries = landmark_entries(model, seen, weights)
+    more_here = [(term, rows) for (term, _), rows in zip(more, more_seen)]
+    entries = [*landmark_entries(model, seen, weights), (CommonError(), None), *more_here]
     if crop is not None:
       image9 = with_gradient(crop.rgb)
       colours = observe_colours(surface, x, shared, crop, image9, albedo, light, weights, n_samples)
       entries.append((Colours(light, weights), colours))
-    found = assemble.reduced(entries, free, shared, x, flat)
+    found = assemble.reduced(entries, free, shared, with_common(x), flat)
     fine = ok & jnp.isfinite(found.cost) & jnp.all(jnp.isfinite(found.matrix)) & jnp.all(jnp.isfinite(found.gradient))
     return jax.tree.map(lambda a: jnp.where(fine, a, 0.0), found)
 
-  return jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(one, (xs, observed, crops, valid)))
+  return jax.tree.map(
+    lambda a: jnp.sum(a, axis=0), jax.lax.map(one, (xs, observed, crops, valid, [rows for _, rows in more]))
+  )
 
 
 def shared_step(

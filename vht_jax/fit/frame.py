@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.config import Weights
-from vht_jax.fit import assemble
+from vht_jax.fit import assemble, unknowns
 from vht_jax.fit.adjoint import Implicit, Unrolled, minimise
 from vht_jax.fit.least_squares import Normal, Solution, levenberg_marquardt
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
 from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
-from vht_jax.fit.terms.landmarks import Landmarks
+from vht_jax.fit.terms.landmarks import N_COMMON, CommonError, Landmarks
 from vht_jax.fit.terms.openings import Openings
 from vht_jax.fit.terms.priors import FramePrior
 from vht_jax.fit.terms.samples import with_gradient
@@ -45,8 +45,31 @@ def frame_normal(
   weights: Weights,
   more: Sequence[Entry] = (),
 ) -> Normal:
-  """Landmarks and priors of one frame whose shared unknowns are known."""
-  return assemble.frame_normal([*landmark_entries(model, observed, weights), *more], At(x, shared))
+  """Landmarks and priors of one frame whose shared unknowns are known.
+
+  Args:
+    x: (E + 14,) the head's unknowns, or (E + 14 + 6,) with what the landmarks have in common.
+  """
+  n = unknowns.n_unknowns(model.points)
+  own = {"common": x[n:]} if x.shape[0] > n else {}
+  entries = [*landmark_entries(model, observed, weights), *more]
+  if own:
+    entries.append((CommonError(), None))
+  return assemble.frame_normal(entries, At(x[:n], shared, own))
+
+
+def with_common(x: Array) -> Array:
+  """A frame's unknowns (..., n) and a start of what its landmarks have in common."""
+  return jnp.concatenate([x, jnp.zeros((*x.shape[:-1], N_COMMON), x.dtype)], axis=-1)
+
+
+def marginal(found: Normal, n: int) -> Normal:
+  """The normal equations of the first n unknowns at the minimum, the others marginalised."""
+  H = found.matrix
+  cross = H[:n, n:]
+  factor = jax.scipy.linalg.cho_factor(H[n:, n:], lower=True)
+  known = jnp.matmul(cross, jax.scipy.linalg.cho_solve(factor, cross.T), precision=HIGHEST)
+  return Normal(found.cost, found.gradient[:n], H[:n, :n] - known)
 
 
 def fit_frame(
@@ -70,8 +93,10 @@ def fit_frame(
     more: terms beside the landmarks with their observations of this frame.
   """
   x0 = initial_unknowns(model, observed) if x0 is None else x0
+  n = x0.shape[0]
   normal = lambda theta, x: frame_normal(theta[0], x, *theta[1:])
-  return minimise(normal, (model, shared, observed, weights, list(more)), x0, adjoint, max_steps)
+  found = minimise(normal, (model, shared, observed, weights, list(more)), with_common(x0), adjoint, max_steps)
+  return found.replace(x=found.x[:n], normal=marginal(found.normal, n))
 
 
 def with_identity(model: LandmarkModel, shared: Shared) -> tuple[LandmarkModel, Shared]:
@@ -101,7 +126,7 @@ def initial_unknowns(model: LandmarkModel, observed: ObservedLandmarks) -> Array
 
 def fit_frame_colours(
   surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
-  crop: Crop, weights: Weights, x0: Array, *, n_samples: int, outer_steps: int,
+  crop: Crop, weights: Weights, x0: Array, *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (),
 ):  # fmt: skip
   """Photometric and landmark pose of one frame.
 
@@ -113,6 +138,7 @@ def fit_frame_colours(
     x0: (E + 14,) start.
     n_samples: pixels per solve, static.
     outer_steps: how often visibility is found anew, static.
+    more: as for `fit_frame`.
 
   Returns:
     x (E + 14,); the `Normal` there; and the mean absolute difference of the samples' colours there ().
@@ -120,13 +146,14 @@ def fit_frame_colours(
   image9 = with_gradient(crop.rgb)
 
   def outer(x, _):
-    colours = observe_colours(surface, x, shared, crop, image9, albedo, light, weights, n_samples)
-    entries = [(Colours(light, weights), colours)]
+    colours = observe_colours(surface, x[:n], shared, crop, image9, albedo, light, weights, n_samples)
+    entries = [(Colours(light, weights), colours), *more]
     normal = lambda x: frame_normal(model, x, shared, observed, weights, entries)
     solution = levenberg_marquardt(normal, x, max_steps=INNER_STEPS)
     # Against the image as it is: what the exposure had to explain is a difference too.
-    found = differences(colours.replace(image9=image9), colours.albedo, light, solution.x, shared)
+    found = differences(colours.replace(image9=image9), colours.albedo, light, solution.x[:n], shared)
     return solution.x, (solution.normal, mean_difference(found, colours.samples))
 
-  x, (normals, differing) = jax.lax.scan(outer, x0, None, length=outer_steps)
-  return x, jax.tree.map(lambda a: a[-1], normals), differing[-1]
+  n = x0.shape[0]
+  x, (normals, differing) = jax.lax.scan(outer, with_common(x0), None, length=outer_steps)
+  return x[:n], marginal(jax.tree.map(lambda a: a[-1], normals), n), differing[-1]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from vht_jax.config import Weights
 from vht_jax.fit import assemble
-from vht_jax.fit.clip import bundle_normal, focal_deviation
-from vht_jax.fit.frame import INNER_STEPS
+from vht_jax.fit.clip import bundle_normal, focal_deviation, with_landmarks
+from vht_jax.fit.frame import INNER_STEPS, with_common
 from vht_jax.fit.layer import Appearance, estimate_layer
 from vht_jax.fit.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
@@ -16,7 +18,8 @@ from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
 from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
 from vht_jax.fit.terms.surface import Crop, Surface
-from vht_jax.fit.unknowns import Shared, blocks, extract, insert, unknowns
+from vht_jax.fit.terms.term import Entry
+from vht_jax.fit.unknowns import Shared, blocks, extract, insert
 from vht_jax.render import shade
 from vht_jax.types import Array
 
@@ -37,7 +40,7 @@ SEEN_COMPONENT = 7e-5
 def fit_identity(
   surface: Surface, model: LandmarkModel, shared: Shared, appearance: Appearance, observed: ObservedLandmarks,
   crops: Crop, xs: Array, weights: Weights, focal_prior: tuple[Array, ...], pixels: Array,
-  *, n_samples: int, outer_steps: int,
+  *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (), more_priors: Sequence[Entry] = (),
 ):  # fmt: skip
   """Shape, camera, texture, light and the poses of F keyframes from their images and landmarks.
 
@@ -49,6 +52,7 @@ def fit_identity(
     shared, appearance, xs: start; `xs` (F, E + 14).
     observed, crops: leading axis F.
     focal_prior: (mean, sd) of log focal, and of the principal point if it is known (`priors.camera_priors`).
+    more, more_priors: as for `bundle_normal`.
     pixels: () how many independent pixels a frame counts for at first. How much the colours know depends on how well
       the model explains this person (hair, make-up, beards), and their residual does not tell: the free albedo layer
       hides it. The identity tells: colours that are trusted too much drive it out of the range of people. So they are
@@ -69,20 +73,20 @@ def fit_identity(
       surface, appearance, shared, crops, images9, xs, weights, pixels, step > 0, n_samples=n_samples
     )
     start = shared.replace(own={**(shared.own or {}), "texture": appearance.texture, "light": appearance.light})
-    free = unknowns(xs.shape[1], start)
-    priors = [*_colour_priors(xs.dtype), *held]
+    free = with_landmarks(model, start)
+    priors = [*_colour_priors(xs.dtype), *held, *more_priors]
 
     def normal(xs, flat):
       arrow = bundle_normal(
-        model, xs, flat, observed, weights, focal_prior, [(HeldFrame(hold), xs_start)], priors, shared=start
+        model, xs, flat, observed, weights, focal_prior, [(HeldFrame(hold), xs_start), *more], priors, shared=start
       )
       painted = [(UnknownColours(weights), colours)]
       return arrow + assemble.arrow_normal(painted, free, start, xs, flat, in_turn=True)
 
     xs_start = xs
-    solution = levenberg_marquardt_shared(normal, xs, extract(free.shared, start), max_steps=INNER_STEPS)
+    solution = levenberg_marquardt_shared(normal, with_common(xs), extract(free.shared, start), max_steps=INNER_STEPS)
     found = insert(free.shared, solution.shared, start)
-    xs = solution.frames
+    xs = solution.frames[:, : xs.shape[1]]
     appearance = appearance.replace(texture=found.own["texture"], light=found.own["light"])
     shared = found.replace(own=shared.own and {name: found.own[name] for name in shared.own})
     appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, gains, weights))

@@ -1,9 +1,8 @@
 """What is seen of a head's landmarks: the detector's points of one frame in the units of the fit, and their noise.
 
 THE place that says how far a landmark is believed: its detector's confidence, its kind, whether it is in sight
-(`visibility`) and, for irises, whether the eye is open. Known double counting, both left as they were when the terms
-were separated: points on the far side are doubted here and by the detector's confidence (`landmarks.detection`), and
-24 of the 68 landmarks are among the dense points as well (`landmark_model`).
+(`visibility`) and, for irises, whether the eye is open. Known double counting, left as it was when the terms were
+separated: points on the far side are doubted here and by the detector's confidence (`landmarks.detection`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import numpy as np
 
 from vht_jax.config import Weights
 from vht_jax.head import points as pts
+from vht_jax.head import view_bias
+from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.head.points import Points
 from vht_jax.types import Array, FlameModel
 
@@ -41,10 +42,12 @@ class LandmarkModel:
   """What the fit needs of a head: the points and a few constants of them."""
 
   points: Points
-  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance
+  relative_sd: Array  # (N,) noise of each point in units of the outer eye distance; inf: does not count
   relative_bias: Array  # (N,) the same for its constant bias
   relative_opening_sd: Array  # () the same for the differences between opposite points of lids and lips
   normals: Array  # (N, 3) head, where the surface faces (`facing`)
+  slide: Array  # (N, 3, 2) m, head axes by [yaw, pitch]: how the detector's points slide (`view_bias.fields`)
+  common: Array  # (N, 3, 6) m: how they err together (`view_bias.common_error_basis`)
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
@@ -65,20 +68,30 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   factor[17:27] = 1.5
   factor = jnp.asarray(factor, points.template.dtype)
   dense = jnp.ones(len(pick), factor.dtype)
-  sd = jnp.concatenate([weights.sd_landmark * factor, weights.sd_dense * dense])
+  # A point of the mesh that is one of the 68 is seen once.
+  again = jnp.isin(model.dense_index[pick], np.concatenate([IBUG68, IRISES]))
+  sd = jnp.concatenate([weights.sd_landmark * factor, jnp.where(again, jnp.inf, weights.sd_dense * dense)])
   # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze.
   bias_factor = factor.at[36:48].set(2.0).at[68:].set(2.0)
   bias = jnp.concatenate([weights.sd_offset * bias_factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
   dirs = points.shapedirs[:68] - jnp.mean(points.shapedirs[:68], axis=0, keepdims=True)
+  eye_distance = jnp.linalg.norm(p68[36] - p68[45])
+  slide = jnp.zeros((*points.template.shape, 2), points.template.dtype)
+  if model.view_bias is not None:
+    slopes = model.view_bias.slopes
+    mean = model.view_bias.replace(slopes=jnp.concatenate([slopes[:70], slopes[70:][pick]]))
+    slide = view_bias.fields(mean, points.template, points.pivot, eye_distance)
   return LandmarkModel(
     points=points,
     relative_sd=sd,
     relative_bias=bias,
     relative_opening_sd=jnp.asarray(weights.sd_closure, points.template.dtype),
     normals=facing(points.template, model.v_template[vertices]),
-    eye_distance=jnp.linalg.norm(p68[36] - p68[45]),
+    slide=slide,
+    common=view_bias.common_error_basis(points.template, points.pivot, eye_distance),
+    eye_distance=eye_distance,
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
   )
@@ -109,18 +122,6 @@ def visibility(model: LandmarkModel, view: Array) -> Array:
   cosine = -jnp.matmul(model.normals, view, precision=HIGHEST)
   t = jnp.clip((cosine - HIDDEN_COSINE) / (SEEN_COSINE - HIDDEN_COSINE), 0.0, 1.0)
   return HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * t**2 * (3 - 2 * t)
-
-
-def observed_points(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray | None, dense_step: int = 3):
-  """Picks the observed counterparts of `landmark_model`'s points: (T, N, 2) px and which are present (T, N)."""
-  T = len(landmarks)
-  n_dense = len(model.dense_index)
-  if not (dense_step and n_dense):
-    return landmarks, np.isfinite(landmarks).all(-1)
-  pick = np.asarray(model.dense_index)[np.arange(0, n_dense, dense_step)]
-  extra = np.full((T, len(pick), 2), np.nan, np.float32) if dense is None else dense[:, pick]
-  both = np.concatenate([landmarks, extra], axis=1)
-  return both, np.isfinite(both).all(-1)
 
 
 def eye_openness(landmarks: Array) -> Array:
@@ -164,7 +165,10 @@ def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size:
   root = jnp.where(counts, jnp.sqrt(jnp.where(counts, confidence, 1.0)), 0.0)
   rows = affine_camera(model, uv[:68], seen[:68])[0]
   root = root * visibility(model, jnp.cross(rows[0], rows[1]))
-  return ObservedLandmarks(uv, root / (model.relative_sd * eye), bias_scale)
+  # Points that are seen twice have no weight; an infinite deviation would make derivatives undefined.
+  once = jnp.isfinite(model.relative_sd)
+  sd = jnp.where(once, model.relative_sd, 1.0) * eye
+  return ObservedLandmarks(uv, jnp.where(once, root, 0.0) / sd, bias_scale)
 
 
 def nearest_rotation(affine: Array) -> tuple[Array, Array]:

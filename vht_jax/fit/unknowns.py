@@ -52,13 +52,6 @@ class At:
   x: Array  # (E + 14,) those of the head
   shared: Shared
   own: dict[str, Array] = dataclasses.field(default_factory=dict)  # the frame's that terms bring
-  _made: dict[Any, Any] = dataclasses.field(default_factory=dict)
-
-  def once(self, key: Any, make: Any) -> Any:
-    """`make()`, made once for all terms that need it here."""
-    if key not in self._made:
-      self._made[key] = make()
-    return self._made[key]
 
 
 # --- a frame ---------------------------------------------------------------------------------------------------------

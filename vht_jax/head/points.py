@@ -280,8 +280,7 @@ class Seen:
   uv: Array  # (N, 2) units of the longer side, from the image centre
   d_x: Array  # (N, 2, E + 14)
   d_shared: dict[str, Array]  # shape (N, 2, S), log_focal (N, 2, 1), principal (N, 2, 2)
-  R: Array  # (3, 3) head -> camera
-  d_R: Array  # (3, 3, 14) its derivatives by the pose
+  by_head: Array  # (N, 2, 3) by a displacement of the points, m, head axes
 
 
 def locate(points: Points, x: Array, shared: Any) -> Array:
@@ -300,11 +299,36 @@ def locate(points: Points, x: Array, shared: Any) -> Array:
 def see(points: Points, x: Array, shared: Any) -> Seen:
   """`locate` with its derivatives."""
   shaped, joints = shaped_points(points, shared.shape, x[:-N_POSE])
-  placed = place(points, shaped, x[-N_POSE:], shared, joints)
+  return seen(points, place(points, shaped, x[-N_POSE:], shared, joints), shared)
+
+
+def seen(points: Points, placed: Placed, shared: Any) -> Seen:
+  """`see` of points that are placed already."""
   X, focal = placed.X, jnp.exp(shared.log_focal)
   d_project = project_derivative(X, focal)
   columns = jnp.einsum("nij,njk->nik", d_project, placed.d_X, precision=HIGHEST) + camera_columns(X, focal)
   d_shaped = jnp.einsum("nij,njk->nik", d_project, placed.d_point, precision=HIGHEST)  # (N, 2, 3)
   d_x, d_shared = by_unknowns(points, columns, d_shaped, points.exprdirs, points.shapedirs)
   uv = project(X, focal, shared.principal)
-  return Seen(uv, d_x, d_shared, placed.R, placed.d_R[..., :N_POSE])
+  by_head = jnp.matmul(d_project, placed.R, precision=HIGHEST)
+  return Seen(uv, d_x, d_shared, by_head)
+
+
+def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Array | None = None) -> Placed:
+  """The points moved with the head by (N, 3) m, head axes.
+
+  Args:
+    slide: (N, 3, 2) how these displacements change with two numbers of which
+    d_sines: (2, 32) are the derivatives by z; None: they are constant.
+  """
+  product = functools.partial(jnp.einsum, precision=HIGHEST)
+  d_X = placed.d_X + product("abk,nb->nak", placed.d_R, by)
+  if slide is not None:
+    d_X = d_X + product("ab,nbs,sk->nak", placed.R, slide, d_sines)
+  return placed.replace(X=placed.X + jnp.matmul(by, placed.R.T, precision=HIGHEST), d_X=d_X)
+
+
+def some(points: Points, index: Any) -> Points:
+  """Those of the points with these numbers."""
+  fields = ("template", "shapedirs", "exprdirs", "posedirs", "lbs_weights")
+  return points.replace(**{name: getattr(points, name)[index] for name in fields})

@@ -199,14 +199,18 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
   return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
+def rehearsing() -> bool:
+  """Whether results are blanks here (in this thread), which say nothing of the clip."""
+  return getattr(_rehearsed, "by", None) is not None
+
+
 def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
   """`prefetch.prefetched` in one thread, for stages that are rehearsed as well: a rehearsal has no time to gain.
 
   Only one of the two threads may run programs: on a CPU, XLA's threads wait for each other for ever when two large
   programs of different threads take all of them (seen with two threads of XLA's and JAX 0.10.1).
   """
-  rehearsed = getattr(_rehearsed, "by", None) is not None  # it is this thread's
-  return map(work, items) if rehearsed else prefetch.prefetched(work, items)
+  return map(work, items) if rehearsing() else prefetch.prefetched(work, items)
 
 
 def _plain(leaves: list) -> bool:

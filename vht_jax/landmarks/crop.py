@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.landmarks.detection import (
   AGREED,
   DOUBTED,
@@ -29,17 +30,6 @@ from vht_jax.landmarks.detection import (
 )
 from vht_jax.landmarks.mirror import Seen
 from vht_jax.landmarks.person import Person, area, bounds, overlap
-
-# MediaPipe mesh points that stand for iBUG's 68, chosen for the least distance to dlib's on three videos and exactly
-# symmetric on the canonical mesh; then the irises of eyes 36-41 and 42-47.
-IBUG68 = np.array(
-  [127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356]
-  + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]
-  + [168, 197, 5, 4, 75, 97, 2, 326, 305]
-  + [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]
-  + [61, 40, 37, 0, 267, 270, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87]
-)
-IRISES = np.array([468, 473])
 
 _CROP_SIDES = (3.0, 2.0, 1.5)  # of the face box; the wide one leaves room to move, the tight ones shut neighbours out
 _LARGEST_CROP = 1 << 15  # px; no face is so large

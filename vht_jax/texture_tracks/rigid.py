@@ -14,6 +14,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax import rotation
 from vht_jax.texture_tracks.types import REGIONS
@@ -40,6 +41,8 @@ class Problem:
   region: Array  # (K,) i32
   side: Array  # () px, the longer side
   centre: Array  # (2,) px, of the image
+  mean: Array  # (3,) prior of `State.shared`
+  sd: Array  # (3,)
 
 
 @flax.struct.dataclass
@@ -108,14 +111,13 @@ def cauchy(r: Array) -> tuple[Array, Array]:
   return 1 / (1 + square), CAUCHY**2 * jnp.sum(jnp.log1p(square))
 
 
-def prior_precision(dtype) -> tuple[Array, Array]:
-  """Mean and precision of `State.shared`."""
-  sd = jnp.array([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD], dtype)
-  return jnp.array([LOG_FOCAL_MEAN, 0.0, 0.0], dtype), 1 / sd**2
+def usual_camera() -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviations of `State.shared` of a camera that nothing is known of."""
+  return np.float32([LOG_FOCAL_MEAN, 0, 0]), np.float32([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD])
 
 
 def cost_of(problem: Problem, state: State) -> Array:
-  mean, precision = prior_precision(state.shared.dtype)
+  mean, precision = problem.mean, 1 / problem.sd**2
   return (
     cauchy(residuals(problem, state))[1] + jnp.sum(precision * (state.shared - mean) ** 2) + jnp.sum(state.moved**2)
   )
@@ -140,7 +142,7 @@ def system(problem: Problem, state: State) -> System:
   n_frames, n = r.shape[0], 6 * r.shape[0]
   product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
   wr, w_pose, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_pose, by_shared, by_point))
-  mean, precision = prior_precision(r.dtype)
+  mean, precision = problem.mean, 1 / problem.sd**2
   poses = product("tkab,tkac->tbc", w_pose, by_pose)
   frames = jnp.arange(n_frames)
   matrix = jnp.zeros((n_frames, 6, n_frames, 6), r.dtype).at[frames, :, frames].set(poses).reshape(n, n)

@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 
-from vht_jax.host.programs import in_chunks, prefetched, rows_of
+from vht_jax.host.programs import in_chunks, prefetched, rehearsing, rows_of
 from vht_jax.texture_tracks import compiled, keyframes, rigid
 from vht_jax.texture_tracks import corners as corner
 from vht_jax.texture_tracks.skin import REGION_NOISE, skin_of
@@ -32,11 +32,22 @@ FEWEST_SEEN = 20  # points in a frame, median: fewer are no better than landmark
 LEAST_LIGHT = 20.0  # of 255, median of the face: below, a camera's noise is its texture
 
 
+CameraPrior = tuple[np.ndarray, np.ndarray]
+
+
 class NoTracks(Exception):
   """Why a clip has none."""
 
 
-def observe(model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN) -> Observed:
+def refuse(condition: bool, reason: str) -> None:
+  """Raises `NoTracks`, but in a rehearsal, whose clip is blank: there everything is gone through."""
+  if condition and not rehearsing():
+    raise NoTracks(reason)
+
+
+def observe(
+  model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN, camera: CameraPrior | None = None
+) -> Observed:
   """Follows the skin's texture through a clip.
 
   Args:
@@ -44,32 +55,32 @@ def observe(model: FlameModel, clip, result: TrackResult, *, min_turn: float = M
     clip: `Clip` of the tracking; only `size` and `images` are asked for.
     result: an estimate of all poses and of the camera, e.g. of the landmarks alone.
     min_turn: rad, of the head over the clip: below, there are no tracks.
+    camera: what is known of it: mean and standard deviations (3,) as of `rigid.usual_camera`, the default.
 
   Returns:
     Tracks and a rigid head, or why there are none.
   """
   clock = _Clock()
   try:
-    tracks, head = _observe(model, clip, result, min_turn, clock)
+    tracks, head = _observe(model, clip, result, min_turn, camera or rigid.usual_camera(), clock)
   except NoTracks as reason:
     return Observed(None, None, str(reason), clock.seconds)
   return Observed(tracks, head, "", clock.seconds)
 
 
-def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid]:
+def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple[TextureTracks, Rigid]:
   poses, cam = jax.tree.map(np.asarray, result.poses), result.identity.camera
   good = np.asarray(result.status) == Status.TRACKED
   good &= np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
-  if good.sum() < keyframes.FEWEST:
-    raise NoTracks(f"only {good.sum()} frames show a tracked face")
+  refuse(good.sum() < keyframes.FEWEST, f"only {good.sum()} frames show a tracked face")
   skin = skin_of(model)
   head = compiled.person(model, result.identity.shape, skin.vertex)
-  middle = np.asarray(compiled.unposed(head, np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)))
+  rest = np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)
+  middle = np.asarray(compiled.unposed(head, *rest))
   R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
   axes = R[:, 2]
   turn = keyframes.turn(axes, good)
-  if turn < min_turn:
-    raise NoTracks(f"the head turns by {np.rad2deg(turn):.1f} degrees only")
+  refuse(turn < min_turn, f"the head turns by {np.rad2deg(turn):.1f} degrees only")
   keys = keyframes.choose(axes, shapes, good)
   clock("poses")
 
@@ -77,13 +88,12 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
   state = _Estimate(R, t, R, t, float(cam.focal), principal.astype(np.float32), max(clip.size))
   windows = _Windows(clip, np.flatnonzero(good), state, middle.mean(0))
   clock("windows")
-  if np.median(windows.bright) < LEAST_LIGHT:
-    raise NoTracks(f"the face is too dark: {np.median(windows.bright):.0f} of 255")
+  refuse(np.median(windows.bright) < LEAST_LIGHT, f"the face is too dark: {np.median(windows.bright):.0f} of 255")
   frames = _bundle_frames(axes, good, keys)
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    state, found = _solve(tracks, X0, state, frames, clip.size, last=not far)
+    state, found = _solve(tracks, X0, state, frames, clip.size, camera, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -91,7 +101,7 @@ def _observe(model, clip, result, min_turn, clock) -> tuple[TextureTracks, Rigid
     vertices=points(tracks.vertices), bary=points(tracks.bary), points=tracks.points[:, kept], sd=tracks.sd[:, kept],
     keyframe=points(tracks.keyframe), region=points(tracks.region),
   )  # fmt: skip
-  return tracks, found.replace(points=points(found.points))
+  return tracks, found.replace(points=points(found.points), expr=rest[0], jaw=rest[1])
 
 
 class _Estimate:
@@ -178,8 +188,10 @@ def _track(
   found = _corners(skin, views, windows.grey(row[: len(keys)]))
   clock("corners")
   counts = np.bincount(found.keyframe[found.keyframe >= 0], minlength=len(keys))
-  if np.median(counts) < FEWEST_CORNERS:
-    raise NoTracks(f"the skin shows too little texture ({np.median(counts):.0f} corners in a keyframe)")
+  refuse(
+    np.median(counts) < FEWEST_CORNERS,
+    f"the skin shows too little texture ({np.median(counts):.0f} corners in a keyframe)",
+  )
 
   def follow(index):
     here = compiled.views(head, skin.faces, cam, *frames(index))
@@ -192,11 +204,11 @@ def _track(
   clock("follow")
   seen = np.isfinite(sd).sum(1)
   share = seen.sum() / max(sought.sum(), 1)
-  if share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN:
-    raise NoTracks(
-      f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "
-      "smooth skin, blur or noise"
-    )
+  refuse(
+    share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN,
+    f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "
+    "smooth skin, blur or noise",
+  )
   region, triangles = np.asarray(skin.region)[found.face], np.asarray(skin.faces)[found.face]
   sd = sd * REGION_NOISE[region] / windows.scale[:, None]
   px = np.where(np.isfinite(sd)[..., None], windows.to_image(px), 0.0)
@@ -252,7 +264,13 @@ def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.n
 
 
 def _solve(
-  tracks: TextureTracks, X0: np.ndarray, state: _Estimate, frames: np.ndarray, size: tuple[int, int], last: bool
+  tracks: TextureTracks,
+  X0: np.ndarray,
+  state: _Estimate,
+  frames: np.ndarray,
+  size: tuple[int, int],
+  camera: CameraPrior,
+  last: bool,
 ) -> tuple[_Estimate, Rigid]:
   """The rigid bundle of some frames, and the poses of all from its points."""
   f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
@@ -265,7 +283,7 @@ def _solve(
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
   problem = rigid.Problem(
     X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
-    side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]),
+    side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
   solved = compiled.bundle(problem, start, np.int32(rigid.STEPS))
@@ -288,5 +306,6 @@ def _solve(
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
     focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), noise=noise, used=enough,
+    expr=None, jaw=None,
   )  # fmt: skip
   return state, found

@@ -82,6 +82,8 @@ class Rigid:
   focal: Array  # () f32 in units of the longer side
   principal: Array  # (2,) f32 px
   focal_sd: Array  # () f32, of log focal: what the data say of it, correlated errors included
+  expr: Array  # (E,) f32 the clip's middle expression, that of `points`
+  jaw: Array  # (3,) f32 rad, likewise
   noise: Array  # (len(REGIONS),) f32 factor on the tracks' sd: how much less rigid than them the regions are
   used: Array  # (T,) bool: frames with enough points; the others are as the first estimate has them
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vht_jax.texture_tracks.rigid import LOG_FOCAL_SD, Problem, State, prior_precision, reduced, step_of, system
+from vht_jax.texture_tracks.rigid import Problem, State, reduced, step_of, system
 from vht_jax.types import Array
 
 N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
@@ -62,8 +62,8 @@ def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   moves = jnp.where(used, moves, 0.0)
   moves = jnp.where(used, moves - jnp.sum(moves) / n, 0.0)
   # What the priors of the camera contribute, which no region says.
-  prior = jnp.sum(column[-3:] ** 2 * prior_precision(matrix.dtype)[1])
+  prior = jnp.sum(column[-3:] ** 2 * (1 / problem.sd**2))
   floor = FLOOR * jnp.maximum(1.0, SPREAD / jnp.maximum(view_spread(problem, state), 1e-3))
   sd = jnp.sqrt((n - 1) / n * jnp.sum(moves**2) + prior + floor**2)
   # The prior alone knows it as well as this; a matrix that is not positive definite knows nothing.
-  return jnp.where(jnp.isfinite(sd), jnp.minimum(sd, LOG_FOCAL_SD), LOG_FOCAL_SD), jnp.sqrt(column[focal])
+  return jnp.where(jnp.isfinite(sd), jnp.minimum(sd, problem.sd[0]), problem.sd[0]), jnp.sqrt(column[focal])

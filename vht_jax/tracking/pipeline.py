@@ -3,6 +3,7 @@
   stage 0  examine    which landmarks are on the face, and which of its regions can be seen
   stage 1  camera     bundle adjustment of the landmarks of some 24 frames: camera, identity, detector bias
   stage 2  landmarks  the pose of every frame from its landmarks, all frames at once
+           tracks     points of the skin's texture in every frame; camera, identity and poses anew by them
   stage 3  identity   shape, texture, light and camera from the images of a few keyframes
   stage 4  frames     every pose from its image, many frames at once
            joint      (schedule 'joint') identity and camera from all images, and the poses again
@@ -37,6 +38,7 @@ from vht_jax.tracking.stages.identity import fit_identity
 from vht_jax.tracking.stages.joint import fit_jointly
 from vht_jax.tracking.stages.landmarks import fit_landmarks
 from vht_jax.tracking.stages.smooth import smooth_frames
+from vht_jax.tracking.stages.tracks import follow_skin
 from vht_jax.tracking.state import TrackState, restore, save
 from vht_jax.types import Camera, FlameModel, Identity, Pose, Status, TrackResult
 
@@ -50,6 +52,7 @@ class Stage(NamedTuple):
   resumes: bool = False  # saves itself what it has so far, and goes on from there
 
 
+TRACKS = Stage("tracks", follow_skin)
 CAMERA, LANDMARKS = Stage("camera", adjust_camera), Stage("landmarks", fit_landmarks)
 IDENTITY, JOINT = Stage("identity", fit_identity), Stage("joint", fit_jointly)
 FRAMES = Stage("frames", fit_frames, kept=False, resumes=True)
@@ -62,11 +65,12 @@ def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
   """The stages that these settings ask for, in order; `going_on` from a former result, whose identity is kept."""
   if by_adam(config):
     return [*([] if config.adam.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
-  if not config.photometric:
-    return [CAMERA, LANDMARKS, SMOOTH]
   if going_on:
-    return [CAMERA, LANDMARKS, FRAMES, SMOOTH]
-  return [CAMERA, LANDMARKS, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), SMOOTH]
+    return [CAMERA, LANDMARKS, *([FRAMES] if config.photometric else []), SMOOTH]
+  tracks = [TRACKS] if config.tracks else []
+  if not config.photometric:
+    return [CAMERA, LANDMARKS, *tracks, SMOOTH]
+  return [CAMERA, LANDMARKS, *tracks, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), SMOOTH]
 
 
 def by_adam(config: TrackConfig) -> bool:

@@ -8,14 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import observed
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.terms.skin import ObservedSkin, Skin
 from vht_jax.fit.unknowns import Shared, principal_of
 from vht_jax.head import flame
+from vht_jax.head import points as pts
 from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
+from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.tracking.camera_knowledge import placed
 from vht_jax.tracking.keyframes import frame_times
 from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
@@ -34,6 +38,7 @@ class Run:
   clip: Clip
   config: TrackConfig
   weights: Weights
+  no_skin: Skin | None  # in place of texture tracks in clips without; None: they are not wanted
   lm: LandmarkModel  # the points of the head that the landmarks are compared with
   tracks: ObservedLandmarks  # the landmarks in the units of the fit, leading axis T
   landmarks: np.ndarray  # (T, 70, 2) px
@@ -100,6 +105,7 @@ def make_run(
     clip=clip,
     config=config,
     weights=weights,
+    no_skin=nowhere(model, len(points)) if config.tracks and init is None else None,
     lm=lm,
     tracks=in_chunks(tracks, len(points), LANDMARK_CHUNK),
     landmarks=landmarks,
@@ -112,6 +118,15 @@ def make_run(
     progress=progress or Progress(),
     checkpoint=checkpoint or Checkpoint(),
   )
+
+
+def nowhere(model: FlameModel, n_frames: int) -> Skin:
+  """As many points as tracks have, none of them seen."""
+  points = _points(model, np.zeros((N_POINTS, 3), np.int32), np.full((N_POINTS, 3), 1 / 3, np.float32))
+  zeros = lambda *shape: np.zeros(shape, np.float32)
+  observed = ObservedSkin(zeros(n_frames, N_POINTS, 2), zeros(n_frames, N_POINTS))
+  n_shape = model.shapedirs.shape[-1]
+  return Skin(points, observed, zeros(N_POINTS, n_shape), zeros(N_POINTS), zeros(N_POINTS))
 
 
 def fitted_points(
@@ -145,3 +160,9 @@ def _landmark_model(model, weights, dense_step):
 @functools.partial(stored, static_argnames=("size",))
 def _tracks(model, points, confidence, size):
   return jax.vmap(lambda p, c: observed.make_tracks(model, p, c, size))(points, confidence)
+
+
+@stored
+def _points(model, vertices, bary):
+  points = pts.surface_points(model, vertices, bary)
+  return pts.with_identity(points, jnp.zeros(points.shapedirs.shape[-1], points.template.dtype))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.fit.layer import LAYER_SIZE, Appearance
+from vht_jax.fit.terms.skin import Skin
 from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.fit.unknowns import identity_of as identity_with
 from vht_jax.render import shade
@@ -42,6 +43,9 @@ class TrackState:
   turns: bool = False  # the head turns enough for its landmarks to determine the focal length
   focal_sd: float = 0.0  # relative standard deviation of the focal length; 0: given
   landmark_focal: Array | None = None  # (2,) log focal length from the landmarks alone, and its standard deviation
+  skin: Skin | None = None  # texture tracks; without them in the clip, of points that are nowhere seen
+  tracked: bool = False  # there are texture tracks
+  slide: Array | None = None  # (N, 3, 2) m, head axes by [yaw, pitch]: the landmarks' own slide beyond the mean
   photo_pixels: float = FIRST_PIXELS  # independent pixels that a frame's colours are believed to count for
   # The frames.
   xs: Array | None = None  # (T, n) unknowns

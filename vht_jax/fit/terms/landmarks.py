@@ -1,8 +1,14 @@
-"""Landmarks: where a detector saw points of the head, with a constant bias of every point.
+"""Landmarks: where a detector sees points of the head, and how it errs.
 
-The accuracy limit of landmark tracking is not the solver but the detector's *constant* bias, which does not average
-out over frames. So every point has an unknown offset in the head frame, shared by all frames and kept small by a prior
-(it brings the focal length from 5 % to 0.6 % error).
+The accuracy limit of landmark tracking is not the solver but the detector, whose errors do not average out over frames:
+
+* A point is not quite where the head's table of landmarks has it: an unknown offset of every point, constant in the
+  head's frame and kept small by a prior. In three dimensions: shifted in the image alone, offsets that are right for
+  one view are wrong for another, and the focal length takes the difference (by 10 to 40 %).
+* Points slide over the face with the view: the mean of people (`head.view_bias`) is part of the model.
+* What is left of that is common to all points of a frame: "common", six numbers of each frame with a prior of one
+  standard deviation (`view_bias.common_error_basis`). Landmarks alone keep their pose by it and learn how little they
+  know of it; beside other evidence all of them give way together. It is there when the frame's unknowns have it.
 """
 
 from __future__ import annotations
@@ -13,13 +19,14 @@ import jax.numpy as jnp
 
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.terms.term import Linearised, Own
-from vht_jax.fit.unknowns import At, Shared, where
+from vht_jax.fit.unknowns import At, Shared
 from vht_jax.head import points as pts
-from vht_jax.head.points import Points
+from vht_jax.head import view_bias
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 HUBER = 2.5  # residuals beyond this many standard deviations count linearly
+N_COMMON = 6
 
 
 @flax.struct.dataclass
@@ -29,19 +36,27 @@ class Landmarks:
   model: LandmarkModel
 
   def linearise(self, at: At, observation: ObservedLandmarks) -> Linearised:
-    seen = predicted(self.model, at, observation.bias_scale)
+    common = at.own.get("common")
+    seen = predict_and_jacobian(self.model, at.x, at.shared, common)
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
     root, cost = robust(residual)
     scale = scale[..., None]
-    by_offset = observation.bias_scale * seen.R[:2]
-    return Linearised(
-      residual,
-      {"head": seen.d_x * scale},
-      {**{name: d * scale for name, d in seen.d_shared.items()}, "offset": Own(by_offset[None] * scale)},
-      root,
-      cost,
-    )
+    frame = {"head": seen.d_x * scale}
+    if common is not None:
+      frame["common"] = jnp.matmul(seen.by_head, self.model.common, precision=HIGHEST) * scale
+    shared = {**{name: d * scale for name, d in seen.d_shared.items()}, "offset": Own(seen.by_head * scale)}
+    return Linearised(residual, frame, shared, root, cost)
+
+
+@flax.struct.dataclass
+class CommonError:
+  """The prior of what a frame's landmarks have in common."""
+
+  def linearise(self, at: At, observation: None = None) -> Linearised:
+    del observation
+    common = at.own["common"]
+    return Linearised(common[:, None], {"common": jnp.eye(N_COMMON, dtype=common.dtype)[:, None]}, {})
 
 
 def robust(residual: Array) -> tuple[Array, Array]:
@@ -53,27 +68,47 @@ def robust(residual: Array) -> tuple[Array, Array]:
   return jnp.sqrt(jnp.where(inside, 1.0, HUBER / length)), jnp.sum(cost)
 
 
-def predicted(model: LandmarkModel, at: At, bias_scale: Array) -> pts.Seen:
-  """`predict_and_jacobian`, once for all terms that look at these points."""
-  return at.once((id(model), "predicted"), lambda: predict_and_jacobian(model.points, at.x, at.shared, bias_scale))
-
-
-def predict(points: Points, x: Array, shared: Shared, bias_scale: Array) -> Array:
-  """Where the detector should see the points, (N, 2).
+def predict(model: LandmarkModel, x: Array, shared: Shared, common: Array | None = None) -> Array:
+  """Where the detector should see the points, (N, 2) units of the longer side from the image centre.
 
   Args:
-    bias_scale: () image units per metre of the head in this frame. The detector's bias is a fixed fraction of the
-      face's size in the image, so it is applied in the image at this *observed* scale: applied in 3D it would reward
-      a smaller head.
+    x: (E + 14,) the unknowns of a frame.
+    common: (6,) what its points have in common; None: nothing.
   """
-  rows = pts.frontal_rotation(x[where("rotation")])[:2]
-  return pts.locate(points, x, shared) + bias_scale * jnp.matmul(shared.offset, rows.T, precision=HIGHEST)
+  points, focal = model.points, jnp.exp(shared.log_focal)
+  shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
+  X, (_, R) = pts.camera_points(points, shaped, joints, x[-pts.N_POSE :], focal, shared.principal)
+  moved = _moved(model, shared, _sines(pts.POSE.split(x[-pts.N_POSE :]), focal, shared.principal), common)
+  return pts.project(X + jnp.matmul(moved, R.T, precision=HIGHEST), focal, shared.principal)
 
 
-def predict_and_jacobian(points: Points, x: Array, shared: Shared, bias_scale: Array) -> pts.Seen:
-  """`predict` with its derivatives; those by the offset of the same point are bias_scale * R[:2] for all points."""
-  seen = pts.see(points, x, shared)
-  bias = jnp.matmul(shared.offset, seen.R[:2].T, precision=HIGHEST)
-  turned = jnp.einsum("abk,nb->nak", seen.d_R[:2], shared.offset, precision=HIGHEST)
-  pose = slice(-pts.N_POSE, None)
-  return seen.replace(uv=seen.uv + bias_scale * bias, d_x=seen.d_x.at[..., pose].add(bias_scale * turned))
+def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common: Array | None = None) -> pts.Seen:
+  """`predict` with its derivatives; those by the offsets are `by_head`."""
+  points = model.points
+  shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
+  placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
+  z = jnp.concatenate([x[-pts.N_POSE :], shared.log_focal[None], shared.principal, joints.reshape(-1)])
+
+  def sines_of(z):
+    by = pts.MOTION.split(z)
+    return _sines(by, jnp.exp(by["log_focal"]), by["principal"])
+
+  moved = _moved(model, shared, sines_of(z), common)
+  return pts.seen(points, pts.displaced(placed, moved, model.slide, jax.jacfwd(sines_of)(z)), shared)
+
+
+def view_of(x: Array, shared: Shared) -> Array:
+  """(2,) sines of yaw and pitch under which a frame's head is seen."""
+  return _sines(pts.POSE.split(x[-pts.N_POSE :]), jnp.exp(shared.log_focal), shared.principal)
+
+
+def _sines(pose: dict[str, Array], focal: Array, principal: Array) -> Array:
+  """(2,) of `view_bias.view`; the neck's small turn is left out."""
+  R, t = pts.rigid(pose, focal, principal)
+  return view_bias.view(R, t)
+
+
+def _moved(model: LandmarkModel, shared: Shared, sines: Array, common: Array | None) -> Array:
+  """(N, 3) m, head axes: where the detector sees the points minus where they are."""
+  moved = shared.offset + view_bias.displacement(model.slide, sines)
+  return moved if common is None else moved + jnp.matmul(model.common, common, precision=HIGHEST)

@@ -15,7 +15,7 @@ from vht_jax.head.points import jaw_angle
 from vht_jax.layout import Layout
 from vht_jax.types import Array
 
-LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.7  # weak prior for clips without parallax: 1.6 x the longer side, times or by 2
+LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35  # of portraits: 1.65 x the longer side, times or by 1.4
 PRINCIPAL_SD = 0.01  # of the longer side
 HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camera: far below what any clip tells
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is

@@ -15,6 +15,7 @@ from absl import logging
 from vht_jax.errors import InputError
 from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_landmarks import mediapipe_points, of_mediapipe
+from vht_jax.head.load.slide import view_bias
 from vht_jax.head.load.unpickle import load_pickle, loads
 from vht_jax.host.npz import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.types import FlameModel
@@ -95,11 +96,12 @@ def load_flame(
       logging.warning("no UV map (%s) in %s: the texture is not used", _MESH_FILES[0], _names(folders))
 
   points = mediapipe_points(faces) if of_mediapipe(detector) else None
+  slides = points is not None
   if points is None:
     lmk_faces, lmk_bary = _read_landmarks(folders, faces, model)
     points = {"lmk_faces": lmk_faces, "lmk_bary": lmk_bary, **_read_dense(folders)}
   optional: dict[str, Any] = {**uv, **texture, **points}
-  return flame_model_from_arrays(
+  head = flame_model_from_arrays(
     v_template=model["v_template"],
     faces=faces,
     shapedirs=_used(shapedirs[..., :N_IDENTITY])[..., :n_shape],
@@ -113,6 +115,7 @@ def load_flame(
     name=f"FLAME ({path.name})",
     **optional,
   )
+  return head.replace(view_bias=view_bias(head)) if slides else head
 
 
 def find_model(folders: Sequence[Path]) -> Path | None:

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from vht_jax.head.load.open_head import asset_path
+from vht_jax.head.load.asset import asset_path
 from vht_jax.host.npz import read_npz
 
 # `--landmarks`, `Detector.name` and the origin in landmark files begin so.

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.head.load.asset import asset_path
 from vht_jax.head.load.build import flame_model_from_arrays, resize_bilinear
+from vht_jax.head.load.slide import view_bias
 from vht_jax.host.npz import read_npz
 from vht_jax.types import FlameModel
 
@@ -30,20 +32,6 @@ def open_head_path() -> Path:
   return asset_path("open_head.npz")
 
 
-def asset_path(name: str) -> Path:
-  """A file that comes with us, in a checkout (assets/ beside the package) or in an installed wheel (inside it).
-
-  Raises:
-    InputError: it is in neither place.
-  """
-  package = Path(__file__).resolve().parents[2]
-  tried = [folder / "assets" / name for folder in (package, package.parent)]
-  for path in tried:
-    if path.is_file():
-      return path
-  raise InputError(f"{name} not found: the installation is incomplete. Tried " + ", ".join(map(str, tried)))
-
-
 def load_open_head(path: Path, n_shape: int | None, n_expr: int | None, n_texture: int | None) -> FlameModel:
   """Reads an open head npz; counts of None mean all components."""
   data = _read(path)
@@ -63,7 +51,7 @@ def load_open_head(path: Path, n_shape: int | None, n_expr: int | None, n_textur
   basis = np.moveaxis(data["tex_basis_i8"][:n_texture], 0, -1)  # (h, w, 3, T), often at half resolution
   basis = resize_bilinear(basis, mean.shape[:2]) * (data["tex_basis_scale"][:n_texture] / 127.0)
 
-  return flame_model_from_arrays(
+  model = flame_model_from_arrays(
     v_template=data["v_template"],
     faces=data["f"],
     shapedirs=shapedirs,
@@ -87,6 +75,7 @@ def load_open_head(path: Path, n_shape: int | None, n_expr: int | None, n_textur
     expr_one_sided=True,
     name=f"open head ({path.name})",
   )
+  return model.replace(view_bias=view_bias(model))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit import frame, unknowns
 from vht_jax.fit.adjoint import Implicit, Unrolled, scan
 from vht_jax.fit.clip import bundle_adjust
+from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.head import flame
 from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem
 from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, image_size, used_weights
 from vht_jax.tracking.stages.adam import to_raw
-from vht_jax.tracking.stages.camera import focal_prior_sd, yaw_of
 from vht_jax.tracking.state import identity_of, plain_appearance
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, TrackResult
 from vht_jax.vht import adam
@@ -90,18 +89,16 @@ def fit_identity(
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
   lm, tracks = landmark_problem(model, observations, config, weights, size)
-  yaw = lax.stop_gradient(jax.vmap(lambda t: yaw_of(frame.initial_unknowns(lm, t)))(tracks))
   seen = frames_with_face(observations)
-  span = jnp.max(jnp.where(seen, yaw, -jnp.inf)) - jnp.min(jnp.where(seen, yaw, jnp.inf))
   if config.camera.calibrated and not config.camera.focal:
     raise InputError(
       "calibrated: the focal length must be given (config.camera.focal), or a result with its camera (init)"
     )
   found = bundle_adjust(
-    lm, tracks, weights, focal=config.camera.focal or None, focal_sd=focal_prior_sd(span).astype(yaw.dtype),
-    principal=jnp.zeros(2, yaw.dtype) if config.camera.calibrated else None, adjoint=adjoint,
+    lm, tracks, weights, focal=config.camera.focal or None,
+    principal=(jnp.zeros(2, tracks.uv.dtype), HELD_SD[1]) if config.camera.calibrated else None, adjoint=adjoint,
   )  # fmt: skip
-  appearance = plain_appearance(model.texture_basis.shape[-1], yaw.dtype)
+  appearance = plain_appearance(model.texture_basis.shape[-1], tracks.uv.dtype)
   identity = identity_of(found.shared, jax.tree.map(jnp.asarray, appearance), size, layer=False)
   to_pose = lambda x: unknowns.to_pose(lm.points, x, found.shared.shape, identity.camera, found.shared.principal)
   poses = jax.vmap(to_pose)(found.xs)

@@ -98,7 +98,7 @@ def residuals(
   tracks = jax.tree.map(lambda a: a[0], tracks)
   shared = shared_of(identity, lm.points.template.shape[0], size)
   x = unknowns.from_pose(lm.points, pose, shared.shape, identity.camera, shared.principal)
-  return (predict(lm.points, x, shared, tracks.bias_scale) - tracks.uv) * tracks.inverse_sd[:, None]
+  return (predict(lm, x, shared) - tracks.uv) * tracks.inverse_sd[:, None]
 
 
 def landmark_problem(

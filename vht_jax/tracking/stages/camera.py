@@ -9,10 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.fit import clip, frame
+from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
-from vht_jax.fit.terms.priors import LOG_FOCAL_SD
+from vht_jax.fit.observed import LandmarkModel
+from vht_jax.fit.terms.priors import HELD_SD, LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
+from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors
+from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import part, principal_of
-from vht_jax.host.programs import namespace, stored
+from vht_jax.head import view_bias
+from vht_jax.host.programs import rows_of, stored
 from vht_jax.render import shade
 from vht_jax.tracking.camera_knowledge import turned_world
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
@@ -21,36 +26,96 @@ from vht_jax.tracking.state import TrackState, on_host, plain_appearance
 from vht_jax.types import Array, TrackResult
 
 MIN_YAW_SPAN = math.radians(15.0)  # below this a clip's landmarks do not determine the focal length
+USUAL_FOCAL = LOG_FOCAL_MEAN, LOG_FOCAL_SD  # of log focal length, before anything is seen
+# Factor on the landmarks' noise where they tell the focal length: on scanned heads an honest answer (docs/accuracy.md).
+DOUBT = 10.0
 
 
 def adjust_camera(state: TrackState, run: Run) -> TrackState:
-  """Bundle adjustment of the frames that differ most; of a former result (`run.init`) the same is taken over."""
+  """Bundle adjustment of the frames that differ most; of a former result (`run.init`) the same is taken over.
+
+  Landmarks slide over the face in a way that looks like another lens, and their errors are not independent: for the
+  focal length alone they are doubted (`DOUBT`); then it is held, and they say what they know of the rest.
+  """
   if run.init is not None:
     return _taken_over(state, run, run.init)
-  x0 = initial_unknowns(run)
-  usable = np.flatnonzero(run.seen & finite_rows(x0))
-  chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.landmarks.n_calibration_frames)
-  yaw_span = np.ptp(yaw_of(x0[chosen]))
+  chosen, yaw_span = bundle_frames(run)
   run.progress.stage("camera", 1)
-  # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
-  padded = np.resize(chosen, run.config.landmarks.n_calibration_frames)
-  counts = np.bincount(padded, minlength=run.n_frames)[padded].astype(np.float32)
-  tracks = run.tracks_of(padded)
-  tracks = tracks.replace(inverse_sd=tracks.inverse_sd / np.sqrt(counts)[:, None])
-  focal, principal = run.given()
-  focal_sd = np.float32(focal_prior_sd(yaw_span))
-  result = on_host(_bundle(run.lm, tracks, run.weights, focal, focal_sd, principal))
+  focal, _ = run.given()
+  log_focal, focal_sd = (USUAL_FOCAL[0], 0.0) if focal is None else (np.log(focal), 0.0)
+  if focal is None:
+    doubted = _bundle_of(state, run, chosen, USUAL_FOCAL, DOUBT)
+    log_focal, focal_sd = doubted.shared.log_focal, float(doubted.focal_relative_sd)
+  result = _bundle_of(state, run, chosen, (log_focal, HELD_SD[0]))
   shared = run.with_held(result.shared)
   state = state.replace(
     shared=shared,
     appearance=plain_appearance(run.model.texture_basis.shape[-1]),
     turns=bool(yaw_span > MIN_YAW_SPAN),
-    focal_sd=float(result.focal_relative_sd) if run.held is None else 0.0,
+    focal_sd=focal_sd,
   )
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
     run.progress.note(doubt(len(chosen), yaw_span, state.focal_sd))
   return _with_landmark_focal(state)
+
+
+def adjusted(state: TrackState, run: Run) -> TrackState:
+  """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state."""
+  chosen, _ = bundle_frames(run)
+  result = _bundle_of(state, run, chosen, (state.shared.log_focal, HELD_SD[0]))
+  held = result.shared.replace(log_focal=state.shared.log_focal, principal=state.shared.principal)
+  return _with_landmark_focal(state.replace(shared=run.with_held(held)))
+
+
+def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
+  """The frames of a bundle adjustment, and by how many rad the head turns in them."""
+  x0 = initial_unknowns(run)
+  usable = np.flatnonzero(run.seen & finite_rows(x0))
+  chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.landmarks.n_calibration_frames)
+  return chosen, float(np.ptp(yaw_of(x0[chosen])))
+
+
+def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple, doubt: float = 1.0) -> BundleResult:
+  """Bundle adjustment of some frames.
+
+  Args:
+    log_focal: prior's mean and standard deviation.
+    doubt: factor on the landmarks' standard deviations.
+  """
+  # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
+  padded = np.resize(chosen, run.config.landmarks.n_calibration_frames)
+  counts = np.bincount(padded, minlength=run.n_frames)[padded].astype(np.float32)
+  rarer = lambda rows, by: rows.replace(inverse_sd=rows.inverse_sd / (np.sqrt(counts)[:, None] * np.float32(by)))
+  more = [(term, rarer(rows, 1)) for term, rows in skin_entries_of(state, run, padded)]
+  principal = state.shared.principal if state.tracked else run.given()[1]
+  prior = (np.zeros(2), PRINCIPAL_SD) if principal is None else (principal, HELD_SD[1])
+  f32 = lambda pair: tuple(np.float32(a) for a in pair)
+  return on_host(
+    _bundle(
+      landmarks_of(state, run), rarer(run.tracks_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
+      skin_priors(skin_of(state, run)),
+    )
+  )  # fmt: skip
+
+
+def landmarks_of(state: TrackState, run: Run) -> LandmarkModel:
+  """The landmarks as they slide over this face, as far as that is known."""
+  if state.slide is None:
+    return run.lm
+  surer = np.float32(view_bias.COMMON_SD) / np.float32(view_bias.COMMON_SD_MEAN_ONLY)
+  return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer)
+
+
+def skin_of(state: TrackState, run: Run) -> Skin | None:
+  """Texture tracks, or as many points that nobody sees."""
+  return run.no_skin if state.skin is None else state.skin
+
+
+def skin_entries_of(state: TrackState, run: Run, index: np.ndarray) -> list[Entry]:
+  """The tracks' term with what is seen of it in some frames."""
+  skin = skin_of(state, run)
+  return [] if skin is None else skin_entries(skin.replace(observed=rows_of(skin.observed, index)))
 
 
 def yaw_of(x: Array) -> Array:
@@ -62,14 +127,6 @@ def doubt(n_views: int, yaw_span: float, focal_sd: float) -> str:
   """What a user should know of a focal length that nothing determines; `yaw_span` in rad, `focal_sd` relative."""
   why = f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees" if n_views > 1 else "one picture shows no turn"
   return f"{why}: the focal length is a guess (+-{100 * focal_sd:.0f} %); give --focal or --fov if you know it"
-
-
-def focal_prior_sd(yaw_span: float | Array) -> Array:
-  """() standard deviation of the prior of log focal length for landmarks of a head that turns by `yaw_span` (), rad.
-
-  Without parallax the landmarks say little about it and are biased: lean on a length that is common for portraits.
-  """
-  return LOG_FOCAL_SD * namespace(yaw_span).where(yaw_span > MIN_YAW_SPAN, 1.0, 0.25)
 
 
 def initial_unknowns(run: Run) -> np.ndarray:
@@ -102,5 +159,7 @@ def initial(model, tracks):
 
 
 @stored
-def _bundle(model, tracks, weights, focal, focal_sd, principal):
-  return clip.bundle_adjust(model, tracks, weights, focal=focal, focal_sd=focal_sd, principal=principal)
+def _bundle(model, tracks, weights, log_focal, principal, more, more_priors):
+  return clip.bundle_adjust(
+    model, tracks, weights, log_focal=log_focal, principal=principal, more=more, more_priors=more_priors
+  )

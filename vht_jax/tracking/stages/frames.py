@@ -15,8 +15,9 @@ from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.programs import prefetched, stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
-from vht_jax.tracking.stages.landmarks import camera, pose_deviation
+from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation
 from vht_jax.tracking.state import TrackState, save
 from vht_jax.types import Pose
 
@@ -32,7 +33,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   batch = 1 if sequential else config.batch_size
   run.progress.stage("frames", n)
   surface, albedo, lm, shared = _person(
-    run.colored, run.lm, state.shared.shape, believed(state, run.weights), state.appearance
+    run.colored, landmarks_of(state, run), state.shared.shape, believed(state, run.weights), state.appearance
   )
   cam, light = camera(state, run), state.appearance.light
   pixels = min(state.photo_pixels, float(run.weights.frame_pixels))
@@ -49,11 +50,11 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
     x0 = begun[index]
     if sequential and start > 0 and start not in config.data.cutframes:
       x0 = xs[start - 1 : start]  # where the previous frame ended
-    tracks = run.tracks_of(index)
+    tracks, more = run.tracks_of(index), skin_entries_of(state, run, index)
 
     def solve(pixels, x0):
       found = _fit_photometric(
-        surface, lm, albedo, light, shared, tracks, crops, run.weights, pixels, x0, cam,
+        surface, lm, albedo, light, shared, tracks, crops, run.weights, pixels, x0, cam, more,
         config.gauss_newton.n_samples, config.gauss_newton.frame_steps,
       )  # fmt: skip
       return jax.tree.map(np.array, found)
@@ -72,12 +73,13 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
 def believed(state: TrackState, weights: Weights) -> Shared:
   """What the frames share, as their poses are estimated by it.
 
-  Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are. There is no
+  Colours tell the detector's bias from the shape of the face: the bias is believed as far as they are, and wholly
+  where the skin's texture holds the head (`stages.tracks`). There is no
   shape to tell that of the irises from, but somebody may look aside throughout: it is believed at least by
   `IRIS_BELIEF`, lest the eyes turn instead.
   """
   offset = np.array(state.shared.offset)
-  share = min(state.photo_pixels / float(weights.photo_pixels), 1.0)
+  share = 1.0 if state.tracked else min(state.photo_pixels / float(weights.photo_pixels), 1.0)
   belief = np.full((len(offset), 1), share, np.float32)
   belief[68:70] = np.maximum(belief[68:70], IRIS_BELIEF)
   return state.shared.replace(offset=offset * belief)
@@ -123,15 +125,16 @@ def _person(model, lm, shape, believed, appearance):
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_photometric(
-  surface, lm, albedo, light, shared, tracks, crops, weights, pixels, x0, cam, n_samples, outer_steps
+  surface, lm, albedo, light, shared, tracks, crops, weights, pixels, x0, cam, more, n_samples, outer_steps
 ):
   weights = weights.replace(photo_pixels=pixels)
 
-  def one(tracks, crop, x):
+  def one(tracks, crop, x, more):
     x, normal, difference = frame.fit_frame_colours(
-      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps
-    )
+      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps,
+      more=more,
+    )  # fmt: skip
     sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)
     return x, difference, sd
 
-  return jax.vmap(one)(tracks, crops, x0)
+  return jax.vmap(one, in_axes=(0, 0, 0, frames_axis(more)))(tracks, crops, x0, more)

@@ -8,9 +8,11 @@ import numpy as np
 
 from vht_jax.fit import identity
 from vht_jax.fit.terms.priors import HELD_SD
+from vht_jax.fit.terms.skin import skin_priors
 from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import keyframes, refit
 from vht_jax.tracking.state import TrackState, on_host
@@ -30,7 +32,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
   shared, appearance, xs_of_keyframes, pixels, cost, focal_sd = on_host(
     _fit_identity(
       surface,
-      run.lm,
+      landmarks_of(state, run),
       state.shared,
       state.appearance,
       run.tracks_of(index),
@@ -39,6 +41,8 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
       run.weights,
       focal_prior(state, run),
       np.float32(state.photo_pixels),
+      skin_entries_of(state, run, index),
+      skin_priors(skin_of(state, run)),
       config.gauss_newton.n_samples,
       config.gauss_newton.identity_steps,
     )
@@ -58,15 +62,15 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
 
 def focal_is_free(state: TrackState, run: Run) -> bool:
   """Whether the images may move the focal length: a head that hardly turns only seems to show it."""
-  return state.turns and run.given()[0] is None
+  return state.turns and not state.tracked and run.given()[0] is None
 
 
 def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray, ...]:
   """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
   mean, sd = state.landmark_focal
-  if run.held is not None:
+  if run.held is not None or state.tracked:
     focal_sd, principal_sd = np.float32(HELD_SD)
-    return np.float32(mean), focal_sd, run.given()[1], principal_sd
+    return np.float32(mean), focal_sd, np.float32(state.shared.principal), principal_sd
   free = focal_is_free(state, run)
   return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if free else FIXED_FOCAL_SD)
 
@@ -78,9 +82,10 @@ def _surface(model, shape):
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_identity(
-  surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, n_samples, outer_steps
-):
+  surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, more, more_priors, n_samples,
+  outer_steps,
+):  # fmt: skip
   return identity.fit_identity(
     surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels,
-    n_samples=n_samples, outer_steps=outer_steps,
+    n_samples=n_samples, outer_steps=outer_steps, more=more, more_priors=more_priors,
   )  # fmt: skip

@@ -16,6 +16,7 @@ from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.protocols import Checkpoint
 from vht_jax.tracking.run import Run
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.frames import fit_frames
 from vht_jax.tracking.stages.identity import focal_is_free, focal_prior
@@ -33,7 +34,9 @@ def fit_jointly(state: TrackState, run: Run) -> TrackState:
   before: tuple[float, TrackState] | None = None
   for k in range(JOINT_STEPS + 1):
     total = _reduced(state, run, valid)
-    moved, cost, focal_sd = _shared_step(run.lm, state.shared, total, run.weights, prior, float(run.config.n_keyframes))
+    moved, cost, focal_sd = _shared_step(
+      landmarks_of(state, run), state.shared, total, run.weights, prior, float(run.config.n_keyframes)
+    )
     run.progress.advance(0, cost=float(cost))
     if before is not None and not float(cost) < before[0]:
       return before[1]
@@ -60,9 +63,9 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
     index = np.minimum(rows, n - 1)
     xs = state.xs[index]
     part = _reduce(
-      surface, run.lm, albedo, state.appearance.light, state.shared, run.tracks_of(index),
+      surface, landmarks_of(state, run), albedo, state.appearance.light, state.shared, run.tracks_of(index),
       crops_of(run.clip, index, xs, config.gauss_newton.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
-      valid[index] & (rows < n), config.gauss_newton.n_samples,
+      valid[index] & (rows < n), skin_entries_of(state, run, index), config.gauss_newton.n_samples,
     )  # fmt: skip
     part = jax.tree.map(np.asarray, part)
     total = part if total is None else total + part
@@ -77,9 +80,11 @@ def _coloured(model, shape, appearance):
 
 
 @functools.partial(stored, static_argnames=("n_samples",))
-def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, pixels, xs, valid, n_samples):
+def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, pixels, xs, valid, more, n_samples):
   weights = weights.replace(photo_pixels=pixels)  # as in the identity stage
-  return clip.reduce_frames(surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples)
+  return clip.reduce_frames(
+    surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples, more=more
+  )
 
 
 @stored

@@ -10,7 +10,7 @@ from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.camera import initial, initial_unknowns
+from vht_jax.tracking.stages.camera import initial, initial_unknowns, landmarks_of, skin_entries_of
 from vht_jax.tracking.state import TrackState, identity_of
 from vht_jax.types import Camera, Identity, Pose
 
@@ -29,13 +29,14 @@ def fit_landmarks(state: TrackState, run: Run) -> TrackState:
 
 def refit(state: TrackState, run: Run) -> tuple[TrackState, np.ndarray]:
   """All frames by their landmarks with the camera and identity of the state; and what each frame costs (T,)."""
-  model, shared = with_identity(run.lm, state.shared)
+  model, shared = with_identity(landmarks_of(state, run), state.shared)
   run.progress.stage("landmarks", run.n_frames)
 
   def solve(index):
     tracks = run.tracks_of(index)
     x0 = initial(model, tracks) if state.xs is None else state.xs[index]
-    found = _fit_frames(model, tracks, shared, run.weights, x0, camera(state, run))
+    more = skin_entries_of(state, run, index)
+    found = _fit_frames(model, tracks, shared, run.weights, x0, camera(state, run), more)
     run.progress.advance(len(np.unique(index)))
     return found
 
@@ -86,12 +87,17 @@ def with_identity(model, shared):
 
 
 @stored
-def _fit_frames(model, tracks, shared, weights, x0, cam):
-  def one(t, x):
-    found = frame.fit_frame(model, t, shared, weights, x)
+def _fit_frames(model, tracks, shared, weights, x0, cam, more):
+  def one(t, x, more):
+    found = frame.fit_frame(model, t, shared, weights, x, more=more)
     return found.x, found.normal.cost, pose_deviation(model.points, found.x, shared, cam, found.normal.matrix)
 
-  return jax.vmap(one)(tracks, x0)
+  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(tracks, x0, more)
+
+
+def frames_axis(more: list) -> list:
+  """`in_axes` of terms with their observations: only these have the frames' axis."""
+  return [(None, 0) for _ in more]
 
 
 @stored

@@ -12,7 +12,8 @@ from vht_jax.host.programs import stored
 from vht_jax.tracking import smooth
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.landmarks import with_identity
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
+from vht_jax.tracking.stages.landmarks import frames_axis, with_identity
 from vht_jax.tracking.state import TrackState
 
 CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
@@ -58,7 +59,7 @@ class Motion:
     self.cuts = sorted(c for c in run.config.data.cutframes if 0 < c < n)
     xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(state.xs, np.float64).T], axis=1)
     self.xs = xs.astype(np.float32)
-    self.model, self.shared = with_identity(run.lm, state.shared)
+    self.model, self.shared = with_identity(landmarks_of(state, run), state.shared)
     self.basis = smooth.coordinates(self._mean_information())
     z = (xs - xs[good].mean(axis=0)) @ self.basis
     self.z = z.T.astype(np.float32)
@@ -73,8 +74,8 @@ class Motion:
     """
 
     def chunk(index):
-      tracks = self.run.tracks_of(index)
-      return solve(_matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index]), index)
+      tracks, more = self.run.tracks_of(index), skin_entries_of(self.state, self.run, index)
+      return solve(_matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index], more), index)
 
     return self.run.per_frame(chunk)
 
@@ -157,8 +158,9 @@ def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
 
 
 @stored
-def _matrices(model, tracks, shared, weights, xs):
-  return jax.vmap(lambda t, x: frame.frame_normal(model, x, shared, t, weights).matrix)(tracks, xs)
+def _matrices(model, tracks, shared, weights, xs, more):
+  one = lambda t, x, more: frame.frame_normal(model, x, shared, t, weights, more).matrix
+  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(tracks, xs, more)
 
 
 @stored

@@ -9,13 +9,15 @@ import pytest
 from conftest import REPO
 from jax.test_util import check_grads
 from scipy.spatial.transform import Rotation
+from test_open_head import MIRROR_70
 
+from vht_jax.head import view_bias as vb
 from vht_jax.head.points import FRONTAL
-from vht_jax.landmarks import view_bias as vb
 from vht_jax.landmarks.mirror import MIRROR
 from vht_jax.rotation import axis_angle_to_matrix
+from vht_jax.types import ViewBias
 
-PARTNER = np.concatenate([vb.MIRROR_70, 70 + MIRROR[:468]])
+PARTNER = np.concatenate([MIRROR_70, 70 + MIRROR[:468]])
 AHEAD = jnp.array([0.0, 0.0, 0.6])
 
 
@@ -28,7 +30,7 @@ def turned(yaw=0.0, pitch=0.0, roll=0.0):
 
 @pytest.fixture(scope="module")
 def bias(open_head):
-  return vb.view_bias(open_head)
+  return open_head.view_bias
 
 
 # The view
@@ -70,7 +72,7 @@ def test_gain_alone_turns_the_points(open_head):
   middle = points.mean(0)
   for k, axis in ((0, 1), (1, 0)):  # yaw is about y, pitch about x
     gain = jnp.zeros(2).at[k].set(-0.2)
-    slide = vb.fields(vb.ViewBias(gain, jnp.zeros((20, 3, 2))), points, middle, jnp.float32(0.09))
+    slide = vb.fields(ViewBias(gain, jnp.zeros((20, 3, 2))), points, middle, jnp.float32(0.09))
     angle = 0.02
     R = turned(**{("yaw", "pitch")[k]: angle})
     moved = vb.displacement(slide, vb.view(R, AHEAD))
@@ -88,11 +90,11 @@ def test_frontal_heads_do_not_slide(bias):
 def test_mirrored_head_slides_like_its_mirror_image(bias, open_head):
   corners, bary = open_head.lmk_vertices, open_head.lmk_bary
   points = jnp.einsum("nk,nkc->nc", bary, open_head.v_template[corners], precision="highest")
-  own = vb.ViewBias(bias.gain, bias.slopes[:70])
+  own = ViewBias(bias.gain, bias.slopes[:70])
   slide = vb.fields(own, points, points[:68].mean(0), jnp.float32(0.09))
   one = np.asarray(vb.displacement(slide, jnp.array([0.4, 0.1])))
   other = np.asarray(vb.displacement(slide, jnp.array([-0.4, 0.1])))
-  np.testing.assert_allclose(one[vb.MIRROR_70] * [-1, 1, 1], other, atol=2e-6)
+  np.testing.assert_allclose(one[MIRROR_70] * [-1, 1, 1], other, atol=2e-6)
 
 
 def test_common_errors_are_turns_and_moves():
@@ -149,7 +151,7 @@ def test_groups(open_head):
 def test_partners_of_the_68(open_head):
   corners = open_head.v_template[open_head.lmk_vertices]
   points = np.asarray(jnp.einsum("nk,nkc->nc", open_head.lmk_bary, corners, precision="highest"))
-  np.testing.assert_allclose(points[vb.MIRROR_70] * [-1, 1, 1], points, atol=2e-5)
+  np.testing.assert_allclose(points[MIRROR_70] * [-1, 1, 1], points, atol=2e-5)
 
 
 # Estimation

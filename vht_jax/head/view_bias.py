@@ -29,22 +29,13 @@ one.
 
 from __future__ import annotations
 
-import functools
-
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.errors import InputError
-from vht_jax.head.load.open_head import asset_path
-from vht_jax.host.npz import read_npz
-from vht_jax.landmarks.crop import IBUG68, IRISES
-from vht_jax.landmarks.mirror import MIRROR
-from vht_jax.types import Array, FlameModel
+from vht_jax.types import Array, FlameModel, ViewBias
 
 HIGHEST = jax.lax.Precision.HIGHEST
-TABLE = "view_bias.npz"
 GROUPS = ("contour", "brows", "nose", "eyes", "mouth")
 FIRST_OF_GROUP = (17, 27, 36, 48)  # of the 68, from the second group on
 # Standard deviations per coordinate of persons about the mean, outer eye distances: constant across and along the skin,
@@ -69,17 +60,6 @@ COMMON_SD = (0.019, 0.016, 0.0075, 0.016, 0.007, 0.028)
 COMMON_SD_MEAN_ONLY = (0.028, 0.0195, 0.010, 0.024, 0.010, 0.038)
 # Correlation of consecutive frames' errors: a point's own, and of the common part in either case.
 LAG_NOISE, LAG_COMMON, LAG_COMMON_MEAN_ONLY = 0.74, 0.72, 0.88
-# The mirror image of each of the 68 + 2 landmarks.
-_MESH = np.concatenate([IBUG68, IRISES])
-MIRROR_70 = np.array([int(np.flatnonzero(_MESH == MIRROR[k])[0]) for k in _MESH])
-
-
-@flax.struct.dataclass
-class ViewBias:
-  """The population's mean slide of N points."""
-
-  gain: Array  # (2,) yaw, pitch: how much farther than the head the points turn; negative, they lag behind
-  slopes: Array  # (N, 3, 2) head axes by [yaw, pitch], outer eye distances: C_i
 
 
 def view(R: Array, position: Array) -> Array:
@@ -163,17 +143,6 @@ def deviation_covariance(groups: np.ndarray, normals: Array) -> Array:
   return across[..., None, None] * normal + along[..., None, None] * tangent
 
 
-def view_bias(model: FlameModel) -> ViewBias:
-  """The mean slide of a head's 70 landmarks and then its dense ones, all of `dense_index`.
-
-  Raises:
-    InputError: the table is missing or damaged.
-  """
-  table = _table()
-  slopes = np.concatenate([table["landmark"], table["dense"][np.asarray(model.dense_index)]])
-  return ViewBias(gain=jnp.asarray(table["gain"]), slopes=jnp.asarray(slopes))
-
-
 def groups_of(model: FlameModel) -> np.ndarray:
   """(N,) the number in `GROUPS` of each landmark; dense ones are of the nearest of the 68's, irises of the eyes."""
   template = np.asarray(model.v_template)
@@ -182,15 +151,3 @@ def groups_of(model: FlameModel) -> np.ndarray:
   nearest = [np.linalg.norm(first - p, axis=1).argmin() for p in on(model.dense_vertices, model.dense_bary)]
   groups = np.digitize(np.concatenate([np.arange(68), [36, 42], nearest]), FIRST_OF_GROUP)
   return groups.astype(np.int32)
-
-
-@functools.cache
-def _table() -> dict[str, np.ndarray]:
-  path = asset_path(TABLE)
-  table = read_npz(path, ("gain", "landmark", "dense"))
-  shapes = {key: value.shape for key, value in table.items()}
-  if shapes != {"gain": (2,), "landmark": (70, 3, 2), "dense": (468, 3, 2)}:
-    raise InputError(
-      f"{path}: expected gain, landmark, dense of 2, (70, 3, 2), (468, 3, 2), found {shapes}: install again"
-    )
-  return table

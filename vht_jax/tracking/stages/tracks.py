@@ -1,0 +1,151 @@
+"""Stage 2b: points of the skin's texture are followed through the clip; they say where the head is and how long the
+lens, and landmarks what is left: which point of the face is which, and the expression."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vht_jax.fit import own_slide
+from vht_jax.fit.terms.skin import ObservedSkin, Skin, at_places
+from vht_jax.fit.unknowns import join, part, principal_of, raw_jaw, split
+from vht_jax.head import flame, view_bias
+from vht_jax.head import points as pts
+from vht_jax.host.programs import stored
+from vht_jax.texture_tracks import observe
+from vht_jax.texture_tracks.poses import camera_of, moved
+from vht_jax.texture_tracks.rigid import usual_camera
+from vht_jax.texture_tracks.rounds import N_POINTS
+from vht_jax.texture_tracks.types import Rigid, TextureTracks
+from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.run import DENSE_STEP, Run
+from vht_jax.tracking.stages import landmarks
+from vht_jax.tracking.stages.camera import adjusted
+from vht_jax.tracking.state import TrackState, on_host
+from vht_jax.types import Status, TrackResult
+
+
+def follow_skin(state: TrackState, run: Run) -> TrackState:
+  """Camera, identity and all poses anew with texture tracks; as they were where the clip shows none."""
+  run.progress.stage("tracks", 1)
+  good = run.seen & finite_rows(state.xs)
+  before = landmarks.camera(state, run)
+  poses = landmarks.poses(state, run)
+  status = np.where(good, Status.TRACKED, Status.NO_FACE)
+  first = TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=status)
+  found = observe(run.model, run.clip, first, camera=_known(run))
+  run.progress.advance(1)
+  if found.tracks is None:
+    run.progress.note(f"no texture tracks: {found.reason}; the head's motion is that of the landmarks")
+    return state
+  shared = state.shared
+  skin = on_host(_skin(run.model, *_padded(found.tracks, found.rigid, run), shared.shape))
+  camera = camera_of(before, found.rigid, run.size)
+  shared = shared.replace(log_focal=np.log(found.rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
+  rigid = found.rigid
+  xs = on_host(_moved(run.lm.points, poses, before, rigid.turn, rigid.shift, shared.shape, camera, shared.principal))
+  state = state.replace(
+    shared=run.with_held(shared),
+    xs=np.where(good[:, None], xs, state.xs),
+    skin=skin,
+    tracked=True,
+    focal_sd=float(rigid.focal_sd) if run.given()[0] is None else 0.0,
+  )
+  state = state.replace(slide=_own_slide(state, run, good & rigid.used))
+  return landmarks.refit(adjusted(state, run), run)[0]
+
+
+def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
+  """(N, 3, 2) m: `own_slide.solve` of the `good` (T,) frames, whose poses are the texture's."""
+  expr = np.median(part(state.xs[good], "expr"), axis=0)
+  jaw = np.median(part(state.xs[good], "jaw"))
+  model, shared = landmarks.with_identity(run.lm, state.shared)
+  total = None
+
+  def add(index):
+    nonlocal total
+    first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
+    weight = (good[index] & first).astype(np.float32)
+    found = on_host(_moments(model, run.tracks_of(index), shared, np.nan_to_num(state.xs[index]), expr, jaw, weight))
+    total = found if total is None else jax.tree.map(np.add, total, found)
+    return index
+
+  run.per_frame(add)
+  groups = view_bias.groups_of(run.model)
+  groups = np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(run.lm.relative_sd)]
+  eye = np.asarray(run.lm.eye_distance)
+  return own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(groups, run.lm.normals)))
+
+
+def _known(run: Run) -> tuple[np.ndarray, np.ndarray]:
+  """What is known of the camera, as `rigid.usual_camera`."""
+  mean, sd = usual_camera()
+  focal, principal = run.given()
+  if focal is not None:
+    mean[0], sd[0] = np.log(focal), 1e-4
+  if principal is not None:
+    mean[1:], sd[1:] = principal, 1e-5
+  return mean, sd
+
+
+def _padded(tracks: TextureTracks, rigid: Rigid, run: Run):
+  """Everything about the tracks with `N_POINTS` points; units of the fit."""
+  height, width = run.size
+  side, n = max(height, width), N_POINTS - tracks.points.shape[1]
+  rows = lambda a, fill: np.concatenate([a, np.full((n, *a.shape[1:]), fill, a.dtype)])
+  columns = lambda a: np.pad(a, ((0, 0), (0, n), *[(0, 0)] * (a.ndim - 2)))
+  uv = (tracks.points - np.float32([width / 2, height / 2])) / side
+  seen = np.isfinite(tracks.sd) & rigid.used[:, None]
+  inverse_sd = np.where(seen, side / (tracks.sd * rigid.noise[tracks.region]), 0.0).astype(np.float32)
+  observed = ObservedSkin(columns(np.where(seen[..., None], uv, 0.0).astype(np.float32)), columns(inverse_sd))
+  counted = rows(np.ones(len(tracks.vertices), np.float32), 0.0)
+  return (
+    rows(tracks.vertices, 0),
+    rows(tracks.bary, 1 / 3),
+    rows(rigid.points, 0.0),
+    rigid.expr,
+    rigid.jaw,
+    observed,
+    counted,
+  )
+
+
+@stored
+def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) -> Skin:
+  points = pts.surface_points(model, vertices, bary)
+  person = pts.with_identity(points, shape)
+  zero = jnp.zeros(3, expr.dtype)
+  x = join(expr=expr, rotation=zero, place=zero, neck=zero, jaw=raw_jaw(jaw[0]), eyes=jnp.zeros((2, 2), expr.dtype))
+  _, joints = pts.shaped_points(person, shape[:0], expr)
+  places = places + joints[0]  # the tracks' frame has its origin in the root joint
+  head = flame.with_identity(model, shape)
+  rest = flame.neutral_pose(head).replace(expr=expr, jaw=jaw, rotation=zero, translation=joints[0])
+  mesh = flame.skin(head, shape[:0], rest)
+  normal = jnp.einsum("nk,nkc->nc", bary, flame.vertex_normals(mesh, model.faces)[vertices])
+  normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+  by_shape = jnp.einsum("nc,ncs->ns", normal, points.shapedirs)
+  at = jnp.einsum("nk,nkc->nc", bary, mesh[vertices])
+  place = jnp.sum(normal * (places - at), -1) + by_shape @ shape
+  there = counted[:, None] > 0
+  posed = at_places(person, jnp.where(there, places, at), x)
+  return Skin(posed, observed, by_shape * counted[:, None], place * counted, counted)
+
+
+@stored
+def _moments(model, tracks, shared, xs, expr, jaw, weight):
+  def one(t, x):
+    parts = split(x)
+    return own_slide.moments(model, t, shared, join(**{**parts, "expr": expr, "jaw": jaw}))
+
+  found = jax.vmap(one)(tracks, xs)
+  rows = lambda a: jnp.where(weight.reshape(-1, *[1] * (a.ndim - 1)) > 0, a, 0.0)
+  return jax.tree.map(lambda a: jnp.sum(rows(a), axis=0), found)
+
+
+@stored
+def _moved(points, poses, camera, turn, shift, shape, camera_after, principal):
+  def one(pose, turn, shift):
+    return landmarks.unknowns.from_pose(points, moved(pose, camera, turn, shift), shape, camera_after, principal)
+
+  return jax.vmap(one)(poses, turn, shift)
