@@ -91,7 +91,7 @@ def ndc_to_screen(ndc: Float[Array, "*n 2"], size: tuple[int, int]) -> Float[Arr
 
 
 def to_vht_intrinsics(camera: Camera) -> Float[Array, " 3"]:
-  """VHT's K = [f, cx, cy]: normalised, cy measured from the *bottom* of the image (original.md, quirk 10)."""
+  """VHT's K = [f, cx, cy]: normalised, cy measured from the *bottom* of the image (docs/parity.md, point 8)."""
   return jnp.stack([camera.focal, camera.principal[0], 1.0 - camera.principal[1]])
 
 

@@ -74,7 +74,7 @@ class Identity(flax.struct.PyTreeNode):
   texture: Array  # (T,) f32
   light: Array  # (9, 3) f32, spherical harmonics coefficients per colour channel, world frame
   camera: Camera
-  # Constant bias of the landmark detector, head frame, m (solver.md: the largest systematic error there is).
+  # Constant bias of the landmark detector, head frame, m (docs/method.md: the largest systematic error there is).
   lmk_offset: Array  # (70, 3) f32
   # Free albedo beyond the texture basis, in the texture's layout; None: the basis alone.
   texture_layer: Array | None = None  # (Hl, Wl, 3) f32

@@ -1,7 +1,7 @@
 """Whole runs of the app on clips with two faces, a cut, a person who leaves, and frames that are hard to read.
 
-The clips are put together from the sample videos. tests/test_faults_faces.py asks whether the detector finds the right
-face in them; here is what the tracker makes of it.
+The clips are put together from the sample videos. tests/landmarks/test_faults_faces.py asks whether the detector finds
+the right face in them; here is what the tracker makes of it.
 """
 
 import csv

@@ -51,7 +51,7 @@ QUICK: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 
 _PACKAGE = Path(__file__).parents[1]
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
-_rehearsed = threading.local()  # .by: the `Rehearsal` of this thread
+_rehearsed = threading.local()  # .by: this thread's `Rehearsal`
 # What changes a trace, and what makes `jit` do something else than run a compiled program.
 _TRACING = (
   "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
@@ -200,16 +200,13 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
 
 
 def rehearsing() -> bool:
-  """Whether results are blanks here (in this thread), which say nothing of the clip."""
+  """Whether results are blanks in this thread, which say nothing of the clip."""
   return getattr(_rehearsed, "by", None) is not None
 
 
 def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-  """`prefetch.prefetched` in one thread, for stages that are rehearsed as well: a rehearsal has no time to gain.
-
-  Only one of the two threads may run programs: on a CPU, XLA's threads wait for each other for ever when two large
-  programs of different threads take all of them (seen with two threads of XLA's and JAX 0.10.1).
-  """
+  """`prefetch.prefetched`, for stages that are rehearsed as well. Only one thread may run programs: large ones of two
+  threads can take all of XLA's threads on a CPU and wait for each other for ever."""
   return map(work, items) if rehearsing() else prefetch.prefetched(work, items)
 
 

@@ -1,6 +1,6 @@
 """Hard visibility: which triangle each pixel sees.
 
-The rasteriser works on 8 x 8 pixel tiles. All pairs of a face and a tile that it may touch are walked over by `blocks`
+The rasteriser works on 8 x 8 pixel tiles. All pairs of a face and a tile that it may touch are walked over by `Blocks`
 in a loop with a dynamic trip count, so that nothing has a capacity and nothing is ever dropped, whatever the size of
 the triangles. A block is one row of 64 keys, merged into the z-buffer (kept in tiled layout) by a row-wise scatter-min.
 
@@ -48,7 +48,7 @@ def rasterize(
   2 um); meshes of more than 65,535 faces use two passes at full float32 precision.
 
   Args:
-    screen: (V, 3) x px, y px (origin top left, y down, pixel centres at i + 0.5) and depth z m: `camera.project`.
+    screen: (V, 3) x px, y px (origin top left, y down, pixel centres at i + 0.5) and depth z m: `cameras.project`.
     faces: (F, 3) i32 vertex ids.
     size: (H, W) px, static.
     cull_backfaces: whether faces seen from behind are dropped; static.

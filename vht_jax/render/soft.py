@@ -21,8 +21,8 @@ The gradient is that of these formulas. As a gradient of the silhouette of a *ha
 changes across a silhouette; composite it, `rgb * alpha + background * (1 - alpha)`, where its edges matter.
 
 Sums over faces do not depend on their order, so faces need no sorting and no number of faces per pixel is fixed: blocks
-of (face, tile) are enumerated (`blocks`) and added to the image; the backward pass enumerates them again, so memory
-does not grow with the number of faces.
+of (face, tile) are enumerated (`tiles.Blocks`) and added to the image; the backward pass enumerates them again, so
+memory does not grow with the number of faces.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def soft_render(
   """Soft colours and silhouette.
 
   Args:
-    screen: (V, 3) x px, y px (y down, pixel centres at i + 0.5), depth z m: `camera.project`. A face with a vertex at
+    screen: (V, 3) x px, y px (y down, pixel centres at i + 0.5), depth z m: `cameras.project`. A face with a vertex at
       z <= `raster.NEAR`, a non-finite one or one beyond 1e8 px is dropped.
     faces: (F, 3) i32.
     colors: (V, C) per vertex, or (F, 3, C) per corner.

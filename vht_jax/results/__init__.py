@@ -1,4 +1,4 @@
-"""Results on disk (`files`) and the figures that say how good they are (`figures`)."""
+"""Results on disk (`vht_npz`, `export`) and the figures that say how good they are (`quality`)."""
 
 from vht_jax.results.heads import head_id
 from vht_jax.results.quality import (

@@ -46,7 +46,7 @@ def bridge(
   Returns:
     Poses, and the `Status` (T,) of every frame.
   """
-  xp, n = namespace(seen), len(seen)
+  xp, n = namespace(seen), seen.shape[0]
   good = xp.ones(n, bool) if good is None else good
   known: Any = xp.logical_and(seen, good)
   tracked, bridged, no_face, diverged = (kind.value for kind in Status)
@@ -54,7 +54,7 @@ def bridge(
   status = xp.where(seen, xp.where(good, tracked, diverged), missing).astype(np.int32)
   if xp is np and (known.all() or not known.any()):  # nothing to fill, or nothing to fill it from
     return poses, status
-  shot = np.arange(n) if unordered else np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  shot = xp.arange(n) if unordered else xp.searchsorted(np.sort(np.asarray(cuts, np.int32)), xp.arange(n), side="right")
   clock = None if times is None else jnp.asarray(times, jnp.float32)
   filled = _filled if xp is np else fill
   return filled(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), clock), status

@@ -1,7 +1,7 @@
 """VHT's initialisation: camera and rigid poses of a few frames from their landmarks and the neutral head (OpenCV).
 
-Host side and eager. The landmark bundle adjustment (`bundle`) is the better start: the focal length that comes out
-here is far too short for most faces (original.md, section 4), because the neutral head takes part in it.
+Host side and eager. The bundle adjustment of landmarks (`fit.clip.bundle_adjust`) is the better start: the focal length
+that comes out here is far too short for most faces (docs/parity.md), because the neutral head takes part in it.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ def joint_energy(raw: RawPose, weights: Weights) -> Array:
   """Weighted squared distances of the rotation matrices of neck, jaw and eyes to the neutral ones.
 
   The raw values before the tanh are taken for axis-angle vectors, those of the neutral pose as well: the closed jaw
-  is a "rotation" by -1.24 (original.md, quirk 6).
+  is a "rotation" by -1.24 (docs/parity.md, point 5).
   """
   neutral = neutral_raw(raw.neck.dtype)
   matrices, at_rest = (

@@ -21,7 +21,7 @@ from vht_jax.types import FlameModel
 
 log = logging.getLogger("vht_jax")
 
-OPEN_HEAD = "open head"  # how the names of open heads begin (`assets.open_head`)
+OPEN_HEAD = "open head"  # how the names of open heads begin (`head.load.open_head`)
 _DATASET = "dataset"  # folder of the frames in a run's output
 
 

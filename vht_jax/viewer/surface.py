@@ -22,7 +22,7 @@ from vht_jax.viewer.editing.session import Session
 ERROR_SIDE = 256  # px, longest side of the pictures that are compared for the error colours
 ERROR_RANGE = 0.25  # mean absolute difference of colours, of 1, at the end of the colour scale
 DISTANCE_RANGE = 5.0  # mm at the end of the colour scale of two results' distance
-_DEPTH_TOLERANCE = 4e-3  # m, as in `bake`: how far behind the depth buffer a vertex still counts as seen
+_DEPTH_TOLERANCE = 4e-3  # m, as in `render.uv_bake`: how far behind the depth buffer a vertex still counts as seen
 _GREY = 0.65  # albedo of the head without its texture
 _UNSEEN = (0.55, 0.55, 0.57)  # colour where there is nothing to compare
 

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from vht_jax import results
-from vht_jax.app.console import DOUBTFUL
+from vht_jax.app.report.advice import DOUBTFUL
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer.editing.session import EDITED, Session

@@ -38,7 +38,7 @@ def film(
     model, result, dataset: of the run.
     points: detected landmarks (T, 70, 2) px, their confidence (T, 70), the head's landmarks (T, 70, 2) px.
     path: the .mp4; None: only the difference is measured, on some frames.
-    style: see `overlay.compose`.
+    style: see `draw.compose`.
     fps: frames per second.
     times: (T,) s, when each frame is shown, if not at that rate.
     progress: told how many frames are done.

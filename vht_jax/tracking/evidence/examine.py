@@ -41,7 +41,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   """
   landmarks, confidence, _ = clip.landmarks()
   n = len(landmarks)
-  seen = (confidence[:, :68] > 0).any(axis=1)
+  seen = np.asarray((confidence[:, :68] > 0).any(axis=1))
   in_order = not config.data.unordered
   cuts = config.data.cutframes
   visible = np.ones((n, len(REGIONS)), np.float32)

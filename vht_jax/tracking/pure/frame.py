@@ -90,7 +90,7 @@ def residuals(
   """(70, 2) landmark residuals of one frame, predicted minus observed, in standard deviations; 0 for missing points.
 
   These are what the fits of landmarks square and sum (beyond 2.5 linearly), without the priors and without the openings
-  of lids and lips (`bundle`).
+  of lids and lips (`fit.terms.openings`).
   """
   size = image_size(observation, size)
   one = jax.tree.map(lambda a: a[None], observation)

@@ -175,7 +175,7 @@ def _variance(matrices, basis):
   def one(matrix):
     root = uncertainty.root_covariance(matrix)
     variance = jnp.sum(jnp.matmul(root, basis, precision=smooth.HIGHEST) ** 2, axis=0)
-    return jnp.where(jnp.all(variance < UNKNOWN), variance, jnp.inf)  # also where one is no number
+    return jnp.where(jnp.all(variance < UNKNOWN), variance, jnp.inf)  # also where one is not finite
 
   return jax.vmap(one)(matrices)
 
