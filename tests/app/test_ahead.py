@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 def names(model, config, **how):
   """The programs that a rehearsal asks for."""
   workers = Idle()
-  with programs.rehearsal(programs.Rehearsal(workers)):
+  with programs.rehearsal(programs.Rehearsal(workers)), np.errstate(all="ignore"):
     ahead.rehearse(model, Frames(), config, Weights(), dense=True, **how)
   return workers.names
 

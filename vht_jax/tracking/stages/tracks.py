@@ -12,7 +12,7 @@ from vht_jax.fit.terms.skin import ObservedSkin, Skin, at_places
 from vht_jax.fit.unknowns import join, part, principal_of, raw_jaw, split
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
-from vht_jax.host.programs import stored
+from vht_jax.host.programs import rehearsing, stored
 from vht_jax.texture_tracks import observe
 from vht_jax.texture_tracks.poses import camera_of, moved
 from vht_jax.texture_tracks.rigid import usual_camera
@@ -72,6 +72,8 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
     return index
 
   run.per_frame(add)
+  if rehearsing():  # the sums are blank, and so are the priors
+    return np.zeros((*run.lm.relative_sd.shape, 3, 2), np.float32)
   groups = view_bias.groups_of(run.model)
   groups = np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(run.lm.relative_sd)]
   eye = np.asarray(run.lm.eye_distance)
