@@ -55,22 +55,23 @@ def test_equals_dense_elimination_and_leaves_out_what_is_not_valid(problem, weig
   lm, tracks, xs, shared = problem
   xs = xs + 0.0005  # within Huber's quadratic part, where residuals are what they seem
   shared = shared.replace(log_focal=shared.log_focal + 0.001)
-  n_shape = shared.shape.shape[0]
+  n_shape, n, m = shared.shape.shape[0], xs.shape[1], landmarks.N_COMMON
 
   @jax.jit
   @jax.vmap
   def dense(x, track):
     def residual(x, s):
       moved = shared.replace(shape=s[:n_shape], log_focal=s[n_shape], principal=s[n_shape + 1 :])
-      at = unknowns.At(x, moved)
+      at = unknowns.At(x[:n], moved, {"common": x[n:]})
       terms = landmarks.Landmarks(lm).linearise(at, track), openings.Openings(lm).linearise(at, track)
-      return jnp.concatenate([(t.residual * t.root[:, None]).reshape(-1) for t in terms])
+      return jnp.concatenate([*((t.residual * t.root[:, None]).reshape(-1) for t in terms), x[n:]])
 
+    x = frame.with_common(x)
     s = jnp.concatenate([shared.shape, shared.log_focal[None], shared.principal])
     return (
       residual(x, s),
       *jax.jacfwd(residual, (0, 1))(x, s),
-      priors.FramePrior(lm.one_sided, weights).linearise(unknowns.At(x, None)),
+      priors.FramePrior(lm.one_sided, weights).linearise(unknowns.At(x[:n], None)),
     )
 
   r, J, G, prior = jax.tree.map(lambda a: np.asarray(a, np.float64), dense(xs, tracks))
@@ -78,8 +79,8 @@ def test_equals_dense_elimination_and_leaves_out_what_is_not_valid(problem, weig
   valid[2] = False
   cost = gradient = matrix = 0
   for f in np.flatnonzero(valid):
-    H = J[f].T @ J[f] + prior.matrix[f]
-    g, C = J[f].T @ r[f] + prior.gradient[f], J[f].T @ G[f]
+    H = J[f].T @ J[f] + np.pad(prior.matrix[f], ((0, m), (0, m)))
+    g, C = J[f].T @ r[f] + np.pad(prior.gradient[f], (0, m)), J[f].T @ G[f]
     cost += r[f] @ r[f] + prior.cost[f] - g @ np.linalg.solve(H, g)
     gradient += G[f].T @ r[f] - C.T @ np.linalg.solve(H, g)
     matrix += G[f].T @ G[f] - C.T @ np.linalg.solve(H, C)

@@ -37,6 +37,7 @@ def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.0
   problem = rigid.Problem(
     X0=f32(X + mesh * rng.standard_normal(X.shape)), uv=f32(uv), inverse_sd=f32(np.where(seen, 1 / sd, 0)),
     region=jnp.asarray(rng.integers(0, 3, n_points), jnp.int32), side=f32(SIDE), centre=f32([SIDE / 2, SIDE / 2]),
+    mean=f32(rigid.usual_camera()[0]), sd=f32(rigid.usual_camera()[1]),
   )  # fmt: skip
   tilt = turn(f32(0.03 * rng.standard_normal((n_frames, 3))))
   start = rigid.start(problem, tilt @ f32(R), f32(t * [1, 1, 0.8]), f32(0.8 * focal), f32([SIDE / 2, SIDE / 2]))

@@ -122,7 +122,8 @@ class _Windows:
   def __init__(self, clip, frames: np.ndarray, state: _Estimate, middle: np.ndarray):
     at = state.R[frames] @ middle + state.t[frames]
     focal = state.focal * state.side
-    places = np.concatenate([at[:, :2] / at[:, 2:] * focal + state.principal, focal / at[:, 2:]], -1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # in a rehearsal all is at 0
+      places = np.concatenate([at[:, :2] / at[:, 2:] * focal + state.principal, focal / at[:, 2:]], -1)
     spans = [window_of(place, WINDOW) for place in places]
     self.frames, self._clip = frames, clip
     self.scale = np.array([scale for scale, _ in spans], np.float32)  # (n,) window px per image px

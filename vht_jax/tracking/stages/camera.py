@@ -104,7 +104,7 @@ def landmarks_of(state: TrackState, run: Run) -> LandmarkModel:
   if state.slide is None:
     return run.lm
   surer = np.float32(view_bias.COMMON_SD) / np.float32(view_bias.COMMON_SD_MEAN_ONLY)
-  return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer)
+  return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer[None, None])
 
 
 def skin_of(state: TrackState, run: Run) -> Skin | None:

@@ -134,7 +134,8 @@ class Motion:
           for whole, piece in zip((error, free), part):
             whole[chosen[..., None], rows[keep]] = np.asarray(piece)[..., keep]
     change, share = _followed(error, free, variance, noise)
-    # Back to the unknowns: z = V^T x.
+    # What float32 cannot solve changes nothing. Back to the unknowns: z = V^T x.
+    change = np.where(np.isfinite(change), change, 0.0)
     change = scipy.linalg.solve_triangular(self.basis.T, np.asarray(change, np.float64)).T.astype(np.float32)
     limit = np.float32(MOST_CHANGE * np.sum(share))
     change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))

@@ -136,7 +136,7 @@ def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) ->
   zero = jnp.zeros(3, expr.dtype)
   x = join(expr=expr, rotation=zero, place=zero, neck=zero, jaw=raw_jaw(jaw[0]), eyes=jnp.zeros((2, 2), expr.dtype))
   _, joints = pts.shaped_points(person, shape[:0], expr)
-  places = places + joints[0]  # the tracks' frame has its origin in the root joint
+  places = places + joints[:1]  # the tracks' frame has its origin in the root joint
   head = flame.with_identity(model, shape)
   rest = flame.neutral_pose(head).replace(expr=expr, jaw=jaw, rotation=zero, translation=joints[0])
   mesh = flame.skin(head, shape[:0], rest)
