@@ -288,6 +288,14 @@ def test_restart_leaves_a_dataset_that_we_did_not_make(clip):
   assert len(list(clip.iterdir())) == 5
 
 
+def test_restart_without_the_video_keeps_its_frames(clip, tracker, flat, tmp_path):
+  """They could not be made again."""
+  (clip / "source.json").write_text("{}")
+  argv = [f"--data_path={clip}", f"--output_path={tmp_path / 'kept'}", "--model=open", "--noreport", "--nooverlay"]
+  assert app.main([*argv, "--restart"]) == 0
+  assert len(list(clip.glob("frame_*"))) == 5
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
   "argv, message",

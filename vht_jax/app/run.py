@@ -79,7 +79,8 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
       record = Record(output, restart=app.output.restart if restart is None else restart)
       if app.output.restart:
         (output / FILES["log"]).unlink(missing_ok=True)
-        inputs.forget_dataset(app.data_folder)
+        if app.input.video:  # frames without it could not be made again
+          inputs.forget_dataset(app.data_folder)
       stop_log = console.start_log(output / FILES["log"], terminal=not app.output.quiet)
       try:
         with inputs.reading(app):
@@ -101,7 +102,7 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
 def run_all(settings: Settings) -> dict[str, Any]:
   """`run` for every person, each into a folder of their own; returns the first one's summary."""
   app = settings.app
-  if app.output.restart:
+  if app.output.restart and app.input.video:
     inputs.forget_dataset(app.data_folder)
   n_people = inputs.count_people(app, settings.track, console.Progress(silent=app.output.quiet))
   summaries = []

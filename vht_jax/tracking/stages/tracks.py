@@ -25,6 +25,8 @@ from vht_jax.tracking.stages.camera import adjusted
 from vht_jax.tracking.state import TrackState, on_host
 from vht_jax.types import Status, TrackResult
 
+MOST_APART = 2.5  # standard deviations between the focal lengths of landmarks and tracks: one in eighty by chance
+
 
 def follow_skin(state: TrackState, run: Run) -> TrackState:
   """Camera, identity and all poses anew with texture tracks; as they were where the clip shows none."""
@@ -36,8 +38,9 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   first = TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=status)
   found = observe(run.model, run.clip, first, camera=_known(run))
   run.progress.advance(1)
-  if found.tracks is None:
-    run.progress.note(f"no texture tracks: {found.reason}; the head's motion is that of the landmarks")
+  reason = found.reason or disagreement(state, run, found.rigid)
+  if reason:
+    run.progress.note(f"no texture tracks: {reason}; the head's motion is that of the landmarks")
     return state
   shared = state.shared
   skin = on_host(_skin(run.model, *_padded(found.tracks, found.rigid, run), shared.shape))
@@ -78,6 +81,21 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
   groups = np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(run.lm.relative_sd)]
   eye = np.asarray(run.lm.eye_distance)
   return own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(groups, run.lm.normals)))
+
+
+def disagreement(state: TrackState, run: Run, rigid: Rigid) -> str:
+  """Why the tracks cannot be believed, '' if they can: highlights and shadows can be followed too, and do not stay on
+  the skin. Landmarks know little of the lens, but know how little."""
+  if run.given()[0] is not None or rehearsing():
+    return ""
+  log_focal, sd = state.landmark_focal
+  apart = abs(float(np.log(rigid.focal)) - log_focal) / np.hypot(sd, rigid.focal_sd)
+  if apart <= MOST_APART:
+    return ""
+  return (
+    f"they say that the focal length is {rigid.focal:.2f} (+-{100 * rigid.focal_sd:.0f} %), the landmarks "
+    f"{np.exp(log_focal):.2f} (+-{100 * sd:.0f} %): they do not stay on the skin"
+  )
 
 
 def _known(run: Run) -> tuple[np.ndarray, np.ndarray]:
