@@ -259,7 +259,7 @@ def test_structures(open_head, folder):
   assert traces == [1] and result["h"].expr_names == open_head.expr_names
   (path,) = folder.iterdir()
   key, kinds = ast.literal_eval(path.read_bytes()[32:].partition(b"\n")[0].decode())
-  assert kinds == ["vht_jax.fit.least_squares:Normal", "vht_jax.types:FlameModel"]
+  assert kinds == ["vht_jax.fit.least_squares:Normal", "vht_jax.types:FlameModel", "vht_jax.types:ViewBias"]
 
 
 @pytest.mark.parametrize("foreign", ["os:system", "subprocess:Popen", "vht_jax.app.cli:run", "vht_jaxx.types:Pose"])
