@@ -33,7 +33,11 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   batch = 1 if sequential else config.batch_size
   run.progress.stage("frames", n)
   surface, albedo, lm, shared = _person(
-    run.colored, landmarks_of(state, run), state.shared.shape, believed(state, run.weights), state.appearance
+    run.colored,
+    landmarks_of(state, run, beside_colours=True),
+    state.shared.shape,
+    believed(state, run.weights),
+    state.appearance,
   )
   cam, light = camera(state, run), state.appearance.light
   pixels = min(state.photo_pixels, float(run.weights.frame_pixels))

@@ -24,15 +24,18 @@ FIXED_FOCAL_SD = 2e-3
 
 
 def fit_identity(state: TrackState, run: Run) -> TrackState:
-  """What the keyframes' images say of the person and the camera, and all frames anew from their landmarks."""
+  """What the keyframes' images say of the person and the camera, and all frames anew from their landmarks.
+
+  The focal length is stated no surer than before: what colours say of it begins with where landmarks put the head.
+  """
   config = run.config
   index = keyframes(state, run)
   run.progress.stage("identity", 1)
   surface = _surface(run.colored, state.shared.shape)
-  shared, appearance, xs_of_keyframes, pixels, cost, focal_sd = on_host(
+  shared, appearance, xs_of_keyframes, pixels, cost, _ = on_host(
     _fit_identity(
       surface,
-      landmarks_of(state, run),
+      landmarks_of(state, run, beside_colours=True),
       state.shared,
       state.appearance,
       run.tracks_of(index),
@@ -54,7 +57,6 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
     appearance=appearance,
     xs=xs,
     photo_pixels=float(pixels),
-    focal_sd=float(focal_sd) if focal_is_free(state, run) else state.focal_sd,
   )
   run.progress.advance(1, cost=float(cost[-1]))
   return refit(state, run)[0]

@@ -19,7 +19,7 @@ from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.frames import fit_frames
-from vht_jax.tracking.stages.identity import focal_is_free, focal_prior
+from vht_jax.tracking.stages.identity import focal_prior
 from vht_jax.tracking.state import TrackState
 
 JOINT_STEPS = 2  # of the identity from all frames
@@ -34,8 +34,13 @@ def fit_jointly(state: TrackState, run: Run) -> TrackState:
   before: tuple[float, TrackState] | None = None
   for k in range(JOINT_STEPS + 1):
     total = _reduced(state, run, valid)
-    moved, cost, focal_sd = _shared_step(
-      landmarks_of(state, run), state.shared, total, run.weights, prior, float(run.config.n_keyframes)
+    moved, cost, _ = _shared_step(
+      landmarks_of(state, run, beside_colours=True),
+      state.shared,
+      total,
+      run.weights,
+      prior,
+      float(run.config.n_keyframes),
     )
     run.progress.advance(0, cost=float(cost))
     if before is not None and not float(cost) < before[0]:
@@ -45,7 +50,6 @@ def fit_jointly(state: TrackState, run: Run) -> TrackState:
     before = float(cost), state
     state = state.replace(
       shared=run.with_held(jax.tree.map(np.asarray, moved)),
-      focal_sd=float(focal_sd) if focal_is_free(state, run) else state.focal_sd,
       done=0,
     )
     state = fit_frames(state, again)
@@ -61,9 +65,9 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
   for start in range(0, n, config.batch_size):
     rows = np.arange(start, start + config.batch_size)
     index = np.minimum(rows, n - 1)
-    xs = state.xs[index]
+    xs, lm = state.xs[index], landmarks_of(state, run, beside_colours=True)
     part = _reduce(
-      surface, landmarks_of(state, run), albedo, state.appearance.light, state.shared, run.tracks_of(index),
+      surface, lm, albedo, state.appearance.light, state.shared, run.tracks_of(index),
       crops_of(run.clip, index, xs, config.gauss_newton.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
       valid[index] & (rows < n), skin_entries_of(state, run, index), config.gauss_newton.n_samples,
     )  # fmt: skip
