@@ -123,6 +123,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   monkeypatch.setattr(frames, "camera", lambda state, run: None)
   monkeypatch.setattr(frames, "believed", lambda state, weights: None)
   monkeypatch.setattr(frames, "crops_of", lambda clip, index, xs, size: index)
+  monkeypatch.setattr(frames, "landmarks_of", lambda state, run, beside_colours: None)
   config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
     config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
