@@ -25,8 +25,8 @@ from vht_jax.tracking.stages.camera import adjusted
 from vht_jax.tracking.state import TrackState, on_host
 from vht_jax.types import Status, TrackResult
 
-# Of log focal length: a turning head whose points stay on it shows it better. Tracks of three scanned heads, which help,
-# are sure to 1.6 to 4.5 %; those of three drawn ones with highlights, which harm, to 7 to 20 %.
+# Of log focal length: a turning head whose points stay on it shows it better. Tracks of three scanned heads, which
+# help, are sure to 1.6 to 4.5 %; those of three drawn ones with highlights, which harm, to 7 to 20 %.
 MOST_UNSURE = 0.06
 MOST_APART = 2.5  # standard deviations between the focal lengths of landmarks and tracks: one in eighty by chance
 
