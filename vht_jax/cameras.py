@@ -15,6 +15,9 @@ from vht_jax.types import Array, Camera
 # world (PyTorch3D view: x left, y up, z in) -> camera (OpenCV: x right, y down, z in): half a turn about z.
 WORLD_TO_OPENCV = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
 OPENCV_TO_OPENGL = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
+# A camera that nothing is known of, in longer sides: portraits have 1.65, times or by 1.4.
+LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35
+PRINCIPAL_SD = 0.01  # of the principal point about the image's centre
 
 
 def make_camera(focal, principal=(0.5, 0.5), R=None, T=None) -> Camera:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax import rotation
+from vht_jax import cameras, rotation
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, unknowns
 from vht_jax.fit.terms import landmarks, openings, priors
@@ -88,8 +88,8 @@ def adjust():
   def run(model, tracks, weights, start, focal_sd):
     return clip.bundle_adjust(model, tracks, weights, log_focal=(jnp.log(start), focal_sd), max_steps=30)
 
-  default = float(np.exp(priors.LOG_FOCAL_MEAN))
-  return lambda model, tracks, weights, start=default, focal_sd=priors.LOG_FOCAL_SD: run(
+  default = float(np.exp(cameras.LOG_FOCAL_MEAN))
+  return lambda model, tracks, weights, start=default, focal_sd=cameras.LOG_FOCAL_SD: run(
     model, tracks, weights, jnp.float32(start), jnp.float32(focal_sd)
   )
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD
 from vht_jax.config import Weights
 from vht_jax.fit import assemble
 from vht_jax.fit.adjoint import Implicit, Unrolled, minimise_shared
@@ -29,7 +30,7 @@ from vht_jax.fit.least_squares import ArrowNormal, damped_cholesky
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.terms.colour import Colours, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError
-from vht_jax.fit.terms.priors import HELD_SD, LOG_FOCAL_MEAN, LOG_FOCAL_SD, SmallOffsets, identity_priors
+from vht_jax.fit.terms.priors import HELD_SD, SmallOffsets, identity_priors
 from vht_jax.fit.terms.samples import with_gradient
 from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import rotation
+from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
 from vht_jax.texture_tracks.types import REGIONS
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 POINT_SD = 0.005  # m, prior of a point against the mesh, each direction: it works from 3 to 5 mm
-LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35  # portraits: 1.65 times the longer side
-PRINCIPAL_SD = 0.01  # of the longer side
 CAUCHY = 1.0  # standard deviations at which a residual counts half
 STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
 TOL = 1e-5

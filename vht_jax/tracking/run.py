@@ -64,6 +64,26 @@ class Run:
     """`solve(index)` of all frames, chunk by chunk; host side."""
     return in_chunks(solve, self.n_frames, LANDMARK_CHUNK)
 
+  def summed(self, solve: Callable[[np.ndarray, np.ndarray], Any], counted: np.ndarray) -> Any:
+    """`solve(index, weight)` of all frames chunk by chunk, added up in float64.
+
+    Args:
+      solve: the sum over the frames `index` (n,) with `weight` (n,) f32.
+      counted: (T,) bool, frames that weigh 1.
+    """
+    total = None
+
+    def add(index):
+      nonlocal total
+      first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
+      found = solve(index, (counted[index] & first).astype(np.float32))
+      found = jax.tree.map(lambda a: np.asarray(a, np.float64), found)
+      total = found if total is None else jax.tree.map(np.add, total, found)
+      return index
+
+    self.per_frame(add)
+    return total
+
   def tracks_of(self, index: np.ndarray) -> ObservedLandmarks:
     return rows_of(self.tracks, index)
 

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.config import Weights
 from vht_jax.fit.least_squares import Normal
 from vht_jax.fit.observed import LandmarkModel
@@ -15,8 +16,6 @@ from vht_jax.head.points import jaw_angle
 from vht_jax.layout import Layout
 from vht_jax.types import Array
 
-LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35  # of portraits: 1.65 x the longer side, times or by 1.4
-PRINCIPAL_SD = 0.01  # of the longer side
 HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camera: far below what any clip tells
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
 EYES_SD = 0.05  # rad, how far the eyes' angles differ

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
 from vht_jax.fit import clip, frame
 from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel
-from vht_jax.fit.terms.priors import HELD_SD, LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
+from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import part, principal_of
@@ -42,10 +43,11 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   chosen, yaw_span = bundle_frames(run)
   run.progress.stage("camera", 1)
   focal, _ = run.given()
-  log_focal, focal_sd = (USUAL_FOCAL[0], 0.0) if focal is None else (np.log(focal), 0.0)
   if focal is None:
     doubted = _bundle_of(state, run, chosen, USUAL_FOCAL, DOUBT)
     log_focal, focal_sd = doubted.shared.log_focal, float(doubted.focal_relative_sd)
+  else:
+    log_focal, focal_sd = np.log(focal), 0.0
   result = _bundle_of(state, run, chosen, (log_focal, HELD_SD[0]))
   shared = run.with_held(result.shared)
   state = state.replace(

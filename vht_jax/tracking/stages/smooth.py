@@ -73,23 +73,15 @@ class Motion:
     These are made anew each time: kept, they would be most of the memory of a long clip.
     """
 
-    def chunk(index):
-      tracks, more = self.run.tracks_of(index), skin_entries_of(self.state, self.run, index)
-      return solve(_matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index], more), index)
+    return self.run.per_frame(lambda index: solve(self._matrices(index), index))
 
-    return self.run.per_frame(chunk)
+  def _matrices(self, index: np.ndarray):
+    tracks, more = self.run.tracks_of(index), skin_entries_of(self.state, self.run, index)
+    return _matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index], more)
 
   def _mean_information(self) -> np.ndarray:
     """(n, n) float64, over the good frames."""
-    total = np.zeros((self.xs.shape[1],) * 2)
-
-    def add(matrices, index):
-      first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
-      weight = (self.good[index] & first).astype(np.float32)
-      total[...] += np.asarray(_information(matrices, weight), np.float64)
-      return index
-
-    self._of_frames(add)
+    total = self.run.summed(lambda index, weight: _information(self._matrices(index), weight), self.good)
     return total / max(self.good.sum(), 1)
 
   def is_video(self) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 
 from vht_jax.fit import own_slide
 from vht_jax.fit.terms.skin import ObservedSkin, Skin, at_places
-from vht_jax.fit.unknowns import join, part, principal_of, raw_jaw, split
+from vht_jax.fit.unknowns import from_pose, join, part, principal_of, raw_jaw, split
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
-from vht_jax.host.programs import rehearsing, stored
+from vht_jax.host.programs import rehearsing, rows_of, stored
 from vht_jax.texture_tracks import observe
 from vht_jax.texture_tracks.poses import camera_of, moved
 from vht_jax.texture_tracks.rigid import usual_camera
@@ -45,12 +45,13 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   if reason:
     run.progress.note(f"no texture tracks: {reason}; the head's motion is that of the landmarks")
     return state
-  shared = state.shared
-  skin = on_host(_skin(run.model, *_padded(found.tracks, found.rigid, run), shared.shape))
-  camera = camera_of(before, found.rigid, run.size)
-  shared = shared.replace(log_focal=np.log(found.rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
   rigid = found.rigid
-  xs = on_host(_moved(run.lm.points, poses, before, rigid.turn, rigid.shift, shared.shape, camera, shared.principal))
+  skin = on_host(_skin(run.model, *_padded(found.tracks, rigid, run), state.shared.shape))
+  camera = camera_of(before, rigid, run.size)
+  shared = state.shared.replace(log_focal=np.log(rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
+  motion = on_host((poses, rigid.turn, rigid.shift))
+  move = lambda rows: _moved(run.lm.points, *rows, before, shared.shape, camera, shared.principal)
+  xs = run.per_frame(lambda index: move(rows_of(motion, index)))
   state = state.replace(
     shared=run.with_held(shared),
     xs=np.where(good[:, None], xs, state.xs),
@@ -67,17 +68,11 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
   expr = np.median(part(state.xs[good], "expr"), axis=0)
   jaw = np.median(part(state.xs[good], "jaw"))
   model, shared = landmarks.with_identity(run.lm, state.shared)
-  total = None
 
-  def add(index):
-    nonlocal total
-    first = np.append(True, np.diff(index) > 0)  # the last chunk repeats its last frame
-    weight = (good[index] & first).astype(np.float32)
-    found = on_host(_moments(model, run.tracks_of(index), shared, np.nan_to_num(state.xs[index]), expr, jaw, weight))
-    total = found if total is None else jax.tree.map(np.add, total, found)
-    return index
+  def moments(index, weight):
+    return _moments(model, run.tracks_of(index), shared, np.nan_to_num(state.xs[index]), expr, jaw, weight)
 
-  run.per_frame(add)
+  total = run.summed(moments, good)
   if rehearsing():  # the sums are blank, and so are the priors
     return np.zeros((*run.lm.relative_sd.shape, 3, 2), np.float32)
   groups = view_bias.groups_of(run.model)
@@ -171,8 +166,8 @@ def _moments(model, tracks, shared, xs, expr, jaw, weight):
 
 
 @stored
-def _moved(points, poses, camera, turn, shift, shape, camera_after, principal):
+def _moved(points, poses, turn, shift, camera, shape, camera_after, principal):
   def one(pose, turn, shift):
-    return landmarks.unknowns.from_pose(points, moved(pose, camera, turn, shift), shape, camera_after, principal)
+    return from_pose(points, moved(pose, camera, turn, shift), shape, camera_after, principal)
 
   return jax.vmap(one)(poses, turn, shift)
