@@ -56,3 +56,12 @@ def test_the_citation_names_this_version():
   citation = STUB.parents[1] / "CITATION.cff"
   if citation.exists():  # not in a wheel
     assert f"\nversion: {vht_jax.__version__}\n" in citation.read_text()
+
+
+def test_programs_written_before_modules_moved_still_run():
+  code = (
+    "from vht_jax import flame; from vht_jax.assets import load_head; from vht_jax.results import load_tracked;"
+    "import vht_jax.head.flame, vht_jax.head.load;"
+    "assert flame is vht_jax.head.flame and load_head is vht_jax.head.load.load_head"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ FLOORS = (
   ("rotation", "config"),
   ("cameras",),
   ("head",),
-  ("render", "video", "landmarks"),
+  ("render", "video", "landmarks", "flame", "assets"),
   ("fit", "dataset", "texture_tracks"),
   ("vht",),
   ("tracking",),
