@@ -43,3 +43,43 @@ def small_head(open_head):
     j_shapedirs=jnp.concatenate(directions, axis=-1),
     texture_basis=open_head.texture_basis[..., :n_texture],
   )
+
+
+@pytest.fixture(scope="session")
+def clip_scene(open_head):
+  """The clip of the exporters' tests (`export_clip`), the open head's."""
+  import export_clip
+
+  return export_clip.scene_of_head(open_head)
+
+
+@pytest.fixture(scope="session")
+def flame_head(open_head):
+  """A head of FLAME's layout, sizes and name (`export_clip.flame_like`)."""
+  import export_clip
+
+  return export_clip.flame_like(open_head)
+
+
+@pytest.fixture(scope="session")
+def flame_scene(flame_head):
+  """The clip of the exporters' tests, of a head of FLAME's layout."""
+  import export_clip
+
+  return export_clip.scene_of_head(flame_head)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(open_head, tmp_path_factory):
+  """The clip of the exporters' tests as the output folder of a run, with images; not to be written into."""
+  import export_clip
+
+  return export_clip.write_folder(tmp_path_factory.mktemp("exported") / "clip", open_head)
+
+
+@pytest.fixture(scope="session")
+def clip_with_images(clip_folder):
+  """`clip_scene` as it is opened from that folder: with its pictures."""
+  from vht_jax.app.result.source import open_scene
+
+  return open_scene(str(clip_folder))

@@ -16,11 +16,12 @@ from scipy.spatial.transform import Rotation, Slerp
 pytest.importorskip("viser", reason="viser is not installed (pip install 'vht-jax[viewer]')")
 
 from vht_jax import cameras, results
+from vht_jax.app.result import source
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.types import Identity, Pose, Status, TrackResult
-from vht_jax.viewer import cli, export, glb, serve, source
+from vht_jax.viewer import cli, export, glb, serve
 from vht_jax.viewer.editing.angles import rotation_of, turn_nod_tilt
 from vht_jax.viewer.editing.controls import Options, frame_controls, person_controls
 from vht_jax.viewer.editing.light import LUMINANCE, handles, with_handles

@@ -116,7 +116,8 @@ def run(tmp_path_factory, open_head):
 @pytest.fixture
 def shown(run, tmp_path):
   """Opens results in a page: shown(path, ...) -> (page, viewer)."""
-  from vht_jax.viewer import serve, source
+  from vht_jax.app.result import source
+  from vht_jax.viewer import serve
 
   pages = []
 

@@ -21,6 +21,8 @@ from vht_jax.app.plan import plan, plan_text
 from vht_jax.app.record import FILES, Record
 from vht_jax.app.report.outcome import Outcome, write_report
 from vht_jax.app.report.summary import head_text, summary_text
+from vht_jax.app.result.after import FOLDER as EXPORTS
+from vht_jax.app.result.after import check_exports
 from vht_jax.dataset.extract import encode_png, probe
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
@@ -131,6 +133,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.output.quiet))
     model = inputs.load_model(app, config)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
+    check_exports(app.output.export, model)
     init = inputs.former_result(app, config, model)
 
     def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
@@ -169,6 +172,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       writer.close()
   record.finish(report_choices)
   written = [name for name in (results.FILE_NAME, *FILES.values()) if (output / name).exists()]
+  written += [f"{EXPORTS}/"] if app.output.export else []
   text = summary_text(summary, output, written)
   log.info("%s", text)
   say(settings, text, summary)

@@ -14,10 +14,10 @@ import numpy as np
 import viser.transforms as transforms
 
 from vht_jax import cameras
+from vht_jax.app.result.source import Source
 from vht_jax.types import Camera
 from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer import glb
-from vht_jax.viewer.source import Source
 from vht_jax.viewer.surface import DISTANCE_RANGE, ERROR_RANGE, Surface, behind_pixels, scale_colors
 
 LOOKS = ("texture", "shading", "normals", "wireframe", "clay", "error")

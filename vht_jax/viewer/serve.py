@@ -8,11 +8,11 @@ import time
 
 import viser
 
+from vht_jax.app.result.source import Source, open_result
 from vht_jax.errors import InputError
 from vht_jax.host.device import start_jax
 from vht_jax.viewer.cli import Options
 from vht_jax.viewer.panel import Panel
-from vht_jax.viewer.source import Source, open_result
 from vht_jax.viewer.viewer import Viewer
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from vht_jax import results
 from vht_jax.app.report.advice import DOUBTFUL
+from vht_jax.app.result.source import Source
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer.editing.session import EDITED, Session
 from vht_jax.viewer.scene import DIFFERENCE, HeadScene, View, camera_place, distance_colors, field_of_view
-from vht_jax.viewer.source import Source
 from vht_jax.viewer.surface import Surface
 
 log = logging.getLogger("vht_jax")

@@ -97,6 +97,10 @@ class Output:
   report: bool = option(
     True, "write report.html: video, curves and the head in 3D in one page that opens in any browser", role="report"
   )
+  export: str | None = option(
+    None, "formats of other programs to write the result in as well, into export/ in the output folder (glb,arkit,...; "
+    "vht-export --help lists them)", role="report", usual=True,
+  )  # fmt: skip
   tensorboard: bool = option(
     False, "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')", role="report"
   )

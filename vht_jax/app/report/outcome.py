@@ -112,6 +112,10 @@ def write_report(outcome: Outcome, progress: console.Progress, writer: Any, star
     from vht_jax.app.report import page
 
     page.write_page(outcome.output / FILES["report"], outcome.model, result, page.run_of(outcome, summary))
+  if options.export:
+    from vht_jax.app.result.after import export_run
+
+    export_run(outcome, options.export)
   return summary
 
 

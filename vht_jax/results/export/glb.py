@@ -15,8 +15,10 @@ from PIL import Image
 
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.results.export.format import Files
 from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
 from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, quaternions
+from vht_jax.results.export.scene import Lens, Scene, lens_of
 from vht_jax.types import FlameModel, TrackResult
 
 _SMALLEST = 1e-7  # m; directions that move no vertex further than this are left out
@@ -32,6 +34,7 @@ def to_glb(
   frame_rate: float = 25.0,
   texture: np.ndarray | None = None,
   compact: bool = False,
+  lens: Lens | None = None,
 ) -> bytes:
   """The clip as a .glb file.
 
@@ -47,6 +50,7 @@ def to_glb(
     texture: (Ht, Wt, 3) uint8 RGB, row 0 is v = 1; None: the albedo of the result.
     compact: integers rather than floats (KHR_mesh_quantization; vertices within 0.02 mm), a JPEG rather than a PNG,
       and only the expression units that the clip uses.
+    lens: of the images, if it is not that of the result, px.
 
   Raises:
     InputError: times that do not fit the frames, or poses that are not finite.
@@ -68,7 +72,6 @@ def to_glb(
   mesh["weights"] = [0.0] * len(names)
   inverse_bind = np.tile(np.diag([scale, scale, scale, 1.0]), (5, 1, 1))
   inverse_bind[:, :3, 3] = -motion.rest
-  height, width = size
   data = {
     "asset": {"version": "2.0", "generator": "vht_jax", "extras": {"head": model.name}},
     **({"extensionsUsed": ["KHR_mesh_quantization"]} if compact else {}),
@@ -76,7 +79,7 @@ def to_glb(
     "scene": 0,
     "scenes": [{"nodes": [0, 1, 2]}],
     "nodes": [{"name": "camera", "camera": 0}, {"name": "head", "mesh": 0, "skin": 0}, *_joint_nodes(motion)],
-    "cameras": [_camera(identity.camera, height, width)],
+    "cameras": [_camera(lens_of(identity.camera, size) if lens is None else lens, *size)],
     "meshes": [mesh],
     "skins": [
       {
@@ -98,6 +101,14 @@ def to_glb(
     "animations": [_animation(file, seconds, motion, weights)],
   }
   return file.bytes(data)
+
+
+def to_glb_files(scene: Scene, *, compact: bool = False) -> Files:
+  """NAME.glb of a scene."""
+  data = to_glb(
+    scene.model, scene.result, scene.size, scene.times, texture=scene.texture, compact=compact, lens=scene.lens
+  )
+  yield f"{scene.name}.glb", data
 
 
 def _seconds(times: np.ndarray | None, n: int, frame_rate: float) -> np.ndarray:
@@ -210,9 +221,8 @@ def _joint_nodes(motion: Motion) -> list[dict[str, Any]]:
   return nodes
 
 
-def _camera(camera: Any, height: int, width: int) -> dict[str, Any]:
-  focal = float(camera.focal) * max(height, width)
-  cx, cy = float(camera.principal[0]) * width, float(camera.principal[1]) * height
+def _camera(lens: Lens, height: int, width: int) -> dict[str, Any]:
+  focal, cx, cy = lens
   half_width, half_height = max(cx, width - cx), max(cy, height - cy)
   return {
     "name": "camera",

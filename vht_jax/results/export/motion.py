@@ -32,6 +32,15 @@ def matrices(angles: np.ndarray) -> np.ndarray:
   return np.eye(3) + np.sinc(angle / np.pi) * K + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (K @ K)
 
 
+def axis_angles(rotations: np.ndarray) -> np.ndarray:
+  """(..., 3) axis-angle vectors of (..., 3, 3) rotations, rad, at most pi long; inverse of `matrices`."""
+  rotations = np.asarray(rotations, np.float64)
+  q = np.stack([quaternions(m[None])[0] for m in rotations.reshape(-1, 3, 3)]).reshape(*rotations.shape[:-2], 4)
+  q = q * np.where(q[..., 3:] < 0, -1.0, 1.0)
+  sine = np.linalg.norm(q[..., :3], axis=-1, keepdims=True)  # of half the angle
+  return q[..., :3] * np.where(sine > 1e-9, 2.0 * np.arctan2(sine, q[..., 3:]) / np.maximum(sine, 1e-9), 2.0)
+
+
 def quaternions(rotations: np.ndarray) -> np.ndarray:
   """(T, 4) unit quaternions x, y, z, w of (T, 3, 3) rotations, each on the same side as the one before it."""
   m = np.asarray(rotations, np.float64)

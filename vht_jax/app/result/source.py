@@ -1,4 +1,4 @@
-"""What is shown: a result with the head it was tracked with and, if they are found, its images."""
+"""A finished result, opened: with the head it was tracked with and, if they are found, its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
 from vht_jax.head.load import load_head
 from vht_jax.results import FILE_NAME, Tracked
+from vht_jax.results.export.images.pictures import FolderPictures
+from vht_jax.results.export.scene import Scene, make_scene
 from vht_jax.types import FlameModel
+from vht_jax.video.codec import DEFAULT_FPS
 
 log = logging.getLogger("vht_jax")
 
@@ -86,6 +89,33 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
       images = None
   name = file.stem if file.name != FILE_NAME else file.resolve().parent.name
   return Source(file, name, arrays, tracked, head, whole, images, rows, _shots(rows, images, config), tuple(notes))
+
+
+def open_scene(path: str, data_path: str | None = None, assets: str | None = None, model: str = "auto") -> Scene:
+  """The same as a scene for exports; arguments and errors as for `open_result`."""
+  return scene_of(open_result(path, data_path, assets, model))
+
+
+def scene_of(source: Source) -> Scene:
+  """The scene of an opened result. Images that only some of its frames have are left out."""
+  tracked, images = source.tracked, source.images
+  n = tracked.n_processed if 0 < tracked.n_processed < len(tracked.frames) else len(tracked.frames)
+  result = tracked.result
+  if n < len(tracked.frames):
+    result = results.for_frames(tracked, tracked.frames[:n])
+  pictures = None
+  if images is not None and (source.image_rows[:n] >= 0).all():
+    pictures = FolderPictures(images, source.image_rows[:n])
+  elif images is not None:
+    log.warning("%s: lacks frames of the result; exported without images", images.path)
+  times = tracked.times
+  if times is None and images is not None and pictures is not None:
+    times = images.times[source.image_rows]
+  return make_scene(
+    source.whole_head, result, tracked.image_size, frame_ids=tracked.frames[:n],
+    times=None if times is None else times[:n], fps=DEFAULT_FPS if images is None else images.fps, name=source.name,
+    pictures=pictures,
+  )  # fmt: skip
 
 
 def _result_file(path: Path) -> Path:

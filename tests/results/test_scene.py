@@ -1,0 +1,163 @@
+"""What export formats are written from, how they are chosen, refused and written."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from export_clip import FRAMES, SIZE, TIMES, assert_reprojects, assert_wrong, background, make_result
+
+from vht_jax import cameras
+from vht_jax.app.result import export_cli
+from vht_jax.errors import InputError
+from vht_jax.head import flame
+from vht_jax.results.export import FORMATS, OPTIONS, export, make_scene, registry
+from vht_jax.results.export.format import Format
+from vht_jax.results.export.motion import axis_angles, matrices
+
+
+@pytest.mark.parametrize("which", ["clip_scene", "flame_scene", "clip_with_images"])
+def test_a_scene_is_what_the_tracker_sees(which, request):
+  scene = request.getfixturevalue(which)
+  pixels = np.array([scene.pixels(i) for i in range(len(scene))])
+  assert_reprojects(pixels, scene)
+  assert_wrong(pixels * [1, -1] + [0, SIZE[0]], scene)
+
+
+def test_a_camera_that_stands_elsewhere(open_head):
+  """Extrinsics are part of the scene's frame."""
+  turn = np.array([[0.8, 0.0, 0.6], [0.0, 1.0, 0.0], [-0.6, 0.0, 0.8]])
+  result = make_result(open_head)
+  camera = cameras.make_camera(1.9, (0.46, 0.57), np.diag([-1.0, -1.0, 1.0]) @ turn, (0.1, -0.05, 0.3))
+  scene = make_scene(open_head, result.replace(identity=result.identity.replace(camera=camera)), SIZE)
+  assert_reprojects([scene.pixels(i) for i in range(len(scene))], scene)
+
+
+def test_what_a_scene_says(clip_scene, flame_scene, open_head):
+  assert not clip_scene.is_flame and flame_scene.is_flame
+  assert clip_scene.expr_names == list(open_head.expr_names) and flame_scene.expr_names[3] == "expression_03"
+  np.testing.assert_allclose(clip_scene.lens, (950.0, 230.0, 205.2), rtol=1e-6)
+  np.testing.assert_allclose(clip_scene.times, TIMES)
+  assert clip_scene.angles["eyes"].shape == (6, 6)
+  pose, shape = clip_scene.result.poses, clip_scene.result.identity.shape
+  np.testing.assert_allclose(clip_scene.joints[2], flame.joints(open_head, shape, pose.expr[2]), atol=1e-6)
+  np.testing.assert_allclose(clip_scene.shaped(2), flame.shape_blend(open_head, shape, pose.expr[2]), atol=1e-6)
+  moving = dataclasses.replace(clip_scene, intrinsics=clip_scene.intrinsics + np.arange(6)[:, None])
+  with pytest.raises(InputError, match="one camera"):
+    _ = moving.lens
+
+
+def test_a_folder_is_opened_with_its_images(clip_with_images):
+  assert clip_with_images.name == "clip" and clip_with_images.frame_ids.tolist() == FRAMES.tolist()
+  for i, number in enumerate(FRAMES):
+    assert tuple(clip_with_images.pictures.rgb(i)[0, 0]) == background(number)
+  assert clip_with_images.pictures.alpha(0) is None and clip_with_images.pictures.masks == ""
+
+
+def test_broken_scenes_are_refused(open_head):
+  result = make_result(open_head)
+  for times in (TIMES[:-1], TIMES[::-1], np.full(6, np.nan)):
+    with pytest.raises(InputError, match="6 rising"):
+      make_scene(open_head, result, SIZE, times=times)
+  broken = result.replace(poses=result.poses.replace(jaw=result.poses.jaw.at[2, 0].set(jnp.nan)))
+  with pytest.raises(InputError, match="finite"):
+    make_scene(open_head, broken, SIZE)
+
+
+def test_every_format_is_what_its_entry_says():
+  for name, one in FORMATS.items():
+    assert one.name == name == name.lower() and callable(one.load()) and "\n" not in one.help
+    assert set(one.options) <= OPTIONS.keys()
+
+
+def test_axis_angles_are_the_inverse_of_matrices():
+  rng = np.random.default_rng(0)
+  turns = rng.standard_normal((40, 2, 3))
+  turns *= rng.uniform(0, np.pi, (40, 2, 1)) / np.linalg.norm(turns, axis=-1, keepdims=True)
+  turns[0], turns[1] = 0.0, 1e-12
+  np.testing.assert_allclose(axis_angles(matrices(turns)), turns, atol=1e-7)
+  np.testing.assert_allclose(axis_angles(matrices(np.array([0.0, np.pi, 0.0]))), [0, np.pi, 0], atol=1e-7)
+
+
+# --- choosing and refusing -------------------------------------------------------------------------------------------
+
+
+def two_files(scene, images=False):
+  yield "a.txt", b"a"
+  yield "sub/b.txt", b"b"
+
+
+@pytest.fixture
+def formats(monkeypatch):
+  """Three formats that are only here."""
+  here = "test_scene:two_files"
+  for one in (Format("many", "", here, folder=True), Format("codes", "", here, flame=True),
+              Format("seen", "", here, pictures=True, options=("images",))):  # fmt: skip
+    monkeypatch.setitem(registry.FORMATS, one.name, one)
+
+
+def test_wrong_combinations_are_one_sentence(formats, clip_scene, flame_scene, tmp_path):
+  for names, message in (("many,nonsense", "no such export format: 'nonsense'; there are glb"), ("", "no export f"),
+                         ("codes", "track with FLAME's files .* or export glb"), ("seen", "--data_path")):  # fmt: skip
+    with pytest.raises(InputError, match=message):
+      export(clip_scene, names, tmp_path)
+  with pytest.raises(InputError, match="--compact has no effect on many; it is for glb"):
+    export(clip_scene, "many", tmp_path, compact=True)
+  assert not list(tmp_path.iterdir())
+  export(flame_scene, "codes", tmp_path)
+
+
+def test_where_files_go(formats, clip_scene, tmp_path):
+  assert export(clip_scene, "many", tmp_path / "one") == [tmp_path / "one"]
+  assert (tmp_path / "one" / "sub" / "b.txt").read_bytes() == b"b"
+  assert export(clip_scene, "many,glb", tmp_path / "two") == [tmp_path / "two" / "many", tmp_path / "two" / "clip.glb"]
+  assert export(clip_scene, "many", tmp_path / "three", apart=True) == [tmp_path / "three" / "many"]
+
+
+def test_only_what_an_export_wrote_is_replaced(formats, clip_scene, tmp_path, monkeypatch):
+  export(clip_scene, "many", tmp_path)
+  (tmp_path / "mine.txt").write_text("mine")
+  monkeypatch.setattr("test_scene.two_files", lambda scene: iter([("a.txt", b"anew")]))
+  export(clip_scene, "many", tmp_path)
+  assert (tmp_path / "a.txt").read_bytes() == b"anew" and not (tmp_path / "sub" / "b.txt").exists()
+  assert (tmp_path / "mine.txt").exists()
+  monkeypatch.setattr("test_scene.two_files", lambda scene: iter([("mine.txt", b"not")]))
+  with pytest.raises(InputError, match=r"mine\.txt: is there already"):
+    export(clip_scene, "many", tmp_path)
+  assert (tmp_path / "mine.txt").read_text() == "mine"
+  (tmp_path / registry.RECORD).write_text(json.dumps({"many": ["../outside"]}))
+  assert registry._record(tmp_path) == {"many": []}
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def test_command_line(clip_folder, tmp_path, capsys):
+  npz = str(clip_folder / "tracked_flame_params.npz")
+  for i, path in enumerate((str(clip_folder), npz)):
+    assert export_cli.main([path, "--to=glb", f"--out={tmp_path / str(i)}", "--compact"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / str(i) / "clip.glb")
+  assert (tmp_path / "0" / "clip.glb").read_bytes() == (tmp_path / "1" / "clip.glb").read_bytes()
+
+
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    (["--to=glb"], "expected one result; found 0"),
+    (["nowhere", "--to=glb"], "nowhere: no such result"),
+    (["nowhere", "--to=fbx"], "no such export format: 'fbx'"),
+    (["nowhere"], "no export format named"),
+    (["nowhere", "--to=glb", "--axis=y"], "unknown flag --axis"),
+  ],
+)
+def test_command_line_errors_are_one_line(argv, message, capsys):
+  assert export_cli.main(argv) == 2
+  error = capsys.readouterr().err.strip()
+  assert message in error and "\n" not in error
+
+
+def test_help_lists_every_format_and_option(capsys):
+  assert export_cli.main(["--help"]) == 0
+  text = capsys.readouterr().out
+  assert all(f"  {name} " in text for name in FORMATS) and all(f"--{name}" in text for name in OPTIONS)

@@ -1,0 +1,1 @@
+"""What is done with a finished result: opening it (`source`), handing it on (`export_cli`, `vht-export`)."""

@@ -1,0 +1,36 @@
+"""`vht-track --export=...`: the formats that a run writes at its end, beside its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vht_jax.app.report.outcome import Outcome
+from vht_jax.results.export.images.pictures import FolderPictures
+from vht_jax.results.export.registry import check_head, export, named
+from vht_jax.results.export.scene import make_scene
+from vht_jax.types import FlameModel
+
+FOLDER = "export"  # in a run's output
+
+
+def check_exports(names: str | None, model: FlameModel) -> None:
+  """Refuses, before a clip is tracked, what could not be exported afterwards.
+
+  Raises:
+    InputError: no such format, or one of FLAME's codes for another head.
+  """
+  if names:
+    check_head(named(names), model)
+
+
+def export_run(outcome: Outcome, names: str) -> list[Path]:
+  """Writes the outcome of a run in formats ("glb,arkit"); returns where they are."""
+  dataset = outcome.dataset
+  scene = make_scene(
+    outcome.model, outcome.result, dataset.size, frame_ids=np.asarray(dataset.frame_ids), times=dataset.times,
+    fps=dataset.fps, name=Path(outcome.output).resolve().name,
+    pictures=FolderPictures(dataset, np.arange(len(dataset))),
+  )  # fmt: skip
+  return export(scene, names, Path(outcome.output) / FOLDER, apart=True)

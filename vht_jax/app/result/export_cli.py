@@ -1,0 +1,139 @@
+"""`vht-export RESULT --to=FORMAT[,FORMAT]`: a result in the formats of other programs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+# Before jax is imported, as in `app.cli`.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from absl import flags
+
+from vht_jax.errors import InputError, brief
+from vht_jax.host.supervise import supervised
+
+USAGE = """\
+vht-export: a tracked head in the formats of other programs (docs/export.md).
+
+  vht-export out/clip --to=glb                        the output folder of a run, or a tracked_flame_params.npz
+  vht-export out/clip --to=glb,arkit --out=for_unreal
+
+  --to=FORMAT[,FORMAT]      one or more of the formats below
+  --out=FOLDER              where to; by default export/ beside the result. One format alone is written right into it,
+                            of several each that has many files gets a folder of its own in it
+  --data_path=FOLDER        the dataset with the images, if it is not beside the result
+  --assets=FOLDER           FLAME's files, for results that were tracked with FLAME
+  --model=auto              open, flame or a model file, instead of the head that the result names
+  --debug                   show the traceback of an error"""
+
+_OWN = ("to", "out", "data_path", "assets", "model")
+
+
+def cli() -> None:
+  """Entry point of `vht-export`."""
+  sys.exit(supervised("vht-export", "vht_jax.app.result.export_cli:main", sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+  """Exports; returns the exit code: 0, 2 for what the user can cause, else 1. Errors are one line on stderr."""
+  if any(a in ("-h", "-help", "--help", "--helpfull") for a in argv):
+    print(usage())
+    return 0
+  try:
+    _show_notes()
+    path, own, options = parse(argv)
+    for written in run(path, own, options):
+      print(written)
+    return 0
+  except InputError as error:
+    if "--debug" in argv:
+      raise
+    print(f"vht-export: error: {brief(error, 1000)}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("\nvht-export: interrupted", file=sys.stderr)
+    return 130
+  except Exception as error:
+    if "--debug" in argv:
+      raise
+    text = f"{type(error).__name__}: {brief(error)}"
+    print(f"vht-export: error: {text} (use --debug for the traceback)", file=sys.stderr)
+    return 1
+
+
+def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
+  """The result, the program's own flags that are given, and the formats' options that are given.
+
+  Raises:
+    InputError: unknown flag, a value of the wrong kind, none or several results.
+  """
+  from vht_jax.results.export.registry import OPTIONS
+
+  values = flags.FlagValues()
+  for name in _OWN:
+    flags.DEFINE_string(name, None, "", flag_values=values)
+  flags.DEFINE_boolean("debug", False, "", flag_values=values)
+  for name, option in OPTIONS.items():
+    if option.kind is bool:
+      flags.DEFINE_boolean(name, None, option.help, flag_values=values)
+    else:
+      flags.DEFINE_string(name, None, option.help, flag_values=values)
+  try:
+    rest = values(["vht-export", *argv])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise InputError(f"unknown flag --{error.flagname} (see --help)") from None
+  except flags.Error as error:
+    raise InputError(" ".join(str(error).split())) from None
+  if len(rest) != 1:
+    raise InputError(f"expected one result; found {len(rest)}. vht-export out/clip --to=glb (see --help)")
+  given = lambda names: {n: values[n].value for n in names if values[n].value is not None}
+  options = {n: v if OPTIONS[n].kind is bool else OPTIONS[n].read(v) for n, v in given(OPTIONS).items()}
+  return rest[0], given(_OWN), options
+
+
+def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
+  """Exports a result; returns what was written. Arguments of `parse`."""
+  from vht_jax.app.result.after import FOLDER
+  from vht_jax.app.result.source import open_result, scene_of
+  from vht_jax.results.export.registry import export, named
+
+  named(own.get("to", ""))  # before anything is read
+  source = open_result(path, own.get("data_path"), own.get("assets"), own.get("model", "auto"))
+  for note in source.notes:
+    logging.getLogger("vht_jax").warning("%s", note)
+  out = own.get("out")
+  return export(scene_of(source), own["to"], out or source.path.parent / FOLDER, apart=out is None, **options)
+
+
+def usage() -> str:
+  """The text of --help."""
+  from vht_jax.results.export.registry import FORMATS, OPTIONS
+
+  wrap = lambda text, indent: textwrap.fill(text, 118, initial_indent=indent, subsequent_indent=" " * 28)
+  lines = [USAGE, "", "formats"]
+  for one in FORMATS.values():
+    lines.append(wrap(one.help + (" [FLAME only]" if one.flame else ""), f"  {one.name:<24}  "))
+  lines += ["", "of some formats"]
+  for option in OPTIONS.values():
+    value = "" if option.kind is bool else "=" + ("|".join(option.choices) or option.kind.__name__.upper())
+    lines.append(wrap(option.help, f"  --{option.name + value:<22}  "))
+  return "\n".join(lines)
+
+
+def _show_notes() -> None:
+  """What the package logs goes to stderr, without times."""
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(message)s"))
+  logger = logging.getLogger("vht_jax")
+  logger.handlers, logger.propagate = [handler], False
+  logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+  cli()

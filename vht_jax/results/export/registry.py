@@ -1,0 +1,139 @@
+"""All export formats by name, and writing them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vht_jax.errors import InputError
+from vht_jax.host.files import write_atomic
+from vht_jax.results.export import any_head, flame_family, images
+from vht_jax.results.export.format import Format, Option
+from vht_jax.results.export.scene import Scene, is_flame
+from vht_jax.types import FlameModel
+
+FORMATS: dict[str, Format] = {f.name: f for room in (any_head, flame_family, images) for f in room.FORMATS}
+OPTIONS: dict[str, Option] = {o.name: o for room in (any_head, flame_family, images) for o in room.OPTIONS}
+RECORD = ".vht_export.json"  # in a folder: which of its files an export wrote, and may replace
+
+log = logging.getLogger("vht_jax")
+
+
+def named(names: str | Sequence[str]) -> list[Format]:
+  """The formats of "glb,arkit" or of a list of names, each once.
+
+  Raises:
+    InputError: none, or one that is not known.
+  """
+  names = names.split(",") if isinstance(names, str) else names
+  found = list(dict.fromkeys(n.strip().lower().replace("_", "-") for n in names if n.strip()))
+  unknown = [name for name in found if name not in FORMATS]
+  if unknown or not found:
+    asked = f"no such export format: {unknown[0]!r}" if unknown else "no export format named"
+    raise InputError(f"{asked}; there are {', '.join(FORMATS)}")
+  return [FORMATS[name] for name in found]
+
+
+def check(formats: Sequence[Format], scene: Scene, options: dict[str, Any] | None = None) -> None:
+  """Refuses what cannot be written, before anything is.
+
+  Raises:
+    InputError: FLAME's codes asked of another head, images without a dataset, an option that no format takes.
+  """
+  check_head(formats, scene.model)
+  for one in formats:
+    if (one.pictures or (options or {}).get("images")) and scene.pictures is None:
+      raise InputError(
+        f"{one.name} needs the clip's images, and there is no dataset beside the result: name it by --data_path"
+      )
+  for name in options or {}:
+    if name not in OPTIONS:
+      raise InputError(f"{name}: no such option of an export; there are {', '.join(OPTIONS)}")
+    if name not in images.SCENE_OPTIONS and not any(name in one.options for one in formats):
+      able = ", ".join(f.name for f in FORMATS.values() if name in f.options)
+      raise InputError(f"--{name} has no effect on {', '.join(f.name for f in formats)}; it is for {able}")
+
+
+def check_head(formats: Sequence[Format], model: FlameModel) -> None:
+  """Refuses formats of FLAME's codes for another head (`InputError`)."""
+  for one in formats:
+    if one.flame and not is_flame(model):
+      raise InputError(
+        f"{one.name} hands FLAME's codes to a program that has FLAME, and this result is of the head {model.name!r}, "
+        f"whose codes mean nothing there: track with FLAME's files (--assets), or export {one.instead}"
+      )
+
+
+def export(
+  scene: Scene, formats: str | Sequence[str], out: str | Path, *, apart: bool = False, **options: Any
+) -> list[Path]:
+  """Writes a scene in some formats.
+
+  Args:
+    scene: the clip.
+    formats: names, as a list or with commas between them.
+    out: folder. One format alone is written into it; of several, each that has many files gets a folder in it.
+    apart: one format alone that has many files gets a folder in it, too.
+    options: of the formats (`OPTIONS`): each goes to those that have it, those of images (`images.SCENE_OPTIONS`)
+      change what all of them are given.
+
+  Returns:
+    For every format its file, or the folder if there are several.
+
+  Raises:
+    InputError: see `named` and `check`; a file that no export wrote is in the way; the disk refuses.
+  """
+  chosen = named(formats)
+  check(chosen, scene, options)
+  scene = images.prepared(scene, **{k: v for k, v in options.items() if k in images.SCENE_OPTIONS})
+  written = []
+  for one in chosen:
+    folder = Path(out) / one.name if one.folder and (apart or len(chosen) > 1) else Path(out)
+    written.append(write(one, scene, folder, {k: v for k, v in options.items() if k in one.options}))
+  return written
+
+
+def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> Path:
+  """Writes one format (checked before); files that an earlier export of it wrote and this one does not are removed.
+
+  Returns:
+    The file, or the folder if there are several.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    record = _record(folder)
+    ours = {name for names in record.values() for name in names}
+    names: list[str] = []
+    try:
+      for name, content in one.load()(scene, **options):
+        path = folder / name
+        if name not in ours and path.exists():
+          raise InputError(f"{path}: is there already, and no export wrote it; choose another folder by --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+        names.append(name)
+    finally:
+      known = dict.fromkeys([*record.get(one.name, ()), *names])
+      write_atomic(folder / RECORD, json.dumps({**record, one.name: list(known)}).encode())
+    for name in set(record.get(one.name, ())) - set(names):
+      (folder / name).unlink(missing_ok=True)
+    write_atomic(folder / RECORD, json.dumps({**record, one.name: names}).encode())
+  except OSError as error:
+    raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
+  log.info("%s: %d files in %s", one.name, len(names), folder)
+  return folder / names[0] if len(names) == 1 else folder
+
+
+def _record(folder: Path) -> dict[str, list[str]]:
+  """Format -> names of the files that earlier exports wrote into a folder."""
+  try:
+    found = json.loads((folder / RECORD).read_text())
+  except (OSError, ValueError):
+    return {}
+  inside = lambda name: isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+  if not isinstance(found, dict):
+    return {}
+  return {k: [n for n in names if inside(n)] for k, names in found.items() if isinstance(names, list)}

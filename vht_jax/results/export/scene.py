@@ -1,0 +1,247 @@
+"""The one plain description of a tracked clip that every export format is written from.
+
+NumPy and float64. Everything is in the frame of the clip's camera with OpenCV's axes (x right, y down, z into the
+scene, metres): a vertex u of the head with its root kept still is seen at
+
+  X = root_rotation (u - joints[0]) + root_position,  column = f X / Z + cx,  row = f Y / Z + cy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vht_jax.cameras import OPENCV_TO_OPENGL
+from vht_jax.errors import InputError
+from vht_jax.head import flame
+from vht_jax.results.export.motion import PARENTS, Motion, joint_motion
+from vht_jax.types import Camera, FlameModel, Status, TrackResult
+
+FLAME_VERTICES = 5023
+OPENGL = np.array(OPENCV_TO_OPENGL, np.float64)  # camera's OpenCV axes -> OpenGL's (x right, y up, z backwards)
+
+
+class Lens(NamedTuple):
+  """A pinhole, px; the principal point from the top left corner, pixel centres at i + 0.5."""
+
+  f: float
+  cx: float
+  cy: float
+
+
+class Pictures(Protocol):
+  """The images of a scene, in its order and of its size."""
+
+  masks: str  # where `alpha` comes from, for people; "" if there is none
+
+  def rgb(self, i: int) -> np.ndarray:
+    """(H, W, 3) uint8 of frame i."""
+    ...
+
+  def alpha(self, i: int) -> np.ndarray | None:
+    """(H, W) uint8 of frame i, 255 where the person is; None without a mask."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """A clip of T frames. Made by `make_scene`; changed by `dataclasses.replace` (a crop, another selection)."""
+
+  model: FlameModel
+  result: TrackResult  # T frames
+  size: tuple[int, int]  # (H, W) of the images, px
+  intrinsics: np.ndarray  # (T, 3) f, cx, cy of each frame, px; see `lens`
+  frame_ids: np.ndarray  # (T,) int, the numbers of the dataset's folders, from 1
+  times: np.ndarray  # (T,) s, rising, the first is 0
+  fps: float  # of the source, on average
+  name: str = "head"  # of the clip: what single files are called
+  pictures: Pictures | None = None  # None: no dataset
+
+  def __len__(self) -> int:
+    return len(self.times)
+
+  # --- what it is -----------------------------------------------------------------------------------------------------
+
+  @property
+  def is_flame(self) -> bool:
+    """Whether the codes are FLAME's (of the file that `model.name` names), in FLAME's topology."""
+    return is_flame(self.model)
+
+  @property
+  def lens(self) -> Lens:
+    """The camera of all frames.
+
+    Raises:
+      InputError: they have several, as crops that follow the head do.
+    """
+    if np.ptp(self.intrinsics, axis=0).max() > 1e-6:
+      raise InputError("this format has one camera for the whole clip: use a crop that stands still, or none")
+    return Lens(*self.intrinsics[0].tolist())
+
+  @functools.cached_property
+  def tracked(self) -> np.ndarray:
+    """(T,) bool; other frames are bridged from their neighbours (`types.Status`)."""
+    return np.asarray(self.result.status) == Status.TRACKED
+
+  @functools.cached_property
+  def shape(self) -> np.ndarray:
+    """(S,) identity code."""
+    return np.asarray(self.result.identity.shape, np.float64)
+
+  @functools.cached_property
+  def expr(self) -> np.ndarray:
+    """(T, E) expression codes; their names, if they have any, are `model.expr_names`."""
+    return np.asarray(self.result.poses.expr, np.float64)
+
+  @property
+  def expr_names(self) -> list[str]:
+    """(E,) names of the expression's units; numbered where the head has none."""
+    return list(self.model.expr_names) or [f"expression_{i:02d}" for i in range(self.expr.shape[1])]
+
+  @functools.cached_property
+  def angles(self) -> dict[str, np.ndarray]:
+    """Plain axis-angle vectors, rad: neck, jaw (T, 3), eyes (T, 6): joint 3, the subject's left one, then joint 4."""
+    poses = self.result.poses
+    found = {name: np.asarray(getattr(poses, name), np.float64) for name in ("neck", "jaw", "eyes")}
+    return {name: values.reshape(len(self), -1) for name, values in found.items()}
+
+  # --- how it moves ---------------------------------------------------------------------------------------------------
+
+  @functools.cached_property
+  def motion(self) -> Motion:
+    """The joints as a chain before the camera, OpenGL's axes: what formats with a skeleton need."""
+    return joint_motion(self.model, self.shape, self.result.poses, self.result.identity.camera)
+
+  @property
+  def rotations(self) -> np.ndarray:
+    """(T, 5, 3, 3) local rotations of neck, jaw and eyes as FLAME has them; [:, 0] is the root's in our world."""
+    return self.motion.local
+
+  @functools.cached_property
+  def joints(self) -> np.ndarray:
+    """(T, 5, 3) unposed joints in the head's frame: root, neck, jaw, eyes; they move with the expression. m."""
+    dirs, n = np.asarray(self.model.j_shapedirs, np.float64), len(self.shape)
+    return self.motion.rest + np.einsum("jce,te->tjc", dirs[..., n:], self.expr)
+
+  @functools.cached_property
+  def root_rotation(self) -> np.ndarray:
+    """(T, 3, 3) of the root, head -> camera (OpenCV): D R of the formulas; OPENGL @ it is Y R."""
+    return np.asarray(self.result.identity.camera.R, np.float64) @ self.motion.local[:, 0]
+
+  @functools.cached_property
+  def root_position(self) -> np.ndarray:
+    """(T, 3) of the root joint in the camera's frame (OpenCV), m."""
+    camera = self.result.identity.camera
+    turned = np.asarray(self.result.poses.translation, np.float64) @ np.asarray(camera.R, np.float64).T
+    return turned + np.asarray(camera.T, np.float64)
+
+  # --- its surface ----------------------------------------------------------------------------------------------------
+
+  @functools.cached_property
+  def neutral(self) -> np.ndarray:
+    """(V, 3) the person's head without expression and pose, head frame, m."""
+    template, dirs = (np.asarray(a, np.float64) for a in (self.model.v_template, self.model.shapedirs))
+    return template + dirs @ self.shape
+
+  @functools.cached_property
+  def _deformations(self) -> tuple[np.ndarray, np.ndarray]:
+    """(E + 36, V * 3) directions of expression and pose correctives, and their amounts (T, E + 36)."""
+    units = np.moveaxis(np.asarray(self.model.exprdirs, np.float64), -1, 0).reshape(self.expr.shape[1], -1)
+    entries = (self.rotations[:, 1:] - np.eye(3)).reshape(len(self), 36)
+    return (
+      np.concatenate([units, np.asarray(self.model.posedirs, np.float64)]),
+      np.concatenate([self.expr, entries], axis=1),
+    )
+
+  def shaped(self, i: int) -> np.ndarray:
+    """(V, 3) of frame i with expression, before correctives and skinning, head frame, m."""
+    directions, amounts = self._deformations
+    n = self.expr.shape[1]
+    return self.neutral + (amounts[i, :n] @ directions[:n]).reshape(-1, 3)
+
+  def head_vertices(self, i: int) -> np.ndarray:
+    """(V, 3) of frame i in the head's frame, m: posed, correctives included, but for the root's rotation (u)."""
+    directions, amounts = self._deformations
+    bound = self.neutral + (amounts[i] @ directions).reshape(-1, 3)
+    joints, local = self.joints[i], self.rotations[i]
+    turned, placed = [np.eye(3)], [joints[0]]
+    for j in range(1, 5):
+      p = PARENTS[j]
+      placed.append(placed[p] + turned[p] @ (joints[j] - joints[p]))
+      turned.append(turned[p] @ local[j])
+    offsets = [placed[j] - turned[j] @ joints[j] for j in range(5)]
+    weights = np.asarray(self.model.lbs_weights, np.float64)
+    blended = (weights @ np.reshape(turned, (5, 9))).reshape(-1, 3, 3)
+    return np.einsum("vij,vj->vi", blended, bound) + weights @ np.array(offsets)
+
+  def camera_vertices(self, i: int) -> np.ndarray:
+    """(V, 3) of frame i in the camera's frame (OpenCV), m."""
+    return (self.head_vertices(i) - self.joints[i, 0]) @ self.root_rotation[i].T + self.root_position[i]
+
+  def pixels(self, i: int) -> np.ndarray:
+    """(V, 2) column, row of the vertices of frame i."""
+    points, (f, cx, cy) = self.camera_vertices(i), self.intrinsics[i]
+    return f * points[:, :2] / points[:, 2:] + [cx, cy]
+
+  @functools.cached_property
+  def texture(self) -> np.ndarray:
+    """(Ht, Wt, 3) uint8 sRGB albedo; row 0 is v = 1."""
+    identity = self.result.identity
+    albedo = flame.albedo(self.model, identity.texture, identity.texture_layer)
+    return np.round(np.asarray(albedo) * 255).astype(np.uint8)
+
+
+def is_flame(model: FlameModel) -> bool:
+  """Whether a head is one of FLAME's files, in FLAME's topology."""
+  return model.name.startswith("FLAME") and len(model.v_template) == FLAME_VERTICES
+
+
+def lens_of(camera: Camera, size: tuple[int, int]) -> Lens:
+  """The lens of a camera for images of `size` = (H, W)."""
+  cx, cy = np.asarray(camera.principal, np.float64) * [size[1], size[0]]
+  return Lens(float(camera.focal) * max(size), float(cx), float(cy))
+
+
+def make_scene(
+  model: FlameModel,
+  result: TrackResult,
+  size: tuple[int, int],
+  *,
+  frame_ids: np.ndarray | None = None,
+  times: np.ndarray | None = None,
+  fps: float = 25.0,
+  name: str = "head",
+  pictures: Pictures | None = None,
+) -> Scene:
+  """A scene of a result.
+
+  Args:
+    model: the head that the codes are of, all faces included.
+    result: T frames.
+    size: (H, W) of the tracked images, px.
+    frame_ids: (T,) numbers of the frames; None: 1, 2, ...
+    times: (T,) s, rising; None: evenly, at `fps`.
+    fps: frames per second where there are no times.
+    name: of the clip.
+    pictures: its images, in the result's order.
+
+  Raises:
+    InputError: times that do not fit the frames, or poses that are not finite.
+  """
+  n = len(np.asarray(result.poses.expr))
+  seconds = np.arange(n) / fps if times is None else np.asarray(times, np.float64)
+  if n == 0 or seconds.shape != (n,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+    raise InputError(f"export: times: expected {n} rising numbers of seconds; found shape {seconds.shape}")
+  lens = np.array(lens_of(result.identity.camera, size))
+  scene = Scene(
+    model, result, (int(size[0]), int(size[1])), np.tile(lens, (n, 1)),
+    np.arange(1, n + 1) if frame_ids is None else np.asarray(frame_ids), seconds - seconds[0], float(fps), name,
+    pictures,
+  )  # fmt: skip
+  finite = (*scene.motion, scene.expr, scene.shape, scene.intrinsics)
+  if not all(np.isfinite(a).all() for a in finite):
+    raise InputError("export: expected finite poses; found NaN or infinity in the result")
+  return scene
