@@ -21,7 +21,7 @@ import numpy as np
 from synthetic import Realism, animate, detections
 
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit.adjoint import Implicit, Unrolled
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.head.load import load_head
 from vht_jax.tracking.pure import landmarks_only, track_fn
 from vht_jax.types import Identity, Observations, TrackResult

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from vht_jax.config import Weights
-from vht_jax.fit.adjoint import Implicit
+from vht_jax.fit.solvers.adjoint import Implicit
 from vht_jax.tracking.pure import fit_frames
 
 NOISE, BIAS = 0.006, 0.02  # of the eye distance

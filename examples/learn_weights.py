@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from vht_jax.config import Weights
-from vht_jax.fit.adjoint import Implicit
+from vht_jax.fit.solvers.adjoint import Implicit
 from vht_jax.tracking.pure import fit_frames
 
 LEARNED = ("sd_landmark", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")

@@ -6,7 +6,7 @@ from .dataset.annotate import annotate as annotate
 from .dataset.extract import extract_frames as extract_frames
 from .dataset.folder import FrameFolder as FrameFolder
 from .errors import InputError as InputError
-from .fit.adjoint import Implicit as Implicit, Unrolled as Unrolled
+from .fit.solvers.adjoint import Implicit as Implicit, Unrolled as Unrolled
 from .head.flame import (
   JOINT_LIMITS as JOINT_LIMITS,
   albedo as albedo,
@@ -34,7 +34,7 @@ from .render.shade import (
 from .render.soft import soft_render as soft_render
 from .render.uv_bake import bake_texture as bake_texture
 from .results import load_tracked as load_tracked, save_tracked as save_tracked
-from .tracking.compiled import export_tracker as export_tracker, load_tracker as load_tracker
+from .tracking.pure.compiled import export_tracker as export_tracker, load_tracker as load_tracker
 from .tracking.pipeline import track as track
 from .tracking.pure import (
   PosedHead as PosedHead,

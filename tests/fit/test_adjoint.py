@@ -9,9 +9,9 @@ import pytest
 from tiny import quick_jit
 
 from vht_jax.errors import InputError
-from vht_jax.fit import adjoint
-from vht_jax.fit.adjoint import Implicit, Unrolled, minimise, minimise_shared, no_derivative
-from vht_jax.fit.least_squares import ArrowNormal, Normal
+from vht_jax.fit.solvers import adjoint
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise, minimise_shared, no_derivative
+from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal
 
 pytestmark = pytest.mark.differentiable
 

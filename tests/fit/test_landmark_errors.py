@@ -8,7 +8,7 @@ from tiny import cast, quick_jit, tiny_head
 
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, own_slide, unknowns
-from vht_jax.fit.least_squares import Normal
+from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.terms import landmarks, openings
 from vht_jax.fit.unknowns import At
 from vht_jax.head import points as pts

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax.fit import least_squares
-from vht_jax.fit.least_squares import ArrowNormal, Normal, levenberg_marquardt, levenberg_marquardt_shared
+from vht_jax.fit.solvers import least_squares
+from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, levenberg_marquardt, levenberg_marquardt_shared
 
 F, N, M, R = 4, 3, 2, 9  # frames, unknowns per frame, shared unknowns, residuals per frame
 

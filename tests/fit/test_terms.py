@@ -11,7 +11,7 @@ from tiny import quick_jit, tiny_head
 
 from vht_jax.config import Weights
 from vht_jax.fit import assemble, clip, frame, observed, unknowns
-from vht_jax.fit.least_squares import eliminate_frames
+from vht_jax.fit.solvers.least_squares import eliminate_frames
 from vht_jax.fit.terms.priors import Near
 from vht_jax.fit.terms.term import Linearised, Own, by_autodiff
 from vht_jax.head import points as pts

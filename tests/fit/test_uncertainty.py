@@ -6,7 +6,8 @@ import numpy as np
 
 from vht_jax.cameras import make_camera
 from vht_jax.config import Weights
-from vht_jax.fit import clip, frame, observed, uncertainty, unknowns
+from vht_jax.fit import clip, frame, observed, unknowns
+from vht_jax.fit.solvers import uncertainty
 from vht_jax.fit.terms import landmarks
 from vht_jax.head import points as pts
 from vht_jax.types import Pose

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax.fit.least_squares import Normal
+from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.host import programs
 from vht_jax.host.programs import in_chunks, stored
 
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_made_anew(damage, arguments, folder):
     path.write_bytes(other.read_bytes())
   elif damage == "no program":  # whole as a file, but nothing that can be run
     key, kinds = ast.literal_eval(whole[32:].partition(b"\n")[0].decode())
-    assert kinds == ["vht_jax.fit.least_squares:Normal"]
+    assert kinds == ["vht_jax.fit.solvers.least_squares:Normal"]
     programs.keep(path, key, kinds, b"nonsense")
   else:
     at = len(whole) // 2
@@ -259,7 +259,7 @@ def test_structures(open_head, folder):
   assert traces == [1] and result["h"].expr_names == open_head.expr_names
   (path,) = folder.iterdir()
   key, kinds = ast.literal_eval(path.read_bytes()[32:].partition(b"\n")[0].decode())
-  assert kinds == ["vht_jax.fit.least_squares:Normal", "vht_jax.types:FlameModel", "vht_jax.types:ViewBias"]
+  assert kinds == ["vht_jax.fit.solvers.least_squares:Normal", "vht_jax.types:FlameModel", "vht_jax.types:ViewBias"]
 
 
 @pytest.mark.parametrize("foreign", ["os:system", "subprocess:Popen", "vht_jax.app.cli:run", "vht_jaxx.types:Pose"])

@@ -9,8 +9,8 @@ import pytest
 from vht_jax import rotation
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.raster import rasterize
-from vht_jax.texture_tracks import corners as corner
-from vht_jax.texture_tracks import follow, view, warp
+from vht_jax.texture_tracks.following import corners as corner
+from vht_jax.texture_tracks.following import follow, view, warp
 from vht_jax.texture_tracks.skin import skin_of
 from vht_jax.texture_tracks.types import REGIONS, Corners
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.texture_tracks import lucas_kanade as lk
+from vht_jax.texture_tracks.following import lucas_kanade as lk
 
 SIZE = 160
 

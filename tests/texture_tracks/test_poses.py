@@ -5,7 +5,7 @@ import numpy as np
 
 from vht_jax import cameras, rotation
 from vht_jax.head import flame
-from vht_jax.texture_tracks import poses
+from vht_jax.texture_tracks.bundle import poses
 
 
 def test_a_moved_pose_moves_the_whole_mesh(small_head):

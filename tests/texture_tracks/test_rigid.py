@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vht_jax import rotation
-from vht_jax.texture_tracks import rigid, uncertainty
+from vht_jax.texture_tracks.bundle import rigid, uncertainty
 
 SIDE = 640.0
 

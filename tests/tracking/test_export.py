@@ -10,8 +10,7 @@ from tiny import SIZE, clip, quick_jit, tiny_head
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.tracking import compiled
-from vht_jax.tracking.pure import landmarks_only, track_fn
+from vht_jax.tracking.pure import compiled, landmarks_only, track_fn
 
 pytestmark = pytest.mark.differentiable
 

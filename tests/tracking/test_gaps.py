@@ -7,9 +7,9 @@ import pytest
 
 from vht_jax import rotation
 from vht_jax.errors import InputError
-from vht_jax.tracking import gaps
-from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.keyframes import frame_times
+from vht_jax.tracking.motion import gaps
+from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.types import Pose, Status
 
 

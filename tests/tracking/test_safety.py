@@ -12,8 +12,8 @@ from vht_jax.cameras import make_camera
 from vht_jax.config import Weights
 from vht_jax.head.flame import neutral_pose
 from vht_jax.tracking.checks import check_stage
-from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.stages import adam as adam_stage
 from vht_jax.tracking.stages.frames import guarded, strayed
 from vht_jax.types import Identity, Pose, RawPose, Status

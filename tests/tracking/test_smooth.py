@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax.fit import uncertainty
-from vht_jax.tracking import smooth
+from vht_jax.fit.solvers import uncertainty
+from vht_jax.tracking.motion import smooth
 from vht_jax.tracking.stages import smooth as smooth_stage
 
 f32 = lambda a: jnp.asarray(a, jnp.float32)

@@ -15,7 +15,7 @@ from tiny import SIZE, clip, quick_jit, slopes, tiny_head, weigh
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit import frame
-from vht_jax.fit.adjoint import Implicit, Unrolled
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.render.picture import render_head

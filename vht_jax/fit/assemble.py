@@ -19,7 +19,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vht_jax.fit.least_squares import ArrowNormal, Normal, eliminate_frames
+from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, eliminate_frames
 from vht_jax.fit.terms.term import Entry, Linearised, Own
 from vht_jax.fit.unknowns import At, Shared, Unknowns, insert
 from vht_jax.layout import Layout

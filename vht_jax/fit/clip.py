@@ -23,11 +23,11 @@ import numpy as np
 from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD
 from vht_jax.config import Weights
 from vht_jax.fit import assemble
-from vht_jax.fit.adjoint import Implicit, Unrolled, minimise_shared
 from vht_jax.fit.assemble import Reduced
 from vht_jax.fit.frame import initial_unknowns, landmark_entries, with_common
-from vht_jax.fit.least_squares import ArrowNormal, damped_cholesky
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise_shared
+from vht_jax.fit.solvers.least_squares import ArrowNormal, damped_cholesky
 from vht_jax.fit.terms.colour import Colours, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError
 from vht_jax.fit.terms.priors import HELD_SD, SmallOffsets, identity_priors

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from vht_jax.config import Weights
 from vht_jax.fit import assemble, unknowns
-from vht_jax.fit.adjoint import Implicit, Unrolled, minimise
-from vht_jax.fit.least_squares import Normal, Solution, levenberg_marquardt
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise
+from vht_jax.fit.solvers.least_squares import Normal, Solution, levenberg_marquardt
 from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError, Landmarks
 from vht_jax.fit.terms.openings import Openings

@@ -12,8 +12,8 @@ from vht_jax.fit import assemble
 from vht_jax.fit.clip import bundle_normal, focal_deviation, with_landmarks
 from vht_jax.fit.frame import INNER_STEPS, with_common
 from vht_jax.fit.layer import Appearance, estimate_layer
-from vht_jax.fit.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.solvers.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
 from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient

@@ -11,9 +11,10 @@ from vht_jax import cameras, rotation
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.render.gather import map_frames
-from vht_jax.texture_tracks import follow, rigid, uncertainty
+from vht_jax.texture_tracks.bundle import rigid, uncertainty
+from vht_jax.texture_tracks.following import follow
+from vht_jax.texture_tracks.following.view import lens_of, pool, see
 from vht_jax.texture_tracks.skin import cut
-from vht_jax.texture_tracks.view import lens_of, pool, see
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

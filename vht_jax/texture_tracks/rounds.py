@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from vht_jax.host.programs import in_chunks, prefetched, rehearsing, rows_of
-from vht_jax.texture_tracks import compiled, keyframes, rigid
-from vht_jax.texture_tracks import corners as corner
+from vht_jax.texture_tracks import compiled, keyframes
+from vht_jax.texture_tracks.bundle import rigid
+from vht_jax.texture_tracks.following import corners as corner
+from vht_jax.texture_tracks.following.view import CELL, local_contrast, look, window_of
 from vht_jax.texture_tracks.skin import REGION_NOISE, skin_of
 from vht_jax.texture_tracks.types import Corners, Observed, Rigid, Skin, TextureTracks, View
-from vht_jax.texture_tracks.view import CELL, local_contrast, look, window_of
 from vht_jax.types import FlameModel, Status, TrackResult
 
 WINDOW = 512  # px, side of the windows through which frames are seen: 2.2 px per mm of skin

@@ -27,8 +27,8 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.tracking.camera_knowledge import known_camera
 from vht_jax.tracking.checks import check_stage
 from vht_jax.tracking.evidence.examine import Evidence, Weighed, examine
-from vht_jax.tracking.gaps import bridge
 from vht_jax.tracking.keyframes import check_frames, finite_rows
+from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
 from vht_jax.tracking.run import Run, make_run
 from vht_jax.tracking.stages import adam, landmarks

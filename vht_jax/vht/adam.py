@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from vht_jax.config import TrackConfig, Weights
-from vht_jax.fit.adjoint import Unrolled, scan
+from vht_jax.fit.solvers.adjoint import Unrolled, scan
 from vht_jax.head import flame
 from vht_jax.render.image import gaussian_blur
 from vht_jax.render.shade import sample_texture

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.config import Weights
-from vht_jax.fit.least_squares import Normal
 from vht_jax.fit.observed import LandmarkModel
+from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.terms.term import Entry, Linearised, gaussian
 from vht_jax.fit.unknowns import At, blocks, split
 from vht_jax.head.points import jaw_angle

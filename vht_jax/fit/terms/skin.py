@@ -1,8 +1,8 @@
 """Texture tracks: points that stay on the skin, in every frame; and what their places in space say of the shape.
 
 A track's point is a corner of the skin's texture. Its place on the head is known from a rigid bundle adjustment
-(`texture_tracks.rigid`) and moves with the expression as the mesh does there. So tracks hold the head's motion, where
-landmarks slide; landmarks keep what tracks do not know: which point of the face is which, and lids and lips.
+(`texture_tracks.bundle.rigid`) and moves with the expression as the mesh does there. So tracks hold the head's motion,
+where landmarks slide; landmarks keep what tracks do not know: which point of the face is which, and lids and lips.
 """
 
 from __future__ import annotations

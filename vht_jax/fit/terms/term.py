@@ -17,7 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vht_jax.fit.least_squares import Normal
+from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.unknowns import At, blocks, with_blocks
 from vht_jax.types import Array
 

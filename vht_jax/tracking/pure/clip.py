@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit import frame, unknowns
-from vht_jax.fit.adjoint import Implicit, Unrolled, scan
 from vht_jax.fit.clip import bundle_adjust
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, scan
 from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.head import flame
-from vht_jax.tracking.gaps import bridge
+from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem
 from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, image_size, used_weights
 from vht_jax.tracking.stages.adam import to_raw

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import frame, observed, unknowns
-from vht_jax.fit.adjoint import Implicit, Unrolled
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.landmarks import predict
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame

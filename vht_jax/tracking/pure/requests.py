@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.fit.adjoint import Implicit, Unrolled, no_derivative
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, no_derivative
 from vht_jax.types import Array, Observations
 
 LEARNING_RATES = ("lr", "pos_lr", "light_lr", "cam_lr")

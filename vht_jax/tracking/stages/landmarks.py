@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from vht_jax.fit import frame, uncertainty, unknowns
+from vht_jax.fit import frame, unknowns
+from vht_jax.fit.solvers import uncertainty
 from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features

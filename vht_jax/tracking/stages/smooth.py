@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from vht_jax.fit import frame, uncertainty, unknowns
+from vht_jax.fit import frame, unknowns
+from vht_jax.fit.solvers import uncertainty
 from vht_jax.host.programs import stored
-from vht_jax.tracking import smooth
 from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.motion import smooth
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.landmarks import frames_axis, with_identity

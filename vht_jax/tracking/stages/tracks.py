@@ -14,8 +14,8 @@ from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
 from vht_jax.host.programs import rehearsing, rows_of, stored
 from vht_jax.texture_tracks import observe
-from vht_jax.texture_tracks.poses import camera_of, moved
-from vht_jax.texture_tracks.rigid import usual_camera
+from vht_jax.texture_tracks.bundle.poses import camera_of, moved
+from vht_jax.texture_tracks.bundle.rigid import usual_camera
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.texture_tracks.types import Rigid, TextureTracks
 from vht_jax.tracking.keyframes import finite_rows

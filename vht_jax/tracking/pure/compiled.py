@@ -25,7 +25,7 @@ from jax import export
 from vht_jax.cameras import make_camera
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.fit.adjoint import Implicit
+from vht_jax.fit.solvers.adjoint import Implicit
 from vht_jax.tracking.pure import fit_frames, landmarks_only, track_fn
 from vht_jax.types import Array, Camera, FlameModel, Identity, Observations, TrackResult
 

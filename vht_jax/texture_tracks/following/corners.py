@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vht_jax.texture_tracks.lucas_kanade import WINDOW
-from vht_jax.texture_tracks.view import CELL
+from vht_jax.texture_tracks.following.lucas_kanade import WINDOW
+from vht_jax.texture_tracks.following.view import CELL
 
 MAX_ANGLE = 50.0  # degrees between the skin and the line of sight: beyond, a corner is smeared and its place uncertain
 QUALITY = 0.003  # of the best corner's smaller eigenvalue

@@ -8,9 +8,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from vht_jax.render.image import sample_bilinear
-from vht_jax.texture_tracks.lucas_kanade import PATCH
+from vht_jax.texture_tracks.following.lucas_kanade import PATCH
+from vht_jax.texture_tracks.following.view import CELL, project
 from vht_jax.texture_tracks.types import View
-from vht_jax.texture_tracks.view import CELL, project
 from vht_jax.types import Array
 
 MIN_COSINE = 0.3  # of the skin to the line of sight, in both frames

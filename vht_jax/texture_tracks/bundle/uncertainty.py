@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vht_jax.texture_tracks.rigid import Problem, State, reduced, step_of, system
+from vht_jax.texture_tracks.bundle.rigid import Problem, State, reduced, step_of, system
 from vht_jax.types import Array
 
 N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each

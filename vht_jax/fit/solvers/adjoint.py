@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 
 from vht_jax.errors import InputError
-from vht_jax.fit.least_squares import (
+from vht_jax.fit.solvers.least_squares import (
   ArrowNormal,
   ArrowSolution,
   Normal,

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.texture_tracks import lucas_kanade as lk
-from vht_jax.texture_tracks import warp
+from vht_jax.texture_tracks.following import lucas_kanade as lk
+from vht_jax.texture_tracks.following import warp
+from vht_jax.texture_tracks.following.view import pool
 from vht_jax.texture_tracks.types import Corners, View
-from vht_jax.texture_tracks.view import pool
 from vht_jax.types import Array
 
 MAX_TURN = np.deg2rad(45.0)  # between the views of frame and keyframe

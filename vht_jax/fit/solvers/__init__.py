@@ -1,0 +1,1 @@
+"""How a sum of squares is made least: the solvers, their derivatives, and how sure what they find is."""
