@@ -7,6 +7,8 @@ that every format gets.
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -135,6 +137,23 @@ def assert_reprojects(found, scene, vertices=slice(None)) -> None:
   """A second reader's pixels (T, V', 2) are ours for every frame, of all vertices or of those numbered."""
   error = np.abs(np.asarray(found) - true_pixels(scene)[:, vertices])
   assert error.max() < WITHIN, error.max(axis=(1, 2))
+
+
+def mistaken(scene):
+  """Scenes as a writer would see them that makes one mistake: what it writes has to fail `assert_reprojects`."""
+  result, lens = scene.result, scene.intrinsics.copy()
+  lens[:, 2] = scene.size[0] - lens[:, 2]
+  poses, identity = result.poses, result.identity
+  turned = identity.camera.replace(R=jnp.diag(jnp.array([-1.0, -1.0, 1.0])).dot(identity.camera.R))
+  changed = lambda **fields: dataclasses.replace(scene, result=result.replace(**fields))
+  return {
+    "transposed rotation": changed(poses=poses.replace(rotation=-poses.rotation)),
+    "flipped axes": changed(identity=identity.replace(camera=turned)),
+    "principal point from the bottom": dataclasses.replace(scene, intrinsics=lens),
+  }
+
+
+MISTAKES = ("transposed rotation", "flipped axes", "principal point from the bottom")
 
 
 def assert_wrong(found, scene, vertices=slice(None)) -> None:

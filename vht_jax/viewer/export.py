@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import cv2
 import numpy as np
 import trimesh
 from trimesh.exchange.ply import export_ply
+
+from vht_jax.results.export.any_head import meshes
 
 
 def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
@@ -19,16 +19,10 @@ def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
 def obj(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> bytes:
   """Wavefront OBJ of vertices (V, 3), faces (F, 3) and texture coordinates (F, 3, 2).
 
-  Written here: trimesh has one texture coordinate per vertex, so its file would have other vertices than the head.
+  Not trimesh's, which has one texture coordinate per vertex: its file would have other vertices than the head.
   """
-  unique, inverse = np.unique(uv.reshape(-1, 2), axis=0, return_inverse=True)
-  out = io.StringIO()
-  out.write("# vht_jax: metres; x to the left of the image, y up, z away from the camera\n")
-  np.savetxt(out, vertices, "v %.7f %.7f %.7f")
-  np.savetxt(out, unique, "vt %.6f %.6f")
-  ids = np.stack([faces + 1, inverse.reshape(faces.shape) + 1], axis=-1)
-  np.savetxt(out, ids.reshape(-1, 6), "f %d/%d %d/%d %d/%d")
-  return out.getvalue().encode()
+  axes = "# x to the left of the image, y up, z away from the camera\n"
+  return meshes.obj(vertices, meshes.obj_surface(faces, uv), axes)
 
 
 def picture(rgb: np.ndarray, alpha: np.ndarray, image: np.ndarray | None) -> bytes:

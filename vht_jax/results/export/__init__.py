@@ -5,8 +5,17 @@
   dict(to_arkit(scene))                            # the same in memory: {name: bytes}
 """
 
+from vht_jax.results.export.any_head.arkit import to_arkit
+from vht_jax.results.export.any_head.colmap import to_colmap
+from vht_jax.results.export.any_head.meshes import to_obj, to_pc2, to_ply
+from vht_jax.results.export.any_head.nerf import to_nerf
+from vht_jax.results.export.any_head.numbers import to_arrays, to_csv
+from vht_jax.results.export.any_head.usd import to_usda, to_usdc
 from vht_jax.results.export.glb import to_glb
 from vht_jax.results.export.registry import FORMATS, OPTIONS, export
 from vht_jax.results.export.scene import Lens, Pictures, Scene, make_scene
 
-__all__ = ["FORMATS", "OPTIONS", "Lens", "Pictures", "Scene", "export", "make_scene", "to_glb"]
+__all__ = [
+  "FORMATS", "OPTIONS", "Lens", "Pictures", "Scene", "export", "make_scene", "to_arkit", "to_arrays", "to_colmap",
+  "to_csv", "to_glb", "to_nerf", "to_obj", "to_pc2", "to_ply", "to_usda", "to_usdc",
+]  # fmt: skip

@@ -17,11 +17,10 @@ from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
-from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, quaternions
+from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, morph_targets, quaternions
 from vht_jax.results.export.scene import Lens, Scene, lens_of
 from vht_jax.types import FlameModel, TrackResult
 
-_SMALLEST = 1e-7  # m; directions that move no vertex further than this are left out
 _JPEG_QUALITY = 92  # of the compact file's texture
 
 
@@ -61,7 +60,7 @@ def to_glb(
   motion = joint_motion(model, np.asarray(identity.shape), poses, identity.camera)
   if not all(np.isfinite(a).all() for a in (*motion, np.asarray(poses.expr))):
     raise InputError("glb: expected finite poses; found NaN or infinity in the result")
-  targets, names, weights = _targets(model, np.asarray(poses.expr, np.float64), motion, compact)
+  targets, names, weights = morph_targets(model, np.asarray(poses.expr, np.float64), motion, compact)
   head = np.asarray(model.v_template, np.float64) + np.asarray(model.shapedirs, np.float64) @ np.asarray(
     identity.shape, np.float64
   )
@@ -116,30 +115,6 @@ def _seconds(times: np.ndarray | None, n: int, frame_rate: float) -> np.ndarray:
   if seconds.shape != (n,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
     raise InputError(f"glb: times: expected {n} rising numbers of seconds; found shape {seconds.shape}")
   return seconds - seconds[0]
-
-
-def _targets(
-  model: FlameModel, expr: np.ndarray, motion: Motion, only_used: bool
-) -> tuple[np.ndarray, list[str], np.ndarray]:
-  """Morph targets (M, V, 3) m, their names and their weights (T, M): expression units, then the pose's correctives.
-
-  The correctives are linear in the entries of R - I, so these are the weights.
-  """
-  n_expr = expr.shape[1]
-  units = np.moveaxis(np.asarray(model.exprdirs, np.float64), -1, 0)
-  names = list(model.expr_names) or [f"expression_{i:02d}" for i in range(n_expr)]
-  used = np.abs(units).max(axis=(1, 2)) * (np.abs(expr).max(axis=0) if only_used else 1.0) > _SMALLEST
-  if not only_used:
-    used[:] = True
-  entries = (motion.local[:, 1:] - np.eye(3)).reshape(-1, 36)
-  correctives = np.asarray(model.posedirs, np.float64).reshape(36, -1, 3)
-  moves = 2.0 * np.abs(correctives).max(axis=(1, 2)) > _SMALLEST  # an entry of R - I is 2 at most
-  labels = [f"corrective_{JOINTS[1 + i // 9]}_{i % 9 // 3}{i % 3}" for i in range(36)]
-  return (
-    np.concatenate([units[used], correctives[moves]]),
-    [names[i] for i in np.flatnonzero(used)] + [labels[i] for i in np.flatnonzero(moves)],
-    np.concatenate([expr[:, used], entries[:, moves]], axis=1),
-  )
 
 
 def _mesh(

@@ -11,6 +11,7 @@ from vht_jax.types import Camera, FlameModel, Pose
 
 JOINTS = ("root", "neck", "jaw", "eye_left", "eye_right")
 PARENTS = (-1, 0, 1, 1, 1)  # FLAME's tree
+_SMALLEST = 1e-7  # m; directions that move no vertex further than this are left out
 
 
 class Motion(NamedTuple):
@@ -106,3 +107,36 @@ def joint_motion(model: FlameModel, shape: np.ndarray, poses: Pose, camera: Came
     rotation.append(local[:, j])
     translation.append(np.einsum("tji,tj->ti", turned[p], where[j] - where[p]))
   return Motion(rest, local, np.stack(rotation, 1), np.stack(translation, 1))
+
+
+def morph_targets(
+  model: FlameModel, expr: np.ndarray, motion: Motion, only_used: bool
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+  """What deforms a head before its joints move it: expression units, then the pose's correctives.
+
+  The correctives are linear in the entries of R - I, so these are the weights.
+
+  Args:
+    model: the head.
+    expr: (T, E) expressions.
+    motion: of the same frames.
+    only_used: leave out units that the clip does not use.
+
+  Returns:
+    (M, V, 3) targets, m; their M names; their weights (T, M).
+  """
+  n_expr = expr.shape[1]
+  units = np.moveaxis(np.asarray(model.exprdirs, np.float64), -1, 0)
+  names = list(model.expr_names) or [f"expression_{i:02d}" for i in range(n_expr)]
+  used = np.abs(units).max(axis=(1, 2)) * (np.abs(expr).max(axis=0) if only_used else 1.0) > _SMALLEST
+  if not only_used:
+    used[:] = True
+  entries = (motion.local[:, 1:] - np.eye(3)).reshape(-1, 36)
+  correctives = np.asarray(model.posedirs, np.float64).reshape(36, -1, 3)
+  moves = 2.0 * np.abs(correctives).max(axis=(1, 2)) > _SMALLEST  # an entry of R - I is 2 at most
+  labels = [f"corrective_{JOINTS[1 + i // 9]}_{i % 9 // 3}{i % 3}" for i in range(36)]
+  return (
+    np.concatenate([units[used], correctives[moves]]),
+    [names[i] for i in np.flatnonzero(used)] + [labels[i] for i in np.flatnonzero(moves)],
+    np.concatenate([expr[:, used], entries[:, moves]], axis=1),
+  )

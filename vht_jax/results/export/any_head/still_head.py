@@ -1,0 +1,42 @@
+"""The head at rest and the camera that moves around it: what methods for still scenes are given.
+
+The head's frame is that of its neck joint's rotation: what the tracker explains by the root's and the neck's rotation
+is the camera's motion here. Expression, jaw and eyes still move, and so do the shoulders.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vht_jax.results.export.any_head.meshes import png, vertex_colors
+from vht_jax.results.export.format import Files
+from vht_jax.results.export.scene import Scene
+
+
+def world_to_camera(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+  """(T, 3, 3), (T, 3): from the head's frame (FLAME's axes and origin, m) to the camera (OpenCV's axes)."""
+  joints, root = scene.joints, scene.root_rotation
+  rotation = root @ scene.rotations[:, 1]
+  place = np.einsum("tij,tj->ti", root, joints[:, 1] - joints[:, 0]) + scene.root_position
+  return rotation, place - np.einsum("tij,tj->ti", rotation, joints[:, 1])
+
+
+def points(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+  """(V, 3) m of the face without expression in the head's frame: points to begin with; (V, 3) uint8 their colours."""
+  return scene.neutral, vertex_colors(scene)
+
+
+def image_name(i: int) -> str:
+  """Of frame i, counted from 1."""
+  return f"{i + 1:05d}.png"
+
+
+def images(scene: Scene, mask_name: str) -> Files:
+  """images/00001.png, ... and, if there are masks, one for each under `mask_name` with the image's name for {}."""
+  if scene.pictures is None:
+    return
+  for i in range(len(scene)):
+    yield f"images/{image_name(i)}", png(scene.pictures.rgb(i))
+    mask = scene.pictures.alpha(i)
+    if scene.pictures.masks:
+      yield mask_name.format(image_name(i)), png(np.full(scene.size, 255, np.uint8) if mask is None else mask)
