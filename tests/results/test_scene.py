@@ -71,6 +71,25 @@ def test_every_format_is_what_its_entry_says():
     assert set(one.options) <= OPTIONS.keys()
 
 
+def test_the_texture_is_the_albedo_in_the_clips_mean_light(clip_scene):
+  def lit(*rows):
+    light = jnp.zeros((9, 3))
+    for row, values in rows:
+      light = light.at[row].set(jnp.array(values))
+    identity = clip_scene.result.identity.replace(light=light)
+    return dataclasses.replace(clip_scene, result=clip_scene.result.replace(identity=identity)).texture
+
+  one = np.sqrt(4 * np.pi)
+  even = lit((0, [one] * 3))
+  assert np.abs(even / 255 - clip_scene.albedo).max() < 0.003
+  red = lit((0, [1.2 * one, one, one])) / 255
+  np.testing.assert_allclose(red[..., 0], np.clip((clip_scene.albedo[..., 0] + 1) * 1.2 - 1, 0, 1), atol=0.003)
+  sideways = lit((0, [one] * 3), (1, [0.5] * 3), (2, [0.5] * 3))  # as much on one side as is missing on the other
+  assert np.abs(sideways.astype(int) - even).max() <= 1
+  facing = lit((0, [one] * 3), (3, [-0.1] * 3))  # from where the camera is
+  assert (facing.astype(int) - even).mean() > 3
+
+
 def test_axis_angles_are_the_inverse_of_matrices():
   rng = np.random.default_rng(0)
   turns = rng.standard_normal((40, 2, 3))

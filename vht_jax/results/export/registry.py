@@ -81,7 +81,7 @@ def export(
       change what all of them are given.
 
   Returns:
-    For every format its file, or the folder if there are several.
+    For every format its folder, or its first file if it has none of its own.
 
   Raises:
     InputError: see `named` and `check`; a file that no export wrote is in the way; the disk refuses.
@@ -100,7 +100,7 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
   """Writes one format (checked before); files that an earlier export of it wrote and this one does not are removed.
 
   Returns:
-    The file, or the folder if there are several.
+    The folder, or of a format without one its first file.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
   except OSError as error:
     raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
   log.info("%s: %d files in %s", one.name, len(names), folder)
-  return folder / names[0] if len(names) == 1 else folder
+  return folder if one.folder else folder / names[0]
 
 
 def _record(folder: Path) -> dict[str, list[str]]:

@@ -17,10 +17,12 @@ import numpy as np
 from vht_jax.cameras import OPENCV_TO_OPENGL
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.render.shade import shade, shading
 from vht_jax.results.export.motion import PARENTS, Motion, joint_motion
 from vht_jax.types import Camera, FlameModel, Status, TrackResult
 
 FLAME_VERTICES = 5023
+_BALL = 33  # points across a ball whose shading is averaged
 OPENGL = np.array(OPENCV_TO_OPENGL, np.float64)  # camera's OpenCV axes -> OpenGL's (x right, y up, z backwards)
 
 
@@ -187,11 +189,24 @@ class Scene:
     return f * points[:, :2] / points[:, 2:] + [cx, cy]
 
   @functools.cached_property
-  def texture(self) -> np.ndarray:
-    """(Ht, Wt, 3) uint8 sRGB albedo; row 0 is v = 1."""
+  def albedo(self) -> np.ndarray:
+    """(Ht, Wt, 3) in [0, 1], what VHT's formula of shading lights; by itself it is too dark. Row 0 is v = 1."""
     identity = self.result.identity
-    albedo = flame.albedo(self.model, identity.texture, identity.texture_layer)
-    return np.round(np.asarray(albedo) * 255).astype(np.uint8)
+    return np.asarray(flame.albedo(self.model, identity.texture, identity.texture_layer))
+
+  @functools.cached_property
+  def texture(self) -> np.ndarray:
+    """(Ht, Wt, 3) uint8 sRGB: the albedo in the clip's light, evenly: as a ball shows it on average. Row 0 is v = 1.
+
+    The mean is over what the camera sees of a ball, by its area in the image, so it does not depend on the poses.
+    """
+    identity = self.result.identity
+    u, v = np.meshgrid(np.linspace(-1, 1, _BALL), np.linspace(-1, 1, _BALL))
+    inside = u**2 + v**2 < 1.0
+    u, v = u[inside], v[inside]
+    normals = np.stack([u, v, -np.sqrt(1.0 - u**2 - v**2)], axis=-1) @ np.asarray(identity.camera.R, np.float64)
+    light = np.asarray(shading(identity.light, normals.astype(np.float32))).mean(axis=0)
+    return np.round(np.clip(shade(self.albedo, light), 0.0, 1.0) * 255).astype(np.uint8)
 
 
 def is_flame(model: FlameModel) -> bool:
