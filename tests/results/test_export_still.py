@@ -112,6 +112,7 @@ def test_masks_are_where_readers_look(clip_scene):
   files = dict(to_nerf(masked))
   frame = json.loads(files["transforms.json"])["frames"][4]
   assert np.asarray(Image.open(io.BytesIO(files[frame["mask_path"]])))[0, 0] == 80
+  assert np.asarray(Image.open(io.BytesIO(files[frame["file_path"]])))[0, 0].tolist() == [40, 40, 40, 80]
   assert "masks/00005.png.png" in dict(to_colmap(masked))
 
 

@@ -1,8 +1,9 @@
 """FLAME's expressions as ARKit's units: there is no exact map, so it is a fit, and the fit says how good it is.
 
-FLAME's face is compared with the open head's units at the 468 points of MediaPipe's face mesh, which both heads have
-tables of: the displacement of FLAME's points from its neutral face is approached by the units' displacements with
-weights from 0 to 1, in least squares. Head, neck and eyes are left out; the jaw's turn goes in as a unit of its own.
+The two heads are compared at the 468 points of MediaPipe's face mesh, which both have tables of. What FLAME's
+expression does to its points, before the jaw turns, is approached by what the open head's units do to theirs, with
+weights from 0 to 1, in least squares. The jaw's turn is a unit by itself: FLAME's own, of the size that the open head's
+has at its full opening.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vht_jax.types import FlameModel
 # A ridge on the weights, in squared metres per squared weight of all points: units that hardly move the face
 # (a millimetre at one point) are not made large to explain noise.
 _RIDGE = 1e-6
-_SMALL_TURN = 1e-2  # rad; of the jaw, below which its chord is its tangent
+_SMALL_TURN = 1e-3  # rad, at which a turn is its tangent
 
 log = logging.getLogger("vht_jax")
 
@@ -33,80 +34,65 @@ def fitted_units(scene: Scene) -> dict[str, np.ndarray]:
   Raises:
     InputError: FLAME was read without MediaPipe's points.
   """
-  model, open_head = scene.model, load_head(model="open")
-  known = [np.asarray(head.dense_index) for head in (model, open_head)]
+  open_head = load_head(model="open")
+  known = [np.asarray(head.dense_index) for head in (scene.model, open_head)]
   index, rows, open_rows = np.intersect1d(*known, return_indices=True)
   if len(index) < 100:
     raise InputError("arkit: FLAME has none of MediaPipe's points here; track with --landmarks=mediapipe")
-  points = _Points(model, rows)
-  neutral = points.at(scene.neutral)
-  theirs = _OpenUnits(open_head, open_rows)
-  names, scale = theirs.names, _size(neutral) / _size(theirs.base)
-  units = np.zeros((len(scene), len(names)))
-  left, moved = np.zeros(len(scene)), np.zeros(len(scene))
-  exprdirs = points.at_directions(np.asarray(model.exprdirs, np.float64))
-  for i in range(len(scene)):
-    face = points.posed(neutral + exprdirs @ scene.expr[i], scene.angles["jaw"][i], scene.joints[i, 2])
-    offset = (face - neutral).ravel()
-    A = scale * theirs.at(scene.angles["jaw"][i, 0]).reshape(len(names), -1).T
-    # |A x - b|^2 + ridge |x|^2 is |R x - R^-T A^T b|^2 up to a constant: the same solution from far fewer rows.
-    R = np.linalg.cholesky(A.T @ A + _RIDGE * np.eye(len(names))).T
-    solution = lsq_linear(R, np.linalg.solve(R.T, A.T @ offset), bounds=(0.0, 1.0), method="bvls")
-    units[i] = solution.x
-    left[i] = np.sqrt(np.square(A @ solution.x - offset).reshape(-1, 3).sum(1).mean())
-    moved[i] = np.sqrt(np.square(offset).reshape(-1, 3).sum(1).mean())
+  points = _Points(scene.model, rows, scene.neutral, scene.motion.rest[2])
+  theirs = _Points(open_head, open_rows, np.asarray(open_head.v_template), np.asarray(open_head.j_template)[2])
+  scale = _size(points.neutral) / _size(theirs.neutral)
+  size_of_turn = lambda of: np.linalg.norm(of.turned(_SMALL_TURN, 0.0))
+  ratio = scale * size_of_turn(theirs) / size_of_turn(points)  # FLAME's angle by the open head's for as wide a mouth
+  full, aside = ratio * JAW_OPEN, ratio * JAW_ASIDE
+  jaw = [points.turned(_SMALL_TURN, 0.0) * full, points.turned(0.0, _SMALL_TURN) * aside]
+  names = [*open_head.expr_names, "jawOpen", "jawLeft", "jawRight"]
+  units = np.moveaxis(theirs.directions(open_head), -1, 0) * scale
+  A = np.concatenate([units, np.array([jaw[0], jaw[1], -jaw[1]]) / _SMALL_TURN]).reshape(len(names), -1).T
+  # |A x - b|^2 + ridge |x|^2 is |R x - R^-T A^T b|^2 up to a constant: the same solution from far fewer rows.
+  R = np.linalg.cholesky(A.T @ A + _RIDGE * np.eye(len(names))).T
+  offsets = np.einsum("nce,te->tnc", points.directions(scene.model), scene.expr).reshape(len(scene), -1)
+  turned = np.zeros((len(scene), len(names)))  # what the jaw's own turn is of the units already
+  opened, sideways = scene.angles["jaw"][:, 0], scene.angles["jaw"][:, 1]
+  turned[:, -3:] = np.stack([opened / full, sideways / aside, -sideways / aside], axis=1).clip(0.0, 1.0)
+  found = np.zeros_like(turned)
+  for i, offset in enumerate(offsets):
+    solved = lsq_linear(R, np.linalg.solve(R.T, A.T @ offset), (-turned[i], 1.0 + 1e-9 - turned[i]), method="bvls")
+    found[i] = solved.x
+  mean = lambda values: 1000 * np.sqrt(3 * np.square(values).mean())
   log.info(
     "arkit: FLAME's expressions fitted by ARKit's units: %.2f mm left of %.2f mm (root mean square of the face)",
-    1000 * np.sqrt(np.square(left).mean()), 1000 * np.sqrt(np.square(moved).mean()),
+    mean(found @ A.T - offsets), mean(offsets),
   )  # fmt: skip
-  return {LIDS.get(name, name): units[:, k] for k, name in enumerate(names)}
+  return {LIDS.get(name, name): (found + turned)[:, k] for k, name in enumerate(names)}
 
 
 class _Points:
   """Points on the surface of a head."""
 
-  def __init__(self, model: FlameModel, rows: np.ndarray):
+  def __init__(self, model: FlameModel, rows: np.ndarray, vertices: np.ndarray, jaw_joint: np.ndarray):
+    """Those of `rows` of the head's dense ones, on its neutral face (V, 3)."""
     self.corners = np.asarray(model.dense_vertices)[rows]
     self.bary = np.asarray(model.dense_bary, np.float64)[rows]
-    weights = np.asarray(model.lbs_weights, np.float64)
-    self.jaw = np.einsum("nk,nk->n", self.bary, weights[self.corners][..., 2])
-    corrective = np.asarray(model.posedirs, np.float64).reshape(36, -1, 3)[9:18]  # the jaw's
-    self.correctives = np.einsum("nk,jnkc->jnc", self.bary, corrective[:, self.corners])
+    self.neutral = self._on(np.asarray(vertices, np.float64))
+    self.joint = np.asarray(jaw_joint, np.float64)
+    self.jaw = self._on(np.asarray(model.lbs_weights, np.float64))[:, 2:3]
+    correctives = np.asarray(model.posedirs, np.float64).reshape(36, -1, 3)[9:18]  # the jaw's
+    self.correctives = self._on(np.moveaxis(correctives, 0, -1))
 
-  def at(self, vertices: np.ndarray) -> np.ndarray:
-    """(N, 3) on (V, 3) vertices."""
-    return np.einsum("nk,nkc->nc", self.bary, vertices[self.corners])
+  def directions(self, model: FlameModel) -> np.ndarray:
+    """(N, 3, E) m per unit of the head's expression."""
+    return self._on(np.asarray(model.exprdirs, np.float64))
 
-  def at_directions(self, directions: np.ndarray) -> np.ndarray:
-    """(N, 3, E) of (V, 3, E)."""
-    return np.einsum("nk,nkce->nce", self.bary, directions[self.corners])
+  def turned(self, opened: float, aside: float) -> np.ndarray:
+    """(N, 3) m: how far a turn of the jaw moves the points of the neutral face, rad."""
+    turn = matrices(np.array([opened, aside, 0.0]))
+    correction = self.correctives @ (turn - np.eye(3)).ravel()
+    from_joint = self.neutral + correction - self.joint
+    return correction + self.jaw * (from_joint @ turn.T - from_joint)
 
-  def posed(self, points: np.ndarray, jaw: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    """(N, 3) points with the jaw turned by an axis-angle about its joint."""
-    turn = matrices(jaw)
-    points = points + np.einsum("j,jnc->nc", (turn - np.eye(3)).ravel(), self.correctives)
-    return points + self.jaw[:, None] * ((points - joint) @ turn.T + joint - points)
-
-
-class _OpenUnits:
-  """What every unit of the open head and of its jaw does to points of its surface."""
-
-  def __init__(self, model: FlameModel, rows: np.ndarray):
-    self.points = _Points(model, rows)
-    self.base = self.points.at(np.asarray(model.v_template, np.float64))
-    self.joint = np.asarray(model.j_template, np.float64)[2]
-    units = np.moveaxis(self.points.at_directions(np.asarray(model.exprdirs, np.float64)), -1, 0)
-    aside = [self._turned(0.0, side * JAW_ASIDE) for side in (1, -1)]
-    self.units = np.concatenate([units, aside])
-    self.names = [*model.expr_names, "jawLeft", "jawRight", "jawOpen"]
-
-  def at(self, jaw: float) -> np.ndarray:
-    """(K, N, 3) m per unit, that of the jaw along the chord of its turn by `jaw`, rad: a turn is not linear."""
-    jaw = float(np.clip(jaw, _SMALL_TURN, JAW_OPEN))
-    return np.concatenate([self.units, [self._turned(jaw, 0.0) * (JAW_OPEN / jaw)]])
-
-  def _turned(self, opened: float, aside: float) -> np.ndarray:
-    return self.points.posed(self.base, np.array([opened, aside, 0.0]), self.joint) - self.base
+  def _on(self, values: np.ndarray) -> np.ndarray:
+    return np.einsum("nk,nk...->n...", self.bary, values[self.corners])
 
 
 def _size(points: np.ndarray) -> float:

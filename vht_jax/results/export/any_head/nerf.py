@@ -1,7 +1,7 @@
 """transforms.json for nerfstudio and instant-ngp: cameras around a head at rest.
 
 Camera-to-world matrices with OpenGL's axes (x right, y up, z backwards), metres, FLAME's head frame as the world. Give
-nerfstudio `--orientation-method none --center-method none --auto-scale-poses False` to keep that world.
+nerfstudio `--center-method none --auto-scale-poses False` to keep that world.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def to_nerf(scene: Scene, *, images: bool = True) -> Files:
     **(_lens(scene, 0) if one_lens else {}),
     "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0,
     "aabb_scale": _NGP_AABB, "scale": _NGP_SCALE, "offset": [0.5, 0.5, 0.5],
-    "ply_file_path": "points.ply",
+    "ply_file_path": "points.ply", "orientation_override": "none",
     "frames": frames,
   }  # fmt: skip
   yield "transforms.json", json.dumps(content, indent=1).encode()

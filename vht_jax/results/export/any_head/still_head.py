@@ -32,11 +32,18 @@ def image_name(i: int) -> str:
 
 
 def images(scene: Scene, mask_name: str) -> Files:
-  """images/00001.png, ... and, if there are masks, one for each under `mask_name` with the image's name for {}."""
+  """images/00001.png, ...; masks as their alpha, and each by itself as `mask_name` with the image's name for {}.
+
+  instant-ngp and Gaussian splatting take the alpha, nerfstudio and COLMAP the files.
+  """
   if scene.pictures is None:
     return
   for i in range(len(scene)):
-    yield f"images/{image_name(i)}", png(scene.pictures.rgb(i))
+    rgb = scene.pictures.rgb(i)
+    if not scene.pictures.masks:
+      yield f"images/{image_name(i)}", png(rgb)
+      continue
     mask = scene.pictures.alpha(i)
-    if scene.pictures.masks:
-      yield mask_name.format(image_name(i)), png(np.full(scene.size, 255, np.uint8) if mask is None else mask)
+    mask = np.full(scene.size, 255, np.uint8) if mask is None else mask
+    yield f"images/{image_name(i)}", png(np.dstack([rgb, mask]))
+    yield mask_name.format(image_name(i)), png(mask)
