@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from export_clip import MISTAKES, TIMES, assert_reprojects, assert_wrong, mistaken
 from glb_reader import Glb
 
 from vht_jax import cameras
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.results.export import to_glb
+from vht_jax.results.export.glb import to_glb_files
 from vht_jax.results.export.motion import matrices, quaternions
 from vht_jax.types import Identity, Status, TrackResult
 
@@ -148,3 +150,25 @@ def test_an_independent_parser_reads_it(open_head, clip):
   assert [n.name for n in parsed.nodes] == ["camera", "head", "root", "neck", "jaw", "eye_left", "eye_right"]
   assert parsed.animations[0].name == "clip" and len(parsed.animations[0].channels) == 11
   assert json.loads(data[20 : 20 + struct.unpack_from("<I", data, 12)[0]])["asset"]["version"] == "2.0"
+
+
+def pixels_of(scene):
+  """(T, V', 2) px of the file's vertices, and their numbers on the head."""
+  ((name, data),) = to_glb_files(scene)
+  assert name == "clip.glb"
+  file = Glb(data)
+  times, vertices = file.frames()
+  np.testing.assert_allclose(times, TIMES, atol=1e-6)
+  number = file.array(file.json["meshes"][0]["primitives"][0]["attributes"]["_VERTEX"])[:, 0].astype(int)
+  return np.array([file.pixels(vertices(key)) for key in range(len(times))]), number
+
+
+def test_a_scene_of_flames_reprojects(flame_scene):
+  found, number = pixels_of(flame_scene)
+  assert_reprojects(found, flame_scene, number)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_seen(mistake, clip_scene):
+  found, number = pixels_of(mistaken(clip_scene)[mistake])
+  assert_wrong(found, clip_scene, number)
