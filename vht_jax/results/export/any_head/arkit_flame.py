@@ -35,8 +35,8 @@ def fitted_units(scene: Scene) -> dict[str, np.ndarray]:
     InputError: FLAME was read without MediaPipe's points.
   """
   open_head = load_head(model="open")
-  known = [np.asarray(head.dense_index) for head in (scene.model, open_head)]
-  index, rows, open_rows = np.intersect1d(*known, return_indices=True)
+  of_flame, of_open = (np.asarray(head.dense_index) for head in (scene.model, open_head))
+  index, rows, open_rows = np.intersect1d(of_flame, of_open, return_indices=True)
   if len(index) < 100:
     raise InputError("arkit: FLAME has none of MediaPipe's points here; track with --landmarks=mediapipe")
   points = _Points(scene.model, rows, scene.neutral, scene.motion.rest[2])

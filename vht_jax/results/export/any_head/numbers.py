@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any, cast
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def to_arrays(scene: Scene) -> Files:
   if scene.result.confidence is not None:
     arrays["confidence"] = np.asarray(scene.result.confidence, np.float32)
   data = io.BytesIO()
-  np.savez_compressed(data, **arrays)
+  np.savez_compressed(data, **cast(Any, arrays))  # NumPy's stub takes the names for options
   yield f"{scene.name}_arrays.npz", data.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The .glb in programs that people open it with: three.js in a real browser, Blender. Both show our silhouette."""
+"""Exports in programs that people open them with: three.js in a real browser, Blender. They show our silhouette."""
 
 import base64
 import importlib.util
@@ -93,21 +93,36 @@ def test_three_js_in_a_browser(scene, file, tmp_path):
   check(scene, theirs, "glb_three", tmp_path)
 
 
-# Blender, headless on the CPU: the file's camera at the size that its extras name.
+# Blender, headless on the CPU; cameras of files without one are those of camera.json.
 BLENDER = """
-import sys
+import json, math, pathlib, sys
 import bpy
-path, out, seconds, rate, width, height = sys.argv[1:]
+path, out, seconds, frame, rate, width, height = sys.argv[1:]
 bpy.ops.wm.read_factory_settings(use_empty=True)
 scene = bpy.context.scene
 scene.render.fps = round(float(rate))
-bpy.ops.import_scene.gltf(filepath=path)
-scene.camera = next(o for o in scene.objects if o.type == "CAMERA")
+width, height = round(float(width)), round(float(height))
 at = float(seconds) * float(rate)
+if path.endswith(".glb"):
+  bpy.ops.import_scene.gltf(filepath=path)
+elif path.endswith(".usda"):
+  bpy.ops.wm.usd_import(filepath=path)
+else:
+  bpy.ops.wm.obj_import(filepath=path.replace(".pc2", ".obj"))
+  cache = bpy.context.object.modifiers.new("cache", "MESH_CACHE")
+  cache.cache_format, cache.filepath = "PC2", path
+  at = float(frame)  # a sample per frame
+  lens = json.loads((pathlib.Path(path).parent / "camera.json").read_text())["frames"][int(frame)]
+  camera = bpy.data.cameras.new("camera")
+  camera.sensor_fit, camera.sensor_width, camera.lens = "HORIZONTAL", 36, 36 * lens["fl_x"] / width
+  camera.shift_x, camera.shift_y = 0.5 - lens["cx"] / width, (lens["cy"] - height / 2) / width
+  scene.collection.objects.link(bpy.data.objects.new("camera", camera))
+  scene.objects["camera"].rotation_euler = (math.pi / 2, 0, 0)  # what the importer does to y up
+scene.camera = next(o for o in scene.objects if o.type == "CAMERA")
 scene.frame_set(int(at), subframe=at % 1)
 render = scene.render
 render.engine, render.film_transparent = "CYCLES", True
-render.resolution_x, render.resolution_y, render.resolution_percentage = round(float(width)), round(float(height)), 100
+render.resolution_x, render.resolution_y, render.resolution_percentage = width, height, 100
 scene.cycles.device, scene.cycles.samples, scene.cycles.use_denoising = "CPU", 1, False
 scene.cycles.pixel_filter_type, scene.cycles.filter_width = "BLACKMAN_HARRIS", 0.01
 render.image_settings.file_format, render.image_settings.color_mode = "PNG", "RGBA"
@@ -116,14 +131,19 @@ bpy.ops.render.render(write_still=True)
 """
 
 
-def test_blender(scene, file, tmp_path):
+@pytest.mark.parametrize("kind", ["glb", "usda", "pc2"])
+def test_blender(kind, scene, file, tmp_path):
   """With bpy in this Python, or in that of $BPY_PYTHON: the package is large and wants a Python of its own."""
   python = os.environ.get("BPY_PYTHON") or (sys.executable if importlib.util.find_spec("bpy") else None)
   if python is None:
     pytest.skip("no Blender: bpy is not installed, and $BPY_PYTHON names no Python that has it")
   path, extras = file
+  if kind != "glb":
+    export(scene, kind, tmp_path)
+    path = tmp_path / f"clip.{kind}"
   out = tmp_path / "blender.png"
-  arguments = [path, out, scene.times[FRAME], scene.fps, *extras["padded_size"]]
+  size = extras["padded_size"] if kind == "glb" else scene.size[::-1]
+  arguments = [path, out, scene.times[FRAME], FRAME, scene.fps, *size]
   subprocess.run([python, "-c", BLENDER, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL, timeout=600)
-  theirs = cut(np.asarray(Image.open(out).convert("RGBA"))[..., 3] > 127, extras)
-  check(scene, theirs, "glb_blender", tmp_path)
+  theirs = np.asarray(Image.open(out).convert("RGBA"))[..., 3] > 127
+  check(scene, cut(theirs, extras) if kind == "glb" else theirs, f"{kind}_blender", tmp_path)
