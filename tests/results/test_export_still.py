@@ -105,6 +105,23 @@ class Masked:
     return np.full(SIZE, 20 * i, np.uint8)
 
 
+def test_bridged_frames_are_left_out(clip_scene):
+  import dataclasses
+
+  status = np.array([0, 1, 0, 0, 2, 0])
+  bridged = dataclasses.replace(clip_scene, pictures=Masked(), result=clip_scene.result.replace(status=status))
+  kept = np.flatnonzero(status == 0)
+  files = dict(to_nerf(bridged))
+  frames = json.loads(files["transforms.json"])["frames"]
+  whole = json.loads(dict(to_nerf(clip_scene))["transforms.json"])["frames"]
+  for k, frame in enumerate(frames):
+    assert frame["transform_matrix"] == whole[kept[k]]["transform_matrix"]
+    assert np.asarray(Image.open(io.BytesIO(files[frame["mask_path"]])))[0, 0] == 20 * kept[k]
+  assert len(frames) == 4 and dict(to_colmap(bridged))["sparse/0/images.txt"].count(b".png") == 4
+  with pytest.raises(InputError, match="no frame of this result was tracked"):
+    dict(to_colmap(dataclasses.replace(clip_scene, result=clip_scene.result.replace(status=status * 0 + 1))))
+
+
 def test_masks_are_where_readers_look(clip_scene):
   import dataclasses
 

@@ -23,9 +23,9 @@ from vht_jax.host.supervise import supervised
 
 PACKAGES = (
   "vht-jax", "jax", "jaxlib", "numpy", "opencv-python", "mediapipe", "av", "pillow", "optax", "flax", "face-alignment",
-  "tensorboardX", "viser",
+  "tensorboardX", "viser", "usd-core",
 )  # fmt: skip
-OPTIONAL = frozenset({"face-alignment", "tensorboardX", "viser"})
+OPTIONAL = frozenset({"face-alignment", "tensorboardX", "viser", "usd-core"})
 
 
 class Finding(NamedTuple):

@@ -9,6 +9,7 @@ from vht_jax import results
 from vht_jax.app import inputs, record
 from vht_jax.app.options import lens
 from vht_jax.app.options.settings import AppConfig, Settings, describe
+from vht_jax.app.result.after import check_exports
 from vht_jax.config import TrackConfig
 from vht_jax.dataset.extract import check_source, probe
 from vht_jax.dataset.layout import SOURCE, frame_folders, keypoint_name
@@ -29,11 +30,13 @@ def plan(settings: Settings) -> dict[str, Any]:
       another input, no such head, files of another run or of none.
   """
   app, config, _ = settings
+  model = inputs.load_model(app)
+  check_exports(app.output.export, model)
   return {
     "input": _input(app),
     "dataset": _dataset(settings),
     "output": _everybody(settings) if app.input.face == "all" else _output(app.output_folder, settings),
-    "head": inputs.load_model(app).name,
+    "head": model.name,
     "stages": ", ".join(_stages(config)),
     "device": app.machine.device,
     "settings": _changed(settings),

@@ -37,7 +37,10 @@ class Lens(NamedTuple):
 class Pictures(Protocol):
   """The images of a scene, in its order and of its size."""
 
-  masks: str  # where `alpha` comes from, for people; "" if there is none
+  @property
+  def masks(self) -> str:
+    """Where `alpha` comes from, for people; "" if there is none."""
+    ...
 
   def rgb(self, i: int) -> np.ndarray:
     """(H, W, 3) uint8 of frame i."""

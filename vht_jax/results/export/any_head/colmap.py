@@ -13,12 +13,14 @@ from vht_jax.results.export.any_head import still_head
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.motion import quaternions
 from vht_jax.results.export.scene import Scene
+from vht_jax.results.export.selection import tracked_only
 
 log = logging.getLogger("vht_jax")
 
 
 def to_colmap(scene: Scene, *, images: bool = True) -> Files:
   """sparse/0/*.txt and, if there is a dataset, images/ and masks/ (named as COLMAP wants them: 00001.png.png)."""
+  scene = tracked_only(scene, "colmap")
   if images and scene.pictures is None:
     log.warning("colmap: there is no dataset beside the result (--data_path): images/ is left for you to fill")
   height, width = scene.size

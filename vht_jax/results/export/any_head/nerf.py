@@ -17,6 +17,7 @@ from vht_jax.results.export.any_head import still_head
 from vht_jax.results.export.any_head.meshes import ply
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.scene import OPENGL, Scene
+from vht_jax.results.export.selection import tracked_only
 
 # instant-ngp's unit cube: a head with its neck, 0.35 m high, fills two thirds of it; its cameras may be outside.
 _NGP_SCALE, _NGP_AABB = 2.0, 4
@@ -28,8 +29,9 @@ def to_nerf(scene: Scene, *, images: bool = True) -> Files:
   """transforms.json, points.ply and, if there is a dataset, images/ and masks/.
 
   Raises:
-    InputError: a single frame.
+    InputError: a single frame, or none that was tracked.
   """
+  scene = tracked_only(scene, "nerf")
   if len(scene) < 2:
     raise InputError("nerf: a still scene needs several views; this result has one frame")
   pictured = images and scene.pictures is not None
