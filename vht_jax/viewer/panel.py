@@ -13,7 +13,8 @@ import numpy as np
 
 from vht_jax.errors import InputError, brief
 from vht_jax.results import FILE_NAME
-from vht_jax.results.export import to_glb
+from vht_jax.results.export import make_scene
+from vht_jax.results.export.glb import to_glb_files
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer import export
@@ -223,7 +224,9 @@ class Panel:
     fps = source.images.fps if source.images is not None else DEFAULT_FPS
     result = self.viewer.session.result(source.tracked.result)
     tracked = source.tracked
-    return to_glb(source.whole_head, result, tracked.image_size, tracked.times, frame_rate=fps)
+    scene = make_scene(source.whole_head, result, tracked.image_size, times=tracked.times, fps=fps)
+    ((_, data),) = to_glb_files(scene)
+    return data
 
   def picture(self) -> bytes:
     viewer, surface = self.viewer, self.viewer.surfaces[0]
