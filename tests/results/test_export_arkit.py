@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import REPO
-from export_clip import FPS, SIZE, flame_like, make_result
+from export_clip import FPS, SIZE, make_result
 
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.head.load import load_head, open_head_path
 from vht_jax.results.export import make_scene, to_arkit
+from vht_jax.results.export import scene as scene_
 from vht_jax.results.export.any_head.arkit import NAMES, curves, frame_counts, timecode
 
 # From the specification: the columns of two recordings.
@@ -144,23 +145,24 @@ def test_frames_are_counted_at_the_clips_rate():
   assert frame_counts(np.array([0.0, 0.01, 0.04, 0.2]), 25.0).tolist() == [0, 1, 2, 5]
 
 
-def test_flame_is_fitted_by_units(open_head, caplog):
+def test_flame_is_fitted_by_units(open_head, caplog, monkeypatch):
   """The open head under FLAME's name, its units mixed into unnamed codes: the fit has to find them again."""
   rng = np.random.default_rng(0)
   mixing = np.linalg.qr(rng.standard_normal((40, 40)))[0]
   n = open_head.shapedirs.shape[-1]
   j = open_head.j_shapedirs
   mixed = lambda a: jnp.asarray(np.asarray(a) @ mixing, jnp.float32)
-  head = flame_like(open_head.replace(
-    exprdirs=mixed(open_head.exprdirs), j_shapedirs=jnp.concatenate([j[..., :n], mixed(j[..., n:])], -1)
-  ))  # fmt: skip
-  assert int(np.asarray(open_head.dense_vertices).max()) < 5023
+  head = open_head.replace(
+    exprdirs=mixed(open_head.exprdirs), j_shapedirs=jnp.concatenate([j[..., :n], mixed(j[..., n:])], -1),
+    expr_names=(), expr_one_sided=False, name="FLAME (generic_model.pkl)",
+  )  # fmt: skip
+  monkeypatch.setattr(scene_, "FLAME_VERTICES", len(head.v_template))
   expr = np.zeros((3, 40))
   unit = open_head.expr_names.index
   expr[0, unit("mouthSmileLeft")], expr[1, unit("browInnerUp")], expr[1, unit("eyelidLeft")] = 0.7, 0.6, 1.0
   expr[2, unit("mouthPucker")] = 0.5
   jaw = np.array([[0.0, 0, 0], [0, 0, 0], [0.2, 0, 0]])
-  scene = posed(head, expr=np.pad(expr @ mixing, ((0, 0), (0, 60))), jaw=jaw)
+  scene = posed(head, expr=expr @ mixing, jaw=jaw)
   assert scene.is_flame
   with caplog.at_level(logging.INFO, "vht_jax"):
     values, _, _ = read(scene)

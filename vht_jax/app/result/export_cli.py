@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,10 @@ def main(argv: list[str]) -> int:
     print(usage())
     return 0
   try:
-    _show_notes()
     path, own, options = parse(argv)
-    for written in run(path, own, options):
-      print(written)
+    with _notes_shown():
+      for written in run(path, own, options):
+        print(written)
     return 0
   except InputError as error:
     if "--debug" in argv:
@@ -126,13 +128,20 @@ def usage() -> str:
   return "\n".join(lines)
 
 
-def _show_notes() -> None:
-  """What the package logs goes to stderr, without times."""
+@contextlib.contextmanager
+def _notes_shown() -> Iterator[None]:
+  """Inside the block what the package logs goes to stderr, without times."""
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(message)s"))
   logger = logging.getLogger("vht_jax")
+  before = logger.handlers, logger.propagate, logger.level
   logger.handlers, logger.propagate = [handler], False
   logger.setLevel(logging.INFO)
+  try:
+    yield
+  finally:
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 if __name__ == "__main__":
