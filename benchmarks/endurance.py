@@ -33,12 +33,12 @@ from vht_jax.head import flame
 from vht_jax.head.load import load_head
 from vht_jax.landmarks import Detection
 from vht_jax.tracking.pipeline import track
-from vht_jax.tracking.protocols import Progress
+from vht_jax.tracking.protocols import NoProgress
 from vht_jax.types import Identity, TrackResult
 from vht_jax.video.codec import write_video
 
 
-class Watch(Progress):
+class Watch(NoProgress):
   """Notes what the process holds every tenth of a stage."""
 
   def __init__(self):

@@ -159,8 +159,7 @@ _CLIP = "measured on the built-in clip"
 _MEASURED = "docs/accuracy.md"
 
 
-@flax.struct.dataclass
-class Weights:
+class Weights(flax.struct.PyTreeNode):
   """Weights and rates"""
 
   lr: float = option(5e-3, "learning rate of everything without its own", method=Adam, source=_VHT)

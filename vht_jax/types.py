@@ -20,8 +20,10 @@ from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
 
 Array = jax.Array
+AnyArray = jax.Array | np.ndarray  # of what is made on the host and used there as well as in programs
 
 
 class ViewBias(flax.struct.PyTreeNode):

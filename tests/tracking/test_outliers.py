@@ -10,7 +10,7 @@ from drawn import Clip, face, landmarks
 from vht_jax.config import TrackConfig
 from vht_jax.landmarks import motion
 from vht_jax.tracking.evidence import examine, outliers, retrial
-from vht_jax.tracking.protocols import Progress
+from vht_jax.tracking.protocols import NoProgress
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import invented  # noqa: E402
@@ -162,7 +162,7 @@ def test_errors_of_copies_do_not_add_up():
 def test_a_still_picture_is_kept():
   clip = Clip(3)
   clip.frames, clip.points = clip.frames[[0] * 40], clip.points[[0] * 40]
-  found = examine.examine(clip, TrackConfig(), Progress())
+  found = examine.examine(clip, TrackConfig(), NoProgress())
   assert not found.wrong.any() and found.misplaced.max() < 0.01
 
 
@@ -184,7 +184,7 @@ def clip():
 
 
 def test_right_landmarks_are_kept(clip):
-  found = examine.examine(clip, TrackConfig(), Progress())
+  found = examine.examine(clip, TrackConfig(), NoProgress())
   assert not found.wrong.any() and np.nanmax(found.misplaced) < 0.02 and (found.visible > 0.5).all()
 
 
@@ -194,7 +194,7 @@ def test_twelve_corruptions_are_noticed_and_nothing_else_is_dropped(clip):
   n = seed = 0
   while n < 12:
     tampered = invented.tamper(clip, (other, None), seed, n_runs=min(2, 12 - n))
-    found = examine.examine(tampered, TrackConfig(), Progress())
+    found = examine.examine(tampered, TrackConfig(), NoProgress())
     error = np.linalg.norm(tampered.points - clip.points, axis=-1)[:, :68].mean(axis=1)
     error = error / invented.eye_distance(clip.points)
     unsure = found.wrong | ~np.isfinite(found.misplaced) | (found.misplaced > 0.03)
@@ -205,8 +205,8 @@ def test_twelve_corruptions_are_noticed_and_nothing_else_is_dropped(clip):
 
 
 def test_pictures_that_are_no_video_are_not_compared(clip):
-  assert np.isnan(examine.examine(clip, TrackConfig.of(unordered=True), Progress()).misplaced).all()
-  assert np.isfinite(examine.examine(clip, TrackConfig(), Progress()).misplaced).all()
+  assert np.isnan(examine.examine(clip, TrackConfig.of(unordered=True), NoProgress()).misplaced).all()
+  assert np.isfinite(examine.examine(clip, TrackConfig(), NoProgress()).misplaced).all()
 
 
 @pytest.mark.parametrize("thin", [1, 3])
@@ -214,7 +214,7 @@ def test_pictures_in_random_order_are_all_kept(clip, thin):
   order = np.random.default_rng(thin).permutation(48)[::thin]
   mixed = Clip(3)
   mixed.frames, mixed.points = clip.frames[order], clip.points[order]
-  assert not examine.examine(mixed, TrackConfig(), Progress()).wrong.any()
+  assert not examine.examine(mixed, TrackConfig(), NoProgress()).wrong.any()
 
 
 @pytest.mark.slow

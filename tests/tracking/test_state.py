@@ -11,7 +11,7 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.unknowns import Shared
 from vht_jax.tracking import pipeline
-from vht_jax.tracking.protocols import Checkpoint, Progress
+from vht_jax.tracking.protocols import NoCheckpoint, NoProgress
 from vht_jax.tracking.stages import frames
 from vht_jax.tracking.state import TrackState, restore, save
 from vht_jax.types import Pose
@@ -19,7 +19,7 @@ from vht_jax.types import Pose
 N = 10  # frames
 
 
-class Memory(Checkpoint):
+class Memory(NoCheckpoint):
   """Keeps stages as the files would, and saves whenever it is asked."""
 
   def __init__(self, **stages):
@@ -35,7 +35,7 @@ class Memory(Checkpoint):
     return True
 
 
-class Notes(Progress):
+class Notes(NoProgress):
   def __init__(self):
     self.notes = []
 
@@ -127,7 +127,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
     config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
-    tracks_of=lambda index: None, no_skin=None, progress=Progress(), checkpoint=checkpoint,
+    tracks_of=lambda index: None, no_skin=None, progress=NoProgress(), checkpoint=checkpoint,
   )  # fmt: skip
   return run, starts
 
@@ -135,7 +135,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
 def test_batches_cover_every_frame_once_and_change_nothing_that_was_given(monkeypatch):
   state = begun()
   before = {name: np.array(array) for name, array in save(state).items()}
-  run, starts = run_of(monkeypatch, Checkpoint(), "batched")
+  run, starts = run_of(monkeypatch, NoCheckpoint(), "batched")
   found = frames.fit_frames(state, run)
   assert starts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]]  # always as many, so that one program serves
   np.testing.assert_allclose(found.xs[:, 0], np.arange(N) + 0.1 * (np.arange(N) + 1), rtol=1e-6)
@@ -147,7 +147,7 @@ def test_batches_cover_every_frame_once_and_change_nothing_that_was_given(monkey
 
 
 def test_sequential_frames_start_where_the_one_before_ended_but_for_cuts(monkeypatch):
-  run, starts = run_of(monkeypatch, Checkpoint(), "sequential")
+  run, starts = run_of(monkeypatch, NoCheckpoint(), "sequential")
   found = frames.fit_frames(begun(), run)
   first = np.concatenate(starts)
   np.testing.assert_array_equal(first[[0, 7]], [0, 7])
@@ -157,7 +157,7 @@ def test_sequential_frames_start_where_the_one_before_ended_but_for_cuts(monkeyp
 
 @pytest.mark.parametrize("schedule, fatal", [("batched", 1), ("batched", 2), ("sequential", 5), ("sequential", 8)])
 def test_frames_that_were_killed_go_on_and_end_with_the_same_numbers(monkeypatch, schedule, fatal):
-  whole = frames.fit_frames(begun(), run_of(monkeypatch, Checkpoint(), schedule)[0])
+  whole = frames.fit_frames(begun(), run_of(monkeypatch, NoCheckpoint(), schedule)[0])
   memory = Memory()
   with pytest.raises(KeyboardInterrupt):
     frames.fit_frames(begun(), run_of(monkeypatch, memory, schedule, fatal)[0])

@@ -10,7 +10,7 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.head import flame
 from vht_jax.option import having
 from vht_jax.tracking import pipeline
-from vht_jax.tracking.protocols import Progress
+from vht_jax.tracking.protocols import NoProgress
 
 CONFIG = TrackConfig.of(photometric=False, dense_landmarks=False, n_calibration_frames=8)
 
@@ -39,7 +39,7 @@ class Seen:
     return self.frames[np.asarray(indices)]
 
 
-class Notes(Progress):
+class Notes(NoProgress):
   def __init__(self):
     self.notes = []
 

@@ -13,7 +13,7 @@ from vht_jax.head import flame
 from vht_jax.option import having
 from vht_jax.tracking import keyframes, pipeline
 from vht_jax.tracking.motion.gaps import bridge
-from vht_jax.tracking.protocols import Checkpoint, Progress
+from vht_jax.tracking.protocols import NoCheckpoint, NoProgress
 from vht_jax.tracking.stages import camera
 from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Pose, Status
@@ -329,7 +329,7 @@ def test_going_on_from_a_result_keeps_its_identity(small_head, from_landmarks, c
   np.testing.assert_allclose(project(again), project(from_landmarks), atol=0.3)
 
 
-class Memory(Checkpoint):
+class Memory(NoCheckpoint):
   """Keeps stages as the files would."""
 
   def __init__(self, often=False):
@@ -345,7 +345,7 @@ class Memory(Checkpoint):
     return self.often
 
 
-class Killed(Progress):
+class Killed(NoProgress):
   """Ends the run after the last batch of the frames, before that is saved."""
 
   def stage(self, name, total):

@@ -103,13 +103,13 @@ def rehearse(
   from vht_jax import results
   from vht_jax.app.overlay.film import still
   from vht_jax.tracking.pipeline import track
-  from vht_jax.tracking.protocols import Progress
+  from vht_jax.tracking.protocols import NoProgress
 
   n_named = len(set(config.data.keyframes))
   clip = BlankClip(dataset, min(len(dataset), max(FRAMES, n_named, config.n_keyframes)), dense)
   config = having(config, keyframes=tuple(range(n_named)), cutframes=())
 
-  class Shown(Progress):
+  class Shown(NoProgress):
     def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
       if pictures:
         still(model, identity, poses, clip, 0)

@@ -174,7 +174,8 @@ def digest(*parts: Any) -> str:
     if isinstance(part, str):
       part = part.encode()
     if not isinstance(part, bytes):
-      part = np.ascontiguousarray(part)
-      found.update(f"{part.dtype} {part.shape}".encode())
+      array = np.ascontiguousarray(part)
+      found.update(f"{array.dtype} {array.shape}".encode())
+      part = array.data
     found.update(part)
   return found.hexdigest()

@@ -12,7 +12,9 @@ what is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -31,11 +33,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def frame_normal(entries: Sequence[Entry], at: At) -> Normal:
   """Normal equations of one frame's unknowns: the head's, and those that terms bring."""
   frame = Layout.like({"head": at.x, **at.own})
-  total = None
-  for term, observation in entries:
-    found = _of_frame(term.linearise(at, observation), frame)
-    total = found if total is None else total + found
-  return total
+  return functools.reduce(operator.add, (_of_frame(term.linearise(at, seen), frame) for term, seen in entries))
 
 
 def arrow_normal(
@@ -74,8 +72,7 @@ def shared_normal(priors: Sequence[Entry], unknowns: Unknowns, shared: Shared, f
   return Normal(arrow.cost, arrow.shared_gradient, arrow.shared_matrix)
 
 
-@flax.struct.dataclass
-class Reduced:
+class Reduced(flax.struct.PyTreeNode):
   """The energy of some frames as a quadratic of the shared unknowns, their own ones minimised."""
 
   cost: Array  # ()
@@ -124,7 +121,7 @@ def _weighted(found: Linearised) -> tuple[Array, Array, Array | None]:
   return cost, found.residual * found.root[..., None], found.root[..., None, None]
 
 
-def _columns(derivatives: dict[str, Array], layout: Layout, root: Array | None) -> Array:
+def _columns(derivatives: Mapping[str, Array], layout: Layout, root: Array | None) -> Array:
   """(..., R, k, size): derivatives by the blocks of a layout side by side, 0 by those that the term does not know."""
   like = next(iter(derivatives.values()))
   parts = []
@@ -137,8 +134,7 @@ def _columns(derivatives: dict[str, Array], layout: Layout, root: Array | None) 
   return found if root is None else found * root
 
 
-@flax.struct.dataclass
-class _Sums:
+class _Sums(flax.struct.PyTreeNode):
   """Products of derivatives, by the names of the blocks; dense shared blocks of one term together."""
 
   cost: Array  # ()
@@ -162,11 +158,7 @@ class _Sums:
 
 def _sums(found: Sequence[Linearised | Normal], unknowns: Unknowns) -> _Sums:
   """Of terms that are linearised in F frames (leading axis)."""
-  total = None
-  for each in found:
-    one = _products(each, unknowns)
-    total = one if total is None else total + one
-  return total
+  return functools.reduce(operator.add, (_products(each, unknowns) for each in found))
 
 
 def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
@@ -177,7 +169,8 @@ def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
   times = lambda a: a if root is None else a * root
   mul = lambda spec, a, b: jnp.einsum(spec, a, b, precision=HIGHEST)
   known = {name: d for name, d in found.shared.items() if name in unknowns.shared}
-  dense = unknowns.shared.only(name for name, d in known.items() if not isinstance(d, Own))
+  whole = {name: d for name, d in known.items() if not isinstance(d, Own)}
+  dense = unknowns.shared.only(whole)
   own = {name: times(d.by_row) for name, d in known.items() if isinstance(d, Own)}
   gradient, matrix, cross, blocks = {}, {}, {}, {}
 
@@ -189,7 +182,7 @@ def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
   else:
     J4, frame = None, (None, None)
   if dense.shapes:
-    G = _columns(known, dense, root)
+    G = _columns(whole, dense, root)
     flat = G.reshape(-1, dense.size)
     gradient |= _named(mul("fprs,fpr->s", G, r), dense)
     square = jnp.matmul(flat.T, flat, precision=HIGHEST)

@@ -82,8 +82,7 @@ def bundle_normal(
   return arrow.with_shared(assemble.shared_normal(priors, free, shared, flat))
 
 
-@flax.struct.dataclass
-class BundleResult:
+class BundleResult(flax.struct.PyTreeNode):
   shared: Shared
   xs: Array  # (F, n)
   cost: Array  # ()
@@ -96,9 +95,9 @@ def bundle_adjust(
   observed: ObservedLandmarks,
   weights: Weights,
   *,
-  focal: Array | None = None,
-  log_focal: tuple[Array, Array] = (LOG_FOCAL_MEAN, LOG_FOCAL_SD),
-  principal: tuple[Array, Array] | None = None,
+  focal: Array | float | None = None,
+  log_focal: tuple[Array | float, Array | float] = (LOG_FOCAL_MEAN, LOG_FOCAL_SD),
+  principal: tuple[Array, Array | float] | None = None,
   max_steps: int = 20,
   adjoint: Implicit | Unrolled | None = None,
   more: Sequence[Entry] = (),
@@ -123,7 +122,7 @@ def bundle_adjust(
   shared0 = initial_shared(model).replace(own=own)
   if focal is not None:
     log_focal = jnp.log(jnp.asarray(focal, dtype)), HELD_SD[0]
-  prior = (jnp.asarray(log_focal[0], dtype), jnp.asarray(log_focal[1], dtype))
+  prior: tuple[Array, ...] = (jnp.asarray(log_focal[0], dtype), jnp.asarray(log_focal[1], dtype))
   shared0 = shared0.replace(log_focal=prior[0])
   if principal is not None:
     shared0 = shared0.replace(principal=jnp.asarray(principal[0], dtype))

@@ -87,8 +87,8 @@ def fit_identity(
     solution = levenberg_marquardt_shared(normal, with_common(xs), extract(free.shared, start), max_steps=INNER_STEPS)
     found = insert(free.shared, solution.shared, start)
     xs = solution.frames[:, : xs.shape[1]]
-    appearance = appearance.replace(texture=found.own["texture"], light=found.own["light"])
-    shared = found.replace(own=shared.own and {name: found.own[name] for name in shared.own})
+    appearance = appearance.replace(texture=found.brought("texture"), light=found.brought("light"))
+    shared = found.replace(own=shared.own and {name: found.brought(name) for name in shared.own})
     appearance = appearance.replace(layer=estimate_layer(surface, shared, appearance, xs, crops, gains, weights))
     excess = mean_square(surface.vertices.shapedirs, shared.shape) / PLAUSIBLE_SHAPE**2
     change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))

@@ -12,19 +12,18 @@ from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
 from vht_jax.fit.unknowns import Shared
 from vht_jax.head import flame
 from vht_jax.render import shade
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 LAYER_SIZE = 128  # texels per side of the free albedo layer
 
 
-@flax.struct.dataclass
-class Appearance:
+class Appearance(flax.struct.PyTreeNode):
   """Colour of the head in a clip."""
 
-  texture: Array  # (T,) texture code
-  layer: Array  # (LAYER_SIZE, LAYER_SIZE, 3) free albedo on top of it
-  light: Array  # (9, 3)
+  texture: AnyArray  # (T,) texture code
+  layer: AnyArray  # (LAYER_SIZE, LAYER_SIZE, 3) free albedo on top of it
+  light: AnyArray  # (9, 3)
 
 
 def albedo_map(surface: Surface, appearance: Appearance) -> Array:
@@ -50,7 +49,7 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
     n = shade.interpolate_corners(normals[surface.faces], fragments)
     n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
     uv = shade.interpolate_corners(surface.uv, fragments)
-    S = shade.shading(appearance.light, to_world(n))
+    S = shade.shading(jnp.asarray(appearance.light), to_world(n))
     albedo = shade.sample_texture(base, uv)
     hit = fragments.pix_to_face >= 0
     face = jnp.maximum(fragments.pix_to_face, 0)

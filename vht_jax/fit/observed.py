@@ -28,8 +28,7 @@ HIDDEN_COSINE, SEEN_COSINE, HIDDEN_WEIGHT = -0.4, 0.0, 0.5
 AWAY = 1.5  # the direction away from the middle of the head, against the skin's own: in folds it has to prevail
 
 
-@flax.struct.dataclass
-class ObservedLandmarks:
+class ObservedLandmarks(flax.struct.PyTreeNode):
   """Landmarks of one frame in the units of the fit."""
 
   uv: Array  # (N, 2) units of the longer side, from the image centre
@@ -37,8 +36,7 @@ class ObservedLandmarks:
   bias_scale: Array  # () image units per metre of the head
 
 
-@flax.struct.dataclass
-class LandmarkModel:
+class LandmarkModel(flax.struct.PyTreeNode):
   """What the fit needs of a head: the points and a few constants of them."""
 
   points: Points

@@ -24,8 +24,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 ALIKE = (1 + view_bias.LAG_NOISE) / (1 - view_bias.LAG_NOISE)
 
 
-@flax.struct.dataclass
-class Moments:
+class Moments(flax.struct.PyTreeNode):
   """Sums over frames for N landmarks with 9 unknowns each: constant, slope in yaw, slope in pitch."""
 
   matrix: Array  # (N, 9, 9)

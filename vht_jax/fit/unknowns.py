@@ -34,8 +34,7 @@ N_LANDMARKS = 70  # points whose offsets a result keeps: 68 and the irises
 CAMERA = ("log_focal", "principal")
 
 
-@flax.struct.dataclass
-class Shared:
+class Shared(flax.struct.PyTreeNode):
   """Unknowns that all frames share."""
 
   shape: Array  # (S,); (0,) where the identity is folded into the points
@@ -43,6 +42,10 @@ class Shared:
   principal: Array  # (2,) principal point minus image centre, in units of the longer side
   offset: Array  # (N, 3) detector bias per landmark, head frame, m
   own: dict[str, Array] | None = None  # those that terms bring, by name
+
+  def brought(self, name: str) -> Array:
+    """An unknown that a term has brought."""
+    return (self.own or {})[name]
 
 
 @dataclasses.dataclass

@@ -273,8 +273,7 @@ def by_unknowns(points: Points, columns: Array, maps: Array, exprdirs: Array, sh
   return d_x, {"shape": linear(shapedirs, points.j_shapedirs), **d_shared}
 
 
-@flax.struct.dataclass
-class Seen:
+class Seen(flax.struct.PyTreeNode):
   """Where points are seen, with derivatives."""
 
   uv: Array  # (N, 2) units of the longer side, from the image centre

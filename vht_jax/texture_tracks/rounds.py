@@ -40,7 +40,7 @@ class NoTracks(Exception):
   """Why a clip has none."""
 
 
-def refuse(condition: bool, reason: str) -> None:
+def refuse(condition: bool | np.bool_, reason: str) -> None:
   """Raises `NoTracks`, but in a rehearsal, whose clip is blank: there everything is gone through."""
   if condition and not rehearsing():
     raise NoTracks(reason)
@@ -94,7 +94,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    state, found = _solve(tracks, X0, state, frames, clip.size, camera, last=not far)
+    state, found = _solve(tracks, X0, state, frames, clip.size, camera, rest, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -102,7 +102,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
     vertices=points(tracks.vertices), bary=points(tracks.bary), points=tracks.points[:, kept], sd=tracks.sd[:, kept],
     keyframe=points(tracks.keyframe), region=points(tracks.region),
   )  # fmt: skip
-  return tracks, found.replace(points=points(found.points), expr=rest[0], jaw=rest[1])
+  return tracks, found.replace(points=points(found.points))
 
 
 class _Estimate:
@@ -236,17 +236,18 @@ def _spread(values: np.ndarray, index: np.ndarray, n: int, fill: float) -> np.nd
 
 def _corners(skin: Skin, views: View, grey: np.ndarray) -> Corners:
   """`N_POINTS` corners of the views that pictures (k, WINDOW, WINDOW) are of, the first ones; as many from each."""
-  views, faces = jax.tree.map(np.asarray, views), np.asarray(skin.faces)
+  faces, cosine, X = (np.asarray(a) for a in (skin.faces, views.cosine, views.X))
+  face, lens = np.asarray(views.face), np.asarray(views.lens)
   out = Corners(
     keyframe=np.full(N_POINTS, -1, np.int32), px=np.zeros((N_POINTS, 2), np.float32),
     face=np.zeros(N_POINTS, np.int32), bary=np.full((N_POINTS, 3), 1 / 3, np.float32),
   )  # fmt: skip
   at = 0
   for k, picture in enumerate(grey):
-    px = corner.find(picture, views.face[k], views.cosine[k], N_POINTS // len(grey))
+    px = corner.find(picture, face[k], cosine[k], N_POINTS // len(grey))
     rows = slice(at, at + len(px))
     out.keyframe[rows], out.px[rows] = k, px
-    out.face[rows], out.bary[rows] = corner.lift(px, views.face[k], faces, views.X[k], views.lens[k])
+    out.face[rows], out.bary[rows] = corner.lift(px, face[k], faces, X[k], lens[k])
     at += len(px)
   return out
 
@@ -273,9 +274,10 @@ def _solve(
   frames: np.ndarray,
   size: tuple[int, int],
   camera: CameraPrior,
+  rest: tuple[np.ndarray, np.ndarray],
   last: bool,
 ) -> tuple[_Estimate, Rigid]:
-  """The rigid bundle of some frames, and the poses of all from its points."""
+  """The rigid bundle of some frames, and the poses of all from its points; `rest`: `Rigid.expr` and `jaw`."""
   f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
   enough = np.isfinite(tracks.sd).sum(1) >= rigid.FEWEST_POINTS
   inverse = np.where(np.isfinite(tracks.sd) & enough[:, None], 1 / tracks.sd, 0.0).astype(np.float32)
@@ -286,7 +288,7 @@ def _solve(
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
   problem = rigid.Problem(
     X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
-    side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
+    side=f32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
   solved = compiled.bundle(problem, start, np.int32(rigid.STEPS))
@@ -308,7 +310,7 @@ def _solve(
   turn, shift = state.correction()
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
-    focal=np.float32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), noise=noise, used=enough,
-    expr=None, jaw=None,
+    focal=f32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), noise=noise, used=enough,
+    expr=rest[0], jaw=rest[1],
   )  # fmt: skip
   return state, found

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import flax.struct
 
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 # Parts of the face by how well a tracked surface follows its skin, see `skin.REGION_NOISE`.
 REGIONS = ("upper", "cheeks", "mouth")
 
 
-@flax.struct.dataclass
-class TextureTracks:
+class TextureTracks(flax.struct.PyTreeNode):
   """K points of the skin, seen in T frames of a clip.
 
   A point is a corner of the image of one keyframe, lifted onto the mesh as it was thought to be there. Where it lies
@@ -21,26 +20,24 @@ class TextureTracks:
   skin in all frames is what the tracks say.
   """
 
-  vertices: Array  # (K, 3) i32 vertex ids of the head's mesh: the triangle that the point was lifted onto
-  bary: Array  # (K, 3) f32 barycentric coordinates in it
-  points: Array  # (T, K, 2) f32 px of the clip's images (pixel i covers [i, i+1)); 0 where not seen
-  sd: Array  # (T, K) f32 px, standard deviation of a coordinate; inf where not seen
-  keyframe: Array  # (K,) i32 position in the clip of the frame that the point is a corner of
-  region: Array  # (K,) i32 index into `REGIONS`
+  vertices: AnyArray  # (K, 3) i32 vertex ids of the head's mesh: the triangle that the point was lifted onto
+  bary: AnyArray  # (K, 3) f32 barycentric coordinates in it
+  points: AnyArray  # (T, K, 2) f32 px of the clip's images (pixel i covers [i, i+1)); 0 where not seen
+  sd: AnyArray  # (T, K) f32 px, standard deviation of a coordinate; inf where not seen
+  keyframe: AnyArray  # (K,) i32 position in the clip of the frame that the point is a corner of
+  region: AnyArray  # (K,) i32 index into `REGIONS`
 
 
-@flax.struct.dataclass
-class Skin:
+class Skin(flax.struct.PyTreeNode):
   """The part of a head that tracks lie on, cut out of its mesh: v vertices, f triangles. Made once per clip."""
 
-  template: Array  # (v, 3) f32 head, m
-  faces: Array  # (f, 3) i32 ids among the v
-  vertex: Array  # (v,) i32 ids in the head's mesh
-  region: Array  # (f,) i32 index into `REGIONS`
+  template: AnyArray  # (v, 3) f32 head, m
+  faces: AnyArray  # (f, 3) i32 ids among the v
+  vertex: AnyArray  # (v,) i32 ids in the head's mesh
+  region: AnyArray  # (f,) i32 index into `REGIONS`
 
 
-@flax.struct.dataclass
-class View:
+class View(flax.struct.PyTreeNode):
   """One frame through a square window of C x C px on the face, with the mesh as it is thought to be there.
 
   The mesh is drawn into c x c cells of `view.CELL` px.
@@ -56,36 +53,34 @@ class View:
   axis: Array  # (3,) f32 unit vector, the camera's axis in the head frame
 
 
-@flax.struct.dataclass
-class Corners:
+class Corners(flax.struct.PyTreeNode):
   """K corners of the keyframes' images; `keyframe` counts among the keyframes, -1: none."""
 
-  keyframe: Array  # (K,) i32
-  px: Array  # (K, 2) f32 window px
-  face: Array  # (K,) i32
-  bary: Array  # (K, 3) f32
+  keyframe: AnyArray  # (K,) i32
+  px: AnyArray  # (K, 2) f32 window px
+  face: AnyArray  # (K,) i32
+  bary: AnyArray  # (K, 3) f32
 
 
-@flax.struct.dataclass
-class Rigid:
+class Rigid(flax.struct.PyTreeNode):
   """A rigid head of K points in T frames; X_camera = R X + t.
 
   `turn` and `shift` take the mesh from where the first estimate had it to where it is: X_camera = turn X_before + shift
   with the camera's new focal length and principal point (`poses.moved`).
   """
 
-  points: Array  # (K, 3) f32 m, frame of the mean head of the clip
-  R: Array  # (T, 3, 3) f32
-  t: Array  # (T, 3) f32 m
-  turn: Array  # (T, 3, 3) f32
-  shift: Array  # (T, 3) f32 m
-  focal: Array  # () f32 in units of the longer side
-  principal: Array  # (2,) f32 px
-  focal_sd: Array  # () f32, of log focal: what the data say of it, correlated errors included
-  expr: Array  # (E,) f32 the clip's middle expression, that of `points`
-  jaw: Array  # (3,) f32 rad, likewise
-  noise: Array  # (len(REGIONS),) f32 factor on the tracks' sd: how much less rigid than them the regions are
-  used: Array  # (T,) bool: frames with enough points; the others are as the first estimate has them
+  points: AnyArray  # (K, 3) f32 m, frame of the mean head of the clip
+  R: AnyArray  # (T, 3, 3) f32
+  t: AnyArray  # (T, 3) f32 m
+  turn: AnyArray  # (T, 3, 3) f32
+  shift: AnyArray  # (T, 3) f32 m
+  focal: AnyArray  # () f32 in units of the longer side
+  principal: AnyArray  # (2,) f32 px
+  focal_sd: AnyArray  # () f32, of log focal: what the data say of it, correlated errors included
+  expr: AnyArray  # (E,) f32 the clip's middle expression, that of `points`
+  jaw: AnyArray  # (3,) f32 rad, likewise
+  noise: AnyArray  # (len(REGIONS),) f32 factor on the tracks' sd: how much less rigid than them the regions are
+  used: AnyArray  # (T,) bool: frames with enough points; the others are as the first estimate has them
 
 
 class Observed(NamedTuple):

@@ -29,7 +29,7 @@ from vht_jax.tracking.checks import check_stage
 from vht_jax.tracking.evidence.examine import Evidence, Weighed, examine
 from vht_jax.tracking.keyframes import check_frames, finite_rows
 from vht_jax.tracking.motion.gaps import bridge
-from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
+from vht_jax.tracking.protocols import Checkpoint, Clip, NoCheckpoint, NoProgress, Progress
 from vht_jax.tracking.run import Run, make_run
 from vht_jax.tracking.stages import adam, landmarks
 from vht_jax.tracking.stages.camera import adjust_camera
@@ -111,7 +111,7 @@ def track(
     InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated.
     FloatingPointError: `debug_checks` found a number that is not finite.
   """
-  progress, checkpoint = progress or Progress(), checkpoint or Checkpoint()
+  progress, checkpoint = progress or NoProgress(), checkpoint or NoCheckpoint()
   clock = Clock()
   _, confidence, _ = clip.landmarks()
   check_frames(config, np.any(confidence[:, :68] > 0, axis=1))

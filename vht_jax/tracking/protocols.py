@@ -31,8 +31,8 @@ class Clip(Protocol):
   # And, where frames are not evenly spaced, `times` (T,) in seconds or `frame_ids` (T,) (`keyframes.frame_times`).
 
 
-class Progress:
-  """Receives what happens; this one ignores it, `app.console.Progress` draws a bar."""
+class Progress(Protocol):
+  """Receives what happens; `app.console.Progress` draws a bar."""
 
   def stage(self, name: str, total: int) -> None: ...
 
@@ -42,21 +42,52 @@ class Progress:
 
   def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
     """Told, once the landmarks are fitted, where the head is in the `seen` (T,) frames; its looks are not known yet."""
+    ...
 
 
-class Checkpoint:
-  """Keeps what is finished, so that a killed run goes on; this one keeps nothing, `app.record.Checkpoint` has files.
+class NoProgress(Progress):
+  """Ignores what happens."""
+
+  def stage(self, name: str, total: int) -> None:
+    pass
+
+  def advance(self, n: int = 1, **energies: float) -> None:
+    pass
+
+  def note(self, message: str) -> None:
+    pass
+
+  def placed(self, identity: Identity, poses: Pose, seen: np.ndarray) -> None:
+    pass
+
+
+class Checkpoint(Protocol):
+  """Keeps what is finished, so that a killed run goes on; `app.record.Checkpoint` has files.
 
   What it gives back is taken for the same clip, head and settings: that is the caller's to check.
   """
 
   def load(self, stage: str) -> dict[str, np.ndarray]:
     """What was saved for a stage; empty if nothing was."""
-    return {}
+    ...
 
   def save(self, stage: str, arrays: dict[str, np.ndarray]) -> None:
     """Keeps the end of a stage, or what there is of it so far, in place of what was kept before."""
+    ...
 
   def due(self) -> bool:
     """Whether it is time to save within a stage."""
+    ...
+
+
+class NoCheckpoint(Checkpoint):
+  """Keeps nothing."""
+
+  def load(self, stage: str) -> dict[str, np.ndarray]:
+    return {}
+
+  def save(self, stage: str, arrays: dict[str, np.ndarray]) -> None:
+    pass
+
+  def due(self) -> bool:
     return False

@@ -22,8 +22,8 @@ from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.tracking.camera_knowledge import placed
 from vht_jax.tracking.keyframes import frame_times
-from vht_jax.tracking.protocols import Checkpoint, Clip, Progress
-from vht_jax.types import Array, Camera, FlameModel, TrackResult
+from vht_jax.tracking.protocols import Checkpoint, Clip, NoCheckpoint, NoProgress, Progress
+from vht_jax.types import AnyArray, Camera, FlameModel, TrackResult
 
 LANDMARK_CHUNK = 128  # frames per call of what is done with landmarks
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: all cost 2.4 times the time, add little (docs/method.md)
@@ -98,7 +98,7 @@ class Run:
     if self.held is None:
       return shared
     focal, principal = self.given()
-    return shared.replace(log_focal=np.log(focal), principal=principal)
+    return shared if focal is None else shared.replace(log_focal=np.log(focal), principal=principal)
 
 
 def make_run(
@@ -116,8 +116,9 @@ def make_run(
   landmarks, confidence, dense = clip.landmarks()
   step = DENSE_STEP if config.landmarks.dense_landmarks and dense is not None and np.isfinite(dense).any() else 0
   lm = _landmark_model(model, weights, step)
-  f32 = lambda a: None if a is None else np.asarray(a, np.float32)
-  points, weight = fitted_points(model, f32(landmarks), f32(confidence), f32(dense), step)
+  f32 = lambda a: np.asarray(a, np.float32)
+  dense = None if dense is None else f32(dense)
+  points, weight = fitted_points(model, f32(landmarks), f32(confidence), dense, step)
   tracks = lambda index: _tracks(lm, points[index], weight[index], clip.size)
   return Run(
     model=model,
@@ -130,13 +131,13 @@ def make_run(
     tracks=in_chunks(tracks, len(points), LANDMARK_CHUNK),
     landmarks=landmarks,
     confidence=confidence,
-    seen=(weight[:, :68] > 0).any(axis=1),
+    seen=np.any(weight[:, :68] > 0, axis=1),
     times=frame_times(clip),
     init=init,
     held=held,
     place=placed(held if init is None else init.identity.camera),
-    progress=progress or Progress(),
-    checkpoint=checkpoint or Checkpoint(),
+    progress=progress or NoProgress(),
+    checkpoint=checkpoint or NoCheckpoint(),
   )
 
 
@@ -150,8 +151,8 @@ def nowhere(model: FlameModel, n_frames: int) -> Skin:
 
 
 def fitted_points(
-  model: FlameModel, landmarks: Array, confidence: Array, dense: Array | None, step: int
-) -> tuple[Array, Array]:
+  model: FlameModel, landmarks: AnyArray, confidence: AnyArray, dense: AnyArray | None, step: int
+) -> tuple[Any, Any]:
   """What is observed of the points of `observed.landmark_model`; host side or traced.
 
   Args:
@@ -164,7 +165,7 @@ def fitted_points(
     Points (T, N, 2) px, and their confidence (T, N): 0 and a point of 0 for what is missing or not finite.
   """
   xp = namespace(landmarks)
-  if step and model.dense_index.shape[0]:
+  if step and dense is not None and model.dense_index.shape[0]:
     extra = dense[:, xp.asarray(model.dense_index)[::step]]
     landmarks = xp.concatenate([landmarks, extra], axis=1)
     confidence = xp.concatenate([confidence, xp.ones(extra.shape[:2], confidence.dtype)], axis=1)

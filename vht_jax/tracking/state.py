@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -19,22 +19,22 @@ from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.fit.unknowns import identity_of as identity_with
 from vht_jax.render import shade
 from vht_jax.tracking.camera_knowledge import turned_world
-from vht_jax.types import Array, Camera, Identity, Pose, RawPose
+from vht_jax.types import AnyArray, Camera, Identity, Pose, RawPose
+
+T = TypeVar("T")
 
 FIRST_PIXELS = 50.0  # independent pixels that a frame's colours count for until the identity stage knows better
 
 
-@flax.struct.dataclass
-class AdamState:
+class AdamState(flax.struct.PyTreeNode):
   """What VHT's method optimises; host side."""
 
   identity: Identity
   raw: RawPose  # leading axis T
-  terms: dict[str, Array]  # name -> (T,) energy at the end of the frame's fit
+  terms: dict[str, AnyArray]  # name -> (T,) energy at the end of the frame's fit
 
 
-@flax.struct.dataclass
-class TrackState:
+class TrackState(flax.struct.PyTreeNode):
   """A clip of T frames after a stage. Arrays are host side; None: no stage has found it yet."""
 
   # The clip, by the landmarks and by Gauss-Newton on images.
@@ -42,20 +42,27 @@ class TrackState:
   appearance: Appearance | None = None  # its light in the default world
   turns: bool = False  # the head turns enough for its landmarks to determine the focal length
   focal_sd: float = 0.0  # relative standard deviation of the focal length; 0: given
-  landmark_focal: Array | None = None  # (2,) log focal length from the landmarks alone, and its standard deviation
+  landmark_focal: np.ndarray | None = None  # (2,) log focal length from the landmarks alone, and its standard deviation
   skin: Skin | None = None  # texture tracks; without them in the clip, of points that are nowhere seen
   tracked: bool = False  # there are texture tracks
-  slide: Array | None = None  # (N, 3, 2) m, head axes by [yaw, pitch]: the landmarks' own slide beyond the mean
+  slide: AnyArray | None = None  # (N, 3, 2) m, head axes by [yaw, pitch]: the landmarks' own slide beyond the mean
   photo_pixels: float = FIRST_PIXELS  # independent pixels that a frame's colours are believed to count for
   # The frames.
-  xs: Array | None = None  # (T, n) unknowns
+  xs: np.ndarray | None = None  # (T, n) unknowns
   pose_sd: Pose | None = None  # leading axis T, standard deviations of their poses
-  cost: Array | None = None  # (T,) of the landmark stage
-  l1: Array | None = None  # (T,) mean difference to the image
+  cost: AnyArray | None = None  # (T,) of the landmark stage
+  l1: AnyArray | None = None  # (T,) mean difference to the image
   done: int = 0  # how many frames the stage of the frames has finished
   unordered: bool = False  # the frames have turned out to be no video
   # VHT's method, in place of the unknowns above.
   adam: AdamState | None = None
+
+
+def known(value: T | None) -> T:
+  """A part of the state that an earlier stage has found."""
+  if value is None:
+    raise ValueError("the state lacks what an earlier stage finds")
+  return value
 
 
 def on_host(tree: Any) -> Any:
@@ -92,10 +99,11 @@ def restore(kind: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 def _part(kind: Any, name: str, arrays: Mapping[str, np.ndarray]) -> Any:
   below = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
-  if isinstance(kind, types.UnionType):  # X | None
-    if name not in arrays and not below:
+  if isinstance(kind, types.UnionType):  # X | None, or `AnyArray`
+    parts = typing.get_args(kind)
+    if types.NoneType in parts and name not in arrays and not below:
       return None
-    kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+    kind = next(part for part in parts if part is not types.NoneType)
   if typing.get_origin(kind) is dict:
     return below
   if dataclasses.is_dataclass(kind):
@@ -128,8 +136,9 @@ def identity_of(
     place: a camera whose R and T place the world; None: the default ones.
     layer: whether the free albedo has been looked for.
   """
-  light = appearance.light
+  looks: Any = appearance  # an identity is on the host, or traced, as its parts are
+  light = looks.light
   if place is not None:
-    light = shade.turned_light(jnp.asarray(light), turned_world(place).T)
+    light = shade.turned_light(jnp.asarray(light), jnp.asarray(turned_world(place).T))
   camera = camera_of(shared, size, place)
-  return identity_with(shared, camera, appearance.texture, light, appearance.layer if layer else None)
+  return identity_with(shared, camera, looks.texture, light, looks.layer if layer else None)

@@ -31,8 +31,7 @@ TEETH_BEHIND = 0.003  # m: what is inside the mouth is drawn no closer than this
 CLAY, CLAY_LIGHT = 0.75, (0.55, 0.35, 0.45)  # albedo and light (ambient, from above, from the camera) of `mesh`
 
 
-@flax.struct.dataclass
-class Look:
+class Look(flax.struct.PyTreeNode):
   """What is drawn beside the geometry, made once per clip."""
 
   faces: Array  # (F, 3) i32

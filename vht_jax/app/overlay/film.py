@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -92,7 +93,19 @@ def film(
   return float(np.mean(finite)) if finite else float("nan")
 
 
-def still(model: FlameModel, identity: Identity, poses: Pose, dataset: FrameFolder, i: int) -> np.ndarray:
+class Pictures(Protocol):
+  """Frames to be drawn on."""
+
+  size: tuple[int, int]  # (H, W) px
+
+  def __len__(self) -> int: ...
+
+  def image(self, i: int) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    ...
+
+
+def still(model: FlameModel, identity: Identity, poses: Pose, dataset: Pictures, i: int) -> np.ndarray:
   """(h, w, 3) uint8: the head over frame i, half transparent.
 
   The program is the one that renders the film of a head that fills the frame.

@@ -94,7 +94,7 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
     raise InputError(" ".join(str(error).split())) from None
   if len(rest) != 1:
     raise InputError(f"expected one result; found {len(rest)}. vht-export out/clip --to=glb (see --help)")
-  given = lambda names: {n: values[n].value for n in names if values[n].value is not None}
+  given = lambda names: {n: value for n in names if (value := values[n].value) is not None}
   options = {n: v if OPTIONS[n].kind is bool else OPTIONS[n].read(v) for n, v in given(OPTIONS).items()}
   return rest[0], given(_OWN), options
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -276,7 +277,8 @@ def _argmin_jvp(problem, options, primals, tangents):
 
 
 def _dot(a, b) -> Array:
-  return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  products = (jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+  return functools.reduce(operator.add, products)
 
 
 def _conjugate_gradients(matvec, b, inverse):

@@ -20,8 +20,7 @@ from vht_jax.types import Array
 HIGHEST = lax.Precision.HIGHEST
 
 
-@flax.struct.dataclass
-class Normal:
+class Normal(flax.struct.PyTreeNode):
   """Half of a least-squares cost's second-order model: cost = sum r^2, gradient = J^T r, matrix = J^T J."""
 
   cost: Array  # ()
@@ -32,15 +31,14 @@ class Normal:
     return jax.tree.map(jnp.add, self, other)
 
 
-@flax.struct.dataclass
-class Solution:
+class Solution(flax.struct.PyTreeNode):
   x: Array  # (n,) the best point seen
   normal: Normal  # the model there
   steps: Array  # () i32, iterations spent
   converged: Array  # () bool, the last accepted step lowered the cost by less than `tol`
 
 
-def damped_cholesky(matrix: Array, damping: Array) -> Array:
+def damped_cholesky(matrix: Array, damping: Array | float) -> Array:
   """Cholesky factor of matrix + damping * diag(matrix) (Marquardt's scaling).
 
   An unknown that nothing depends on (a zero on the diagonal: the pose of a frame without landmarks) gets a one
@@ -100,8 +98,7 @@ def _judge(cost: Array, new: Array, lam: Array, k: Array, tol: float) -> tuple[A
   return first | lower, jnp.where(first, lam, damping), ~first & done
 
 
-@flax.struct.dataclass
-class ArrowNormal:
+class ArrowNormal(flax.struct.PyTreeNode):
   """The same for F frames of n unknowns each that share m unknowns: an arrow-shaped matrix."""
 
   cost: Array  # ()
@@ -123,8 +120,7 @@ class ArrowNormal:
     )
 
 
-@flax.struct.dataclass
-class ArrowSolution:
+class ArrowSolution(flax.struct.PyTreeNode):
   frames: Array  # (F, n)
   shared: Array  # (m,)
   cost: Array  # ()
@@ -133,7 +129,7 @@ class ArrowSolution:
   shared_information: Array  # (m, m), inverse covariance of the shared unknowns with the frames marginalised
 
 
-def eliminate_frames(model: ArrowNormal, damping: Array):
+def eliminate_frames(model: ArrowNormal, damping: Array | float):
   """Schur complement of the frames: (factors, their solves, reduced matrix (m, m), reduced gradient (m,))."""
   factors = damped_cholesky(model.frame_matrix, damping)
   right = jnp.concatenate([model.cross, model.frame_gradient[..., None]], axis=-1)

@@ -26,8 +26,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 N_CHANNELS = 3
 
 
-@flax.struct.dataclass
-class ObservedColours:
+class ObservedColours(flax.struct.PyTreeNode):
   """What a frame's image shows at samples of the head."""
 
   samples: Samples
@@ -53,8 +52,7 @@ def observe_colours(
   return ObservedColours(samples, colors, crop, image9 / estimate_gain(samples, colors, light, weights))
 
 
-@flax.struct.dataclass
-class Colours:
+class Colours(flax.struct.PyTreeNode):
   """Colours of a head whose texture and light are known; knows the head, shape and camera."""
 
   light: Array  # (9, 3)
@@ -65,15 +63,15 @@ class Colours:
     return whitened(found, found.d_shared, observation.samples, self.weights)
 
 
-@flax.struct.dataclass
-class UnknownColours:
+class UnknownColours(flax.struct.PyTreeNode):
   """The same with the shared unknowns "texture" (T,) and "light" (9, 3), which the term brings."""
 
   weights: Weights
 
   def linearise(self, at: At, observation: ObservedColours) -> Linearised:
-    texture, light = at.shared.own["texture"], at.shared.own["light"]
+    texture, light = at.shared.brought("texture"), at.shared.brought("light")
     basis = observation.basis
+    assert basis is not None, "`UnknownColours` need the texture basis at the samples"
     albedo = observation.albedo + jnp.matmul(basis, texture, precision=HIGHEST)
     found = differences(observation, jnp.clip(albedo, 0.0, 1.0), light, at.x, at.shared)
     free = ((albedo > 0) & (albedo < 1)).astype(albedo.dtype)  # where it is not clipped
@@ -86,8 +84,7 @@ class UnknownColours:
     return whitened(found, {**found.d_shared, **d_own}, observation.samples, self.weights)
 
 
-@flax.struct.dataclass
-class Differences:
+class Differences(flax.struct.PyTreeNode):
   """Colour differences of the samples with their derivatives, not weighted."""
 
   r: Array  # (N, 3)

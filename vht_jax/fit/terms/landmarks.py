@@ -29,8 +29,7 @@ HUBER = 2.5  # residuals beyond this many standard deviations count linearly
 N_COMMON = 6
 
 
-@flax.struct.dataclass
-class Landmarks:
+class Landmarks(flax.struct.PyTreeNode):
   """Every landmark beside its point of the head; knows the head, shape, camera and the points' offsets."""
 
   model: LandmarkModel
@@ -49,8 +48,7 @@ class Landmarks:
     return Linearised(residual, frame, shared, root, cost)
 
 
-@flax.struct.dataclass
-class CommonError:
+class CommonError(flax.struct.PyTreeNode):
   """The prior of what a frame's landmarks have in common."""
 
   def linearise(self, at: At, observation: None = None) -> Linearised:

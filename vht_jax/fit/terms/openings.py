@@ -22,8 +22,7 @@ OPENINGS = np.array([(37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66),
 OPEN = 0.04  # in outer eye distances; an eye is 0.1 open, and here the weight of an opening has fallen to a half
 
 
-@flax.struct.dataclass
-class Openings:
+class Openings(flax.struct.PyTreeNode):
   """Differences of opposite points, 7 rows; knows the head, shape and camera."""
 
   model: LandmarkModel

@@ -21,8 +21,7 @@ NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a ne
 EYES_SD = 0.05  # rad, how far the eyes' angles differ
 
 
-@flax.struct.dataclass
-class FramePrior:
+class FramePrior(flax.struct.PyTreeNode):
   """Expression, neck, jaw, gaze of one frame; nothing on where the head is."""
 
   one_sided: bool = flax.struct.field(pytree_node=False)  # as `LandmarkModel.one_sided`
@@ -73,8 +72,7 @@ class FramePrior:
     return Normal(cost, gradient, jnp.diag(diagonal).at[i, j].add(-1.0 / EYES_SD**2))
 
 
-@flax.struct.dataclass
-class Near:
+class Near(flax.struct.PyTreeNode):
   """A shared block is near its mean."""
 
   name: str = flax.struct.field(pytree_node=False)
@@ -86,8 +84,7 @@ class Near:
     return gaussian(self.name, blocks(at.shared)[self.name], self.mean, self.sd)
 
 
-@flax.struct.dataclass
-class SmallOffsets:
+class SmallOffsets(flax.struct.PyTreeNode):
   """The detector's bias of every landmark is small."""
 
   model: LandmarkModel
@@ -98,8 +95,7 @@ class SmallOffsets:
     return gaussian("offset", at.shared.offset, 0.0, sd)
 
 
-@flax.struct.dataclass
-class HeadSize:
+class HeadSize(flax.struct.PyTreeNode):
   """The size of the head, which one camera cannot see."""
 
   model: LandmarkModel
@@ -111,8 +107,7 @@ class HeadSize:
     return Linearised(jnp.sum(by_shape * at.shared.shape)[None, None], {}, {"shape": by_shape[None, None]})
 
 
-@flax.struct.dataclass
-class HeldFrame:
+class HeldFrame(flax.struct.PyTreeNode):
   """The frame stays where it was: observations are its unknowns (n,)."""
 
   precision: Array  # () of every number

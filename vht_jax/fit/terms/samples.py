@@ -13,14 +13,13 @@ from vht_jax.head import flame
 from vht_jax.head import points as pts
 from vht_jax.head.points import POSE, Points
 from vht_jax.render import shade
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MIN_COSINE = 0.25  # surfaces seen more obliquely carry more modelling error than information
 
 
-@flax.struct.dataclass
-class Samples:
+class Samples(flax.struct.PyTreeNode):
   """N pixels of one frame as surface points; frozen during one solve."""
 
   points: Points
@@ -34,7 +33,7 @@ class Samples:
   weight: Array  # (N,) sums to the number of pixels that the frame counts for; 0: unusable
 
 
-def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int, count: Array) -> Samples:
+def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int, count: Array | float) -> Samples:
   """n of the pixels that see an explained face, evenly spread over them in scan order.
 
   Args:
@@ -91,9 +90,9 @@ def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int
   )
 
 
-def estimate_gain(samples: Samples, albedo: Array, light: Array, weights: Weights) -> Array:
+def estimate_gain(samples: Samples, albedo: Array, light: AnyArray, weights: Weights) -> Array:
   """() robust factor between the image and the model's colours: exposure and white balance drift in real video."""
-  model = shade.shade(albedo, shade.shading(light, to_world(samples.seen_normal)))
+  model = shade.shade(albedo, shade.shading(jnp.asarray(light), to_world(samples.seen_normal)))
   gain = jnp.ones(())
   for _ in range(3):
     error = jnp.sqrt(jnp.mean((samples.color - gain * model) ** 2, -1) + 1e-12) / weights.sd_color
@@ -102,6 +101,7 @@ def estimate_gain(samples: Samples, albedo: Array, light: Array, weights: Weight
   return jnp.where(jnp.sum(samples.weight) > 0, jnp.clip(gain, 0.3, 3.0), 1.0)
 
 
-def with_gradient(image: Array) -> Array:
+def with_gradient(image: AnyArray) -> Array:
   """(H, W, 3) -> (H, W, 9): the image and its central differences in x and y per pixel."""
-  return jnp.concatenate([image, jnp.gradient(image, axis=1), jnp.gradient(image, axis=0)], -1)
+  by_x, by_y = (jnp.asarray(jnp.gradient(image, axis=axis)) for axis in (1, 0))
+  return jnp.concatenate([image, by_x, by_y], -1)

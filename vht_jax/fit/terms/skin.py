@@ -15,7 +15,7 @@ from vht_jax.fit.terms.term import Entry, Linearised
 from vht_jax.fit.unknowns import At, part
 from vht_jax.head import points as pts
 from vht_jax.head.points import Points
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CAUCHY = 1.0  # standard deviations at which a residual counts half, as in the rigid bundle
@@ -23,27 +23,24 @@ CAUCHY = 1.0  # standard deviations at which a residual counts half, as in the r
 PLACE_SD = 0.0022
 
 
-@flax.struct.dataclass
-class ObservedSkin:
+class ObservedSkin(flax.struct.PyTreeNode):
   """Tracks of one frame."""
 
-  uv: Array  # (K, 2) units of the longer side, from the image centre
-  inverse_sd: Array  # (K,) 1 / those units; 0: not seen
+  uv: AnyArray  # (K, 2) units of the longer side, from the image centre
+  inverse_sd: AnyArray  # (K,) 1 / those units; 0: not seen
 
 
-@flax.struct.dataclass
-class Skin:
+class Skin(flax.struct.PyTreeNode):
   """The tracked points of a clip; always as many, so that one program serves all clips."""
 
   points: Points  # K, the identity folded in; posed with the clip's middle expression they are where the tracks say
   observed: ObservedSkin  # leading axis T
-  by_shape: Array  # (K, S) m: how far the shape moves the mesh there, along its normal
-  place: Array  # (K,) m: along the normal, from the mesh of the shape 0 to the tracked point
-  counted: Array  # (K,) 1 for points, 0 for padding
+  by_shape: AnyArray  # (K, S) m: how far the shape moves the mesh there, along its normal
+  place: AnyArray  # (K,) m: along the normal, from the mesh of the shape 0 to the tracked point
+  counted: AnyArray  # (K,) 1 for points, 0 for padding
 
 
-@flax.struct.dataclass
-class SkinPoints:
+class SkinPoints(flax.struct.PyTreeNode):
   """Every track beside its point; knows the head and the camera."""
 
   points: Points
@@ -63,19 +60,18 @@ class SkinPoints:
     )
 
 
-@flax.struct.dataclass
-class SkinShape:
+class SkinShape(flax.struct.PyTreeNode):
   """The mesh passes through the tracked points; knows the shape."""
 
-  by_shape: Array  # of `Skin`, as the others
-  place: Array
-  counted: Array
+  by_shape: AnyArray  # of `Skin`, as the others
+  place: AnyArray
+  counted: AnyArray
 
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation
-    scale = self.counted / PLACE_SD
-    off = jnp.matmul(self.by_shape, at.shared.shape, precision=HIGHEST) - self.place
-    return Linearised((off * scale)[:, None], {}, {"shape": (self.by_shape * scale[:, None])[:, None]})
+    by_shape, scale = jnp.asarray(self.by_shape), self.counted / PLACE_SD
+    off = jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - self.place
+    return Linearised((off * scale)[:, None], {}, {"shape": (by_shape * scale[:, None])[:, None]})
 
 
 def skin_entries(skin: Skin | None) -> list[Entry]:

@@ -16,24 +16,22 @@ from vht_jax.head import points as pts
 from vht_jax.head.points import Points
 from vht_jax.render import shade
 from vht_jax.render.raster import rasterize
-from vht_jax.types import Array, FlameModel
+from vht_jax.types import AnyArray, Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
 UNEXPLAINED = ("teeth", "tongue", "mouth_cavity", "eye_socket")  # masks; in the shade of something else
 
 
-@flax.struct.dataclass
-class Crop:
+class Crop(flax.struct.PyTreeNode):
   """A square view of one frame; pixel = scale * (u, v) + offset, (u, v) being the unit coordinates of `points`."""
 
-  rgb: Array  # (C, C, 3) f32 in [0, 1]
-  inside: Array  # (C, C) f32, 1 where the crop shows the frame and not the padding
-  scale: Array  # () px per unit
-  offset: Array  # (2,) px
+  rgb: AnyArray  # (C, C, 3) f32 in [0, 1]
+  inside: AnyArray  # (C, C) f32, 1 where the crop shows the frame and not the padding
+  scale: AnyArray  # () px per unit
+  offset: AnyArray  # (2,) px
 
 
-@flax.struct.dataclass
-class Surface:
+class Surface(flax.struct.PyTreeNode):
   """The whole head as points, with what a pixel's colour needs. Made once per clip."""
 
   vertices: Points  # all V vertices
@@ -113,8 +111,9 @@ def pose_mesh(surface: Surface, x: Array, shared: Shared):
 def rasterise(surface: Surface, x: Array, shared: Shared, crop: Crop):
   """Rasterises the head into the crop: camera vertices, their neighbourhoods' rotations, fragments."""
   X, dX = pose_mesh(surface, x, shared)
+  height, width, _ = crop.rgb.shape
   screen = to_pixels(pts.project(X, jnp.exp(shared.log_focal), shared.principal), crop)
-  fragments = rasterize(jnp.concatenate([screen, X[:, 2:]], -1), surface.faces, crop.rgb.shape[:2])
+  fragments = rasterize(jnp.concatenate([screen, X[:, 2:]], -1), surface.faces, (height, width))
   return X, dX, fragments
 
 

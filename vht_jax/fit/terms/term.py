@@ -10,7 +10,7 @@ frame; the assembler maps it over the frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import flax.struct
@@ -22,8 +22,7 @@ from vht_jax.fit.unknowns import At, blocks, with_blocks
 from vht_jax.types import Array
 
 
-@flax.struct.dataclass
-class Own:
+class Own(flax.struct.PyTreeNode):
   """Derivatives by a shared block of which every row of residuals knows its own part only: a point and its offset.
 
   As dense columns they would be nearly all of the cost. The term has as many rows as the block has parts.
@@ -32,8 +31,7 @@ class Own:
   by_row: Array  # (R, k, c): the block is (R, ...) with c numbers in each row
 
 
-@flax.struct.dataclass
-class Linearised:
+class Linearised(flax.struct.PyTreeNode):
   """A term at one place: R rows of k residuals, whose weight is common, and what they depend on.
 
   Only the unknowns that the term knows are named: "head" and the term's own in `frame`; in `shared` the fields of
@@ -41,8 +39,8 @@ class Linearised:
   """
 
   residual: Array  # (R, k) in standard deviations
-  frame: dict[str, Array]  # (R, k, size of the block)
-  shared: dict[str, Array | Own]  # (R, k, size of the block)
+  frame: Mapping[str, Array]  # (R, k, size of the block)
+  shared: Mapping[str, Array | Own]  # (R, k, size of the block)
   root: Array | None = None  # (R,) square roots of robust weights; None: 1
   cost: Array | None = None  # () of the term; None: the sum of squares
 

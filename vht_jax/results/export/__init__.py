@@ -1,8 +1,8 @@
 """Results in the formats of other programs.
 
-  scene = make_scene(model, result, size)          # or of a folder: vht_jax.app.result.source.open_scene("out/clip")
-  export(scene, "glb,arkit", "out/clip/export")    # files
-  dict(to_arkit(scene))                            # the same in memory: {name: bytes}
+scene = make_scene(model, result, size)          # or of a folder: vht_jax.app.result.source.open_scene("out/clip")
+export(scene, "glb,arkit", "out/clip/export")    # files
+dict(to_arkit(scene))                            # the same in memory: {name: bytes}
 """
 
 from vht_jax.results.export.any_head.arkit import to_arkit

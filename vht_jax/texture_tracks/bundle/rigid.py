@@ -19,7 +19,7 @@ import numpy as np
 from vht_jax import rotation
 from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
 from vht_jax.texture_tracks.types import REGIONS
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 POINT_SD = 0.005  # m, prior of a point against the mesh, each direction: it works from 3 to 5 mm
@@ -30,22 +30,20 @@ FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
 
-@flax.struct.dataclass
-class Problem:
+class Problem(flax.struct.PyTreeNode):
   """T frames, K points. Image px."""
 
-  X0: Array  # (K, 3) m, about the pivot
-  uv: Array  # (T, K, 2) px
-  inverse_sd: Array  # (T, K) 1 / px; 0: not seen
-  region: Array  # (K,) i32
-  side: Array  # () px, the longer side
-  centre: Array  # (2,) px, of the image
-  mean: Array  # (3,) prior of `State.shared`
-  sd: Array  # (3,)
+  X0: AnyArray  # (K, 3) m, about the pivot
+  uv: AnyArray  # (T, K, 2) px
+  inverse_sd: AnyArray  # (T, K) 1 / px; 0: not seen
+  region: AnyArray  # (K,) i32
+  side: AnyArray  # () px, the longer side
+  centre: AnyArray  # (2,) px, of the image
+  mean: AnyArray  # (3,) prior of `State.shared`
+  sd: AnyArray  # (3,)
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   R: Array  # (T, 3, 3) head -> camera
   place: Array  # (T, 3) px of the pivot, and log of px per m there
   shared: Array  # (3,) log focal (in longer sides), principal point minus the image's centre in longer sides
@@ -63,7 +61,7 @@ def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) 
 def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   """Camera positions (T, 3) m of the pivot, focal length () and principal point (2,) in px."""
   f = jnp.exp(state.shared[0]) * problem.side
-  principal = problem.centre + state.shared[1:] * problem.side
+  principal = state.shared[1:] * problem.side + problem.centre
   inverse = jnp.exp(-state.place[:, 2:])
   return jnp.concatenate([(state.place[:, :2] - principal[None]) * inverse, f * inverse], -1), f, principal
 
@@ -112,7 +110,8 @@ def cauchy(r: Array) -> tuple[Array, Array]:
 
 def usual_camera() -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviations of `State.shared` of a camera that nothing is known of."""
-  return np.float32([LOG_FOCAL_MEAN, 0, 0]), np.float32([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD])
+  f32 = lambda *a: np.array(a, np.float32)  # noqa: E731
+  return f32(LOG_FOCAL_MEAN, 0, 0), f32(LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD)
 
 
 def cost_of(problem: Problem, state: State) -> Array:
@@ -122,8 +121,7 @@ def cost_of(problem: Problem, state: State) -> Array:
   )
 
 
-@flax.struct.dataclass
-class System:
+class System(flax.struct.PyTreeNode):
   """Normal equations; the 6 T + 3 unknowns of poses and camera first, then the points."""
 
   gradient: Array  # (6 T + 3,)
@@ -185,7 +183,7 @@ def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array,
   return matrix, found.gradient - jnp.matmul(flat.T, gradient.reshape(-1), precision=HIGHEST), factor, cross
 
 
-def step_of(found: System, damping: Array) -> tuple[Array, Array]:
+def step_of(found: System, damping: Array | float) -> tuple[Array, Array]:
   """The damped Gauss-Newton step: (6 T + 3,) and (K, 3)."""
   matrix, gradient, factor, cross = reduced(found, damping)
   d = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)

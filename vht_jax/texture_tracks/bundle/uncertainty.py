@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.texture_tracks.bundle.rigid import Problem, State, reduced, step_of, system
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
 # What all regions have in common, of the focal length: measured on scanned heads whose views spread by so much (rms).
@@ -21,7 +21,7 @@ N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
 FLOOR, SPREAD = 0.015, 0.4  # rad
 
 
-def clusters(X: Array, seen: Array, n: int = N_CLUSTERS) -> Array:
+def clusters(X: AnyArray, seen: Array, n: int = N_CLUSTERS) -> Array:
   """(K,) i32: points grouped by the nearest of n of them that are far from each other (K, 3); `seen` (K,) count."""
   far = jnp.where(seen, jnp.inf, -1.0)
 

@@ -23,8 +23,7 @@ NOISE_FACTOR = 3.0  # the errors of a track are correlated: so many times they c
 AT_ONCE = 128  # points that are followed in one frame: those of the nearest views
 
 
-@flax.struct.dataclass
-class Sought:
+class Sought(flax.struct.PyTreeNode):
   """The N points that are looked for in one frame."""
 
   pick: Array  # (N,) i32 which of the corners

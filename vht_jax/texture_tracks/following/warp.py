@@ -11,7 +11,7 @@ from vht_jax.render.image import sample_bilinear
 from vht_jax.texture_tracks.following.lucas_kanade import PATCH
 from vht_jax.texture_tracks.following.view import CELL, project
 from vht_jax.texture_tracks.types import View
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 MIN_COSINE = 0.3  # of the skin to the line of sight, in both frames
 BEHIND = 0.004  # m: skin so far behind what the keyframe sees there is hidden; a mesh is not surer of its own depth
@@ -88,7 +88,7 @@ def _refine(values: Array, between: tuple[tuple[float, float], ...]) -> Array:
   return values
 
 
-def place(view: View, faces: Array, face: Array, bary: Array) -> tuple[Array, Array]:
+def place(view: View, faces: Array, face: AnyArray, bary: AnyArray) -> tuple[Array, Array]:
   """Window px (N, 2) of points on triangles `face` (N,), and the cosines (N,) under which they are seen."""
   X = jnp.sum(view.X[faces[face]] * bary[..., None], axis=-2)
   return project(X, view.lens), view.cosine[face]

@@ -25,8 +25,7 @@ LEAST = 0.1  # a region of less visibility has no weight at all
 _IRIS_OF = (0, 1)  # region of points 68 and 69
 
 
-@flax.struct.dataclass
-class Evidence:
+class Evidence(flax.struct.PyTreeNode):
   """Of T frames."""
 
   visible: np.ndarray  # (T, R) f32 in [0, 1], of `REGIONS`; 1 where there is no face or nothing can be said

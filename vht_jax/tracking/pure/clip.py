@@ -60,7 +60,7 @@ def track_fn(
   if init is None:
     identity, start, energies = fit_identity(model, observations, config, weights, size=size, adjoint=adjoint)
   else:
-    identity, start, energies = init.identity, init.poses, None
+    identity, start, energies = init.identity, init.poses, {}
   if init is not None or config.photometric:
     fit = fit_frames_in_turn if config.schedule == "sequential" else fit_frames
     start, energies = fit(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)
@@ -105,6 +105,7 @@ def fit_identity(
   person, shared = frame.with_identity(lm, found.shared)
   cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, tracks)
   if config.photometric:
+    assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])
     pick = lambda tree: jax.tree.map(lambda a: a[index], tree)
     raw = jax.vmap(to_raw)(poses)

@@ -43,6 +43,7 @@ def fit_frame(
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint)
   if config.photometric and start is not None:
+    assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
       model, observation, identity, to_raw(start), start.translation, config, weights, adjoint=adjoint
     )

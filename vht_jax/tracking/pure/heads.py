@@ -11,8 +11,7 @@ from vht_jax.head import flame
 from vht_jax.types import Array, FlameModel, Pose
 
 
-@flax.struct.dataclass
-class PosedHead:
+class PosedHead(flax.struct.PyTreeNode):
   """A head in one frame."""
 
   vertices: Array  # (V, 3) world, m

@@ -63,4 +63,5 @@ def image_size(observations: Observations, size: tuple[int, int] | None) -> tupl
     return size
   if observations.rgb is None:
     raise InputError("track_fn: observations without images do not say how large the image is: give size=(H, W)")
-  return observations.rgb.shape[-3:-1]
+  height, width = observations.rgb.shape[-3:-1]
+  return height, width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from vht_jax.head import flame
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages import landmarks
-from vht_jax.tracking.state import AdamState, TrackState, on_host, save
+from vht_jax.tracking.state import AdamState, TrackState, known, on_host, save
 from vht_jax.types import Identity, Observations, Pose, RawPose
 from vht_jax.vht import adam, calibrate
 
@@ -48,8 +49,9 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   sequential = config.schedule == "sequential"
   size = 1 if sequential else config.batch_size
   run.progress.stage("frames", n)
-  identity, raw = state.adam.identity, jax.tree.map(np.array, state.adam.raw)
-  terms = {name: np.array(values) for name, values in state.adam.terms.items()}
+  begun = known(state.adam)
+  identity, raw = begun.identity, jax.tree.map(np.array, begun.raw)
+  terms: dict[str, Any] = {name: np.array(values) for name, values in begun.terms.items()}
   # VHT's order: the first frame keeps what the keyframe stage gave it, every later one starts at its predecessor.
   first = int(np.argmax(run.seen)) + 1 if sequential else 0
   if state.done:
@@ -58,7 +60,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   so_far = lambda done: state.replace(adam=AdamState(identity=identity, raw=raw, terms=terms), done=done)
   for start in range(first, n, size):
     index = np.minimum(np.arange(start, start + size), n - 1)
-    source = last_sound(raw, index[0] - 1)[None] if sequential else index
+    source = np.array([last_sound(raw, index[0] - 1)]) if sequential else index
     rows = _rows(raw, source)
     if sequential and not run.seen[start]:
       _put(raw, index, rows)
@@ -77,7 +79,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
 
 def poses(state: TrackState) -> Pose:
   """Leading axis T."""
-  return jax.vmap(flame.limit_pose)(jax.tree.map(jnp.asarray, state.adam.raw))
+  return jax.vmap(flame.limit_pose)(jax.tree.map(jnp.asarray, known(state.adam).raw))
 
 
 def to_raw(pose: Pose) -> RawPose:
@@ -104,10 +106,10 @@ def solve(
   return found
 
 
-def last_sound(raw: RawPose, i: int) -> np.ndarray:
-  """The last frame up to i whose numbers are finite, so that one that diverged is nobody's start; () int."""
+def last_sound(raw: RawPose, i: int) -> int:
+  """The last frame up to i whose numbers are finite, so that one that diverged is nobody's start."""
   leaves = jax.tree.leaves(raw)
-  return np.int64(next((k for k in range(i, -1, -1) if all(np.isfinite(a[k]).all() for a in leaves)), i))
+  return next((k for k in range(i, -1, -1) if all(np.isfinite(a[k]).all() for a in leaves)), i)
 
 
 def observations(run: Run, index: np.ndarray) -> Observations:

@@ -23,8 +23,8 @@ from vht_jax.render import shade
 from vht_jax.tracking.camera_knowledge import turned_world
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.state import TrackState, on_host, plain_appearance
-from vht_jax.types import Array, TrackResult
+from vht_jax.tracking.state import TrackState, known, on_host, plain_appearance
+from vht_jax.types import TrackResult
 
 MIN_YAW_SPAN = math.radians(15.0)  # below this a clip's landmarks do not determine the focal length
 USUAL_FOCAL = LOG_FOCAL_MEAN, LOG_FOCAL_SD  # of log focal length, before anything is seen
@@ -65,8 +65,9 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
 def adjusted(state: TrackState, run: Run) -> TrackState:
   """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state."""
   chosen, _ = bundle_frames(run)
-  result = _bundle_of(state, run, chosen, (state.shared.log_focal, HELD_SD[0]))
-  held = result.shared.replace(log_focal=state.shared.log_focal, principal=state.shared.principal)
+  shared = known(state.shared)
+  result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]))
+  held = result.shared.replace(log_focal=shared.log_focal, principal=shared.principal)
   return _with_landmark_focal(state.replace(shared=run.with_held(held)))
 
 
@@ -90,7 +91,7 @@ def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple
   counts = np.bincount(padded, minlength=run.n_frames)[padded].astype(np.float32)
   rarer = lambda rows, by: rows.replace(inverse_sd=rows.inverse_sd / (np.sqrt(counts)[:, None] * np.float32(by)))
   more = [(term, rarer(rows, 1)) for term, rows in skin_entries_of(state, run, padded)]
-  principal = state.shared.principal if state.tracked else run.given()[1]
+  principal = known(state.shared).principal if state.tracked else run.given()[1]
   prior = (np.zeros(2), PRINCIPAL_SD) if principal is None else (principal, HELD_SD[1])
   f32 = lambda pair: tuple(np.float32(a) for a in pair)
   return on_host(
@@ -109,7 +110,7 @@ def landmarks_of(state: TrackState, run: Run, beside_colours: bool = False) -> L
   """
   if state.slide is None:
     return run.lm.replace(common=run.lm.common * np.float32(0)) if beside_colours else run.lm
-  surer = np.float32(view_bias.COMMON_SD) / np.float32(view_bias.COMMON_SD_MEAN_ONLY)
+  surer = np.array(view_bias.COMMON_SD, np.float32) / np.array(view_bias.COMMON_SD_MEAN_ONLY, np.float32)
   return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer[None, None])
 
 
@@ -124,7 +125,7 @@ def skin_entries_of(state: TrackState, run: Run, index: np.ndarray) -> list[Entr
   return [] if skin is None else skin_entries(skin.replace(observed=rows_of(skin.observed, index)))
 
 
-def yaw_of(x: Array) -> Array:
+def yaw_of(x: np.ndarray) -> np.ndarray:
   """(...) rad, of unknowns (..., n)."""
   return part(x, "rotation")[..., 1]
 
@@ -148,7 +149,9 @@ def _taken_over(state: TrackState, run: Run, init: TrackResult) -> TrackState:
     principal=principal_of(identity.camera, run.size),
     offset=shared.offset.at[:70].set(identity.lmk_offset),
   )
-  light = identity.light if run.place is None else shade.turned_light(identity.light, turned_world(run.place))
+  light = identity.light
+  if run.place is not None:
+    light = shade.turned_light(light, jnp.asarray(turned_world(run.place)))
   plain = plain_appearance(run.model.texture_basis.shape[-1])
   layer = plain.layer if identity.texture_layer is None else identity.texture_layer
   appearance = Appearance(texture=identity.texture, layer=layer, light=light)
@@ -156,7 +159,7 @@ def _taken_over(state: TrackState, run: Run, init: TrackResult) -> TrackState:
 
 
 def _with_landmark_focal(state: TrackState) -> TrackState:
-  return state.replace(landmark_focal=np.array([state.shared.log_focal, state.focal_sd], np.float32))
+  return state.replace(landmark_focal=np.array([known(state.shared).log_focal, state.focal_sd], np.float32))
 
 
 @stored

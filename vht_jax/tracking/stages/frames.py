@@ -18,7 +18,7 @@ from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation
-from vht_jax.tracking.state import TrackState, save
+from vht_jax.tracking.state import TrackState, known, save
 from vht_jax.types import Pose
 
 IRIS_BELIEF = 0.7  # with 1 some real eyes are off by 2.4 % of the eye distance, with 0 rendered ones by 4 degrees
@@ -35,13 +35,13 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   surface, albedo, lm, shared = _person(
     run.colored,
     landmarks_of(state, run, beside_colours=True),
-    state.shared.shape,
+    known(state.shared).shape,
     believed(state, run.weights),
-    state.appearance,
+    known(state.appearance),
   )
-  cam, light = camera(state, run), state.appearance.light
+  cam, light = camera(state, run), known(state.appearance).light
   pixels = min(state.photo_pixels, float(run.weights.frame_pixels))
-  begun = state.xs  # of frames that are not done yet, where their landmarks place them
+  begun = known(state.xs)  # of frames that are not done yet, where their landmarks place them
   xs, pose_sd = np.array(begun), jax.tree.map(np.array, state.pose_sd)
   l1 = np.full(n, np.nan, np.float32) if state.l1 is None else np.array(state.l1)
   so_far = lambda done: state.replace(xs=xs, pose_sd=pose_sd, l1=l1, done=done)
@@ -82,11 +82,12 @@ def believed(state: TrackState, weights: Weights) -> Shared:
   shape to tell that of the irises from, but somebody may look aside throughout: it is believed at least by
   `IRIS_BELIEF`, lest the eyes turn instead.
   """
-  offset = np.array(state.shared.offset)
+  shared = known(state.shared)
+  offset = np.array(shared.offset)
   share = 1.0 if state.tracked else min(state.photo_pixels / float(weights.photo_pixels), 1.0)
   belief = np.full((len(offset), 1), share, np.float32)
   belief[68:70] = np.maximum(belief[68:70], IRIS_BELIEF)
-  return state.shared.replace(offset=offset * belief)
+  return shared.replace(offset=offset * belief)
 
 
 def guarded(

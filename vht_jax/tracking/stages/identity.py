@@ -15,7 +15,8 @@ from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import keyframes, refit
-from vht_jax.tracking.state import TrackState, on_host
+from vht_jax.tracking.state import TrackState, known, on_host
+from vht_jax.types import AnyArray
 
 # The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
 FOCAL_BIAS_SD = 0.1
@@ -31,16 +32,17 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
   config = run.config
   index = keyframes(state, run)
   run.progress.stage("identity", 1)
-  surface = _surface(run.colored, state.shared.shape)
+  begun, xs = known(state.shared), np.array(known(state.xs))
+  surface = _surface(run.colored, begun.shape)
   shared, appearance, xs_of_keyframes, pixels, cost, _ = on_host(
     _fit_identity(
       surface,
       landmarks_of(state, run, beside_colours=True),
-      state.shared,
-      state.appearance,
+      begun,
+      known(state.appearance),
       run.tracks_of(index),
-      crops_of(run.clip, index, state.xs[index], config.gauss_newton.crop_size),
-      state.xs[index],
+      crops_of(run.clip, index, xs[index], config.gauss_newton.crop_size),
+      xs[index],
       run.weights,
       focal_prior(state, run),
       np.float32(state.photo_pixels),
@@ -50,7 +52,6 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
       config.gauss_newton.identity_steps,
     )
   )
-  xs = np.array(state.xs)
   xs[index] = xs_of_keyframes
   state = state.replace(
     shared=run.with_held(shared),
@@ -67,12 +68,12 @@ def focal_is_free(state: TrackState, run: Run) -> bool:
   return state.turns and not state.tracked and run.given()[0] is None
 
 
-def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray, ...]:
+def focal_prior(state: TrackState, run: Run) -> tuple[AnyArray | np.float32, ...]:
   """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
-  mean, sd = state.landmark_focal
+  mean, sd = known(state.landmark_focal)
   if run.held is not None or state.tracked:
-    focal_sd, principal_sd = np.float32(HELD_SD)
-    return np.float32(mean), focal_sd, np.float32(state.shared.principal), principal_sd
+    focal_sd, principal_sd = np.array(HELD_SD, np.float32)
+    return np.float32(mean), focal_sd, np.asarray(known(state.shared).principal, np.float32), principal_sd
   free = focal_is_free(state, run)
   return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if free else FIXED_FOCAL_SD)
 

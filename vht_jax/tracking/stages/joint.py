@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +15,13 @@ from vht_jax.fit.layer import albedo_map
 from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows
-from vht_jax.tracking.protocols import Checkpoint
+from vht_jax.tracking.protocols import NoCheckpoint
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.frames import fit_frames
 from vht_jax.tracking.stages.identity import focal_prior
-from vht_jax.tracking.state import TrackState
+from vht_jax.tracking.state import TrackState, known
 
 JOINT_STEPS = 2  # of the identity from all frames
 DAMPING = 1e-3  # Marquardt's, of these steps
@@ -29,14 +30,14 @@ DAMPING = 1e-3  # Marquardt's, of these steps
 def fit_jointly(state: TrackState, run: Run) -> TrackState:
   """After the frames. A step that does not lower the energy of the clip is taken back and is the last."""
   prior = focal_prior(state, run)
-  valid = run.seen & finite_rows(state.xs)
-  again = dataclasses.replace(run, checkpoint=Checkpoint())
+  valid = run.seen & finite_rows(known(state.xs))
+  again = dataclasses.replace(run, checkpoint=NoCheckpoint())
   before: tuple[float, TrackState] | None = None
   for k in range(JOINT_STEPS + 1):
     total = _reduced(state, run, valid)
     moved, cost, _ = _shared_step(
       landmarks_of(state, run, beside_colours=True),
-      state.shared,
+      known(state.shared),
       total,
       run.weights,
       prior,
@@ -60,14 +61,15 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
   """The energy of the `valid` (T,) frames in what they share, batch by batch; host side."""
   config, n = run.config, run.n_frames
   run.progress.stage("joint", n)
-  surface, albedo = _coloured(run.colored, state.shared.shape, state.appearance)
-  total = None
+  shared, appearance, every = known(state.shared), known(state.appearance), known(state.xs)
+  surface, albedo = _coloured(run.colored, shared.shape, appearance)
+  total: Any = None
   for start in range(0, n, config.batch_size):
     rows = np.arange(start, start + config.batch_size)
     index = np.minimum(rows, n - 1)
-    xs, lm = state.xs[index], landmarks_of(state, run, beside_colours=True)
+    xs, lm = every[index], landmarks_of(state, run, beside_colours=True)
     part = _reduce(
-      surface, lm, albedo, state.appearance.light, state.shared, run.tracks_of(index),
+      surface, lm, albedo, appearance.light, shared, run.tracks_of(index),
       crops_of(run.clip, index, xs, config.gauss_newton.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
       valid[index] & (rows < n), skin_entries_of(state, run, index), config.gauss_newton.n_samples,
     )  # fmt: skip

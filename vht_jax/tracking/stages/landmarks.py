@@ -12,14 +12,14 @@ from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import initial, initial_unknowns, landmarks_of, skin_entries_of
-from vht_jax.tracking.state import TrackState, identity_of
+from vht_jax.tracking.state import TrackState, identity_of, known
 from vht_jax.types import Camera, Identity, Pose
 
 
 def fit_landmarks(state: TrackState, run: Run) -> TrackState:
   """Every frame by itself, from the best affine camera for the mean head or from a former result (`run.init`)."""
   if run.init is not None:
-    shared = state.shared
+    shared = known(state.shared)
     xs = _from_poses(run.lm.points, run.init.poses, shared.shape, camera(state, run), shared.principal)
     state = state.replace(xs=np.asarray(xs))
   state, cost = refit(state, run)
@@ -30,7 +30,7 @@ def fit_landmarks(state: TrackState, run: Run) -> TrackState:
 
 def refit(state: TrackState, run: Run) -> tuple[TrackState, np.ndarray]:
   """All frames by their landmarks with the camera and identity of the state; and what each frame costs (T,)."""
-  model, shared = with_identity(landmarks_of(state, run), state.shared)
+  model, shared = with_identity(landmarks_of(state, run), known(state.shared))
   run.progress.stage("landmarks", run.n_frames)
 
   def solve(index):
@@ -60,18 +60,18 @@ def keyframes(state: TrackState, run: Run) -> np.ndarray:
 
 
 def camera(state: TrackState, run: Run) -> Camera:
-  return camera_of(state.shared, run.size, run.place)
+  return camera_of(known(state.shared), run.size, run.place)
 
 
 def identity(state: TrackState, run: Run) -> Identity:
-  found = identity_of(state.shared, state.appearance, run.size, run.place, layer=run.config.photometric)
-  return jax.device_put(found)
+  shared, appearance = known(state.shared), known(state.appearance)
+  return jax.device_put(identity_of(shared, appearance, run.size, run.place, layer=run.config.photometric))
 
 
 def poses(state: TrackState, run: Run) -> Pose:
   """Leading axis T."""
-  cam, shared = camera(state, run), state.shared
-  to_poses = lambda index: _to_poses(run.lm.points, state.xs[index], shared.shape, cam, shared.principal)
+  cam, shared, xs = camera(state, run), known(state.shared), known(state.xs)
+  to_poses = lambda index: _to_poses(run.lm.points, xs[index], shared.shape, cam, shared.principal)
   return jax.device_put(run.per_frame(to_poses))
 
 

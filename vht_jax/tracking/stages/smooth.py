@@ -15,7 +15,7 @@ from vht_jax.tracking.motion import smooth
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.landmarks import frames_axis, with_identity
-from vht_jax.tracking.state import TrackState
+from vht_jax.tracking.state import TrackState, known
 
 CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
 FEWEST = 8  # frames with a pose
@@ -31,7 +31,7 @@ STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and
 
 def smooth_frames(state: TrackState, run: Run) -> TrackState:
   """Smooths the poses within each shot, if the settings ask for it and the clip turns out to be a video."""
-  good = run.seen & finite_rows(state.xs)
+  good = run.seen & finite_rows(known(state.xs))
   if run.config.data.unordered or run.config.schedule == "sequential" or good.sum() < FEWEST:
     return state
   motion = Motion(state, run, good)
@@ -58,9 +58,11 @@ class Motion:
     n = len(good)
     at = np.arange(n) if run.times is None else run.times
     self.cuts = sorted(c for c in run.config.data.cutframes if 0 < c < n)
-    xs = np.stack([np.interp(at, at[good], column[good]) for column in np.asarray(state.xs, np.float64).T], axis=1)
+    xs = np.stack(
+      [np.interp(at, at[good], column[good]) for column in np.asarray(known(state.xs), np.float64).T], axis=1
+    )
     self.xs = xs.astype(np.float32)
-    self.model, self.shared = with_identity(landmarks_of(state, run), state.shared)
+    self.model, self.shared = with_identity(landmarks_of(state, run), known(state.shared))
     self.basis = smooth.coordinates(self._mean_information())
     z = (xs - xs[good].mean(axis=0)) @ self.basis
     self.z = z.T.astype(np.float32)
@@ -92,8 +94,9 @@ class Motion:
     where most frames start a new shot, there are no neighbours.
     """
     counted = np.isfinite(self.variance).all(axis=0)
-    shot = np.searchsorted(self.cuts, np.arange(len(counted)), side="right")
-    if len(self.cuts) >= 0.5 * (len(counted) - 1) > 0:
+    n = counted.size
+    shot = np.searchsorted(self.cuts, np.arange(n), side="right")
+    if len(self.cuts) >= 0.5 * (n - 1) > 0:
       return False
     rows = np.flatnonzero(counted)
     if len(rows) < smooth.SHORT:
@@ -133,7 +136,7 @@ class Motion:
     limit = np.float32(MOST_CHANGE * np.sum(share))
     change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))
     keep = self.good & np.isfinite(change).all(axis=1)
-    return np.where(keep[:, None], self.xs + change, self.state.xs).astype(np.float32)
+    return np.where(keep[:, None], self.xs + change, known(self.state.xs)).astype(np.float32)
 
 
 def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:

@@ -22,7 +22,7 @@ from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import DENSE_STEP, Run
 from vht_jax.tracking.stages import landmarks
 from vht_jax.tracking.stages.camera import adjusted
-from vht_jax.tracking.state import TrackState, on_host
+from vht_jax.tracking.state import TrackState, known, on_host
 from vht_jax.types import Status, TrackResult
 
 # Of log focal length: a turning head whose points stay on it shows it better. Tracks of three scanned heads, which
@@ -34,27 +34,28 @@ MOST_APART = 2.5  # standard deviations between the focal lengths of landmarks a
 def follow_skin(state: TrackState, run: Run) -> TrackState:
   """Camera, identity and all poses anew with texture tracks; as they were where the clip shows none."""
   run.progress.stage("tracks", 1)
-  good = run.seen & finite_rows(state.xs)
+  shared, xs = known(state.shared), known(state.xs)
+  good = run.seen & finite_rows(xs)
   before = landmarks.camera(state, run)
   poses = landmarks.poses(state, run)
-  status = np.where(good, Status.TRACKED, Status.NO_FACE)
+  status = jnp.asarray(np.where(good, Status.TRACKED, Status.NO_FACE))
   first = TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=status)
   found = observe(run.model, run.clip, first, camera=_known(run))
   run.progress.advance(1)
-  reason = found.reason or disagreement(state, run, found.rigid)
-  if reason:
+  tracks, rigid = found.tracks, found.rigid
+  reason = found.reason if tracks is None or rigid is None else disagreement(state, run, rigid)
+  if tracks is None or rigid is None or reason:
     run.progress.note(f"no texture tracks: {reason}; the head's motion is that of the landmarks")
     return state
-  rigid = found.rigid
-  skin = on_host(_skin(run.model, *_padded(found.tracks, rigid, run), state.shared.shape))
+  skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape))
   camera = camera_of(before, rigid, run.size)
-  shared = state.shared.replace(log_focal=np.log(rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
+  shared = shared.replace(log_focal=np.log(rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
   motion = on_host((poses, rigid.turn, rigid.shift))
   move = lambda rows: _moved(run.lm.points, *rows, before, shared.shape, camera, shared.principal)
-  xs = run.per_frame(lambda index: move(rows_of(motion, index)))
+  anew = run.per_frame(lambda index: move(rows_of(motion, index)))
   state = state.replace(
     shared=run.with_held(shared),
-    xs=np.where(good[:, None], xs, state.xs),
+    xs=np.where(good[:, None], anew, xs),
     skin=skin,
     tracked=True,
     focal_sd=float(rigid.focal_sd) if run.given()[0] is None else 0.0,
@@ -65,12 +66,13 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
 
 def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
   """(N, 3, 2) m: `own_slide.solve` of the `good` (T,) frames, whose poses are the texture's."""
-  expr = np.median(part(state.xs[good], "expr"), axis=0)
-  jaw = np.median(part(state.xs[good], "jaw"))
-  model, shared = landmarks.with_identity(run.lm, state.shared)
+  xs = known(state.xs)
+  expr = np.median(part(xs[good], "expr"), axis=0)
+  jaw = np.median(part(xs[good], "jaw"))
+  model, shared = landmarks.with_identity(run.lm, known(state.shared))
 
   def moments(index, weight):
-    return _moments(model, run.tracks_of(index), shared, np.nan_to_num(state.xs[index]), expr, jaw, weight)
+    return _moments(model, run.tracks_of(index), shared, np.nan_to_num(xs[index]), expr, jaw, weight)
 
   total = run.summed(moments, good)
   if rehearsing():  # the sums are blank, and so are the priors
@@ -90,7 +92,7 @@ def disagreement(state: TrackState, run: Run, rigid: Rigid) -> str:
     return (
       f"they know the focal length to {100 * rigid.focal_sd:.0f} % only: the head turns little, or not all stay on it"
     )
-  log_focal, sd = state.landmark_focal
+  log_focal, sd = known(state.landmark_focal)
   apart = abs(float(np.log(rigid.focal)) - log_focal) / np.hypot(sd, rigid.focal_sd)
   if apart <= MOST_APART:
     return ""
@@ -117,7 +119,7 @@ def _padded(tracks: TextureTracks, rigid: Rigid, run: Run):
   side, n = max(height, width), N_POINTS - tracks.points.shape[1]
   rows = lambda a, fill: np.concatenate([a, np.full((n, *a.shape[1:]), fill, a.dtype)])
   columns = lambda a: np.pad(a, ((0, 0), (0, n), *[(0, 0)] * (a.ndim - 2)))
-  uv = (tracks.points - np.float32([width / 2, height / 2])) / side
+  uv = (tracks.points - np.array([width / 2, height / 2], np.float32)) / side
   seen = np.isfinite(tracks.sd) & rigid.used[:, None]
   inverse_sd = np.where(seen, side / (tracks.sd * rigid.noise[tracks.region]), 0.0).astype(np.float32)
   observed = ObservedSkin(columns(np.where(seen[..., None], uv, 0.0).astype(np.float32)), columns(inverse_sd))
