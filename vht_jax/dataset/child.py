@@ -34,12 +34,9 @@ _START = "from vht_jax.dataset.child import main; sys.exit(main(sys.argv[1:]))"
 
 
 def extract_in_child(
-  source: str | Path,
-  data_path: str | Path,
-  max_frames: int | None = None,
-  progress: Callable[[int, int], None] | None = None,
-  opened: Callable[[int], None] | None = None,
-) -> VideoInfo:
+  source: str | Path, data_path: str | Path, max_frames: int | None = None,
+  progress: Callable[[int, int], None] | None = None, opened: Callable[[int], None] | None = None,
+) -> VideoInfo:  # fmt: skip
   """`extract_frames` in a child process with bounded memory.
 
   Raises:

@@ -308,6 +308,36 @@ class CropTracker:
       self._place(box, self._factor, quarter_of(roll) if tilted else quarter)
 
 
+class CropDetector:
+  """A detector all of whose work is its tracker's."""
+
+  _tracker: CropTracker
+
+  def detect(self, rgb: np.ndarray) -> Detection | None:
+    """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
+    return self._tracker.detect(rgb)
+
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
+    return self._tracker.faces(rgb)
+
+  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
+    """The face at `box` (4,) px, looked for from nothing."""
+    return self._tracker.look(rgb, box)
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot."""
+    self._tracker.cut()
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything but what it returns."""
+    return self._tracker.mark()
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on as the detector that gave `mark` did."""
+    self._tracker.resume(mark)
+
+
 def _check(rgb: np.ndarray) -> None:
   if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
     raise InputError(f"a detector expects RGB uint8 (H, W, 3), found {rgb.dtype} {rgb.shape}")

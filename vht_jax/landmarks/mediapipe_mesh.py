@@ -11,8 +11,7 @@ import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
-from vht_jax.landmarks.crop import CropTracker
-from vht_jax.landmarks.detection import Detection
+from vht_jax.landmarks.crop import CropDetector, CropTracker
 from vht_jax.landmarks.mirror import mirrored_mean
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
@@ -38,7 +37,7 @@ def import_mediapipe():
   return mediapipe
 
 
-class MediaPipeDetector:
+class MediaPipeDetector(CropDetector):
   """68 + 2 + 478 points from MediaPipe's attention mesh, with the models that its wheel carries.
 
   Holds the state of one clip: feed it the frames of one video in order. `face` says who is tracked, see `Person`.
@@ -74,30 +73,6 @@ class MediaPipeDetector:
         graph.process(BLACK)  # the graphs report their start-up here and not among the user's messages
       self._close = stack.pop_all().close
     self._tracker = CropTracker(self._find, mirrored_mean(*(functools.partial(_run, graph) for graph in meshes)), face)
-
-  def detect(self, rgb: np.ndarray) -> Detection | None:
-    """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
-    return self._tracker.detect(rgb)
-
-  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
-    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
-    return self._tracker.faces(rgb)
-
-  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
-    """The face at `box` (4,) px, looked for from nothing."""
-    return self._tracker.look(rgb, box)
-
-  def cut(self) -> None:
-    """The next frame is the first of another shot."""
-    self._tracker.cut()
-
-  def mark(self) -> dict[str, Any]:
-    """Forgets everything but what it returns."""
-    return self._tracker.mark()
-
-  def resume(self, mark: dict[str, Any]) -> None:
-    """Goes on as the detector that gave `mark` did."""
-    self._tracker.resume(mark)
 
   def close(self) -> None:
     """Frees the models."""

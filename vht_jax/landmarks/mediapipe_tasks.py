@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
-from vht_jax.landmarks.crop import CropTracker
-from vht_jax.landmarks.detection import Detection
+from vht_jax.landmarks.crop import CropDetector, CropTracker
 from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe
 from vht_jax.landmarks.mirror import mirrored_mean
 from vht_jax.landmarks.person import bounds
 
 
-class TasksDetector:
+class TasksDetector(CropDetector):
   """The points of `MediaPipeDetector` from Google's face_landmarker.task, which MediaPipe's wheels do not carry.
 
   Args:
@@ -61,30 +59,6 @@ class TasksDetector:
       reason = (str(error).strip() or type(error).__name__).splitlines()[0]
       raise InputError(f"{path}: mediapipe {mp.__version__} cannot use it as a face landmarker ({reason})") from error
     self._tracker = CropTracker(self._find, mirrored_mean(*self._meshes), face)
-
-  def detect(self, rgb: np.ndarray) -> Detection | None:
-    """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
-    return self._tracker.detect(rgb)
-
-  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
-    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
-    return self._tracker.faces(rgb)
-
-  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
-    """The face at `box` (4,) px, looked for from nothing."""
-    return self._tracker.look(rgb, box)
-
-  def cut(self) -> None:
-    """The next frame is the first of another shot."""
-    self._tracker.cut()
-
-  def mark(self) -> dict[str, Any]:
-    """Forgets everything but what it returns."""
-    return self._tracker.mark()
-
-  def resume(self, mark: dict[str, Any]) -> None:
-    """Goes on as the detector that gave `mark` did."""
-    self._tracker.resume(mark)
 
   def close(self) -> None:
     """Frees the models."""

@@ -55,20 +55,10 @@ def render_head(
     `Rendered`, three channels.
   """
   return render_mesh(
-    flame.skin(model, identity.shape, pose),
-    model.faces,
-    identity.camera,
-    size,
-    uv=model.uv,
-    texture=flame.albedo(model, identity.texture, identity.texture_layer),
-    light=identity.light,
-    backend=backend,
-    background=background,
-    edges=edges,
-    formula=formula,
-    sigma=sigma,
-    gamma=gamma,
-  )
+    flame.skin(model, identity.shape, pose), model.faces, identity.camera, size, uv=model.uv,
+    texture=flame.albedo(model, identity.texture, identity.texture_layer), light=identity.light, backend=backend,
+    background=background, edges=edges, formula=formula, sigma=sigma, gamma=gamma,
+  )  # fmt: skip
 
 
 def render_mesh(

@@ -142,14 +142,9 @@ def pose_errors(poses: Pose, truth: Pose) -> dict[str, float]:
 
 
 def frame_confidence(
-  projected: np.ndarray,
-  detected: np.ndarray,
-  confidence: np.ndarray,
-  status: np.ndarray,
-  photometric_l1: np.ndarray | None = None,
-  detail: np.ndarray | None = None,
-  misplaced: np.ndarray | None = None,
-) -> np.ndarray:
+  projected: np.ndarray, detected: np.ndarray, confidence: np.ndarray, status: np.ndarray,
+  photometric_l1: np.ndarray | None = None, detail: np.ndarray | None = None, misplaced: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
   """(T,) in [0, 1]: how far each frame can be trusted, for finding those worth a look; not a probability.
 
   The product of factors: how much of the face is seen; how much worse than usual in this clip the head fits

@@ -102,16 +102,9 @@ class Run:
 
 
 def make_run(
-  model: FlameModel,
-  clip: Clip,
-  config: TrackConfig,
-  weights: Weights,
-  *,
-  init: TrackResult | None = None,
-  held: Camera | None = None,
-  progress: Progress | None = None,
-  checkpoint: Checkpoint | None = None,
-) -> Run:
+  model: FlameModel, clip: Clip, config: TrackConfig, weights: Weights, *, init: TrackResult | None = None,
+  held: Camera | None = None, progress: Progress | None = None, checkpoint: Checkpoint | None = None,
+) -> Run:  # fmt: skip
   """Looks at a clip's landmarks; arguments as in `Run`."""
   landmarks, confidence, dense = clip.landmarks()
   step = DENSE_STEP if config.landmarks.dense_landmarks and dense is not None and np.isfinite(dense).any() else 0

@@ -67,17 +67,9 @@ def fit_identity(
 
 
 def fit_frame(
-  model: FlameModel,
-  observation: Observations,
-  identity: Identity,
-  raw: RawPose,
-  reference: Array,
-  config: TrackConfig,
-  weights: Weights,
-  *,
-  n_steps: int | None = None,
-  adjoint: Unrolled | None = None,
-) -> tuple[RawPose, dict[str, Array]]:
+  model: FlameModel, observation: Observations, identity: Identity, raw: RawPose, reference: Array,
+  config: TrackConfig, weights: Weights, *, n_steps: int | None = None, adjoint: Unrolled | None = None,
+) -> tuple[RawPose, dict[str, Array]]:  # fmt: skip
   """VHT's second stage: the pose of one frame, with the identity fixed.
 
   Args:
@@ -113,16 +105,9 @@ def fit_frame(
 
 
 def fit_frames(
-  model: FlameModel,
-  observations: Observations,
-  identity: Identity,
-  raw: RawPose,
-  references: Array,
-  config: TrackConfig,
-  weights: Weights,
-  *,
-  n_steps: int | None = None,
-) -> tuple[RawPose, dict[str, Array]]:
+  model: FlameModel, observations: Observations, identity: Identity, raw: RawPose, references: Array,
+  config: TrackConfig, weights: Weights, *, n_steps: int | None = None,
+) -> tuple[RawPose, dict[str, Array]]:  # fmt: skip
   """`fit_frame` for frames side by side: leading axis F on observations, raw, references (F, 3) and the results."""
 
   def fit(observation, raw, reference):
@@ -132,14 +117,9 @@ def fit_frames(
 
 
 def evaluate(
-  model: FlameModel,
-  observations: Observations,
-  identity: Identity,
-  raw: RawPose,
-  references: Array,
-  config: TrackConfig,
-  weights: Weights,
-) -> dict[str, Array]:
+  model: FlameModel, observations: Observations, identity: Identity, raw: RawPose, references: Array,
+  config: TrackConfig, weights: Weights,
+) -> dict[str, Array]:  # fmt: skip
   """The terms of each frame by itself, and "total", at a solution: rasterised anew, without blur.
 
   Args:
@@ -182,19 +162,10 @@ def blur_schedule(blur_sigma: tuple[float, float], decay_steps: int, n_steps: in
 
 
 def _descend(
-  model: FlameModel,
-  observations: Observations,
-  variables: Any,
-  split: Callable[[Any], tuple[Identity, RawPose]],
-  rates: Any,
-  n_steps: int,
-  config: TrackConfig,
-  weights: Weights,
-  *,
-  reference: Array | None = None,
-  texture: Array | None = None,
-  adjoint: Unrolled | None = None,
-) -> tuple[Any, dict[str, Array]]:
+  model: FlameModel, observations: Observations, variables: Any, split: Callable[[Any], tuple[Identity, RawPose]],
+  rates: Any, n_steps: int, config: TrackConfig, weights: Weights, *, reference: Array | None = None,
+  texture: Array | None = None, adjoint: Unrolled | None = None,
+) -> tuple[Any, dict[str, Array]]:  # fmt: skip
   """Minimises the energy of a batch of frames.
 
   Args:

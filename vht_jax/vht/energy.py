@@ -102,18 +102,10 @@ def pixels_of(
 
 
 def energy(
-  model: FlameModel,
-  identity: Identity,
-  raw: RawPose,
-  observations: Observations,
-  targets: Array,
-  pixels: Pixels,
-  weights: Weights,
-  *,
-  reference: Array | None = None,
-  screen_gradient: Array | None = None,
+  model: FlameModel, identity: Identity, raw: RawPose, observations: Observations, targets: Array, pixels: Pixels,
+  weights: Weights, *, reference: Array | None = None, screen_gradient: Array | None = None,
   forward_mode: bool = False,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, dict[str, Array]]:  # fmt: skip
   """VHT's total energy of a batch of F frames.
 
   Args:

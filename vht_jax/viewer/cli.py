@@ -14,7 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
-from vht_jax.errors import InputError, brief
+from vht_jax.errors import InputError, exit_code
 from vht_jax.host.supervise import supervised
 
 USAGE = """\
@@ -61,19 +61,11 @@ def main(argv: list[str]) -> int:
 
     serve.run(options)
     return 0
-  except InputError as error:
-    if "--debug" in argv:
-      raise
-    print(f"vht-view: error: {brief(error, 1000)}", file=sys.stderr)
-    return 2
   except KeyboardInterrupt:
     print("\nvht-view: ended", file=sys.stderr)
     return 0
   except Exception as error:
-    if "--debug" in argv:
-      raise
-    print(f"vht-view: error: {type(error).__name__}: {brief(error)} (use --debug for the traceback)", file=sys.stderr)
-    return 1
+    return exit_code("vht-view", error, argv)
 
 
 def parse(argv: list[str]) -> Options:

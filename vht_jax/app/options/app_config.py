@@ -105,21 +105,13 @@ class Output:
     False, "write TensorBoard scalars and images (pip install 'vht-jax[tensorboard]')", role="report"
   )
   img_log_freq: int = option(
-    50,
-    "distance of the images in TensorBoard",
-    unit="frames; VHT: steps",
-    at_least=1,
-    role="report",
+    50, "distance of the images in TensorBoard", unit="frames; VHT: steps", at_least=1, role="report",
     needs="tensorboard",
-  )
+  )  # fmt: skip
   energy_log_freq: int = option(
-    5,
-    "distance of the scalars in TensorBoard",
-    unit="frames; VHT: steps",
-    at_least=1,
-    role="report",
+    5, "distance of the scalars in TensorBoard", unit="frames; VHT: steps", at_least=1, role="report",
     needs="tensorboard",
-  )
+  )  # fmt: skip
   save_period: int = option(
     1, "read for VHT's files and ignored: results are written once, at the end", at_least=1, role="run", ignored=True
   )

@@ -17,7 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
-from vht_jax.errors import InputError, brief
+from vht_jax.errors import InputError, exit_code
 from vht_jax.host.supervise import supervised
 
 USAGE = """\
@@ -53,20 +53,11 @@ def main(argv: list[str]) -> int:
       for written in run(path, own, options):
         print(written)
     return 0
-  except InputError as error:
-    if "--debug" in argv:
-      raise
-    print(f"vht-export: error: {brief(error, 1000)}", file=sys.stderr)
-    return 2
   except KeyboardInterrupt:
     print("\nvht-export: interrupted", file=sys.stderr)
     return 130
   except Exception as error:
-    if "--debug" in argv:
-      raise
-    text = f"{type(error).__name__}: {brief(error)}"
-    print(f"vht-export: error: {text} (use --debug for the traceback)", file=sys.stderr)
-    return 1
+    return exit_code("vht-export", error, argv)
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:

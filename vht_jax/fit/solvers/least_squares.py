@@ -56,14 +56,9 @@ def while_running(running: Callable, step: Callable, state, max_steps: int):
 
 
 def levenberg_marquardt(
-  normal: Callable[[Array], Normal],
-  x0: Array,
-  *,
-  max_steps: int,
-  tol: float = 1e-5,
-  damping: float = 1e-3,
+  normal: Callable[[Array], Normal], x0: Array, *, max_steps: int, tol: float = 1e-5, damping: float = 1e-3,
   loop: Callable = while_running,
-) -> Solution:
+) -> Solution:  # fmt: skip
   """Minimises a sum of squares from x0 (n,); write it for one frame and `vmap` it.
 
   Damping falls sixfold on an accepted step and rises fivefold on a rejected one. A step to a non-finite cost is
@@ -143,15 +138,9 @@ def eliminate_frames(model: ArrowNormal, damping: Array | float):
 
 
 def levenberg_marquardt_shared(
-  normal: Callable[[Array, Array], ArrowNormal],
-  frames0: Array,
-  shared0: Array,
-  *,
-  max_steps: int,
-  tol: float = 1e-5,
-  damping: float = 1e-3,
-  loop: Callable = while_running,
-) -> ArrowSolution:
+  normal: Callable[[Array, Array], ArrowNormal], frames0: Array, shared0: Array, *, max_steps: int, tol: float = 1e-5,
+  damping: float = 1e-3, loop: Callable = while_running,
+) -> ArrowSolution:  # fmt: skip
   """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement."""
 
   def step(state):
@@ -176,14 +165,7 @@ def levenberg_marquardt_shared(
     shared_gradient=jnp.zeros(m, dtype),
     shared_matrix=jnp.eye(m, dtype=dtype),
   )
-  start = (
-    frames0,
-    shared0,
-    nothing,
-    jnp.asarray(damping, dtype),
-    jnp.zeros((), jnp.int32),
-    jnp.zeros((), bool),
-  )
+  start = (frames0, shared0, nothing, jnp.asarray(damping, dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
   frames, shared, model, _, k, done = loop(lambda s: (s[4] <= max_steps) & ~s[5], step, start, max_steps + 1)
   _, _, information, _ = eliminate_frames(model, jnp.zeros((), dtype))
   return ArrowSolution(frames, shared, model.cost, k - 1, done, information)

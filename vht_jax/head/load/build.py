@@ -123,27 +123,13 @@ def flame_model_from_arrays(
     regions["lower_neck_faces"] = drop
 
   arrays: dict[str, Any] = dict(  # of NumPy, until they are put on a device
-    v_template=v_template,
-    shapedirs=shapedirs,
-    exprdirs=exprdirs,
-    posedirs=np.ascontiguousarray(posedirs.reshape(-1, 36).T),
-    j_template=j_template.astype(np.float32),
-    j_shapedirs=j_shapedirs,
-    lbs_weights=weights,
-    faces=faces,
-    uv=uv,
-    texture_mean=texture_mean,
-    texture_basis=texture_basis,
-    lmk_vertices=lmk_vertices,
-    lmk_bary=lmk_bary,
-    dense_vertices=dense_vertices,
-    dense_bary=dense_bary,
-    dense_index=dense_index,
-    masks=regions,
-    expr_names=tuple(expr_names),
-    expr_one_sided=expr_one_sided,
-    name=name,
-  )
+    v_template=v_template, shapedirs=shapedirs, exprdirs=exprdirs,
+    posedirs=np.ascontiguousarray(posedirs.reshape(-1, 36).T), j_template=j_template.astype(np.float32),
+    j_shapedirs=j_shapedirs, lbs_weights=weights, faces=faces, uv=uv, texture_mean=texture_mean,
+    texture_basis=texture_basis, lmk_vertices=lmk_vertices, lmk_bary=lmk_bary, dense_vertices=dense_vertices,
+    dense_bary=dense_bary, dense_index=dense_index, masks=regions, expr_names=tuple(expr_names),
+    expr_one_sided=expr_one_sided, name=name,
+  )  # fmt: skip
   return jax.device_put(FlameModel(**arrays))
 
 

@@ -70,14 +70,9 @@ def track_fn(
 
 
 def fit_identity(
-  model: FlameModel,
-  observations: Observations,
-  config: TrackConfig,
-  weights: Weights,
-  *,
-  size: tuple[int, int] | None = None,
-  adjoint: Implicit | Unrolled | None = None,
-) -> tuple[Identity, Pose, dict[str, Array]]:
+  model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, *,
+  size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+) -> tuple[Identity, Pose, dict[str, Array]]:  # fmt: skip
   """Camera and identity of a clip with the poses that go with them; arguments as for `track_fn`.
 
   Landmarks: bundle adjustment of all frames, after which the poses are final. Adam starts there and goes on with the
@@ -118,16 +113,9 @@ def fit_identity(
 
 
 def fit_frames_in_turn(
-  model: FlameModel,
-  observations: Observations,
-  identity: Identity,
-  config: TrackConfig,
-  weights: Weights,
-  start: Pose,
-  *,
-  size: tuple[int, int] | None = None,
-  adjoint: Implicit | Unrolled | None = None,
-) -> tuple[Pose, dict[str, Array]]:
+  model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
+  start: Pose, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
   """`fit_frames` where every frame starts at its predecessor's pose (schedule='sequential'), the first at `start[0]`.
 
   A frame without a face keeps its predecessor's pose.

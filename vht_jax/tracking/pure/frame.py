@@ -20,16 +20,9 @@ from vht_jax.vht import adam
 
 
 def fit_frame(
-  model: FlameModel,
-  observation: Observations,
-  identity: Identity,
-  config: TrackConfig,
-  weights: Weights,
-  start: Pose | None = None,
-  *,
-  size: tuple[int, int] | None = None,
-  adjoint: Implicit | Unrolled | None = None,
-) -> tuple[Pose, dict[str, Array]]:
+  model: FlameModel, observation: Observations, identity: Identity, config: TrackConfig, weights: Weights,
+  start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
   """The pose of one frame whose identity is known; other arguments as for `track_fn`.
 
   Args:
@@ -61,16 +54,9 @@ def fit_frame(
 
 
 def fit_frames(
-  model: FlameModel,
-  observations: Observations,
-  identity: Identity,
-  config: TrackConfig,
-  weights: Weights,
-  start: Pose | None = None,
-  *,
-  size: tuple[int, int] | None = None,
-  adjoint: Implicit | Unrolled | None = None,
-) -> tuple[Pose, dict[str, Array]]:
+  model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
+  start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
   """`fit_frame` for frames side by side: leading axis T on observations, start and the results."""
 
   def one(observation, start):
