@@ -220,7 +220,7 @@ def test_the_page_is_one_closed_file(open_head, result, run):
   assert len(Glb(gzip.decompress(base64.b64decode(embedded(text, "head-data")))).frames()[0]) == N
   assert embedded(text, "video-data") == ""
   assert "default-src 'none'" in text
-  own = text.replace(page.WEB.joinpath("lib/three.min.js").read_text().strip(), "")
+  own = text.replace(page.WEB.joinpath("vendor/three.min.js").read_text().strip(), "")
   assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", own)
   assert len(text) < 2_000_000
 

@@ -3,7 +3,7 @@
 # What comes out is committed: a run of vht-track, its installation and its tests need neither npm nor a network.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
-lib=$here/../../vht_jax/app/web/lib
+lib=$here/../../vht_jax/app/report/web/vendor
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"

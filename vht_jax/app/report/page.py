@@ -1,6 +1,6 @@
 """report.html: a tracked clip as one file that any browser opens from the disk, without a network.
 
-The page's own sources are in `web/`, the libraries that it carries (three.js, uPlot) in `web/lib/`.
+The page's own sources are in `web/`, the libraries that it carries (three.js, uPlot) in `web/vendor/`.
 `python -m vht_jax.app.report.page FOLDER` makes it again from an output folder.
 """
 
@@ -54,8 +54,8 @@ def make_page(model: FlameModel, result: TrackResult, run: Run) -> str:
   read = lambda name: (WEB / name).read_text(encoding="utf-8").strip()
   parts = {
     "title": html.escape(run.title),
-    "style": read("lib/uplot.min.css") + "\n" + read("style.css"),
-    "libraries": read("lib/uplot.min.js") + "\n" + read("lib/three.min.js"),
+    "style": read("vendor/uplot.min.css") + "\n" + read("style.css"),
+    "libraries": read("vendor/uplot.min.js") + "\n" + read("vendor/three.min.js"),
     "scripts": "\n".join(read(name) for name in SCRIPTS),
     # "<" only occurs within texts; written like this none of them can end the element.
     "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
