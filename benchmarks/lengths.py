@@ -102,11 +102,11 @@ def fits_per_second(n: int) -> float:
   weights = Weights()
   lm = observed.landmark_model(model, weights, dense_step=0)
   shared = initial_shared(lm, float(clip.identity.camera.focal))
-  lm, shared = frame.with_identity(lm, shared.replace(shape=jnp.asarray(clip.identity.shape)))
+  lm, shared = frame.fold_landmarks(lm, shared.replace(shape=jnp.asarray(clip.identity.shape)))
 
   @jax.jit
   def fit(lm, shared: Shared, points, confidence):
-    tracks = jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, SIZE))(points, confidence)
+    tracks = jax.vmap(lambda p, c: observed.observe_landmarks(lm, p, c, SIZE))(points, confidence)
     return jax.vmap(lambda t: frame.fit_frame(lm, t, shared, weights).x)(tracks)
 
   seconds = []

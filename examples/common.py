@@ -115,8 +115,8 @@ def landmark_fit(model: FlameModel, identity: Identity, weights: Weights):
   """The fit in its own unknowns: (points of this person, camera, tracks of observations)."""
   lm = observed.landmark_model(model, weights, 0)
   shared = clip.initial_shared(lm).replace(shape=identity.shape, log_focal=jnp.log(identity.camera.focal))
-  person, shared = frame.with_identity(lm, shared)
-  tracks = lambda o: jax.vmap(lambda p, c: observed.make_tracks(person, p, c, SIZE))(o.landmarks, o.confidence)
+  person, shared = frame.fold_landmarks(lm, shared)
+  tracks = lambda o: jax.vmap(lambda p, c: observed.observe_landmarks(person, p, c, SIZE))(o.landmarks, o.confidence)
   return person, shared, tracks
 
 

@@ -14,8 +14,8 @@ SIZE = (96, 128)
 SMALL = TrackConfig.of(
   n_calibration_frames=4, n_keyframes=2, batch_size=2, crop_size=64, n_samples=100, identity_steps=3
 )
-LANDMARKS = {"_landmark_model", "_tracks", "initial", "_bundle", "with_identity", "_fit_frames", "_to_poses"}
-IMAGES = {"_surface", "_fit_identity", "_person", "_fit_photometric"}
+LANDMARKS = {"_landmark_model", "_observe", "initial", "_bundle", "fold_landmarks", "_fit_frames", "_to_poses"}
+IMAGES = {"_surface", "_fit_keyframes", "_person", "_fit_photometric"}
 SMOOTH = {"_matrices", "_information", "_variance", "_noise", "_left_out", "_followed", "_within"}
 
 

@@ -58,7 +58,7 @@ def synthesise(lm):
   """make(seed, bias, noise, **) -> (tracks, xs, shared): bias (of points of the head, m) and noise (of the image) in
   units of the eye distance; points slide with the view as the mean of people does."""
   predict = jax.jit(jax.vmap(landmarks.predict, (None, 0, None)))
-  make_tracks = jax.jit(jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, SIZE)))
+  make_tracks = jax.jit(jax.vmap(lambda p, c: observed.observe_landmarks(lm, p, c, SIZE)))
 
   def make(seed, bias=0.0, noise=0.0, focal=1.9, shape_sd=1.0, **motion):
     rng = np.random.default_rng(seed)
@@ -160,9 +160,9 @@ def test_missing_points_do_not_matter(lm):
   px = np.stack([500 + 2000 * head[:, 0], 500 - 2000 * head[:, 1]], -1).astype(np.float32) + 200
   missing = rng.permutation(68)[:15]
   confidence = np.ones(70, np.float32)
-  full = observed.make_tracks(lm, jnp.asarray(px), jnp.asarray(confidence), SIZE)
+  full = observed.observe_landmarks(lm, jnp.asarray(px), jnp.asarray(confidence), SIZE)
   confidence[missing] = 0
-  make = jax.jit(lambda p, c: observed.make_tracks(lm, p, c, SIZE))
+  make = jax.jit(lambda p, c: observed.observe_landmarks(lm, p, c, SIZE))
   variants = []
   for value in (0.0, 1e6, np.nan):
     moved = px.copy()
@@ -178,7 +178,7 @@ def test_missing_points_do_not_matter(lm):
 def test_irises_of_closed_eyes_lose_their_weight(lm):
   head = np.asarray(lm.points.template)
   px = np.stack([500 + 2000 * head[:, 0], 500 - 2000 * head[:, 1]], -1).astype(np.float32)
-  make = jax.jit(lambda p: observed.make_tracks(lm, p, jnp.ones(70, jnp.float32), SIZE).inverse_sd)
+  make = jax.jit(lambda p: observed.observe_landmarks(lm, p, jnp.ones(70, jnp.float32), SIZE).inverse_sd)
   open_ = make(px)
   assert open_[68] > 0 and open_[69] > 0
   closed = px.copy()
@@ -198,7 +198,7 @@ def affine_start(lm):
   def run(x):
     uv = pts.locate(lm.points, x, clip.initial_shared(lm, 20.0))
     px = uv * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
-    return frame.initial_unknowns(lm, observed.make_tracks(lm, px, jnp.ones(70, jnp.float32), SIZE))
+    return frame.initial_unknowns(lm, observed.observe_landmarks(lm, px, jnp.ones(70, jnp.float32), SIZE))
 
   return run
 
@@ -387,7 +387,7 @@ def test_openings_without_landmarks_have_derivatives(lm, weights):
   @jax.jit
   @jax.grad
   def slope(given):
-    tracks = observed.make_tracks(lm, *given, SIZE)
+    tracks = observed.observe_landmarks(lm, *given, SIZE)
     return frame.frame_normal(lm, 0.01 + frame.initial_unknowns(lm, tracks), shared, tracks, weights).cost
 
   for c in (confidence, 0 * confidence):
@@ -405,7 +405,7 @@ def test_points_that_face_away_lose_their_weight(small_head, weights):
   def weight(yaw):
     x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[-13].set(yaw).at[-9].set(0.8)
     px = pts.locate(lm.points, x, clip.initial_shared(lm, 20.0)) * max(SIZE) + 500.0
-    tracks = observed.make_tracks(lm, px, jnp.ones(len(px), jnp.float32), SIZE)
+    tracks = observed.observe_landmarks(lm, px, jnp.ones(len(px), jnp.float32), SIZE)
     return (tracks.inverse_sd * lm.relative_sd)[counted] * lm.eye_distance * tracks.bias_scale
 
   front, right, left = weight(jnp.deg2rad(jnp.array([0.0, 60.0, -60.0])))
@@ -485,7 +485,7 @@ def test_fit_frame_recovers_poses_and_ignores_outliers(lm, synthesise, confident
   tracks, xs, truth = synthesise(2)
   weights, model = confident
   tracks = tracks.replace(inverse_sd=tracks.inverse_sd * 10)
-  folded, shared = frame.with_identity(model, truth)
+  folded, shared = frame.fold_landmarks(model, truth)
   fit = jax.jit(jax.vmap(lambda t: frame.fit_frame(folded, t, shared, weights, max_steps=12)))
   solution = fit(tracks)
   np.testing.assert_array_less(rotation_error_deg(solution.x, xs), 1.0)
@@ -506,7 +506,7 @@ def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, syn
   lids = tracks.uv.at[:, upper].set((tracks.uv[:, upper] + tracks.uv[:, lower]) / 2)
   tracks = tracks.replace(uv=lids.at[:, lower].set(lids[:, upper]), inverse_sd=tracks.inverse_sd.at[:, 68:].set(0.0))
   shared = truth.replace(offset=truth.offset.at[upper, 1].add(-0.012 * eye).at[lower, 1].add(0.012 * eye))
-  folded, biased = frame.with_identity(lm, shared)
+  folded, biased = frame.fold_landmarks(lm, shared)
 
   @jax.jit
   @functools.partial(jax.vmap, in_axes=(0, None, None))

@@ -169,7 +169,7 @@ def test_landmarks_alone_keep_their_pose_and_know_how_little_they_know(lm):
   x = x.at[: -pts.N_POSE].set(0.0).at[unknowns.where("neck")].set(0.0)
   x = x.at[unknowns.where("jaw")].set(unknowns.raw_jaw(jnp.float32(0.001)))
   shared = shared.replace(shape=0 * shared.shape, offset=0 * shared.offset)
-  model, known = frame.with_identity(lm, shared)
+  model, known = frame.fold_landmarks(lm, shared)
   uv = pts.locate(lm.points, x, shared)
   seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 640.0), jnp.float32(3.0))
   fit = quick_jit(lambda model: frame.fit_frame(model, seen, known, Weights(), x))
@@ -191,7 +191,7 @@ def test_dense_points_that_are_landmarks_have_no_weight(head):
   np.testing.assert_array_equal(np.isinf(every.relative_sd[70:]), again)
   assert np.isfinite(every.relative_sd[:70]).all() and np.isfinite(every.relative_bias).all()
   px = 500.0 + 2000.0 * every.points.template[:, :2] * jnp.array([[1.0, -1.0]])
-  seen = quick_jit(lambda px: observed.make_tracks(every, px, jnp.ones(len(px)), SIZE))(px)
+  seen = quick_jit(lambda px: observed.observe_landmarks(every, px, jnp.ones(len(px)), SIZE))(px)
   assert (seen.inverse_sd[70:][again] == 0).all() and (seen.inverse_sd[70:][~again] > 0).all()
 
 
@@ -201,7 +201,7 @@ def test_points_without_weight_have_derivatives(lm):
   assert np.isinf(lm.relative_sd).any()
   x, shared = a_frame(lm)
   px = landmarks.predict(lm, x, shared) * max(SIZE) + 400.0
-  total = lambda px, lm: jnp.sum(observed.make_tracks(lm, px, jnp.ones(len(px)), SIZE).inverse_sd)
+  total = lambda px, lm: jnp.sum(observed.observe_landmarks(lm, px, jnp.ones(len(px)), SIZE).inverse_sd)
   by_px, by_model = quick_jit(jax.grad(total, (0, 1), allow_int=True))(px, lm)
   assert np.isfinite(by_px).all() and np.abs(by_px).max() > 0
   assert np.isfinite(by_model.relative_sd).all()
@@ -227,7 +227,7 @@ def clip_of(lm, shared, own, noise, n_frames=40):
 
 
 def moments_of(lm, shared, xs, seen):
-  model, known = frame.with_identity(lm, shared)
+  model, known = frame.fold_landmarks(lm, shared)
   each = quick_jit(jax.vmap(lambda t, x: own_slide.moments(model, t, known, x)))(seen, xs)
   return jax.tree.map(lambda a: np.asarray(a).sum(0), each)
 

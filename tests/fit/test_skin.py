@@ -38,7 +38,7 @@ def points(head):
   corners = jnp.asarray(rng.choice(on_face, K, replace=False))
   bary = jnp.asarray(rng.dirichlet([2.0, 2.0, 2.0], K), jnp.float32)
   found = pts.surface_points(head, corners, bary)
-  return pts.with_identity(found, jnp.asarray(0.5 * rng.standard_normal(found.shapedirs.shape[-1]), jnp.float32))
+  return pts.fold_shape(found, jnp.asarray(0.5 * rng.standard_normal(found.shapedirs.shape[-1]), jnp.float32))
 
 
 @pytest.mark.differentiable
@@ -113,10 +113,10 @@ def test_points_that_nobody_sees_change_nothing(head, lm):
   @jax.vmap
   def observe(x):
     px = pts.locate(lm.points, x, shared) * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
-    return observed.make_tracks(lm, px, jnp.ones(len(px)), SIZE)
+    return observed.observe_landmarks(lm, px, jnp.ones(len(px)), SIZE)
 
   seen = observe(xs)
-  model, known = frame.with_identity(lm, shared)
+  model, known = frame.fold_landmarks(lm, shared)
 
   own = jnp.zeros((n, 6))
 

@@ -86,7 +86,7 @@ def seen(lm, xs, shared):
   @jax.vmap
   def observe(x):
     px = pts.locate(lm.points, x, shared) * max(SIZE) + jnp.array([[SIZE[1] / 2, SIZE[0] / 2]])
-    return observed.make_tracks(lm, px, jnp.ones(70, jnp.float32), SIZE)
+    return observed.observe_landmarks(lm, px, jnp.ones(70, jnp.float32), SIZE)
 
   return observe(xs)
 
@@ -94,8 +94,8 @@ def seen(lm, xs, shared):
 def test_a_new_term_moves_the_nose_in_a_frame(lm, nose, seen, shared, weights):
   one = jax.tree.map(lambda a: a[1], seen)
   wanted = one.uv[NOSE_TIP] + jnp.array([0.01, -0.02])
-  model, known = frame.with_identity(lm, shared)
-  nose = nose.replace(point=pts.with_identity(nose.point, shared.shape))
+  model, known = frame.fold_landmarks(lm, shared)
+  nose = nose.replace(point=pts.fold_shape(nose.point, shared.shape))
   fit = quick_jit(lambda more: frame.fit_frame(model, one, known, weights, more=more).x)
   where = lambda x: pts.locate(nose.point, x, known)[0]
   assert np.abs(where(fit([])) - wanted).max() > 5e-3

@@ -46,7 +46,7 @@ def test_what_nothing_is_known_of_is_not_claimed():
 def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   weights, camera, n = Weights(), make_camera(1.8), 200
   lm = observed.landmark_model(small_head, weights, 0)
-  lm, shared = frame.with_identity(lm, clip.initial_shared(lm, 1.8))
+  lm, shared = frame.fold_landmarks(lm, clip.initial_shared(lm, 1.8))
   rng = np.random.default_rng(0)
   n_expr = lm.points.exprdirs.shape[-1]
   # Truths are drawn from what the fit believes beforehand.
@@ -65,7 +65,7 @@ def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   def fit(x, noise):
     to_pose = lambda x: unknowns.to_pose(lm.points, x, shared.shape, camera, shared.principal)
     uv = landmarks.predict(lm, x, shared)
-    clean = observed.make_tracks(lm, uv * 512.0 + 256.0, jnp.ones(70), (512, 512))
+    clean = observed.observe_landmarks(lm, uv * 512.0 + 256.0, jnp.ones(70), (512, 512))
     seen = clean.inverse_sd > 0  # the irises of closed eyes are not
     sd = jnp.where(seen, 1.0 / jnp.where(seen, clean.inverse_sd, 1.0), 0.0)
     tracks = clean.replace(uv=clean.uv + sd[:, None] * noise)

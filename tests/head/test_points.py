@@ -212,7 +212,7 @@ def test_jacobian_at_the_frontal_pose_is_finite(points, shared, functions):
 
 
 def test_with_identity_changes_nothing(points, shared, xs, cam, functions):
-  folded = jax.jit(pts.with_identity)(points, shared.shape)
+  folded = jax.jit(pts.fold_shape)(points, shared.shape)
   empty = shared.replace(shape=shared.shape[:0])
   assert folded.shapedirs.shape[-1] == 0
   uv = [functions["displaced"](p, xs[2], s) for p, s in ((points, shared), (folded, empty))]

@@ -174,7 +174,7 @@ def test_the_solver_s_gradient_is_that_of_its_cost(head):
   tracks = jax.tree.map(lambda a: a[-1], tracks)  # the frame with the outlier
   shared = shared_of(truth.identity, len(lm.points.template), SIZE)
   x = frame.initial_unknowns(lm, tracks) + 0.02
-  person, folded = frame.with_identity(lm, shared)
+  person, folded = frame.fold_landmarks(lm, shared)
   model = frame.frame_normal(person, x, folded, tracks, Weights())
   slope = jax.grad(lambda x: frame.frame_normal(person, x, folded, tracks, Weights()).cost)(x)
   np.testing.assert_allclose(2 * model.gradient, slope, rtol=1e-3, atol=1e-3 * np.abs(slope).max())

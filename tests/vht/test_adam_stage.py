@@ -58,7 +58,7 @@ def test_the_frames_cost_as_much_each_in_a_long_clip(small_head, monkeypatch, sc
     rows_checked = 0
     raw = flame.unlimit_pose(flame.neutral_pose(small_head))
     raw = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], n, axis=0), raw)
-    adam_stage.fit_frames(TrackState(adam=AdamState(None, raw, {})), run)
+    adam_stage.adam_frames(TrackState(adam=AdamState(None, raw, {})), run)
     return np.array([clip.landmark_frames, clip.image_frames, rows_checked]) / n
 
   short, long = work(12), work(96)

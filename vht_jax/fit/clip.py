@@ -214,7 +214,7 @@ def shared_step(
     damping: () Marquardt's, relative to the diagonal.
 
   Returns:
-    `Shared` after the step; the energy at the start (); the standard deviation of log focal ().
+    `Shared` after the step; the energy at the start ().
   """
   free = joint_unknowns(model, shared)
   flat = extract(free.shared, shared)
@@ -225,4 +225,4 @@ def shared_step(
   step = -jax.scipy.linalg.cho_solve((damped_cholesky(matrix, damping), True), gradient)
   step = jnp.where(jnp.all(jnp.isfinite(step)), step, 0.0)
   moved = insert(free.shared, flat + step, shared)
-  return moved, scale * total.cost + prior.cost, focal_deviation(matrix, free.shared)
+  return moved, scale * total.cost + prior.cost

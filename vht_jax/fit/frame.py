@@ -85,7 +85,7 @@ def fit_frame(
   """Landmark-only pose of one frame: a `Solution` of the frame's unknowns.
 
   Args:
-    model: with the identity folded in (`with_identity`) and `shared.shape` empty.
+    model: with the identity folded in (`fold_landmarks`) and `shared.shape` empty.
     observed: the frame's landmarks.
     shared: camera and offsets of the clip.
     x0: start; the affine camera's pose by default.
@@ -99,10 +99,10 @@ def fit_frame(
   return found.replace(x=found.x[:n], normal=marginal(found.normal, n))
 
 
-def with_identity(model: LandmarkModel, shared: Shared) -> tuple[LandmarkModel, Shared]:
+def fold_landmarks(model: LandmarkModel, shared: Shared) -> tuple[LandmarkModel, Shared]:
   """Folds the clip's shape into the points."""
   return (
-    model.replace(points=pts.with_identity(model.points, shared.shape)),
+    model.replace(points=pts.fold_shape(model.points, shared.shape)),
     shared.replace(shape=shared.shape[:0]),
   )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vht_jax.config import Weights
 from vht_jax.fit import assemble
-from vht_jax.fit.clip import bundle_normal, focal_deviation, with_landmarks
+from vht_jax.fit.clip import bundle_normal, with_landmarks
 from vht_jax.fit.frame import INNER_STEPS, with_common
 from vht_jax.fit.layer import Appearance, estimate_layer
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
@@ -37,7 +37,7 @@ PLAUSIBLE_SHAPE = 0.8  # rms of an identity code that the colours may ask for, i
 SEEN_COMPONENT = 7e-5
 
 
-def fit_identity(
+def fit_keyframes(
   surface: Surface, model: LandmarkModel, shared: Shared, appearance: Appearance, observed: ObservedLandmarks,
   crops: Crop, xs: Array, weights: Weights, focal_prior: tuple[Array, ...], pixels: Array,
   *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (), more_priors: Sequence[Entry] = (),
@@ -59,7 +59,7 @@ def fit_identity(
       trusted more while the rms of the code (`mean_square`) stays below PLAUSIBLE_SHAPE, and less above.
 
   Returns:
-    shared, appearance, xs, pixels, cost per outer step (outer_steps,), standard deviation of log focal ().
+    shared, appearance, xs, pixels, cost per outer step (outer_steps,).
   """
   images9 = jax.vmap(with_gradient)(crops.rgb)
   geometry = blocks(shared)  # the colours' own unknowns come after these
@@ -93,14 +93,13 @@ def fit_identity(
     excess = mean_square(surface.vertices.shapedirs, shared.shape) / PLAUSIBLE_SHAPE**2
     change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))
     pixels = jnp.clip(pixels * change, FEWEST_PIXELS, weights.photo_pixels)
-    focal_sd = focal_deviation(solution.shared_information, free.shared)
     state = (shared, appearance, xs, pixels)
-    return state, (state, solution.cost, focal_sd)
+    return state, (state, solution.cost)
 
   # Every step looks at other pixels, so the steps end in a cloud round the solution, whose middle is nearer to it.
-  _, (states, costs, focal_sd) = jax.lax.scan(outer, (shared, appearance, xs, pixels), jnp.arange(outer_steps))
+  _, (states, costs) = jax.lax.scan(outer, (shared, appearance, xs, pixels), jnp.arange(outer_steps))
   last = jax.tree.map(lambda a: jnp.mean(a[-max(int(AVERAGED * outer_steps), 1) :], axis=0), states)
-  return *last, costs, focal_sd[-1]
+  return *last, costs
 
 
 def _observe(

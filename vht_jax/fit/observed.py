@@ -142,7 +142,9 @@ def rms_spread(points: Array, seen: Array) -> Array:
   return jnp.sqrt(jnp.sum(centred**2) / total + 1e-20)
 
 
-def make_tracks(model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]) -> ObservedLandmarks:
+def observe_landmarks(
+  model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]
+) -> ObservedLandmarks:
   """One frame's detections (N, 2) px with confidence (N,) in [0, 1] in the units of the fit.
 
   The irises of a closed eye are guesses of the detector and get no weight; points on the far side of a turned head

@@ -69,7 +69,7 @@ def surface_points(model: FlameModel, vertices: Array, bary: Array) -> Points:
   )
 
 
-def with_identity(points: Points, shape: Array) -> Points:
+def fold_shape(points: Points, shape: Array) -> Points:
   """Folds a clip's shape into the template, so that frames pay for expressions only; `shapedirs` becomes empty."""
   return points.replace(
     template=points.template + jnp.matmul(points.shapedirs, shape, precision=HIGHEST),

@@ -57,8 +57,8 @@ CAMERA, LANDMARKS = Stage("camera", adjust_camera), Stage("landmarks", fit_landm
 IDENTITY, JOINT = Stage("identity", fit_identity), Stage("joint", fit_jointly)
 FRAMES = Stage("frames", fit_frames, kept=False, resumes=True)
 SMOOTH = Stage("smooth", smooth_frames, kept=False)
-ADAM_IDENTITY = Stage("identity", adam.fit_identity)
-ADAM_FRAMES = Stage("frames", adam.fit_frames, kept=False, resumes=True)
+ADAM_IDENTITY = Stage("identity", adam.adam_identity)
+ADAM_FRAMES = Stage("frames", adam.adam_frames, kept=False, resumes=True)
 
 
 def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:

@@ -40,7 +40,7 @@ class Run:
   weights: Weights
   no_skin: Skin | None  # in place of texture tracks in clips without; None: they are not wanted
   lm: LandmarkModel  # the points of the head that the landmarks are compared with
-  tracks: ObservedLandmarks  # the landmarks in the units of the fit, leading axis T
+  observed: ObservedLandmarks  # the landmarks in the units of the fit, leading axis T
   landmarks: np.ndarray  # (T, 70, 2) px
   confidence: np.ndarray  # (T, 70), 0 for what is missing
   seen: np.ndarray  # (T,) bool, frames with a face
@@ -84,8 +84,8 @@ class Run:
     self.per_frame(add)
     return total
 
-  def tracks_of(self, index: np.ndarray) -> ObservedLandmarks:
-    return rows_of(self.tracks, index)
+  def observed_of(self, index: np.ndarray) -> ObservedLandmarks:
+    return rows_of(self.observed, index)
 
   def given(self) -> tuple[np.float32 | None, np.ndarray | None]:
     """Focal length and principal point (as in `Shared`) that are known."""
@@ -112,7 +112,7 @@ def make_run(
   f32 = lambda a: np.asarray(a, np.float32)
   dense = None if dense is None else f32(dense)
   points, weight = fitted_points(model, f32(landmarks), f32(confidence), dense, step)
-  tracks = lambda index: _tracks(lm, points[index], weight[index], clip.size)
+  observe = lambda index: _observe(lm, points[index], weight[index], clip.size)
   return Run(
     model=model,
     colored=flame.without_lower_neck(model) if config.photometric and config.components.ignore_lower_neck else model,
@@ -121,7 +121,7 @@ def make_run(
     weights=weights,
     no_skin=nowhere(model, len(points)) if config.tracks and init is None else None,
     lm=lm,
-    tracks=in_chunks(tracks, len(points), LANDMARK_CHUNK),
+    observed=in_chunks(observe, len(points), LANDMARK_CHUNK),
     landmarks=landmarks,
     confidence=confidence,
     seen=np.any(weight[:, :68] > 0, axis=1),
@@ -172,11 +172,11 @@ def _landmark_model(model, weights, dense_step):
 
 
 @functools.partial(stored, static_argnames=("size",))
-def _tracks(model, points, confidence, size):
-  return jax.vmap(lambda p, c: observed.make_tracks(model, p, c, size))(points, confidence)
+def _observe(model, points, confidence, size):
+  return jax.vmap(lambda p, c: observed.observe_landmarks(model, p, c, size))(points, confidence)
 
 
 @stored
 def _points(model, vertices, bary):
   points = pts.surface_points(model, vertices, bary)
-  return pts.with_identity(points, jnp.zeros(points.shapedirs.shape[-1], points.template.dtype))
+  return pts.fold_shape(points, jnp.zeros(points.shapedirs.shape[-1], points.template.dtype))

@@ -87,11 +87,11 @@ def make_surface(model: FlameModel, shape: Array) -> Surface:
   )
 
 
-def fold_identity(surface: Surface, shape: Array) -> Surface:
+def fold_surface(surface: Surface, shape: Array) -> Surface:
   """The surface of one person: shape in the template, no shape directions."""
   n_expr = surface.vertices.exprdirs.shape[-1]
   return surface.replace(
-    vertices=pts.with_identity(surface.vertices, shape), normal_dirs=surface.normal_dirs[..., :n_expr]
+    vertices=pts.fold_shape(surface.vertices, shape), normal_dirs=surface.normal_dirs[..., :n_expr]
   )
 
 

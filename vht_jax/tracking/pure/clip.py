@@ -83,22 +83,22 @@ def fit_identity(
   """
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
-  lm, tracks = landmark_problem(model, observations, config, weights, size)
+  lm, observed = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
   if config.camera.calibrated and not config.camera.focal:
     raise InputError(
       "calibrated: the focal length must be given (config.camera.focal), or a result with its camera (init)"
     )
   found = bundle_adjust(
-    lm, tracks, weights, focal=config.camera.focal or None,
-    principal=(jnp.zeros(2, tracks.uv.dtype), HELD_SD[1]) if config.camera.calibrated else None, adjoint=adjoint,
+    lm, observed, weights, focal=config.camera.focal or None,
+    principal=(jnp.zeros(2, observed.uv.dtype), HELD_SD[1]) if config.camera.calibrated else None, adjoint=adjoint,
   )  # fmt: skip
-  appearance = plain_appearance(model.texture_basis.shape[-1], tracks.uv.dtype)
+  appearance = plain_appearance(model.texture_basis.shape[-1], observed.uv.dtype)
   identity = identity_of(found.shared, jax.tree.map(jnp.asarray, appearance), size, layer=False)
   to_pose = lambda x: unknowns.to_pose(lm.points, x, found.shared.shape, identity.camera, found.shared.principal)
   poses = jax.vmap(to_pose)(found.xs)
-  person, shared = frame.with_identity(lm, found.shared)
-  cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, tracks)
+  person, shared = frame.fold_landmarks(lm, found.shared)
+  cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, observed)
   if config.photometric:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])

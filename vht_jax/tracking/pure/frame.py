@@ -41,12 +41,12 @@ def fit_frame(
       model, observation, identity, to_raw(start), start.translation, config, weights, adjoint=adjoint
     )
     return flame.limit_pose(raw), {name: value[-1, -1] for name, value in energies.items()}
-  lm, tracks = landmark_problem(model, jax.tree.map(lambda a: a[None], observation), config, weights, size)
-  tracks = jax.tree.map(lambda a: a[0], tracks)
+  lm, seen = landmark_problem(model, jax.tree.map(lambda a: a[None], observation), config, weights, size)
+  seen = jax.tree.map(lambda a: a[0], seen)
   shared = shared_of(identity, lm.points.template.shape[0], size)
-  person, folded = frame.with_identity(lm, shared)
+  person, folded = frame.fold_landmarks(lm, shared)
   x0 = None if start is None else unknowns.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
-  found = frame.fit_frame(person, tracks, folded, weights, x0, adjoint=adjoint)
+  found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint)
   pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
   if config.photometric:
     return fit_frame(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
@@ -81,11 +81,11 @@ def residuals(
   """
   size = image_size(observation, size)
   one = jax.tree.map(lambda a: a[None], observation)
-  lm, tracks = landmark_problem(model, one, TrackConfig.of(dense_landmarks=False), weights, size)
-  tracks = jax.tree.map(lambda a: a[0], tracks)
+  lm, seen = landmark_problem(model, one, TrackConfig.of(dense_landmarks=False), weights, size)
+  seen = jax.tree.map(lambda a: a[0], seen)
   shared = shared_of(identity, lm.points.template.shape[0], size)
   x = unknowns.from_pose(lm.points, pose, shared.shape, identity.camera, shared.principal)
-  return (predict(lm, x, shared) - tracks.uv) * tracks.inverse_sd[:, None]
+  return (predict(lm, x, shared) - seen.uv) * seen.inverse_sd[:, None]
 
 
 def landmark_problem(
@@ -99,4 +99,4 @@ def landmark_problem(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step
   )
   confidence = jnp.where(observations.valid[:, None], confidence, 0.0)
-  return lm, jax.vmap(lambda p, c: observed.make_tracks(lm, p, c, size))(points, confidence)
+  return lm, jax.vmap(lambda p, c: observed.observe_landmarks(lm, p, c, size))(points, confidence)

@@ -21,7 +21,7 @@ START_MARGIN = 0.02  # poses start this far inside the joint limits, where tanh 
 SLOWER = 0.1  # times the learning rates, for frames that have diverged
 
 
-def fit_identity(state: TrackState, run: Run) -> TrackState:
+def adam_identity(state: TrackState, run: Run) -> TrackState:
   """Where VHT's method starts, and the identity from the keyframes; that of a former result (`run.init`) is kept."""
   if getattr(run.clip, "has_alpha", False):
     run.progress.note("the masks are not used: VHT's method knows none (Gauss-Newton does)")
@@ -43,7 +43,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
   return state.replace(adam=AdamState(identity=on_host(identity), raw=raw, terms={}))
 
 
-def fit_frames(state: TrackState, run: Run) -> TrackState:
+def adam_frames(state: TrackState, run: Run) -> TrackState:
   """Every pose by the frame's image; goes on after `state.done` frames, and saves what it has whenever that is due."""
   config, n = run.config, run.n_frames
   sequential = config.schedule == "sequential"

@@ -96,7 +96,7 @@ def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple
   f32 = lambda pair: tuple(np.float32(a) for a in pair)
   return on_host(
     _bundle(
-      landmarks_of(state, run), rarer(run.tracks_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
+      landmarks_of(state, run), rarer(run.observed_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
       skin_priors(skin_of(state, run)),
     )
   )  # fmt: skip
@@ -138,7 +138,7 @@ def doubt(n_views: int, yaw_span: float, focal_sd: float) -> str:
 
 def initial_unknowns(run: Run) -> np.ndarray:
   """(T, n) unknowns of the mean head, from which the fits start."""
-  return run.per_frame(lambda index: initial(run.lm, run.tracks_of(index)))
+  return run.per_frame(lambda index: initial(run.lm, run.observed_of(index)))
 
 
 def _taken_over(state: TrackState, run: Run, init: TrackResult) -> TrackState:
@@ -163,12 +163,12 @@ def _with_landmark_focal(state: TrackState) -> TrackState:
 
 
 @stored
-def initial(model, tracks):
-  return jax.vmap(lambda t: frame.initial_unknowns(model, t))(tracks)
+def initial(model, observed):
+  return jax.vmap(lambda t: frame.initial_unknowns(model, t))(observed)
 
 
 @stored
-def _bundle(model, tracks, weights, log_focal, principal, more, more_priors):
+def _bundle(model, observed, weights, log_focal, principal, more, more_priors):
   return clip.bundle_adjust(
-    model, tracks, weights, log_focal=log_focal, principal=principal, more=more, more_priors=more_priors
+    model, observed, weights, log_focal=log_focal, principal=principal, more=more, more_priors=more_priors
   )

@@ -10,7 +10,7 @@ import numpy as np
 from vht_jax.config import Weights
 from vht_jax.fit import frame
 from vht_jax.fit.layer import albedo_map
-from vht_jax.fit.terms.surface import fold_identity, make_surface
+from vht_jax.fit.terms.surface import fold_surface, make_surface
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.programs import prefetched, stored
 from vht_jax.tracking.keyframes import finite_rows
@@ -54,11 +54,11 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
     x0 = begun[index]
     if sequential and start > 0 and start not in config.data.cutframes:
       x0 = xs[start - 1 : start]  # where the previous frame ended
-    tracks, more = run.tracks_of(index), skin_entries_of(state, run, index)
+    observed, more = run.observed_of(index), skin_entries_of(state, run, index)
 
     def solve(pixels, x0):
       found = _fit_photometric(
-        surface, lm, albedo, light, shared, tracks, crops, run.weights, pixels, x0, cam, more,
+        surface, lm, albedo, light, shared, observed, crops, run.weights, pixels, x0, cam, more,
         config.gauss_newton.n_samples, config.gauss_newton.frame_steps,
       )  # fmt: skip
       return jax.tree.map(np.array, found)
@@ -124,22 +124,22 @@ def strayed(x: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 @stored
 def _person(model, lm, shape, believed, appearance):
-  surface = fold_identity(make_surface(model, shape), shape)
-  return surface, albedo_map(surface, appearance), *frame.with_identity(lm, believed)
+  surface = fold_surface(make_surface(model, shape), shape)
+  return surface, albedo_map(surface, appearance), *frame.fold_landmarks(lm, believed)
 
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
 def _fit_photometric(
-  surface, lm, albedo, light, shared, tracks, crops, weights, pixels, x0, cam, more, n_samples, outer_steps
+  surface, lm, albedo, light, shared, observed, crops, weights, pixels, x0, cam, more, n_samples, outer_steps
 ):
   weights = weights.replace(photo_pixels=pixels)
 
-  def one(tracks, crop, x, more):
+  def one(observed, crop, x, more):
     x, normal, difference = frame.fit_frame_colours(
-      surface, lm, albedo, light, shared, tracks, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps,
+      surface, lm, albedo, light, shared, observed, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps,
       more=more,
     )  # fmt: skip
     sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)
     return x, difference, sd
 
-  return jax.vmap(one, in_axes=(0, 0, 0, frames_axis(more)))(tracks, crops, x0, more)
+  return jax.vmap(one, in_axes=(0, 0, 0, frames_axis(more)))(observed, crops, x0, more)

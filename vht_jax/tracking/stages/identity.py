@@ -34,13 +34,13 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
   run.progress.stage("identity", 1)
   begun, xs = known(state.shared), np.array(known(state.xs))
   surface = _surface(run.colored, begun.shape)
-  shared, appearance, xs_of_keyframes, pixels, cost, _ = on_host(
-    _fit_identity(
+  shared, appearance, xs_of_keyframes, pixels, cost = on_host(
+    _fit_keyframes(
       surface,
       landmarks_of(state, run, beside_colours=True),
       begun,
       known(state.appearance),
-      run.tracks_of(index),
+      run.observed_of(index),
       crops_of(run.clip, index, xs[index], config.gauss_newton.crop_size),
       xs[index],
       run.weights,
@@ -84,11 +84,11 @@ def _surface(model, shape):
 
 
 @functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
-def _fit_identity(
-  surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels, more, more_priors, n_samples,
+def _fit_keyframes(
+  surface, lm, shared, appearance, observed, crops, xs, weights, focal_prior, pixels, more, more_priors, n_samples,
   outer_steps,
 ):  # fmt: skip
-  return identity.fit_identity(
-    surface, lm, shared, appearance, tracks, crops, xs, weights, focal_prior, pixels,
+  return identity.fit_keyframes(
+    surface, lm, shared, appearance, observed, crops, xs, weights, focal_prior, pixels,
     n_samples=n_samples, outer_steps=outer_steps, more=more, more_priors=more_priors,
   )  # fmt: skip

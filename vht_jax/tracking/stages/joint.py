@@ -35,7 +35,7 @@ def fit_jointly(state: TrackState, run: Run) -> TrackState:
   before: tuple[float, TrackState] | None = None
   for k in range(JOINT_STEPS + 1):
     total = _reduced(state, run, valid)
-    moved, cost, _ = _shared_step(
+    moved, cost = _shared_step(
       landmarks_of(state, run, beside_colours=True),
       known(state.shared),
       total,
@@ -69,7 +69,7 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
     index = np.minimum(rows, n - 1)
     xs, lm = every[index], landmarks_of(state, run, beside_colours=True)
     part = _reduce(
-      surface, lm, albedo, appearance.light, shared, run.tracks_of(index),
+      surface, lm, albedo, appearance.light, shared, run.observed_of(index),
       crops_of(run.clip, index, xs, config.gauss_newton.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
       valid[index] & (rows < n), skin_entries_of(state, run, index), config.gauss_newton.n_samples,
     )  # fmt: skip
@@ -86,10 +86,10 @@ def _coloured(model, shape, appearance):
 
 
 @functools.partial(stored, static_argnames=("n_samples",))
-def _reduce(surface, lm, albedo, light, shared, tracks, crops, weights, pixels, xs, valid, more, n_samples):
+def _reduce(surface, lm, albedo, light, shared, observed, crops, weights, pixels, xs, valid, more, n_samples):
   weights = weights.replace(photo_pixels=pixels)  # as in the identity stage
   return clip.reduce_frames(
-    surface, lm, albedo, light, shared, tracks, crops, weights, xs, valid, n_samples=n_samples, more=more
+    surface, lm, albedo, light, shared, observed, crops, weights, xs, valid, n_samples=n_samples, more=more
   )
 
 

@@ -30,14 +30,14 @@ def fit_landmarks(state: TrackState, run: Run) -> TrackState:
 
 def refit(state: TrackState, run: Run) -> tuple[TrackState, np.ndarray]:
   """All frames by their landmarks with the camera and identity of the state; and what each frame costs (T,)."""
-  model, shared = with_identity(landmarks_of(state, run), known(state.shared))
+  model, shared = fold_landmarks(landmarks_of(state, run), known(state.shared))
   run.progress.stage("landmarks", run.n_frames)
 
   def solve(index):
-    tracks = run.tracks_of(index)
-    x0 = initial(model, tracks) if state.xs is None else state.xs[index]
+    observed = run.observed_of(index)
+    x0 = initial(model, observed) if state.xs is None else state.xs[index]
     more = skin_entries_of(state, run, index)
-    found = _fit_frames(model, tracks, shared, run.weights, x0, camera(state, run), more)
+    found = _fit_frames(model, observed, shared, run.weights, x0, camera(state, run), more)
     run.progress.advance(len(np.unique(index)))
     return found
 
@@ -82,18 +82,18 @@ def pose_deviation(points, x, shared: Shared, cam, information) -> Pose:
 
 
 @stored
-def with_identity(model, shared):
-  """`frame.with_identity`: the landmarks of one person."""
-  return frame.with_identity(model, shared)
+def fold_landmarks(model, shared):
+  """`frame.fold_landmarks`: the landmarks of one person."""
+  return frame.fold_landmarks(model, shared)
 
 
 @stored
-def _fit_frames(model, tracks, shared, weights, x0, cam, more):
+def _fit_frames(model, observed, shared, weights, x0, cam, more):
   def one(t, x, more):
     found = frame.fit_frame(model, t, shared, weights, x, more=more)
     return found.x, found.normal.cost, pose_deviation(model.points, found.x, shared, cam, found.normal.matrix)
 
-  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(tracks, x0, more)
+  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(observed, x0, more)
 
 
 def frames_axis(more: list) -> list:

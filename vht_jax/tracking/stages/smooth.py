@@ -14,7 +14,7 @@ from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.motion import smooth
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
-from vht_jax.tracking.stages.landmarks import frames_axis, with_identity
+from vht_jax.tracking.stages.landmarks import fold_landmarks, frames_axis
 from vht_jax.tracking.state import TrackState, known
 
 CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
@@ -62,7 +62,7 @@ class Motion:
       [np.interp(at, at[good], column[good]) for column in np.asarray(known(state.xs), np.float64).T], axis=1
     )
     self.xs = xs.astype(np.float32)
-    self.model, self.shared = with_identity(landmarks_of(state, run), known(state.shared))
+    self.model, self.shared = fold_landmarks(landmarks_of(state, run), known(state.shared))
     self.basis = smooth.coordinates(self._mean_information())
     z = (xs - xs[good].mean(axis=0)) @ self.basis
     self.z = z.T.astype(np.float32)
@@ -79,8 +79,8 @@ class Motion:
     return self.run.per_frame(lambda index: solve(self._matrices(index), index))
 
   def _matrices(self, index: np.ndarray):
-    tracks, more = self.run.tracks_of(index), skin_entries_of(self.state, self.run, index)
-    return _matrices(self.model, tracks, self.shared, self.run.weights, self.xs[index], more)
+    observed, more = self.run.observed_of(index), skin_entries_of(self.state, self.run, index)
+    return _matrices(self.model, observed, self.shared, self.run.weights, self.xs[index], more)
 
   def _mean_information(self) -> np.ndarray:
     """(n, n) float64, over the good frames."""
@@ -155,9 +155,9 @@ def in_order(places: np.ndarray, pairs: np.ndarray, variance: float) -> bool:
 
 
 @stored
-def _matrices(model, tracks, shared, weights, xs, more):
+def _matrices(model, observed, shared, weights, xs, more):
   one = lambda t, x, more: frame.frame_normal(model, x, shared, t, weights, more).matrix
-  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(tracks, xs, more)
+  return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(observed, xs, more)
 
 
 @stored

@@ -69,10 +69,10 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
   xs = known(state.xs)
   expr = np.median(part(xs[good], "expr"), axis=0)
   jaw = np.median(part(xs[good], "jaw"))
-  model, shared = landmarks.with_identity(run.lm, known(state.shared))
+  model, shared = landmarks.fold_landmarks(run.lm, known(state.shared))
 
   def moments(index, weight):
-    return _moments(model, run.tracks_of(index), shared, np.nan_to_num(xs[index]), expr, jaw, weight)
+    return _moments(model, run.observed_of(index), shared, np.nan_to_num(xs[index]), expr, jaw, weight)
 
   total = run.summed(moments, good)
   if rehearsing():  # the sums are blank, and so are the priors
@@ -138,7 +138,7 @@ def _padded(tracks: TextureTracks, rigid: Rigid, run: Run):
 @stored
 def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) -> Skin:
   points = pts.surface_points(model, vertices, bary)
-  person = pts.with_identity(points, shape)
+  person = pts.fold_shape(points, shape)
   zero = jnp.zeros(3, expr.dtype)
   x = join(expr=expr, rotation=zero, place=zero, neck=zero, jaw=raw_jaw(jaw[0]), eyes=jnp.zeros((2, 2), expr.dtype))
   _, joints = pts.shaped_points(person, shape[:0], expr)
@@ -157,12 +157,12 @@ def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) ->
 
 
 @stored
-def _moments(model, tracks, shared, xs, expr, jaw, weight):
+def _moments(model, observed, shared, xs, expr, jaw, weight):
   def one(t, x):
     parts = split(x)
     return own_slide.moments(model, t, shared, join(**{**parts, "expr": expr, "jaw": jaw}))
 
-  found = jax.vmap(one)(tracks, xs)
+  found = jax.vmap(one)(observed, xs)
   rows = lambda a: jnp.where(weight.reshape(-1, *[1] * (a.ndim - 1)) > 0, a, 0.0)
   return jax.tree.map(lambda a: jnp.sum(rows(a), axis=0), found)
 
