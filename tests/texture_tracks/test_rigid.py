@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vht_jax import rotation
+from vht_jax.fit.solvers.least_squares import arrow_step
 from vht_jax.texture_tracks.bundle import rigid, uncertainty
 
 SIDE = 640.0
@@ -70,16 +71,16 @@ def test_the_step_is_that_of_a_dense_solve():
   problem, state, _ = make(1, n_frames=4, n_points=7)
   found = rigid.system(problem, state)
   damping = 1e-2
-  d, moved = rigid.step_of(found, damping)
-  m = len(found.gradient)
+  moved, d = arrow_step(found, damping)
+  m = len(found.shared_gradient)
   H = np.zeros((m + 21, m + 21))
-  H[:m, :m] = found.matrix
+  H[:m, :m] = found.shared_matrix
   H[m:, :m] = np.asarray(found.cross, np.float64).reshape(21, m)
   H[:m, m:] = H[m:, :m].T
   for k in range(7):
-    H[m + 3 * k : m + 3 * k + 3, m + 3 * k : m + 3 * k + 3] = found.point_matrix[k]
+    H[m + 3 * k : m + 3 * k + 3, m + 3 * k : m + 3 * k + 3] = found.frame_matrix[k]
   H += np.diag(damping * np.diag(H))
-  g = np.concatenate([found.gradient, np.asarray(found.point_gradient).ravel()])
+  g = np.concatenate([found.shared_gradient, np.asarray(found.frame_gradient).ravel()])
   want = -np.linalg.solve(H, g)
   scale = 1 / np.sqrt(np.diag(H))
   got = np.concatenate([d, np.asarray(moved).ravel()])
@@ -91,8 +92,8 @@ def test_the_system_is_the_gradient_of_the_cost():
   found = rigid.system(problem, state)
   cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d, moved))
   g, gx = jax.grad(cost, (0, 1))(jnp.zeros(21), jnp.zeros((6, 3)))
-  np.testing.assert_allclose(2 * found.gradient, g, rtol=2e-3, atol=2e-3 * np.abs(g).max())
-  np.testing.assert_allclose(2 * found.point_gradient, gx, rtol=2e-3, atol=2e-3 * np.abs(gx).max())
+  np.testing.assert_allclose(2 * found.shared_gradient, g, rtol=2e-3, atol=2e-3 * np.abs(g).max())
+  np.testing.assert_allclose(2 * found.frame_gradient, gx, rtol=2e-3, atol=2e-3 * np.abs(gx).max())
 
 
 @pytest.mark.parametrize("focal", [0.9, 1.4, 2.2])

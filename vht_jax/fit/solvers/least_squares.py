@@ -125,7 +125,10 @@ class ArrowSolution(flax.struct.PyTreeNode):
 
 
 def eliminate_frames(model: ArrowNormal, damping: Array | float):
-  """Schur complement of the frames: (factors, their solves, reduced matrix (m, m), reduced gradient (m,))."""
+  """Schur complement of the frames: (factors, their solves, reduced matrix (m, m), reduced gradient (m,)).
+
+  Damped as `damped_cholesky` does it, the shared unknowns too.
+  """
   factors = damped_cholesky(model.frame_matrix, damping)
   right = jnp.concatenate([model.cross, model.frame_gradient[..., None]], axis=-1)
   solved = lax.linalg.triangular_solve(factors, right, left_side=True, lower=True)  # (F, n, m + 1)
@@ -133,8 +136,18 @@ def eliminate_frames(model: ArrowNormal, damping: Array | float):
   flat = solved.reshape(-1, m + 1)
   reduced = jnp.matmul(flat[:, :m].T, flat, precision=HIGHEST)
   i = jnp.arange(m)
-  matrix = model.shared_matrix.at[i, i].multiply(1 + damping) - reduced[:, :m]
-  return factors, solved, matrix, model.shared_gradient - reduced[:, m]
+  diagonal = model.shared_matrix[i, i]
+  damped = model.shared_matrix.at[i, i].set(jnp.where(diagonal == 0, 1.0, diagonal * (1 + damping)))
+  return factors, solved, damped - reduced[:, :m], model.shared_gradient - reduced[:, m]
+
+
+def arrow_step(model: ArrowNormal, damping: Array | float) -> tuple[Array, Array]:
+  """The damped Gauss-Newton step of the frames (F, n) and of what they share (m,)."""
+  factors, solved, matrix, gradient = eliminate_frames(model, damping)
+  shared = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
+  back = solved[..., -1] + jnp.matmul(solved[..., :-1], shared, precision=HIGHEST)
+  frames = -lax.linalg.triangular_solve(factors, back[..., None], left_side=True, lower=True, transpose_a=True)
+  return frames[..., 0], shared
 
 
 def levenberg_marquardt_shared(
@@ -145,11 +158,8 @@ def levenberg_marquardt_shared(
 
   def step(state):
     frames, shared, model, lam, k, done = state
-    factors, solved, matrix, gradient = eliminate_frames(model, lam)
-    d_shared = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
-    back = solved[..., -1] + jnp.matmul(solved[..., :-1], d_shared, precision=HIGHEST)
-    d_frames = -lax.linalg.triangular_solve(factors, back[..., None], left_side=True, lower=True, transpose_a=True)
-    trial = frames + d_frames[..., 0], shared + d_shared
+    d_frames, d_shared = arrow_step(model, lam)
+    trial = frames + d_frames, shared + d_shared
     new = normal(*trial)
     accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)

@@ -18,6 +18,7 @@ import numpy as np
 
 from vht_jax import rotation
 from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
+from vht_jax.fit.solvers.least_squares import ArrowNormal, arrow_step
 from vht_jax.texture_tracks.types import REGIONS
 from vht_jax.types import AnyArray, Array
 
@@ -115,26 +116,17 @@ def usual_camera() -> tuple[np.ndarray, np.ndarray]:
 
 
 def cost_of(problem: Problem, state: State) -> Array:
-  mean, precision = problem.mean, 1 / problem.sd**2
-  return (
-    cauchy(residuals(problem, state))[1] + jnp.sum(precision * (state.shared - mean) ** 2) + jnp.sum(state.moved**2)
-  )
+  camera = jnp.sum((1 / problem.sd**2) * (state.shared - problem.mean) ** 2)
+  return cauchy(residuals(problem, state))[1] + camera + jnp.sum(state.moved**2)
 
 
-class System(flax.struct.PyTreeNode):
-  """Normal equations; the 6 T + 3 unknowns of poses and camera first, then the points."""
+def system(problem: Problem, state: State) -> ArrowNormal:
+  """Gauss-Newton with the weights of `cauchy` and all priors.
 
-  gradient: Array  # (6 T + 3,)
-  matrix: Array  # (6 T + 3, 6 T + 3)
-  point_gradient: Array  # (K, 3)
-  point_matrix: Array  # (K, 3, 3)
-  cross: Array  # (K, 3, 6 T + 3)
-
-
-def system(problem: Problem, state: State) -> System:
-  """Gauss-Newton with the weights of `cauchy` and all priors."""
+  The points take the part of its frames, n = 3; they share the 6 T + 3 unknowns of poses and camera.
+  """
   r = residuals(problem, state)
-  w = cauchy(r)[0]
+  w, _ = cauchy(r)
   by_pose, by_shared, by_point = jacobians(problem, state)
   n_frames, n = r.shape[0], 6 * r.shape[0]
   product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
@@ -147,49 +139,19 @@ def system(problem: Problem, state: State) -> System:
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
   matrix = jnp.block([[matrix, corner], [corner.T, shared]])
   by_prior = precision * (state.shared - mean)
-  return System(
-    gradient=jnp.concatenate(
-      [product("tkab,tka->tb", by_pose, wr).reshape(n), product("tkab,tka->b", by_shared, wr) + by_prior]
-    ),
-    matrix=matrix,
-    point_gradient=product("tkab,tka->kb", by_point, wr) + state.moved,
-    point_matrix=product("tkab,tkac->kbc", w_point, by_point) + jnp.eye(3, dtype=r.dtype)[None],
-    cross=jnp.concatenate(
-      [
-        product("tkab,tkac->kbtc", w_point, by_pose).reshape(-1, 3, n),
-        product("tkab,tkac->kbc", w_point, by_shared),
-      ],
-      -1,
-    ),
+  gradient = [product("tkab,tka->tb", by_pose, wr).reshape(n), product("tkab,tka->b", by_shared, wr) + by_prior]
+  cross = [
+    product("tkab,tkac->kbtc", w_point, by_pose).reshape(-1, 3, n),
+    product("tkab,tkac->kbc", w_point, by_shared),
+  ]
+  return ArrowNormal(
+    cost=cost_of(problem, state),
+    frame_gradient=product("tkab,tka->kb", by_point, wr) + state.moved,
+    frame_matrix=product("tkab,tkac->kbc", w_point, by_point) + jnp.eye(3, dtype=r.dtype)[None],
+    cross=jnp.concatenate(cross, -1),
+    shared_gradient=jnp.concatenate(gradient),
+    shared_matrix=matrix,
   )
-
-
-def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array, Array]:
-  """The system without the points: matrix, gradient, and what gets the points back: factors (K, 3, 3), cross terms.
-
-  With Marquardt's damping; an unknown that nothing depends on (a frame that sees nothing) stays where it is.
-  """
-  i = jnp.arange(3)
-  damped = found.point_matrix.at[:, i, i].multiply(1 + damping)
-  factor = jnp.linalg.cholesky(damped)
-  solve = lambda b: jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)  # noqa: E731
-  cross, gradient = solve(found.cross), solve(found.point_gradient[..., None])
-  m = found.gradient.shape[0]
-  flat = cross.reshape(-1, m)
-  matrix = found.matrix - jnp.matmul(flat.T, flat, precision=HIGHEST)
-  i = jnp.arange(m)
-  diagonal = found.matrix[i, i]
-  matrix = matrix.at[i, i].add(jnp.where(diagonal > 0, damping * diagonal, 1.0))
-  return matrix, found.gradient - jnp.matmul(flat.T, gradient.reshape(-1), precision=HIGHEST), factor, cross
-
-
-def step_of(found: System, damping: Array | float) -> tuple[Array, Array]:
-  """The damped Gauss-Newton step: (6 T + 3,) and (K, 3)."""
-  matrix, gradient, factor, cross = reduced(found, damping)
-  d = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
-  right = -found.point_gradient - jnp.einsum("kbm,m->kb", found.cross, d, precision=HIGHEST)
-  half = jax.lax.linalg.triangular_solve(factor, right[..., None], left_side=True, lower=True)
-  return d, jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[..., 0]
 
 
 def move(state: State, d: Array, moved: Array) -> State:
@@ -205,11 +167,15 @@ def move(state: State, d: Array, moved: Array) -> State:
 
 
 def solve(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
-  """Levenberg-Marquardt; the state and the steps taken. A step to a higher or no finite cost is not taken."""
+  """Levenberg-Marquardt; the state and the steps taken. A step to a higher or no finite cost is not taken.
+
+  A loop of its own, because poses move by rotations; `levenberg_marquardt_shared` adds vectors.
+  """
 
   def body(carry):
     state, cost, lam, k, _ = carry
-    trial = move(state, *step_of(system(problem, state), lam))
+    moved, d = arrow_step(system(problem, state), lam)
+    trial = move(state, d, moved)
     new = cost_of(problem, trial)
     lower = jnp.isfinite(new) & (new < cost)
     state = jax.tree.map(lambda a, b: jnp.where(lower, a, b), trial, state)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from vht_jax.texture_tracks.bundle.rigid import Problem, State, reduced, step_of, system
+from vht_jax.fit.solvers.least_squares import arrow_step, eliminate_frames
+from vht_jax.texture_tracks.bundle.rigid import Problem, State, system
 from vht_jax.types import AnyArray, Array
 
 N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
@@ -45,7 +46,7 @@ def view_spread(problem: Problem, state: State) -> Array:
 
 def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   """Standard deviations () of log focal at a solution: honest, and by the normal matrix alone."""
-  matrix = reduced(system(problem, state), 0.0)[0]
+  _, _, matrix, _ = eliminate_frames(system(problem, state), 0.0)
   focal = matrix.shape[0] - 3
   unit = jnp.zeros(matrix.shape[0], matrix.dtype).at[focal].set(1.0)
   column = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), unit)
@@ -55,7 +56,7 @@ def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
 
   def without(c):  # how far log focal goes, to first order
     rest = problem.replace(inverse_sd=jnp.where((cluster == c)[None], 0.0, problem.inverse_sd))
-    return step_of(system(rest, state), 0.0)[0][focal]
+    return arrow_step(system(rest, state), 0.0)[1][focal]
 
   moves = jax.lax.map(without, jnp.arange(N_CLUSTERS, dtype=jnp.int32))
   n = jnp.maximum(jnp.sum(used.astype(moves.dtype)), 2.0)
