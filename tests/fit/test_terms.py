@@ -25,8 +25,7 @@ NOSE_TIP = 30  # of the 68 landmarks
 # --- a term of one's own: this class and one entry of a list (CONTRIBUTING.md) ---------------------------------------
 
 
-@flax.struct.dataclass
-class NoseTip:
+class NoseTip(flax.struct.PyTreeNode):
   """Keeps the tip of the nose at a given place of the image: observations (2,), units of the longer side."""
 
   point: Points  # the tip alone
