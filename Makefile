@@ -16,10 +16,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)")
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m faults

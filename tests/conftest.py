@@ -1,5 +1,6 @@
 """Strict promotion for every test, and the data that tests share."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -11,7 +12,40 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+
+def _compile_quickly() -> None:
+  """Most of the tests' time is compilation of programs that run for milliseconds: half of it goes with these.
+
+  In this process alone: the runs that tests start as others do are compiled as the user's.
+  """
+  jax.config.update("jax_disable_most_optimizations", True)
+  if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) > (0, 10):
+    return  # a later one has no other emitters than these, and ends the process of who asks for it
+  given = os.environ.get("XLA_FLAGS")
+  os.environ["XLA_FLAGS"] = f"{given or ''} --xla_cpu_use_fusion_emitters=false"
+  jax.jit(lambda: 0)()  # the flags are read now
+  if given is None:
+    del os.environ["XLA_FLAGS"]
+  else:
+    os.environ["XLA_FLAGS"] = given
+
+
+_compile_quickly()
+
 REPO = Path(__file__).resolve().parent.parent
+# What takes longest comes first: workers take file by file (`--dist loadfile`), and a long one that is left for the end
+# keeps one of them busy alone.
+LONGEST = (
+  "tracking/test_track_fn.py", "render/test_render.py", "fit/test_colours.py", "fit/test_bundle.py", "app/test_main.py",
+  "render/test_edges.py", "vht/test_energy.py", "test_notebook.py", "vht/test_descent.py", "fit/test_skin.py",
+  "fit/test_landmark_errors.py", "fit/test_terms.py", "texture_tracks/test_follow.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  """The `LONGEST` files first, the others in their order."""
+  at = {REPO / "tests" / name: k for k, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: at.get(item.path, len(at)))
 
 
 @pytest.fixture(scope="session")
