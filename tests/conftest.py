@@ -117,3 +117,11 @@ def clip_with_images(clip_folder):
   from vht_jax.app.result.source import open_scene
 
   return open_scene(str(clip_folder))
+
+
+@pytest.fixture
+def optimised():
+  """Programs are compiled as users' are: for what two of them have to give bit by bit."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)

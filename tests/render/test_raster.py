@@ -268,7 +268,7 @@ def test_no_gradient_and_composes_with_transformations(open_head):
   np.testing.assert_allclose(scanned[0], value, rtol=1e-5)
 
 
-def test_fragments_at_reproduces_rasterize(open_head):
+def test_fragments_at_reproduces_rasterize(open_head, optimised):
   screen = jnp.asarray(head_on_screen(open_head, SIZE, 1))
   seen = draw(screen, open_head.faces, SIZE)
   again = jax.jit(fragments_at)(screen, open_head.faces, seen.pix_to_face)
