@@ -100,7 +100,7 @@ NAMES = ("screen", "colors", "sigma", "gamma", "background", "near", "far")
 
 
 @pytest.mark.parametrize("cull_backfaces", [True, False])
-def test_equals_the_dense_oracle_in_value_and_gradient(cull_backfaces):
+def test_equals_the_dense_oracle_in_value_and_gradient(cull_backfaces, optimised):
   rng = np.random.RandomState(9)
   ct = jnp.asarray(rng.randn(*SIZE, 2), jnp.float32), jnp.asarray(rng.randn(*SIZE), jnp.float32)
   background = jnp.array([0.2, 0.9])
