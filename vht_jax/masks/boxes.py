@@ -30,11 +30,16 @@ def heads_of(detections: Sequence[Detection | None], cuts: Sequence[int] = ()) -
   Raises:
     ValueError: no frame has a face.
   """
-  known = [i for i, d in enumerate(detections) if d is not None]
+  return heads_of_points([None if d is None else d.landmarks for d in detections], cuts)
+
+
+def heads_of_points(landmarks: Sequence[np.ndarray | None], cuts: Sequence[int] = ()) -> Heads:
+  """`heads_of` of landmarks (68, 2) px."""
+  known = [i for i, p in enumerate(landmarks) if p is not None]
   if not known:
     raise ValueError("heads_of: no frame has a face")
-  seen = np.array([_head(d) for d in detections if d is not None])
-  n = len(detections)
+  seen = np.array([_head(p) for p in landmarks if p is not None])
+  n = len(landmarks)
   rows = np.stack([np.interp(np.arange(n), known, column) for column in seen[:, :3].T], axis=1)
   nearest = np.abs(np.arange(n)[:, None] - np.array(known)[None]).argmin(axis=1)
   for start, end in _shots(n, cuts):
@@ -86,11 +91,11 @@ def smoothed(rows: np.ndarray, sigma: float = SMOOTH) -> np.ndarray:
   return out
 
 
-def _head(detection: Detection) -> tuple[float, float, float, int]:
-  low, high = detection.landmarks.min(axis=0), detection.landmarks.max(axis=0)
+def _head(landmarks: np.ndarray) -> tuple[float, float, float, int]:
+  low, high = landmarks.min(axis=0), landmarks.max(axis=0)
   x, y = (low + high) / 2
   size = np.log(max(float((high - low).max()), 1.0))
-  return float(x), float(y), float(size), quarter_of(estimate_roll(detection.landmarks))
+  return float(x), float(y), float(size), quarter_of(estimate_roll(landmarks))
 
 
 def _shots(n: int, cuts: Sequence[int]) -> list[tuple[int, int]]:

@@ -111,8 +111,7 @@ def _span(there: np.ndarray) -> slice:
 def _enlarged(small: np.ndarray, part: tuple[slice, slice], scale: list[float], large: tuple[slice, slice]):
   """Values at the small pixels of `part`, at the large pixels of `large`, in between linearly."""
   rows, columns = (
-    (np.arange(to.start, to.stop, dtype=np.float32) + 0.5) / k - 0.5 - of.start
-    for of, k, to in zip(part, scale, large)
+    (np.arange(to.start, to.stop, dtype=np.float32) + 0.5) / k - 0.5 - of.start for of, k, to in zip(part, scale, large)
   )
   if small.shape[:2] == (len(rows), len(columns)):
     return small

@@ -96,6 +96,6 @@ def guided(matte: np.ndarray, image: np.ndarray, radius: int = RADIUS, eps: floa
 
 
 def applied(coefficients: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-  """float32 (H, W) in [0, 1] of coefficients (H, W, 4), `guided`'s enlarged, on the image uint8 (H, W, 3); `levelled`."""
+  """float32 (H, W) in [0, 1], `levelled`: `guided`'s coefficients (H, W, 4), enlarged, on the image uint8 (H, W, 3)."""
   matte = np.einsum("hwc,hwc->hw", coefficients[..., :3], rgb.astype(np.float32)) * np.float32(1 / 255)
   return levelled(matte + coefficients[..., 3])

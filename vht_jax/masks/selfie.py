@@ -112,5 +112,5 @@ def _find_model(mp: Any, model: str | Path | None) -> Path:
       return path
   raise InputError(
     f"the person's mask needs MediaPipe's selfie_segmenter.tflite, which mediapipe {mp.__version__} does not bring "
-    f"(tried {', '.join(map(str, tried))}); name it by ${VARIABLE}, or use --mask=head, --mask=none or a folder of mattes"
+    f"(tried {', '.join(map(str, tried))}); name it by ${VARIABLE}, or use --mask=head, none or a folder of mattes"
   )
