@@ -53,7 +53,7 @@ class UserMattes:
     for file, found in sizes:
       if found != tuple(size):
         raise InputError(
-          f"{file}: mattes of {found[0]}x{found[1]}, the frames have {size[0]}x{size[1]} (height x width); expected that"
+          f"{file}: mattes of {found[0]}x{found[1]}, the frames have {size[0]}x{size[1]} (height x width)"
         )
 
   def __call__(self, i: int) -> np.ndarray:
