@@ -15,7 +15,7 @@ FLOORS = (
   ("head",),
   ("render", "video", "landmarks", "flame", "assets"),
   ("fit", "dataset", "texture_tracks"),
-  ("vht",),
+  ("vht", "masks"),
   ("tracking",),
   ("results",),
   ("app",),

@@ -20,8 +20,9 @@ FADE = 0.03  # of the image's width, over which a head fades out below the neck:
 # With the neck's sides nearer to each other than this share of their true distance the head is seen from the side, and
 # the line through them means less and less: across the neck is what counts then.
 _SIDEWAYS = 0.5
-_SAMPLES = 2  # along each side of a pixel: outlines within an eighth (antialiasing proper takes 4 s more to compile)
-_SIDES = tuple(k << n for n in range(12) for k in (64, 96))  # px of windows: few programs serve all heads
+# px of the square that every head is rendered into, whatever its size: one program serves all. Heads up to half of it
+# have two samples along each side of a pixel, outlines within a quarter.
+_SQUARE = 1024
 
 
 class Neck(NamedTuple):
@@ -81,7 +82,7 @@ def neck_fade(pixels: np.ndarray, apart: float, size: tuple[int, int]) -> np.nda
 
 
 def silhouette(screen: np.ndarray, faces: np.ndarray, size: tuple[int, int], growth: float = 0.0) -> np.ndarray:
-  """(H, W) uint8: how much of each pixel the mesh covers, in quarters.
+  """(H, W) uint8: how much of each pixel the mesh covers.
 
   Args:
     screen: (V, 3) x px, y px and depth m of the vertices.
@@ -99,10 +100,11 @@ def silhouette(screen: np.ndarray, faces: np.ndarray, size: tuple[int, int], gro
   high = np.clip(np.ceil(seen[:, :2].max(axis=0)).astype(int) + edge, 0, size[::-1])
   if (high <= low).any():
     return out
-  side = next(k for k in _SIDES if k >= (high - low).max())
-  local = (np.asarray(screen, np.float64) - [*low, 0.0]) * [_SAMPLES, _SAMPLES, 1.0]
-  hit = _hit(local.astype(np.float32), np.asarray(faces, np.int32), (_SAMPLES * side, _SAMPLES * side))
-  picture = cv2.resize(np.asarray(hit), (side, side), interpolation=cv2.INTER_AREA)
+  side = int((high - low).max())
+  scale = _SQUARE / side
+  local = (np.asarray(screen, np.float64) - [*low, 0.0]) * [scale, scale, 1.0]
+  hit = np.asarray(_hit(local.astype(np.float32), np.asarray(faces, np.int32), (_SQUARE, _SQUARE)))
+  picture = cv2.resize(hit, (side, side), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR)
   if growth > 0:
     radius = max(round(growth), 1)
     picture = cv2.dilate(picture, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)))

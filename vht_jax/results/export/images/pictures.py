@@ -13,7 +13,7 @@ class FolderPictures:
   def __init__(self, folder: FrameFolder, rows: np.ndarray):
     """`rows` (T,): positions in `folder` of the result's frames."""
     self.folder, self.rows = folder, np.asarray(rows)
-    self.masks = "the dataset's masks" if folder.has_alpha else ""
+    self.masks = "the clip's own alpha" if folder.has_alpha else ""
 
   def rgb(self, i: int) -> np.ndarray:
     return self.folder.image(int(self.rows[i]))
