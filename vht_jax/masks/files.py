@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,9 +47,10 @@ class UserMattes:
       self._files = [masks[int(i)] for i in frame_ids]
       sizes = [(file, png_size(file)) for file in self._files]
     else:
-      self._kept = tempfile.TemporaryDirectory(prefix="vht_mattes_")
-      extract_in_child(path, self._kept.name)
-      self._folder = FrameFolder(self._kept.name, cache_bytes=0)
+      place = tempfile.mkdtemp(prefix="vht_mattes_")
+      weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)  # with these mattes, at the latest at the end
+      extract_in_child(path, place)
+      self._folder = FrameFolder(place, cache_bytes=0)
       self._rows = matched(self._folder.sources, sources, frame_ids, str(path))
       sizes = [(path, self._folder.source_size)]
     for file, found in sizes:

@@ -190,9 +190,9 @@ def only_person(
   solid = (matte > _PERSON).astype(np.uint8)
   gap = 2 * max(round(_GAP * size / 2), 1) + 1
   ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (gap, gap))
-  n, labels = cv2.connectedComponents(cv2.dilate(solid, ellipse))
+  labels = cv2.connectedComponents(cv2.dilate(solid, ellipse))[1]
   seeds = np.unique(labels[(own < _SEED) & (solid > 0)])
-  if n <= 2 or not len(seeds):  # one piece; or nothing at the face: then nothing can be said
+  if not len(seeds):  # nothing at the face: then nothing can be said
     return matte
   return np.where(np.isin(labels, seeds), matte, np.float32(0))
 

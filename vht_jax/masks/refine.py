@@ -19,7 +19,7 @@ RADIUS = 4  # px of the small image: what the model's outlines are off by (it gi
 EPS = 4e-4
 # Per frame away, how much less it counts; and the difference of colours, as rms of the channels in [0, 1], at which it
 # counts by 1 / e: a few times the noise, so that a change that can be seen is none that is averaged over.
-REACH, FALL, ALIKE = 2, 0.6, 0.04
+REACH, FALL, ALIKE = 3, 0.75, 0.04
 # Below and above, a matte is background and person: the model never says 0 or 1 near an outline, and the filter leaves
 # traces of lines of the background that end at the person.
 LEVELS = (0.1, 0.9)

@@ -70,8 +70,9 @@ def neck_fade(pixels: np.ndarray, apart: float, size: tuple[int, int]) -> np.nda
   up = up / max(np.linalg.norm(up), 1e-9)
   across = np.array([-up[1], up[0]])
   side = (left - right) * (1.0 if (left - right) @ across > 0 else -1.0)
-  missing = max(_SIDEWAYS * apart - np.linalg.norm(side), 0.0)
-  line = side + missing * across
+  least = max(_SIDEWAYS * apart, 1e-9)
+  facing = min(float(np.linalg.norm(side)) / least, 1.0)
+  line = facing * side + (1.0 - facing) * least * across
   normal = np.array([line[1], -line[0]]) / max(np.linalg.norm(line), 1e-9)
   normal = normal if normal @ up > 0 else -normal
   slope = normal / max(FADE * size[1], 1.0)
