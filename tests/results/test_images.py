@@ -10,7 +10,9 @@ from export_clip import FRAMES, SIZE, background, true_pixels
 from vht_jax.errors import InputError
 from vht_jax.masks import silhouette
 from vht_jax.results.export import images
-from vht_jax.results.export.images import centred, fade_of, mask_of, png, prepared, rgb_on, rgba
+from vht_jax.results.export.images import centred, mask_of, prepared
+from vht_jax.results.export.images.masks import fade_of
+from vht_jax.results.export.images.png import grey_png, over_white, rgb_png, rgba_png
 from vht_jax.results.export.images.views import Viewed, Views, resampled, seen_through
 
 CROPS = [("head", None), ("head", 256), ("head", 700), ("frame", 192), ("square", None), ("none", 300), ("frame", None)]
@@ -100,7 +102,7 @@ def test_dots_at_vertices_stay_on_them(clip_with_images):
     alpha = staticmethod(lambda i: None)
 
   scene = dataclasses.replace(clip_with_images, pictures=Drawn())
-  for changed in (prepared(scene, "none", "head", 300), prepared(scene, "none", "frame", 333), centred(scene)):
+  for changed in (prepared(scene, "none", "head", 300), prepared(scene, "none", "frame", 333), centred(scene)[0]):
     seen = changed.pictures.rgb(i)[..., 0].astype(float)
     seen[changed.pictures.alpha(i) == 0] = 0
     for point in changed.pixels(i)[vertices]:
@@ -111,17 +113,18 @@ def test_dots_at_vertices_stay_on_them(clip_with_images):
 
 
 def test_the_principal_point_is_padded_to_the_middle(clip_with_images):
-  scene = centred(clip_with_images)
+  scene, added = centred(clip_with_images)
   height, width = scene.size
   assert np.abs(scene.intrinsics[:, 1:] - [width / 2, height / 2]).max() < 0.01
   f, cx, cy = clip_with_images.intrinsics[0]
   assert width == round(2 * (SIZE[1] - cx)) and 0 <= height - 2 * cy < 2  # cy lies below the middle, cx beside it
   assert scene.intrinsics[0, 0] == f
-  assert centred(scene) is scene
+  assert centred(scene)[0] is scene and not centred(scene)[1].any()
+  assert np.allclose(scene.intrinsics[:, 1:] - clip_with_images.intrinsics[:, 1:], added, atol=0.01)
   padding = mask_of(scene, 0) == 0
   assert padding.any() and (scene.pictures.rgb(0)[padding] == 255).all()
   whole = dataclasses.replace(clip_with_images, intrinsics=np.tile([f, 231.0, 205.0], (6, 1)))
-  copied = centred(whole)
+  copied, _ = centred(whole)
   origin = copied.pictures.views.origin[0]
   assert (origin == np.round(origin)).all()
   x, y = (-origin).astype(int)
@@ -131,7 +134,7 @@ def test_the_principal_point_is_padded_to_the_middle(clip_with_images):
 
 def test_a_centred_crop_keeps_the_size_that_was_asked_for(clip_with_images):
   crop = prepared(clip_with_images, "none", "head", 256)
-  scene = centred(crop)
+  scene, _ = centred(crop)
   assert scene.size == (256, 256)
   assert np.abs(scene.intrinsics[:, 1:] - 128).max() < 1e-9
   views = scene.pictures.views
@@ -146,7 +149,7 @@ def test_a_centred_crop_keeps_the_size_that_was_asked_for(clip_with_images):
 def test_every_frame_gives_its_own_image(clip_with_images, crop, side):
   scene = prepared(clip_with_images, "none", crop, side)
   for i, number in enumerate(FRAMES):
-    image = cv2.imdecode(np.frombuffer(png(scene.pictures.rgb(i)), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    image = cv2.imdecode(np.frombuffer(rgb_png(scene.pictures.rgb(i)), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     inside = (mask_of(scene, i) > 0) & ~seen_silhouette(scene, i)
     assert np.array_equal(np.median(image[inside], axis=0), background(number))
 
@@ -173,12 +176,17 @@ def test_forms_of_an_image(clip_with_images):
   scene = prepared(clip_with_images, "head")
   i, mask = 1, mask_of(prepared(clip_with_images, "head"), 1)
   rgb = scene.pictures.rgb(i)
-  white = rgb_on(scene, i)
+  decoded = lambda data, code: cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), code)
+  white = decoded(over_white(rgb, mask), cv2.COLOR_BGR2RGB)
   assert np.array_equal(white[mask == 0], np.full_like(white[mask == 0], 255))
   assert np.array_equal(white[mask == 255], rgb[mask == 255])
-  four = rgba(scene, i)
-  read = cv2.imdecode(np.frombuffer(png(four), np.uint8), cv2.IMREAD_UNCHANGED)
-  assert np.array_equal(cv2.cvtColor(read, cv2.COLOR_BGRA2RGBA), four)
+  between = (mask > 0) & (mask < 255)
+  exact = rgb[between] * (mask[between, None] / 255) + 255 - mask[between, None].astype(float)
+  assert between.any() and np.abs(white[between] - exact).max() <= 0.51
+  assert np.array_equal(decoded(rgba_png(rgb, mask), cv2.COLOR_BGRA2RGBA), np.dstack([rgb, mask]))
+  assert (decoded(rgba_png(rgb, None), cv2.COLOR_BGRA2RGBA)[..., 3] == 255).all()
+  assert np.array_equal(decoded(over_white(rgb, None), cv2.COLOR_BGR2RGB), rgb)
+  assert np.array_equal(cv2.imdecode(np.frombuffer(grey_png(mask), np.uint8), cv2.IMREAD_UNCHANGED), mask)
   faded = mask_of(scene, i, fade=True)
   assert (faded <= mask).all()
   below = fade_of(scene, i) == 0

@@ -8,26 +8,15 @@ import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.results.export.format import Format, Option
+from vht_jax.results.export.images.centred import centred
 from vht_jax.results.export.images.choice import Choice, check_kind
-from vht_jax.results.export.images.neck import fade_of
+from vht_jax.results.export.images.masks import mask_of
 from vht_jax.results.export.images.pictures import FolderPictures
-from vht_jax.results.export.images.pixels import mask_of, png, rgb_on, rgba
 from vht_jax.results.export.images.views import Viewed, Views, seen_through
-from vht_jax.results.export.images.windows import CROPS, centred, cropped
+from vht_jax.results.export.images.windows import CROPS, cropped
 from vht_jax.results.export.scene import Scene
 
-__all__ = [
-  "FORMATS",
-  "OPTIONS",
-  "SCENE_OPTIONS",
-  "centred",
-  "fade_of",
-  "mask_of",
-  "png",
-  "prepared",
-  "rgb_on",
-  "rgba",
-]
+__all__ = ["FORMATS", "OPTIONS", "SCENE_OPTIONS", "centred", "mask_of", "prepared"]
 
 FORMATS: tuple[Format, ...] = ()
 OPTIONS: tuple[Option, ...] = (

@@ -25,7 +25,7 @@ from vht_jax.masks import (
   silhouette,
 )
 from vht_jax.masks.silhouette import GROWTH
-from vht_jax.results.export.images.neck import fade_of
+from vht_jax.results.export.images.masks import fade_of
 from vht_jax.results.export.scene import Scene
 
 WORDS = ("auto", "person", "head", "none")

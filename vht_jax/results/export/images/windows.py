@@ -1,4 +1,4 @@
-"""Which part of a clip's images a crop shows, and the padding that brings a principal point into the middle."""
+"""Which part of a clip's images a crop shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ MARGIN = 0.12  # of the head's longer side, on each side: hair, and room for wha
 SMOOTH = 4.0  # frames, sigma of the windows that follow a head
 _JUMP = 0.5  # of the window's side by which a head moves from one frame to the next only where the film is cut
 _BEYOND = 0.5  # of the image by which a head may reach out of it; a pose further off is no reason for a larger crop
-EXACT = 0.01  # px: a principal point this near to the middle is in it
 
 log = logging.getLogger("vht_jax")
 
@@ -101,43 +100,6 @@ def window_of(boxes: np.ndarray, follow: bool) -> tuple[np.ndarray, np.ndarray]:
     side = side * float((reach / side).max())
   side = side * (1 + 2 * MARGIN)
   return centre - side[:, None] / 2, side
-
-
-def centred(scene: Scene) -> Scene:
-  """The scene with the principal point of every frame in the middle of its image, for consumers that ignore it.
-
-  The images are padded by whole pixels; where the point lies at a fraction of a pixel they are shifted by it as well.
-  Square images of a size that was asked for keep it.
-  """
-  n, (height, width) = len(scene), scene.size
-  points = scene.intrinsics[:, 1:]
-  if np.abs(points - [width / 2, height / 2]).max() < EXACT:
-    return scene
-  half = np.maximum(points, np.array([width, height]) - points).max(axis=0)
-  pictures = scene.pictures
-  side = pictures.side if isinstance(pictures, Viewed) else None
-  if side is not None:
-    length = 2 * float(half.max())
-    views = Views(points - length / 2, np.full(n, side / length), (side, side))
-  else:
-    # An even number of pixels, or an odd one: whichever leaves the smaller fraction.
-    sides = [min(_sizes(h), key=lambda k: float(np.abs(_fraction(p - k / 2)).max())) for h, p in zip(half, points.T)]
-    origin = points - np.array(sides) / 2
-    whole = np.abs(_fraction(origin)) < EXACT
-    views = Views(np.where(whole, np.round(origin), origin), np.ones(n), (sides[1], sides[0]))
-  found = seen_through(scene, views)
-  log.info("images: padded from %d x %d to %d x %d px, the principal point in the middle", width, height,
-           *found.size[::-1])  # fmt: skip
-  return found
-
-
-def _sizes(half: float) -> tuple[int, int]:
-  least = int(np.ceil(2 * half - 2 * EXACT))
-  return least, least + 1
-
-
-def _fraction(x: np.ndarray) -> np.ndarray:
-  return x - np.round(x)
 
 
 def _scale(scene: Scene, views: Views) -> float:

@@ -1,4 +1,4 @@
-"""The fade below the neck, in the images of a scene."""
+"""The mask of a scene's images, and its fade below the neck."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from vht_jax.results.export.scene import Scene
 from vht_jax.types import FlameModel
 
 _NECKS: dict[int, tuple[FlameModel, Neck]] = {}  # of the last head
+
+
+def mask_of(scene: Scene, i: int, *, fade: bool = False) -> np.ndarray:
+  """(H, W) uint8 of frame i: 255 where its image is to be seen; without a mask everywhere but in padding.
+
+  `fade`: not below the neck, as datasets of heads want it.
+  """
+  found = None if scene.pictures is None else scene.pictures.alpha(i)
+  mask = np.full(scene.size, 255, np.uint8) if found is None else found
+  return np.minimum(mask, np.round(fade_of(scene, i) * 255).astype(np.uint8)) if fade else mask
 
 
 def fade_of(scene: Scene, i: int) -> np.ndarray:
