@@ -184,7 +184,7 @@ def only_person(
     across = (columns - np.float32(x)) * np.float32(down[1]) - (rows - np.float32(y)) * np.float32(down[0])
     return np.hypot(across, np.where(along > 0, along * np.float32(_BELOW), along)) / np.float32(face)
 
-  own = distance(*centre, size)
+  own = distance(float(centre[0]), float(centre[1]), size)
   if others is not None and len(others):
     matte = np.where(own <= np.min([distance(*other) for other in others], axis=0), matte, np.float32(0))
   solid = (matte > _PERSON).astype(np.uint8)

@@ -68,7 +68,7 @@ def head_boxes(scene: Scene) -> np.ndarray:
   low, high = -_BEYOND * np.array([width, height]), (1 + _BEYOND) * np.array([width, height])
   boxes = np.full((len(scene), 4), np.nan)
   status = np.asarray(scene.result.status)
-  for i in np.flatnonzero(status != Status.NO_FACE):
+  for i in np.flatnonzero(status != Status.NO_FACE).tolist():
     if scene.camera_vertices(i)[used, 2].min() > 0:
       points = scene.pixels(i)[used]
       boxes[i] = np.concatenate([np.clip(points.min(axis=0), low, high), np.clip(points.max(axis=0), low, high)])
