@@ -1,19 +1,24 @@
 """Crops, padding, masks and the order of exported images: each against a closed form or the clip's own truth."""
 
 import dataclasses
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 from export_clip import FRAMES, SIZE, background, true_pixels
 
+from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.layout import MASK
 from vht_jax.errors import InputError
 from vht_jax.masks import silhouette
 from vht_jax.results.export import images
 from vht_jax.results.export.images import centred, mask_of, prepared
 from vht_jax.results.export.images.masks import fade_of
+from vht_jax.results.export.images.pictures import FolderPictures, straight
 from vht_jax.results.export.images.png import grey_png, over_white, rgb_png, rgba_png
 from vht_jax.results.export.images.views import Viewed, Views, resampled, seen_through
+from vht_jax.video.pixels import over_background
 
 CROPS = [("head", None), ("head", 256), ("head", 700), ("frame", 192), ("square", None), ("none", 300), ("frame", None)]
 
@@ -145,6 +150,12 @@ def test_a_centred_crop_keeps_the_size_that_was_asked_for(clip_with_images):
     assert iou(seen, seen_silhouette(scene, i) & (mask_of(scene, i) > 0)) > 0.97
 
 
+def test_a_crop_of_no_asked_size_is_centred_without_scaling(clip_with_images):
+  scene, _ = centred(prepared(clip_with_images, "none", "head"))
+  assert np.allclose(scene.intrinsics[:, 0], clip_with_images.intrinsics[:, 0], rtol=1e-12)
+  assert np.abs(scene.intrinsics[:, 1:] - np.array(scene.size[::-1]) / 2).max() < 0.01
+
+
 @pytest.mark.parametrize("crop,side", [("none", None), ("head", 256), ("frame", 320), ("square", 400)])
 def test_every_frame_gives_its_own_image(clip_with_images, crop, side):
   scene = prepared(clip_with_images, "none", crop, side)
@@ -159,9 +170,10 @@ def test_the_exported_cameras_silhouette_is_the_masks(clip_with_images, crop, si
   scene = prepared(clip_with_images, "head", crop, side)
   face = np.asarray(scene.model.masks["face"])[np.asarray(scene.model.faces)].all(-1)
   for i in range(len(scene)):
-    screen = np.concatenate([scene.pixels(i), scene.camera_vertices(i)[:, 2:]], axis=1)
-    region = silhouette(screen, np.asarray(scene.model.faces)[face], scene.size) > 127
-    region &= fade_of(scene, i) > 0.9
+    region = np.zeros(scene.size, np.uint8)
+    for triangle in scene.pixels(i)[np.asarray(scene.model.faces)[face]]:
+      cv2.fillConvexPoly(region, np.round((triangle - 0.5) * 16).astype(np.int32), 255, shift=4)
+    region = (region > 0) & (fade_of(scene, i) > 0.9)
     rendered, mask = seen_silhouette(scene, i), mask_of(scene, i) > 127
     assert iou(rendered & region, mask & region) > 0.98
     # The image has the head in white: through the exported camera it is found there, and not beside.
@@ -214,9 +226,6 @@ def test_what_cannot_be_is_refused(clip_with_images, clip_scene):
 
 def test_images_are_those_of_the_dataset(clip_folder, clip_with_images):
   """A clip that was tracked at half its size: images and camera are those of the frames as they were extracted."""
-  from vht_jax.dataset.folder import FrameFolder
-  from vht_jax.results.export.images.pictures import FolderPictures
-
   folder = FrameFolder(clip_folder / "dataset", tracking_resolution=(180, 250))
   small = seen_through(
     dataclasses.replace(clip_with_images, pictures=None), Views(np.zeros((6, 2)), np.full(6, 0.5), (180, 250))
@@ -227,6 +236,44 @@ def test_images_are_those_of_the_dataset(clip_folder, clip_with_images):
   assert np.allclose(scene.intrinsics, clip_with_images.intrinsics, rtol=1e-12)
   drawn = (scene.pictures.rgb(0) > 200).all(-1)
   assert iou(drawn, seen_silhouette(clip_with_images, 0)) > 0.98
+
+
+def test_the_clips_own_alpha_is_the_mask(clip_folder, clip_with_images, tmp_path):
+  """Extracted over grey; over white there is no grey seam. A mask that was put beside a frame changes no colours."""
+  rng = np.random.default_rng(0)
+  colours = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+  alpha = np.round(np.clip(np.linspace(-0.3, 1.3, 50), 0, 1) * 255).astype(np.uint8)[None].repeat(40, 0)
+  over, kept = over_background(np.dstack([colours, alpha]))
+  found = straight(over, kept)
+  error = np.abs(found.astype(int) - colours).max(axis=-1)
+  assert (error[alpha > 0] <= 1 + 127 / alpha[alpha > 0]).all()
+  assert np.array_equal(straight(colours, alpha), colours)
+
+  shutil.copytree(clip_folder / "dataset", tmp_path / "dataset")
+  for folder in (tmp_path / "dataset").glob("frame_*"):
+    cv2.imwrite(str(folder / MASK), dots(SIZE, [(250, 180)], 60.0))
+  for kind in ("auto", "person"):
+    own = dataclasses.replace(
+      clip_with_images, pictures=FolderPictures(FrameFolder(tmp_path / "dataset"), np.arange(6))
+    )
+    scene = prepared(own, kind)
+    assert np.array_equal(mask_of(scene, 3), dots(SIZE, [(250, 180)], 60.0))
+    assert scene.pictures.masks == "the clip's own alpha"
+    assert np.array_equal(scene.pictures.rgb(3), clip_with_images.pictures.rgb(3))
+
+
+def test_mattes_from_files_are_checked_against_the_head(clip_with_images, tmp_path, caplog):
+  heads = [seen_silhouette(clip_with_images, i).astype(np.uint8) * 255 for i in range(6)]
+  for name, turned in (("mattes", False), ("inverted", True)):
+    (tmp_path / name).mkdir()
+    for number, head in zip(FRAMES, heads):
+      cv2.imwrite(str(tmp_path / name / f"{number:03d}.png"), 255 - head if turned else head)
+    cv2.imwrite(str(tmp_path / name / "004.png"), heads[0])  # of the frame that the result lacks
+    caplog.clear()
+    scene = prepared(clip_with_images, str(tmp_path / name))
+    assert np.array_equal(mask_of(scene, 3), 255 - heads[3] if turned else heads[3])
+    mask_of(scene, 0)
+    assert ("is white the person there" in caplog.text) == turned
 
 
 def test_sizes_that_are_rounded_differently_displace_nothing():

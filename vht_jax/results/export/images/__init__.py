@@ -11,7 +11,7 @@ from vht_jax.results.export.format import Format, Option
 from vht_jax.results.export.images.centred import centred
 from vht_jax.results.export.images.choice import Choice, check_kind
 from vht_jax.results.export.images.masks import mask_of
-from vht_jax.results.export.images.pictures import FolderPictures
+from vht_jax.results.export.images.pictures import FolderPictures, straight
 from vht_jax.results.export.images.views import Viewed, Views, seen_through
 from vht_jax.results.export.images.windows import CROPS, cropped
 from vht_jax.results.export.scene import Scene
@@ -65,7 +65,12 @@ def _in_full(scene: Scene, pictures: FolderPictures, mask: str) -> Scene:
   views = Views(np.zeros((n, 2)), np.full(n, scale), folder.source_size)
   full = seen_through(dataclasses.replace(scene, pictures=None), views)
   chosen = None if mask == "none" else Choice(mask, full, folder, pictures.rows)
-  image = lambda i: folder.source_image(int(pictures.rows[i]))
+
+  def image(i: int) -> np.ndarray:
+    rgb = folder.source_image(int(pictures.rows[i]))
+    alpha = folder.source_alpha(int(pictures.rows[i])) if chosen is not None and folder.has_alpha else None
+    return rgb if alpha is None else straight(rgb, alpha)
+
   sx, sy = source / tracked
   shown = Viewed(
     image, chosen, (lambda: "") if chosen is None else (lambda: chosen.origin),

@@ -46,12 +46,13 @@ def cropped(scene: Scene, crop: str = "none", side: int | None = None) -> Scene:
     corners, lengths = np.tile(corner, (n, 1)), np.full(n, length)
   else:
     corners, lengths = window_of(head_boxes(scene), crop == "frame")
+  asked = side
   if side is None:  # whole pixels of the images, so that they are copied; windows that change in size get the largest's
     side = int(np.ceil(lengths.max() - 1e-6))
     corners = np.floor(corners + (lengths[:, None] - side) / 2 + 0.5) if np.ptp(lengths) < 1e-6 else corners
     lengths = np.full(n, float(side)) if np.ptp(lengths) < 1e-6 else lengths
   views = Views(corners, side / lengths, (side, side))
-  found = seen_through(scene, views, side)
+  found = seen_through(scene, views, asked)
   scale = _scale(found, views)
   log.info("images: %d x %d px, crop %s%s", side, side, crop, f", enlarged by {scale:.2g}" if scale > 1.05 else "")
   return found
