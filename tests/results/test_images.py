@@ -13,7 +13,7 @@ from vht_jax.dataset.layout import MASK
 from vht_jax.errors import InputError
 from vht_jax.masks import silhouette
 from vht_jax.results.export import images
-from vht_jax.results.export.images import centred, mask_of, prepared
+from vht_jax.results.export.images import centred, choice, mask_of, prepared
 from vht_jax.results.export.images.masks import fade_of
 from vht_jax.results.export.images.pictures import FolderPictures, straight
 from vht_jax.results.export.images.png import grey_png, over_white, rgb_png, rgba_png
@@ -286,3 +286,30 @@ def test_sizes_that_are_rounded_differently_displace_nothing():
   for point in points:
     where = point / stretch * views.scale[0]
     assert np.abs(centre_of(shown.rgb(0), where, 9) - where).max() < 0.1
+
+
+def test_the_persons_matte_goes_with_the_images(clip_with_images, monkeypatch, caplog):
+  """With a model that takes bright pixels for a person; without any the head's silhouette takes its place, or not."""
+
+  class Bright:
+    name = "bright"
+
+    def __call__(self, rgb):
+      return np.clip((rgb[..., 0].astype(np.float32) - 170) / 60, 0, 1)
+
+  def missing(*_):
+    raise InputError("no model here")
+
+  monkeypatch.setattr(choice, "make_detector", missing)  # nobody else is looked for
+  monkeypatch.setattr(choice, "make_segmenter", Bright)
+  caplog.set_level("INFO")
+  for crop, side in (("none", None), ("frame", 200)):
+    scene = prepared(clip_with_images, "auto", crop, side)
+    for i in (5, 0):
+      assert iou(mask_of(scene, i) > 127, seen_silhouette(scene, i)) > 0.97
+  assert scene.pictures.masks == "bright, of the tracked person" and scene.pictures.masks in caplog.text
+  monkeypatch.setattr(choice, "make_segmenter", missing)
+  assert "silhouette" in prepared(clip_with_images, "auto").pictures.masks
+  assert "no model here; the head's own silhouette instead" in caplog.text
+  with pytest.raises(InputError, match="no model here"):
+    prepared(clip_with_images, "person")
