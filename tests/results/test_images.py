@@ -12,7 +12,7 @@ from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.layout import MASK
 from vht_jax.errors import InputError
 from vht_jax.masks import silhouette
-from vht_jax.results.export import images
+from vht_jax.results.export import images, registry
 from vht_jax.results.export.images import centred, choice, mask_of, prepared
 from vht_jax.results.export.images.masks import fade_of
 from vht_jax.results.export.images.pictures import FolderPictures, straight
@@ -218,6 +218,9 @@ def test_what_cannot_be_is_refused(clip_with_images, clip_scene):
       prepared(clip_with_images, **options)
   with pytest.raises(InputError, match="needs the clip's images"):
     prepared(clip_scene, mask="head")
+  with pytest.raises(InputError, match="--mask has no effect on glb"):
+    registry.check([registry.FORMATS["glb"]], clip_with_images, {"mask": "head"})
+  registry.check([registry.FORMATS["nerf"], registry.FORMATS["glb"]], clip_with_images, {"mask": "head", "size": 99})
   assert prepared(clip_scene).pictures is None
   crop = prepared(clip_scene, crop="head", size=128)  # a camera alone
   assert crop.size == (128, 128) and crop.pictures is None

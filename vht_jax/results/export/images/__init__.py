@@ -16,7 +16,7 @@ from vht_jax.results.export.images.views import Viewed, Views, seen_through
 from vht_jax.results.export.images.windows import CROPS, cropped
 from vht_jax.results.export.scene import Scene
 
-__all__ = ["FORMATS", "OPTIONS", "SCENE_OPTIONS", "centred", "mask_of", "prepared"]
+__all__ = ["FORMATS", "OF_PICTURES", "OPTIONS", "SCENE_OPTIONS", "centred", "mask_of", "prepared"]
 
 FORMATS: tuple[Format, ...] = ()
 OPTIONS: tuple[Option, ...] = (
@@ -34,6 +34,7 @@ OPTIONS: tuple[Option, ...] = (
   Option("size", "side of the square images, px", kind=int),
 )
 SCENE_OPTIONS = ("mask", "crop", "size")  # those of `OPTIONS` that change the scene that every format is given
+OF_PICTURES = ("mask",)  # those that mean nothing to formats without images
 
 
 def prepared(scene: Scene, mask: str = "auto", crop: str = "none", size: int | None = None) -> Scene:
