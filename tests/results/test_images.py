@@ -18,6 +18,7 @@ from vht_jax.results.export.images.masks import fade_of
 from vht_jax.results.export.images.pictures import FolderPictures, straight
 from vht_jax.results.export.images.png import grey_png, over_white, rgb_png, rgba_png
 from vht_jax.results.export.images.views import Viewed, Views, resampled, seen_through
+from vht_jax.results.export.selection import frames_of
 from vht_jax.video.pixels import over_background
 
 CROPS = [("head", None), ("head", 256), ("head", 700), ("frame", 192), ("square", None), ("none", 300), ("frame", None)]
@@ -148,6 +149,20 @@ def test_a_centred_crop_keeps_the_size_that_was_asked_for(clip_with_images):
     assert np.abs(scene.pixels(i) - (truth[i] - views.origin[i]) * views.scale[i]).max() < 1e-3
     seen = (scene.pictures.rgb(i) > 200).all(-1) & (mask_of(scene, i) > 0)
     assert iou(seen, seen_silhouette(scene, i) & (mask_of(scene, i) > 0)) > 0.97
+
+
+def test_some_of_the_frames_keep_their_pictures_and_size(clip_with_images):
+  whole, rows = prepared(clip_with_images, "head", "frame", 200), np.array([1, 4, 5])
+  part = frames_of(whole, rows)
+  assert [int(n) for n in part.frame_ids] == [2, 6, 7] and part.pictures.masks == whole.pictures.masks
+  for k, i in enumerate(rows):
+    assert np.array_equal(part.pictures.rgb(k), whole.pictures.rgb(int(i)))
+    assert np.array_equal(part.pictures.alpha(k), whole.pictures.alpha(int(i)))
+    assert np.allclose(part.pixels(k), whole.pixels(int(i)))
+  assert centred(part)[0].size == (200, 200)
+  plain = frames_of(clip_with_images, rows)
+  assert np.array_equal(plain.pictures.rgb(2), clip_with_images.pictures.rgb(5))
+  assert plain.pictures.alpha(2) is None and plain.pictures.masks == ""
 
 
 def test_a_crop_of_no_asked_size_is_centred_without_scaling(clip_with_images):

@@ -81,6 +81,15 @@ class Viewed:
       self.image, self.mask, self.origin, views.of(self.views), (self.stretch[0], self.stretch[1]), side or self.side
     )
 
+  def only(self, rows: np.ndarray) -> Viewed:
+    """The pictures at these positions (N,)."""
+    image, mask = self.image, self.mask
+    return Viewed(
+      lambda i: image(int(rows[i])), None if mask is None else lambda i: mask(int(rows[i])), self.origin,
+      Views(self.views.origin[rows], self.views.scale[rows], self.views.size), (self.stretch[0], self.stretch[1]),
+      self.side,
+    )  # fmt: skip
+
   def _box(self, i: int) -> np.ndarray:
     """(4,) x0, y0, x1, y1 px that the view of frame i shows of its image."""
     low = self.views.origin[i]
