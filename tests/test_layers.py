@@ -17,7 +17,7 @@ FLOORS = (
   ("render", "video", "landmarks", "flame", "assets"),
   ("fit", "dataset"),
   ("texture_tracks",),
-  ("vht",),
+  ("vht", "masks"),
   ("tracking",),
   ("results",),
   ("app",),

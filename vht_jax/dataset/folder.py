@@ -199,15 +199,16 @@ class FrameFolder:
 
   def alpha(self, i: int) -> np.ndarray | None:
     """Foreground of frame i at the tracked size, uint8 (H, W), from mask_0000.png or the image's alpha channel."""
+    mask = self.source_alpha(i)
+    return None if mask is None else resize_antialiased(mask, self.size)
+
+  def source_alpha(self, i: int) -> np.ndarray | None:
+    """`alpha` as it was extracted: `source_size`."""
     mask_path = self._folders[i] / MASK
     if mask_path.is_file():
-      mask = read_png(mask_path)[..., 0]
-    else:
-      image = read_png(self.image_path(i))
-      if image.shape[2] < 4:
-        return None
-      mask = image[..., 3]
-    return resize_antialiased(np.ascontiguousarray(mask), self.size)
+      return np.ascontiguousarray(read_png(mask_path)[..., 0])
+    image = read_png(self.image_path(i))
+    return np.ascontiguousarray(image[..., 3]) if image.shape[2] == 4 else None
 
   def masks(self, indices: Iterable[int]) -> np.ndarray | None:
     """(n, H, W) uint8 foreground of these frames, 255 throughout where one has no mask; None if no frame has one."""

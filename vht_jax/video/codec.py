@@ -216,7 +216,8 @@ def _decode(container, stream) -> Iterator[Any]:
 
 def _display_matrix(frame) -> np.ndarray:
   """(2, 2) of `pixels.turn`."""
-  for data in frame.side_data:
+  for k in range(len(frame.side_data)):  # iterated, it gives the data before PyAV 19 and their types from there on
+    data = frame.side_data[k]
     if data.type.name == "DISPLAYMATRIX":
       return np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].reshape(2, 2) / 65536.0
   return np.eye(2)

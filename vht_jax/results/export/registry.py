@@ -52,6 +52,8 @@ def check(formats: Sequence[Format], scene: Scene, options: dict[str, Any] | Non
   for name in options or {}:
     if name not in OPTIONS:
       raise InputError(f"{name}: no such option of an export; there are {', '.join(OPTIONS)}")
+    if name in images.OF_PICTURES and not any(one.pictures or "images" in one.options for one in formats):
+      raise InputError(f"--{name} has no effect on {', '.join(f.name for f in formats)}, which write no images")
     if name not in images.SCENE_OPTIONS and not any(name in one.options for one in formats):
       able = ", ".join(f.name for f in FORMATS.values() if name in f.options)
       raise InputError(f"--{name} has no effect on {', '.join(f.name for f in formats)}; it is for {able}")

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.results.export.scene import Pictures, Scene
+from vht_jax.results.export.images.views import as_viewed
+from vht_jax.results.export.scene import Scene
 
 _PER_FRAME = ("poses", "energies", "status", "confidence", "region_confidence", "visible", "misplaced", "pose_sd")
 
@@ -37,22 +38,5 @@ def frames_of(scene: Scene, rows: np.ndarray) -> Scene:
   return dataclasses.replace(
     scene, result=scene.result.replace(**chosen), intrinsics=scene.intrinsics[rows], frame_ids=scene.frame_ids[rows],
     times=scene.times[rows] - scene.times[rows[0]],
-    pictures=None if scene.pictures is None else _Chosen(scene.pictures, rows),
+    pictures=None if scene.pictures is None else as_viewed(scene.pictures, scene.size, len(scene)).only(rows),
   )  # fmt: skip
-
-
-class _Chosen:
-  """Some of a scene's pictures."""
-
-  def __init__(self, pictures: Pictures, rows: np.ndarray):
-    self.pictures, self.rows = pictures, rows
-
-  @property
-  def masks(self) -> str:
-    return self.pictures.masks
-
-  def rgb(self, i: int) -> np.ndarray:
-    return self.pictures.rgb(int(self.rows[i]))
-
-  def alpha(self, i: int) -> np.ndarray | None:
-    return self.pictures.alpha(int(self.rows[i]))
