@@ -44,9 +44,7 @@ def to_gaussian_avatars(
     images: write the images and their masks, if there are any.
   """
   scene, notes = for_consumer(scene, GAUSSIAN_AVATARS, flame_model_path, flame_release, training=True)
-  scene, offsets = centred(scene)
-  if offsets.any():
-    log.info("gaussian-avatars: its principal point is in the middle: images padded to %d x %d px", *scene.size[::-1])
+  scene = centred(scene)[0]
   if motion == "head":
     log.warning("gaussian-avatars: one still camera; GaussianAvatars does not train with it (--motion=camera)")
   log.info("gaussian-avatars: one camera knows little of how looks change with the view: train with --sh_degree 0")

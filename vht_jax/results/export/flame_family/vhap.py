@@ -7,7 +7,6 @@ image padded so that it is.
 from __future__ import annotations
 
 import io
-import logging
 from typing import Any, cast
 
 import numpy as np
@@ -24,21 +23,14 @@ N_TEETH = 120  # vertices that VHAP appends to FLAME's; without joints of their 
 FILE = "tracked_flame_params_0.npz"  # VHAP opens the largest number
 MOTION_FILE = "motion.npz"
 
-log = logging.getLogger("vht_jax")
-
 
 def to_vhap(scene: Scene, *, flame_model_path: str | None = None, flame_release: str | None = None) -> Files:
   """`tracked_flame_params_0.npz`, and motion.npz, which drives a trained avatar (`--motion_path`)."""
   scene, notes = for_consumer(scene, VHAP, flame_model_path, flame_release)
   poses = vhap_poses(scene)
-  middle, offsets = centred(scene)
+  middle = centred(scene)[0]
   size, focal = middle.size, middle.lens.f
   n, n_vertices = len(scene), len(scene.neutral) + N_TEETH
-  if offsets.any():
-    log.info(
-      "vhap: its principal point is in the middle; the file is of images of %d x %d px, padded by %.2f px at the left "
-      "and %.2f px at the top", *size[::-1], *offsets[0],
-    )  # fmt: skip
   arrays = {
     **poses,
     "shape": padded(scene.shape, VHAP.n_shape),

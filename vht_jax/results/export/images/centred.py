@@ -6,10 +6,13 @@ Padding is background: white, alpha 0. What is left below a pixel is resampled.
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 
 from vht_jax.results.export.scene import Pictures, Scene
+
+log = logging.getLogger("vht_jax")
 
 _NEAR = 1e-3  # px; nearer to the middle than this is in it
 
@@ -26,6 +29,7 @@ def centred(scene: Scene) -> tuple[Scene, np.ndarray]:
   intrinsics = scene.intrinsics.copy()
   intrinsics[:, 1:] = size / 2
   whole = (int(size[1]), int(size[0]))
+  log.info("images: padded to %d x %d px, the principal point in the middle", *size)
   pictures = scene.pictures and Padded(scene.pictures, offsets, whole)
   return dataclasses.replace(scene, size=whole, intrinsics=intrinsics, pictures=pictures), offsets
 
