@@ -8,6 +8,7 @@ that every format gets.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import cv2
 import jax
@@ -60,23 +61,28 @@ def flame_like(open_head, name="FLAME (flame2023.pkl)"):
   Its shape is nobody's; formats only see that it is an LBS head of FLAME's layout.
   """
   n, V = open_head.shapedirs.shape[-1], 5023
-  faces, uv = np.asarray(open_head.faces), np.asarray(open_head.uv)
+  uv, weights = np.asarray(open_head.uv), np.asarray(open_head.lbs_weights)
   j_dirs = open_head.j_shapedirs
-  keep = (faces < V).all(1)
+  eyes = (weights[:, 3:] > 0.5).any(1)  # both eyeballs, so that mixed up eyes are seen
+  chosen = np.sort(np.concatenate([np.flatnonzero(eyes), np.flatnonzero(~eyes)[: V - eyes.sum()]]))
+  number = np.full(len(weights), -1)
+  number[chosen] = np.arange(V)
+  faces = number[np.asarray(open_head.faces)]
+  keep = (faces >= 0).all(1)
   wide = lambda a, width: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, width - a.shape[-1])])
-  corner = lambda a: jnp.minimum(a, V - 1)
+  corner = lambda a: jnp.asarray(np.maximum(number[np.asarray(a)], 0).astype(np.int32))
   return open_head.replace(
-    v_template=open_head.v_template[:V],
-    shapedirs=wide(open_head.shapedirs[:V], 300),
-    exprdirs=wide(open_head.exprdirs[:V], 100),
-    posedirs=open_head.posedirs.reshape(36, -1, 3)[:, :V].reshape(36, -1),
+    v_template=open_head.v_template[chosen],
+    shapedirs=wide(open_head.shapedirs[chosen], 300),
+    exprdirs=wide(open_head.exprdirs[chosen], 100),
+    posedirs=open_head.posedirs.reshape(36, -1, 3)[:, chosen].reshape(36, -1),
     j_shapedirs=jnp.concatenate([wide(j_dirs[..., :n], 300), wide(j_dirs[..., n:], 100)], -1),
-    lbs_weights=open_head.lbs_weights[:V],
-    faces=jnp.asarray(faces[keep]),
+    lbs_weights=open_head.lbs_weights[chosen],
+    faces=jnp.asarray(faces[keep].astype(np.int32)),
     uv=jnp.asarray(uv[keep]),
     lmk_vertices=corner(open_head.lmk_vertices),
     dense_vertices=corner(open_head.dense_vertices),
-    masks={k: m[:V] for k, m in open_head.masks.items() if len(m) == len(open_head.v_template)},
+    masks={k: m[chosen] for k, m in open_head.masks.items() if len(m) == len(open_head.v_template)},
     expr_names=(),
     expr_one_sided=False,
     name=name,
@@ -118,17 +124,18 @@ def background(number) -> tuple[int, int, int]:
 _TRUE: dict[int, tuple] = {}
 
 
+@partial(jax.jit, static_argnames="size")
+def _projected(model, shape, camera, poses, size):
+  vertices = jax.vmap(lambda pose: flame.skin(model, shape, pose))(poses)
+  return cameras.project(camera, vertices, size)[..., :2]
+
+
 def true_pixels(scene) -> np.ndarray:
   """(T, V, 2) by the tracker's own skinning and projection, which the exporters do not use."""
   if id(scene) not in _TRUE:
     identity = scene.result.identity
-
-    @jax.jit
-    def project(model, shape, camera, poses):
-      vertices = jax.vmap(lambda pose: flame.skin(model, shape, pose))(poses)
-      return cameras.project(camera, vertices, scene.size)[..., :2]
-
-    found = project(scene.model, identity.shape, identity.camera, scene.result.poses)
+    model = scene.model.replace(name="")  # one program, whatever it is called
+    found = _projected(model, identity.shape, identity.camera, scene.result.poses, scene.size)
     _TRUE[id(scene)] = np.asarray(found, np.float64), scene
   return _TRUE[id(scene)][0]
 

@@ -44,7 +44,10 @@ def with_paths(app: AppConfig) -> AppConfig:
   name = Path(app.input.video or app.input.data_path or "").resolve()
   output = app.output.output_path or str(Path("out") / (name.stem if name.is_file() else name.name))
   data = app.input.data_path or str(Path(output) / "dataset")
-  for path in (app.output.truth, app.head.load_tracked_flame_params):
+  former = app.head.load_tracked_flame_params
+  if former and not Path(former).exists():
+    former = former.rpartition("@")[0] or former  # without the camera of NeRSemble's tracking
+  for path in (app.output.truth, former):
     if path and not Path(path).exists():
       raise InputError(f"{path}: no such file")
   return having(app, data_path=data, output_path=output)
@@ -259,6 +262,7 @@ def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: flo
   import numpy as np
 
   from vht_jax.app.record import digest
+  from vht_jax.results.read import content
 
   height, width = dataset.source_size
   images = [dataset.image_path(i).stat().st_size for i in range(len(dataset))]
@@ -271,7 +275,7 @@ def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: flo
     "focal": f"{focal:.6g}",
     "landmarks": digest(points, confidence, *(() if dense is None else (dense,))),
     "head": f"{model.name}, {digest(*leaves)}",
-    "load_tracked_flame_params": digest(Path(loaded).read_bytes()) if loaded else "none",
+    "load_tracked_flame_params": digest(content(loaded)) if loaded else "none",
   }
 
 

@@ -17,6 +17,7 @@ from vht_jax.results.quality import (
   region_confidence,
   vertex_errors,
 )
+from vht_jax.results.read import kind_of, load_tracked
 from vht_jax.results.trust import judged
 from vht_jax.results.vht_keys import camera_from_vht, continuous, vht_camera
 from vht_jax.results.vht_npz import (
@@ -24,9 +25,9 @@ from vht_jax.results.vht_npz import (
   Tracked,
   fit_components,
   for_frames,
-  load_tracked,
   read_npz,
   save_tracked,
+  tracked_arrays,
   tracked_of,
   write_npz,
 )
@@ -47,6 +48,7 @@ __all__ = [
   "head_id",
   "jitter",
   "judged",
+  "kind_of",
   "landmark_figures",
   "load_tracked",
   "nme",
@@ -56,6 +58,7 @@ __all__ = [
   "read_npz",
   "region_confidence",
   "save_tracked",
+  "tracked_arrays",
   "tracked_of",
   "vertex_errors",
   "vht_camera",

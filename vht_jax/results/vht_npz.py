@@ -71,6 +71,20 @@ def save_tracked(
     times: (T,) s, when each frame was taken.
     sources: (T,) what each frame was made from.
   """
+  write_npz(path, tracked_arrays(result, frames, size, config, head, times=times, sources=sources))
+
+
+def tracked_arrays(
+  result: TrackResult,
+  frames: np.ndarray,
+  size: tuple[int, int],
+  config: TrackConfig,
+  head: str | FlameModel = "",
+  *,
+  times: np.ndarray | None = None,
+  sources: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+  """What `save_tracked` writes, by its key in the file."""
   name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
   identity, poses = result.identity, result.poses
   n = len(np.asarray(poses.expr))
@@ -110,8 +124,7 @@ def save_tracked(
   }
   regions = {"vht_jax_confidence_regions": result.region_confidence, "vht_jax_visible_regions": result.visible}
   regions = {name: np.asarray(rows, np.float32) for name, rows in regions.items() if rows is not None}
-  arrays |= regions | ({"vht_jax_regions": np.array(REGIONS)} if regions else {})
-  write_npz(path, arrays)
+  return arrays | regions | ({"vht_jax_regions": np.array(REGIONS)} if regions else {})
 
 
 def load_tracked(

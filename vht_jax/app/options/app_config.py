@@ -49,8 +49,9 @@ class HeadFile:
   )  # fmt: skip
   assets: str | None = option(None, "folder with FLAME's files", path=True, role="run", usual=True)
   load_tracked_flame_params: str | None = option(
-    None, "start from a tracked_flame_params.npz of this clip, ours or VHT's: identity and camera are kept, the poses "
-    "are refined", path=True, role="run",
+    None, "start from a result of this clip: a tracked_flame_params.npz, ours, VHT's or VHAP's, NeRSemble's tracking, "
+    "metrical-tracker's folder of .frame files: identity and camera are kept, the poses are refined", path=True,
+    role="run",
   )  # fmt: skip
   allow_other_head: bool = option(
     False, "of a loaded result of another head, whose codes mean nothing here, take the camera; without it such a file "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import numpy as np
 
 from vht_jax import results
 from vht_jax.app.options.settings import read_ini
+from vht_jax.config import TrackConfig
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.layout import THUMBNAILS
 from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
-from vht_jax.head.load import load_head
+from vht_jax.head.load import ASSETS_VARIABLE, DEFAULT_FOLDER, load_head
+from vht_jax.head.load.flame_files import MODEL_FILES
 from vht_jax.results import FILE_NAME, Tracked
+from vht_jax.results.export.flame_codes.releases import release_of
 from vht_jax.results.export.images.pictures import FolderPictures
 from vht_jax.results.export.scene import Scene, make_scene
+from vht_jax.results.read.kinds import RELEASES, file_of
 from vht_jax.types import FlameModel
 from vht_jax.video.codec import DEFAULT_FPS
 
@@ -34,7 +39,7 @@ class Source:
 
   path: Path  # of the npz
   name: str  # for people: the run's
-  arrays: dict[str, np.ndarray]  # of the npz
+  arrays: dict[str, np.ndarray]  # of the npz; of another tracker's result what ours would hold
   tracked: Tracked  # T frames
   head: FlameModel  # with the faces that are drawn
   whole_head: FlameModel  # with all of them, for exports
@@ -58,7 +63,7 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
   """Opens a run's output folder or a tracked_flame_params.npz.
 
   Args:
-    path: of either.
+    path: of either, or another tracker's result (`results.read`).
     data_path: the dataset; by default the one beside the result or the one that the run's config.ini names.
     assets: folder with FLAME's files.
     model: auto (the head that the result names), open, flame or a model's file.
@@ -66,6 +71,8 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
   Raises:
     InputError: no result there, its head cannot be found, or a dataset that was named and does not fit.
   """
+  if results.kind_of(path) is not None:
+    return _open_foreign(path, data_path, assets, model)
   file = _result_file(Path(path))
   config = _config(file.parent)
   arrays, tracked = results.read_npz(file), results.load_tracked(file)
@@ -80,13 +87,7 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
   head = flame.without_lower_neck(whole) if config.get("ignore_lower_neck", True) else whole
   tracked = dataclasses.replace(tracked, result=results.fit_components(tracked.result, whole))
   notes += of_images
-  rows = np.full(len(tracked.frames), -1)
-  if images is not None:
-    position = {int(f): i for i, f in enumerate(images.frame_ids)}
-    rows = np.array([position.get(int(f), -1) for f in tracked.frames])
-    if (rows < 0).all():
-      notes.append(f"{images.path}: has none of the result's frames; shown without images")
-      images = None
+  images, rows = _rows(tracked, images, notes)
   name = file.stem if file.name != FILE_NAME else file.resolve().parent.name
   return Source(file, name, arrays, tracked, head, whole, images, rows, _shots(rows, images, config), tuple(notes))
 
@@ -116,6 +117,44 @@ def scene_of(source: Source) -> Scene:
     times=None if times is None else times[:n], fps=DEFAULT_FPS if images is None else images.fps, name=source.name,
     pictures=pictures,
   )  # fmt: skip
+
+
+def _open_foreign(path: str, data_path: str | None, assets: str | None, model: str) -> Source:
+  """The same of another tracker's result, which is one of FLAME."""
+  tracker = results.kind_of(path) or ""
+  file = _flame_file(RELEASES[tracker], assets) if model in ("auto", "open", "flame") else model
+  try:
+    whole = load_head(file, assets_dir=assets, model="flame" if file is None else "auto", n_texture=1)
+  except InputError as error:
+    raise InputError(f"{path}: of {tracker}, FLAME's files are needed to read it: {error}") from None
+  tracked = results.load_tracked(path, whole)
+  file, notes = file_of(path), list[str]()
+  images = _images(file, tracked, data_path, {}, notes)
+  images, rows = _rows(tracked, images, notes)
+  n_shape, n_expr, n_tex = (d.shape[-1] for d in (whole.shapedirs, whole.exprdirs, whole.texture_basis))
+  config = TrackConfig.of(n_shape=n_shape, n_expr=n_expr, n_tex=n_tex)
+  arrays = results.tracked_arrays(tracked.result, tracked.frames, tracked.image_size, config, whole)
+  head = flame.without_lower_neck(whole)
+  return Source(file, file.stem, arrays, tracked, head, whole, images, rows, _shots(rows, images, {}), tuple(notes))
+
+
+def _flame_file(release: str, assets: str | None) -> Path | None:
+  """The FLAME of a release where heads are looked for; None if there is none."""
+  folders = [Path(p) for p in (assets, os.environ.get(ASSETS_VARIABLE), DEFAULT_FOLDER) if p]
+  places = (f / name for folder in folders for f in (folder, folder / "flame") for name in MODEL_FILES)
+  return next((p for p in places if release_of(p.name) == release and p.is_file()), None)
+
+
+def _rows(tracked: Tracked, images: FrameFolder | None, notes: list[str]) -> tuple[FrameFolder | None, np.ndarray]:
+  """The images, if they are of the result at all, and (T,) position of each frame in them, -1: none."""
+  rows = np.full(len(tracked.frames), -1)
+  if images is not None:
+    position = {int(f): i for i, f in enumerate(images.frame_ids)}
+    rows = np.array([position.get(int(f), -1) for f in tracked.frames])
+    if (rows < 0).all():
+      notes.append(f"{images.path}: has none of the result's frames; shown without images")
+      return None, rows
+  return images, rows
 
 
 def _result_file(path: Path) -> Path:

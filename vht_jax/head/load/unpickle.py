@@ -58,6 +58,21 @@ def loads(data: bytes, where: str) -> Any:
     raise InputError(message) from error
 
 
+def load_torch(path: Path) -> Any:
+  """As `load_pickle`, of a file of torch.save."""
+  try:
+    if path.stat().st_size > MAX_BYTES:
+      raise InputError(f"{path}: too large")
+    return _load_torch(path.read_bytes(), str(path))
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+  except InputError:
+    raise
+  except Exception as error:  # as in `loads`
+    message = f"{path}: not a readable file of torch, truncated or corrupt ({type(error).__name__}: {brief(error)})"
+    raise InputError(message) from error
+
+
 class _Converter:
   """Turns what the machine left into plain containers and arrays; shared objects stay shared, cycles are refused."""
 
