@@ -94,7 +94,17 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    state, found = _solve(tracks, X0, state, frames, clip.size, camera, last=not far)
+    bent = in_chunks(
+      lambda i: compiled.bends(
+        head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary
+      ), len(good), 128)  # fmt: skip
+    import os
+    if os.environ.get("BEND") == "0": bent = bent * 0
+    if os.environ.get("BEND") == "2":
+      A = np.concatenate([np.ones((len(axes), 1)), axes[:, :2]], 1)
+      coef = np.linalg.lstsq(A[good], bent[good].reshape(good.sum(), -1), rcond=None)[0]
+      bent = np.where(good[:, None, None], bent - (A @ coef).reshape(bent.shape), 0).astype(np.float32)
+    state, found = _solve(tracks, X0, bent, state, frames, clip.size, camera, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -269,6 +279,7 @@ def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.n
 def _solve(
   tracks: TextureTracks,
   X0: np.ndarray,
+  bent: np.ndarray,
   state: _Estimate,
   frames: np.ndarray,
   size: tuple[int, int],
@@ -285,7 +296,7 @@ def _solve(
   padded = np.resize(frames, BUNDLE_FRAMES)
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
   problem = rigid.Problem(
-    X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
+    X0=X0 - pivot, bent=bent[padded], uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
     side=np.float32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
@@ -293,12 +304,13 @@ def _solve(
   noise = np.asarray(compiled.noise(problem, solved))
   problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
+  print("GAINS", np.asarray(solved.shared).round(3), file=__import__("sys").stderr)
   sd = compiled.deviation(problem, solved) if last else np.nan  # it costs as much as the rest
   focal = float(np.exp(np.asarray(solved.shared)[0]))
-  principal = f32(problem.centre + np.asarray(solved.shared)[1:] * state.side)
+  principal = f32(problem.centre + np.asarray(solved.shared)[1:3] * state.side)
 
   def poses(index):
-    alone = problem.replace(uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
+    alone = problem.replace(bent=bent[index], uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
     return compiled.resect(alone, solved, R[index], t[index])
 
   R, t = in_chunks(poses, len(inverse), 128)

@@ -27,6 +27,7 @@ CAUCHY = 1.0  # standard deviations at which a residual counts half
 STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
 TOL = 1e-5
 FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
+N_SHARED = 3 + len(REGIONS)
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
 
@@ -35,6 +36,7 @@ class Problem:
   """T frames, K points. Image px."""
 
   X0: Array  # (K, 3) m, about the pivot
+  bent: Array  # (T, K, 3) m, what the expression moves them by in each frame
   uv: Array  # (T, K, 2) px
   inverse_sd: Array  # (T, K) 1 / px; 0: not seen
   region: Array  # (K,) i32
@@ -56,23 +58,29 @@ def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) 
   """From poses X = R X0 + t, a focal length and a principal point (px)."""
   f = focal * problem.side
   place = jnp.concatenate([t[:, :2] * (f / t[:, 2:]) + principal[None], jnp.log(f / t[:, 2:])], -1)
-  shared = jnp.concatenate([jnp.log(focal)[None], (principal - problem.centre) / problem.side])
+  shared = jnp.concatenate([jnp.log(focal)[None], (principal - problem.centre) / problem.side, problem.mean[3:]])
   return State(R=R, place=place, shared=shared, moved=jnp.zeros_like(problem.X0))
 
 
 def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   """Camera positions (T, 3) m of the pivot, focal length () and principal point (2,) in px."""
   f = jnp.exp(state.shared[0]) * problem.side
-  principal = problem.centre + state.shared[1:] * problem.side
+  principal = problem.centre + state.shared[1:3] * problem.side
   inverse = jnp.exp(-state.place[:, 2:])
   return jnp.concatenate([(state.place[:, :2] - principal[None]) * inverse, f * inverse], -1), f, principal
+
+
+def _heads(problem: Problem, state: State) -> Array:
+  """(T, K, 3) m, the points as each frame's expression has them."""
+  gain = state.shared[3:][problem.region]
+  return (problem.X0 + POINT_SD * state.moved)[None] + gain[None, :, None] * problem.bent
 
 
 def residuals(problem: Problem, state: State) -> Array:
   """(T, K, 2) predicted minus seen in standard deviations, 0 where not seen."""
   t, f, principal = translations(problem, state)
-  X = problem.X0 + POINT_SD * state.moved
-  Y = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST) + t[:, None]
+  X = _heads(problem, state)
+  Y = jnp.einsum("tij,tkj->tki", state.R, X, precision=HIGHEST) + t[:, None]
   uv = Y[..., :2] * (f / Y[..., 2:]) + principal[None, None]
   return (uv - problem.uv) * problem.inverse_sd[..., None]
 
@@ -83,8 +91,8 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   A pose moves by R <- exp(w) R and place <- place + d, in the order [w, d].
   """
   t, f, _ = translations(problem, state)
-  X = problem.X0 + POINT_SD * state.moved
-  RX = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST)
+  X = _heads(problem, state)
+  RX = jnp.einsum("tij,tkj->tki", state.R, X, precision=HIGHEST)
   Y = RX + t[:, None]
   scale = problem.inverse_sd * (f / Y[..., 2])
   zero = jnp.zeros_like(scale)
@@ -100,7 +108,10 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   eye = jnp.eye(2, dtype=scale.dtype)[None, None] * problem.inverse_sd[..., None, None]
   by_principal = (eye - lateral) * problem.side
   by_point = POINT_SD * jnp.einsum("tkab,tbc->tkac", D, state.R, precision=HIGHEST)
-  shared = jnp.concatenate([by_focal[..., None], by_principal], -1)
+  bent = jnp.einsum("tij,tkj->tki", state.R, problem.bent, precision=HIGHEST)
+  of_region = problem.region[:, None] == jnp.arange(len(REGIONS))[None]
+  by_gain = jnp.sum(D * bent[..., None, :], -1)[..., None] * of_region[None, :, None]
+  shared = jnp.concatenate([by_focal[..., None], by_principal, by_gain], -1)
   return jnp.concatenate([turn, lateral, grow], -1), shared, by_point
 
 
@@ -112,7 +123,8 @@ def cauchy(r: Array) -> tuple[Array, Array]:
 
 def usual_camera() -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviations of `State.shared` of a camera that nothing is known of."""
-  return np.float32([LOG_FOCAL_MEAN, 0, 0]), np.float32([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD])
+  gains = [0.5] * len(REGIONS)
+  return np.float32([LOG_FOCAL_MEAN, 0, 0, *gains]), np.float32([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD, *gains])
 
 
 def cost_of(problem: Problem, state: State) -> Array:
@@ -145,7 +157,7 @@ def system(problem: Problem, state: State) -> System:
   poses = product("tkab,tkac->tbc", w_pose, by_pose)
   frames = jnp.arange(n_frames)
   matrix = jnp.zeros((n_frames, 6, n_frames, 6), r.dtype).at[frames, :, frames].set(poses).reshape(n, n)
-  corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, 3)
+  corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, N_SHARED)
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
   matrix = jnp.block([[matrix, corner], [corner.T, shared]])
   by_prior = precision * (state.shared - mean)
@@ -196,12 +208,12 @@ def step_of(found: System, damping: Array) -> tuple[Array, Array]:
 
 def move(state: State, d: Array, moved: Array) -> State:
   """The state after a step."""
-  poses = d[:-3].reshape(-1, 6)
+  poses = d[:-N_SHARED].reshape(-1, 6)
   turns = jax.vmap(rotation.axis_angle_to_matrix)(poses[:, :3])
   return State(
     R=jnp.matmul(turns, state.R, precision=HIGHEST),
     place=state.place + poses[:, 3:],
-    shared=state.shared + d[-3:],
+    shared=state.shared + d[-N_SHARED:],
     moved=state.moved + moved,
   )
 
@@ -241,8 +253,8 @@ def region_noise(problem: Problem, state: State) -> Array:
 def resect(problem: Problem, state: State, steps: int = 8) -> State:
   """The poses alone, each from its own frame, with points and camera as they are."""
 
-  def one(uv, inverse_sd, R, place):
-    alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None])
+  def one(uv, inverse_sd, bent, R, place):
+    alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None], bent=bent[None])
 
     def body(_, carry):
       R, place, cost, lam = carry
@@ -266,5 +278,5 @@ def resect(problem: Problem, state: State, steps: int = 8) -> State:
     R, place, _, _ = jax.lax.fori_loop(0, steps, body, init)
     return R, place
 
-  R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, state.R, state.place)
+  R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, problem.bent, state.R, state.place)
   return state.replace(R=R, place=place)
