@@ -56,7 +56,7 @@ def align(head, poses, cam, middle):
 
 
 @stored
-def bends(head, poses, cam, R, t, middle, triangles, bary):
+def bent(head, poses, cam, R, t, middle, triangles, bary):
   """(B, K, 3) m, in the mean head's frame: by how much the expression moves points from where `middle` has them."""
   rest = jnp.einsum("kc,kci->ki", bary, middle[triangles], precision=HIGHEST)
 

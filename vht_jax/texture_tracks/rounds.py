@@ -95,15 +95,10 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
     bent = in_chunks(
-      lambda i: compiled.bends(
-        head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary
-      ), len(good), 128)  # fmt: skip
-    import os
-    if os.environ.get("BEND") == "0": bent = bent * 0
-    if os.environ.get("BEND") == "2":
-      A = np.concatenate([np.ones((len(axes), 1)), axes[:, :2]], 1)
-      coef = np.linalg.lstsq(A[good], bent[good].reshape(good.sum(), -1), rcond=None)[0]
-      bent = np.where(good[:, None, None], bent - (A @ coef).reshape(bent.shape), 0).astype(np.float32)
+      lambda i: compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary),
+      len(good),
+      128,
+    )
     state, found = _solve(tracks, X0, bent, state, frames, clip.size, camera, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
@@ -304,7 +299,6 @@ def _solve(
   noise = np.asarray(compiled.noise(problem, solved))
   problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
-  print("GAINS", np.asarray(solved.shared).round(3), file=__import__("sys").stderr)
   sd = compiled.deviation(problem, solved) if last else np.nan  # it costs as much as the rest
   focal = float(np.exp(np.asarray(solved.shared)[0]))
   principal = f32(problem.centre + np.asarray(solved.shared)[1:3] * state.side)

@@ -5,8 +5,10 @@ by a prior of some millimetres: a mesh that is held fixed makes the focal length
 `points`: where a head's pivot appears and the logarithm of its scale, so that the focal length hardly correlates with
 the poses. The points are eliminated (Schur complement), and what remains is solved densely.
 
-A face is not rigid. Residuals count as with a Cauchy distribution, and regions that move more than their tracks'
-noise count less (`Rigid.noise`).
+A face is not rigid. Points move with the expression as the first estimate has it, times a gain for each region: where
+that expression is the detector's slide taken for one, the tracks say so, and the gain is next to 0 (scanned heads that
+keep still), where the face moves it is next to 1. Residuals count as with a Cauchy distribution, and regions that still
+move more than their tracks' noise count less (`Rigid.noise`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ CAUCHY = 1.0  # standard deviations at which a residual counts half
 STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
 TOL = 1e-5
 FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
-N_SHARED = 3 + len(REGIONS)
+N_SHARED = 3 + len(REGIONS)  # of `State.shared`
+GAIN_MEAN, GAIN_SD = 0.5, 0.5  # of a region's share of the expression: nothing and all of it are one sd away
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
 
@@ -36,21 +39,21 @@ class Problem:
   """T frames, K points. Image px."""
 
   X0: Array  # (K, 3) m, about the pivot
-  bent: Array  # (T, K, 3) m, what the expression moves them by in each frame
+  bent: Array  # (T, K, 3) m, head: by what the expression is thought to move them in each frame
   uv: Array  # (T, K, 2) px
   inverse_sd: Array  # (T, K) 1 / px; 0: not seen
   region: Array  # (K,) i32
   side: Array  # () px, the longer side
   centre: Array  # (2,) px, of the image
-  mean: Array  # (3,) prior of `State.shared`
-  sd: Array  # (3,)
+  mean: Array  # (N_SHARED,) prior of `State.shared`
+  sd: Array  # (N_SHARED,)
 
 
 @flax.struct.dataclass
 class State:
   R: Array  # (T, 3, 3) head -> camera
   place: Array  # (T, 3) px of the pivot, and log of px per m there
-  shared: Array  # (3,) log focal (in longer sides), principal point minus the image's centre in longer sides
+  shared: Array  # (N_SHARED,) log focal (in longer sides), principal point minus the image's centre in longer sides, gains
   moved: Array  # (K, 3) points minus X0, in units of `POINT_SD`
 
 
@@ -86,7 +89,8 @@ def residuals(problem: Problem, state: State) -> Array:
 
 
 def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
-  """Derivatives of `residuals` by pose (T, K, 2, 6), shared (T, K, 2, 3) and points (T, K, 2, 3).
+  """Derivatives of `residuals` by pose (T, K, 2, 6), shared (T, K, 2, N_SHARED) and points
+  (T, K, 2, 3).
 
   A pose moves by R <- exp(w) R and place <- place + d, in the order [w, d].
   """
@@ -109,7 +113,7 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   by_principal = (eye - lateral) * problem.side
   by_point = POINT_SD * jnp.einsum("tkab,tbc->tkac", D, state.R, precision=HIGHEST)
   bent = jnp.einsum("tij,tkj->tki", state.R, problem.bent, precision=HIGHEST)
-  of_region = problem.region[:, None] == jnp.arange(len(REGIONS))[None]
+  of_region = jax.nn.one_hot(problem.region, len(REGIONS), dtype=scale.dtype)
   by_gain = jnp.sum(D * bent[..., None, :], -1)[..., None] * of_region[None, :, None]
   shared = jnp.concatenate([by_focal[..., None], by_principal, by_gain], -1)
   return jnp.concatenate([turn, lateral, grow], -1), shared, by_point
@@ -122,9 +126,10 @@ def cauchy(r: Array) -> tuple[Array, Array]:
 
 
 def usual_camera() -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviations of `State.shared` of a camera that nothing is known of."""
-  gains = [0.5] * len(REGIONS)
-  return np.float32([LOG_FOCAL_MEAN, 0, 0, *gains]), np.float32([LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD, *gains])
+  """Mean and standard deviations of `State.shared` when nothing is known of the camera."""
+  n = len(REGIONS)
+  mean, sd = [LOG_FOCAL_MEAN, 0, 0, *[GAIN_MEAN] * n], [LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD, *[GAIN_SD] * n]
+  return np.float32(mean), np.float32(sd)
 
 
 def cost_of(problem: Problem, state: State) -> Array:
@@ -136,13 +141,13 @@ def cost_of(problem: Problem, state: State) -> Array:
 
 @flax.struct.dataclass
 class System:
-  """Normal equations; the 6 T + 3 unknowns of poses and camera first, then the points."""
+  """Normal equations; the 6 T + N_SHARED unknowns of poses, camera and gains first, then the points."""
 
-  gradient: Array  # (6 T + 3,)
-  matrix: Array  # (6 T + 3, 6 T + 3)
+  gradient: Array  # (6 T + N_SHARED,)
+  matrix: Array  # (6 T + N_SHARED, 6 T + N_SHARED)
   point_gradient: Array  # (K, 3)
   point_matrix: Array  # (K, 3, 3)
-  cross: Array  # (K, 3, 6 T + 3)
+  cross: Array  # (K, 3, 6 T + N_SHARED)
 
 
 def system(problem: Problem, state: State) -> System:
@@ -198,7 +203,7 @@ def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array,
 
 
 def step_of(found: System, damping: Array) -> tuple[Array, Array]:
-  """The damped Gauss-Newton step: (6 T + 3,) and (K, 3)."""
+  """The damped Gauss-Newton step: (6 T + N_SHARED,) and (K, 3)."""
   matrix, gradient, factor, cross = reduced(found, damping)
   d = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
   right = -found.point_gradient - jnp.einsum("kbm,m->kb", found.cross, d, precision=HIGHEST)

@@ -107,7 +107,7 @@ def _known(run: Run) -> tuple[np.ndarray, np.ndarray]:
   if focal is not None:
     mean[0], sd[0] = np.log(focal), 1e-4
   if principal is not None:
-    mean[1:], sd[1:] = principal, 1e-5
+    mean[1:3], sd[1:3] = principal, 1e-5
   return mean, sd
 
 
