@@ -12,11 +12,12 @@ from vht_jax.texture_tracks.bundle import rigid, uncertainty
 SIDE = 640.0
 
 
-def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.003, common=0.0, stated=None):
+def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.003, common=0.0, stated=None, expression=0.0, thought=None):
   """A problem, a start beside the truth, and the true rotations: a face that turns before a camera.
 
   noise: px, of the tracks, and as they say unless `stated` says more; mesh: m, by which the points are beside the mesh;
   common: px, errors that grow with the angle and are the same for neighbouring points.
+  expression: m, by which the points move, smoothly over the face and over time; `thought`: its share that is known.
   """
   rng = np.random.default_rng(seed)
   X = np.stack([rng.uniform(-0.06, 0.06, n_points), rng.uniform(-0.08, 0.08, n_points)], -1)
@@ -27,7 +28,10 @@ def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.0
   turn = jax.vmap(rotation.axis_angle_to_matrix)
   R = np.asarray(turn(jnp.asarray(angles, jnp.float32)), np.float64) @ np.diag([1.0, -1, -1])
   t = np.stack([0.02 * np.sin(phase), 0.01 * np.cos(phase), focal * 0.4 + 0.03 * np.sin(3 * phase)], -1)
-  Y = np.einsum("tij,kj->tki", R, X) + t[:, None]
+  waves = np.cos(X @ rng.normal(0, 20, (3, 4)) + rng.uniform(0, 6, 4))  # (K, 4)
+  course = np.sin(np.outer(phase, [1, 1, 2, 2]) + rng.uniform(0, 6, 4))
+  bent = np.einsum("tj,kj,jc->tkc", course, waves, rng.standard_normal((4, 3)))
+  Y = np.einsum("tij,tkj->tki", R, X[None] + expression * bent) + t[:, None]
   uv = Y[..., :2] / Y[..., 2:] * focal * SIDE + SIDE / 2 + noise * rng.standard_normal((n_frames, n_points, 2))
   if common:
     group = np.linalg.norm(X[:, None] - rng.choice(X, 40, replace=False)[None], axis=-1).argmin(1)
@@ -35,8 +39,9 @@ def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.0
   seen = rng.random((n_frames, n_points)) < 0.7
   f32 = lambda a: jnp.asarray(a, jnp.float32)
   sd = stated or noise
+  thought = expression if thought is None else thought
   problem = rigid.Problem(
-    X0=f32(X + mesh * rng.standard_normal(X.shape)), uv=f32(uv), inverse_sd=f32(np.where(seen, 1 / sd, 0)),
+    X0=f32(X + mesh * rng.standard_normal(X.shape)), bent=f32(thought * bent), uv=f32(uv), inverse_sd=f32(np.where(seen, 1 / sd, 0)),
     region=jnp.asarray(rng.integers(0, 3, n_points), jnp.int32), side=f32(SIDE), centre=f32([SIDE / 2, SIDE / 2]),
     mean=f32(rigid.usual_camera()[0]), sd=f32(rigid.usual_camera()[1]),
   )  # fmt: skip
@@ -52,14 +57,14 @@ def run(problem, start):
 
 
 def test_derivatives():
-  problem, state, _ = make(0, n_frames=4, n_points=5)
+  problem, state, _ = make(0, n_frames=4, n_points=5, expression=0.004)
   by_pose, by_shared, by_point = rigid.jacobians(problem, state)
 
   def along(d, moved):
     return rigid.residuals(problem, rigid.move(state, d, moved))
 
   n = 6 * 4
-  J = jax.jacfwd(along, (0, 1))(jnp.zeros(n + 3), jnp.zeros((5, 3)))
+  J = jax.jacfwd(along, (0, 1))(jnp.zeros(n + rigid.N_SHARED), jnp.zeros((5, 3)))
   for t in range(4):
     np.testing.assert_allclose(by_pose[t], J[0][t, :, :, 6 * t : 6 * t + 6], rtol=1e-3, atol=2e-2)
   np.testing.assert_allclose(by_shared, J[0][..., n:], rtol=1e-3, atol=2e-2)
@@ -91,7 +96,7 @@ def test_the_system_is_the_gradient_of_the_cost():
   problem, state, _ = make(2, n_frames=3, n_points=6)
   found = rigid.system(problem, state)
   cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d, moved))
-  g, gx = jax.grad(cost, (0, 1))(jnp.zeros(21), jnp.zeros((6, 3)))
+  g, gx = jax.grad(cost, (0, 1))(jnp.zeros(18 + rigid.N_SHARED), jnp.zeros((6, 3)))
   np.testing.assert_allclose(2 * found.shared_gradient, g, rtol=2e-3, atol=2e-3 * np.abs(g).max())
   np.testing.assert_allclose(2 * found.frame_gradient, gx, rtol=2e-3, atol=2e-3 * np.abs(gx).max())
 
@@ -109,6 +114,18 @@ def test_focal_and_rotations_come_back(focal):
   angle = np.arccos(np.clip((np.einsum("tij,tij->t", R, D) - 1) / 2, -1, 1))
   assert np.rad2deg(angle).mean() < 0.25
   assert int(steps) < rigid.STEPS
+
+
+@pytest.mark.parametrize("expression, thought, gain", [(0.004, 0.004, 1.0), (0.0, 0.004, 0.0)])
+def test_a_face_that_moves_is_told_from_one_that_is_thought_to(expression, thought, gain):
+  """As if rigid, an expression of 4 mm makes the lens wrong by far; one that is not there makes nothing wrong."""
+  problem, start, _ = make(9, expression=expression, thought=thought)
+  state, _, sd, _ = run(problem, start)
+  np.testing.assert_allclose(state.shared[3:], gain, atol=0.05)
+  assert abs(float(state.shared[0]) - np.log(1.4)) < min(2.5 * float(sd), 0.04)
+  if expression:
+    rigidly = run(problem.replace(bent=0 * problem.bent), start)[0]
+    assert abs(float(rigidly.shared[0]) - np.log(1.4)) > 0.1
 
 
 def test_outliers_do_not_matter():

@@ -55,6 +55,18 @@ def align(head, poses, cam, middle):
   return jax.vmap(one)(poses)
 
 
+@stored
+def bent(head, poses, cam, R, t, middle, triangles, bary):
+  """(B, K, 3) m, in the mean head's frame: by how much the expression moves points from where `middle` has them."""
+  rest = jnp.einsum("kc,kci->ki", bary, middle[triangles], precision=HIGHEST)
+
+  def one(pose, R, t):
+    X = jnp.einsum("kc,kci->ki", bary, _posed(head, pose, cam)[triangles], precision=HIGHEST)
+    return jnp.matmul(X - t[None], R, precision=HIGHEST) - rest
+
+  return jax.vmap(one)(poses, R, t)
+
+
 def _look(head, faces, cam, pose, correction, lens, grey):
   turn, shift = correction
   X = jnp.matmul(_posed(head, pose, cam), turn.T, precision=HIGHEST) + shift[None]
@@ -109,7 +121,7 @@ def deviation(problem, state):
 @stored
 def resect(problem, solved, R, t):
   """Poses (B, 3, 3), (B, 3) of any frames, with points and camera as `solved`; a frame that sees nothing stays."""
-  f, principal = jnp.exp(solved.shared[0]), problem.centre + solved.shared[1:] * problem.side
+  f, principal = jnp.exp(solved.shared[0]), problem.centre + solved.shared[1:3] * problem.side
   begin = rigid.start(problem, R, t, f, principal).replace(shared=solved.shared, moved=solved.moved)
   found = rigid.resect(problem, begin)
   return found.R, rigid.translations(problem, found)[0]

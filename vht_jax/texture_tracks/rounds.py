@@ -28,7 +28,7 @@ BUNDLE_FRAMES = 64  # at most, of the rigid bundle; the poses of the others foll
 FAR = (True, False)  # whether points are looked for far away, in reduced images, in each of the two rounds
 MIN_TURN = np.deg2rad(5.0)  # a head that turns less says nothing of its camera, and landmarks are steady
 FEWEST_CORNERS = 10  # per keyframe
-LEAST_SHARE = 0.5  # of the points that should be seen: where most are not found, those that are have been by chance
+LEAST_SHARE = 0.1  # of the points that should be seen: by chance .4 % are found (patches of another part of the face)
 FEWEST_SEEN = 20  # points in a frame, median: fewer are no better than landmarks
 LEAST_LIGHT = 20.0  # of 255, median of the face: below, a camera's noise is its texture
 
@@ -94,7 +94,12 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    state, found = _solve(tracks, X0, state, frames, clip.size, camera, rest, last=not far)
+    bent = in_chunks(
+      lambda i: compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary),
+      len(good),
+      128,
+    )
+    state, found = _solve(tracks, X0, bent, state, frames, clip.size, camera, rest, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -270,6 +275,7 @@ def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.n
 def _solve(
   tracks: TextureTracks,
   X0: np.ndarray,
+  bent: np.ndarray,
   state: _Estimate,
   frames: np.ndarray,
   size: tuple[int, int],
@@ -287,7 +293,8 @@ def _solve(
   padded = np.resize(frames, BUNDLE_FRAMES)
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
   problem = rigid.Problem(
-    X0=X0 - pivot, uv=tracks.points[padded], inverse_sd=inverse[padded] * counts, region=tracks.region,
+    X0=X0 - pivot, bent=bent[padded], uv=tracks.points[padded], inverse_sd=inverse[padded] * counts,
+    region=tracks.region,
     side=f32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))
@@ -297,10 +304,10 @@ def _solve(
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
   sd = compiled.deviation(problem, solved) if last else np.nan  # it costs as much as the rest
   focal = float(np.exp(np.asarray(solved.shared)[0]))
-  principal = f32(problem.centre + np.asarray(solved.shared)[1:] * state.side)
+  principal = f32(problem.centre + np.asarray(solved.shared)[1:3] * state.side)
 
   def poses(index):
-    alone = problem.replace(uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
+    alone = problem.replace(bent=bent[index], uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
     return compiled.resect(alone, solved, R[index], t[index])
 
   R, t = in_chunks(poses, len(inverse), 128)

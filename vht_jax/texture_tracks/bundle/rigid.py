@@ -5,8 +5,10 @@ by a prior of some millimetres: a mesh that is held fixed makes the focal length
 `points`: where a head's pivot appears and the logarithm of its scale, so that the focal length hardly correlates with
 the poses. The points are eliminated (Schur complement), and what remains is solved densely.
 
-A face is not rigid. Residuals count as with a Cauchy distribution, and regions that move more than their tracks'
-noise count less (`Rigid.noise`).
+A face is not rigid. Points move with the expression as the first estimate has it, times a gain for each region: where
+that expression is the detector's slide taken for one, the tracks say so, and the gain is next to 0 (scanned heads that
+keep still), where the face moves it is next to 1. Residuals count as with a Cauchy distribution, and regions that still
+move more than their tracks' noise count less (`Rigid.noise`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ CAUCHY = 1.0  # standard deviations at which a residual counts half
 STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
 TOL = 1e-5
 FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
+N_SHARED = 3 + len(REGIONS)  # of `State.shared`
+GAIN_MEAN, GAIN_SD = 0.5, 0.5  # of a region's share of the expression: nothing and all of it are one sd away
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
 
@@ -35,19 +39,20 @@ class Problem(flax.struct.PyTreeNode):
   """T frames, K points. Image px."""
 
   X0: AnyArray  # (K, 3) m, about the pivot
+  bent: AnyArray  # (T, K, 3) m, head: by what the expression is thought to move them in each frame
   uv: AnyArray  # (T, K, 2) px
   inverse_sd: AnyArray  # (T, K) 1 / px; 0: not seen
   region: AnyArray  # (K,) i32
   side: AnyArray  # () px, the longer side
   centre: AnyArray  # (2,) px, of the image
-  mean: AnyArray  # (3,) prior of `State.shared`
-  sd: AnyArray  # (3,)
+  mean: AnyArray  # (N_SHARED,) prior of `State.shared`
+  sd: AnyArray  # (N_SHARED,)
 
 
 class State(flax.struct.PyTreeNode):
   R: Array  # (T, 3, 3) head -> camera
   place: Array  # (T, 3) px of the pivot, and log of px per m there
-  shared: Array  # (3,) log focal (in longer sides), principal point minus the image's centre in longer sides
+  shared: Array  # (N_SHARED,) log focal (in longer sides), principal point minus the image's centre in longer sides, gains
   moved: Array  # (K, 3) points minus X0, in units of `POINT_SD`
 
 
@@ -55,35 +60,42 @@ def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) 
   """From poses X = R X0 + t, a focal length and a principal point (px)."""
   f = focal * problem.side
   place = jnp.concatenate([t[:, :2] * (f / t[:, 2:]) + principal[None], jnp.log(f / t[:, 2:])], -1)
-  shared = jnp.concatenate([jnp.log(focal)[None], (principal - problem.centre) / problem.side])
+  shared = jnp.concatenate([jnp.log(focal)[None], (principal - problem.centre) / problem.side, problem.mean[3:]])
   return State(R=R, place=place, shared=shared, moved=jnp.zeros_like(problem.X0))
 
 
 def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   """Camera positions (T, 3) m of the pivot, focal length () and principal point (2,) in px."""
   f = jnp.exp(state.shared[0]) * problem.side
-  principal = state.shared[1:] * problem.side + problem.centre
+  principal = state.shared[1:3] * problem.side + problem.centre
   inverse = jnp.exp(-state.place[:, 2:])
   return jnp.concatenate([(state.place[:, :2] - principal[None]) * inverse, f * inverse], -1), f, principal
+
+
+def _heads(problem: Problem, state: State) -> Array:
+  """(T, K, 3) m, the points as each frame's expression has them."""
+  gain = state.shared[3:][problem.region]
+  return (problem.X0 + POINT_SD * state.moved)[None] + gain[None, :, None] * problem.bent
 
 
 def residuals(problem: Problem, state: State) -> Array:
   """(T, K, 2) predicted minus seen in standard deviations, 0 where not seen."""
   t, f, principal = translations(problem, state)
-  X = problem.X0 + POINT_SD * state.moved
-  Y = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST) + t[:, None]
+  X = _heads(problem, state)
+  Y = jnp.einsum("tij,tkj->tki", state.R, X, precision=HIGHEST) + t[:, None]
   uv = Y[..., :2] * (f / Y[..., 2:]) + principal[None, None]
   return (uv - problem.uv) * problem.inverse_sd[..., None]
 
 
 def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
-  """Derivatives of `residuals` by pose (T, K, 2, 6), shared (T, K, 2, 3) and points (T, K, 2, 3).
+  """Derivatives of `residuals` by pose (T, K, 2, 6), shared (T, K, 2, N_SHARED) and points
+  (T, K, 2, 3).
 
   A pose moves by R <- exp(w) R and place <- place + d, in the order [w, d].
   """
   t, f, _ = translations(problem, state)
-  X = problem.X0 + POINT_SD * state.moved
-  RX = jnp.einsum("tij,kj->tki", state.R, X, precision=HIGHEST)
+  X = _heads(problem, state)
+  RX = jnp.einsum("tij,tkj->tki", state.R, X, precision=HIGHEST)
   Y = RX + t[:, None]
   scale = problem.inverse_sd * (f / Y[..., 2])
   zero = jnp.zeros_like(scale)
@@ -99,7 +111,10 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   eye = jnp.eye(2, dtype=scale.dtype)[None, None] * problem.inverse_sd[..., None, None]
   by_principal = (eye - lateral) * problem.side
   by_point = POINT_SD * jnp.einsum("tkab,tbc->tkac", D, state.R, precision=HIGHEST)
-  shared = jnp.concatenate([by_focal[..., None], by_principal], -1)
+  bent = jnp.einsum("tij,tkj->tki", state.R, problem.bent, precision=HIGHEST)
+  of_region = jax.nn.one_hot(problem.region, len(REGIONS), dtype=scale.dtype)
+  by_gain = jnp.sum(D * bent[..., None, :], -1)[..., None] * of_region[None, :, None]
+  shared = jnp.concatenate([by_focal[..., None], by_principal, by_gain], -1)
   return jnp.concatenate([turn, lateral, grow], -1), shared, by_point
 
 
@@ -110,9 +125,11 @@ def cauchy(r: Array) -> tuple[Array, Array]:
 
 
 def usual_camera() -> tuple[np.ndarray, np.ndarray]:
-  """Mean and standard deviations of `State.shared` of a camera that nothing is known of."""
+  """Mean and standard deviations of `State.shared` when nothing is known of the camera."""
   f32 = lambda *a: np.array(a, np.float32)  # noqa: E731
-  return f32(LOG_FOCAL_MEAN, 0, 0), f32(LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD)
+  gains = len(REGIONS)
+  mean = f32(LOG_FOCAL_MEAN, 0, 0, *[GAIN_MEAN] * gains)
+  return mean, f32(LOG_FOCAL_SD, PRINCIPAL_SD, PRINCIPAL_SD, *[GAIN_SD] * gains)
 
 
 def cost_of(problem: Problem, state: State) -> Array:
@@ -123,7 +140,7 @@ def cost_of(problem: Problem, state: State) -> Array:
 def system(problem: Problem, state: State) -> ArrowNormal:
   """Gauss-Newton with the weights of `cauchy` and all priors.
 
-  The points take the part of its frames, n = 3; they share the 6 T + 3 unknowns of poses and camera.
+  The points take the part of its frames, n = 3; they share the 6 T + N_SHARED unknowns of poses, camera and gains.
   """
   r = residuals(problem, state)
   w, _ = cauchy(r)
@@ -135,7 +152,7 @@ def system(problem: Problem, state: State) -> ArrowNormal:
   poses = product("tkab,tkac->tbc", w_pose, by_pose)
   frames = jnp.arange(n_frames)
   matrix = jnp.zeros((n_frames, 6, n_frames, 6), r.dtype).at[frames, :, frames].set(poses).reshape(n, n)
-  corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, 3)
+  corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, N_SHARED)
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
   matrix = jnp.block([[matrix, corner], [corner.T, shared]])
   by_prior = precision * (state.shared - mean)
@@ -156,12 +173,12 @@ def system(problem: Problem, state: State) -> ArrowNormal:
 
 def move(state: State, d: Array, moved: Array) -> State:
   """The state after a step."""
-  poses = d[:-3].reshape(-1, 6)
+  poses = d[:-N_SHARED].reshape(-1, 6)
   turns = jax.vmap(rotation.axis_angle_to_matrix)(poses[:, :3])
   return State(
     R=jnp.matmul(turns, state.R, precision=HIGHEST),
     place=state.place + poses[:, 3:],
-    shared=state.shared + d[-3:],
+    shared=state.shared + d[-N_SHARED:],
     moved=state.moved + moved,
   )
 
@@ -205,8 +222,8 @@ def region_noise(problem: Problem, state: State) -> Array:
 def resect(problem: Problem, state: State, steps: int = 8) -> State:
   """The poses alone, each from its own frame, with points and camera as they are."""
 
-  def one(uv, inverse_sd, R, place):
-    alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None])
+  def one(uv, inverse_sd, bent, R, place):
+    alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None], bent=bent[None])
 
     def body(_, carry):
       R, place, cost, lam = carry
@@ -230,5 +247,5 @@ def resect(problem: Problem, state: State, steps: int = 8) -> State:
     R, place, _, _ = jax.lax.fori_loop(0, steps, body, init)
     return R, place
 
-  R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, state.R, state.place)
+  R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, problem.bent, state.R, state.place)
   return state.replace(R=R, place=place)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.fit.solvers.least_squares import arrow_step, eliminate_frames
-from vht_jax.texture_tracks.bundle.rigid import Problem, State, system
+from vht_jax.texture_tracks.bundle.rigid import N_SHARED, Problem, State, system
 from vht_jax.types import AnyArray, Array
 
 N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
@@ -47,7 +47,7 @@ def view_spread(problem: Problem, state: State) -> Array:
 def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   """Standard deviations () of log focal at a solution: honest, and by the normal matrix alone."""
   _, _, matrix, _ = eliminate_frames(system(problem, state), 0.0)
-  focal = matrix.shape[0] - 3
+  focal = matrix.shape[0] - N_SHARED
   unit = jnp.zeros(matrix.shape[0], matrix.dtype).at[focal].set(1.0)
   column = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), unit)
   seen = jnp.any(problem.inverse_sd > 0, 0)
@@ -63,7 +63,7 @@ def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   moves = jnp.where(used, moves, 0.0)
   moves = jnp.where(used, moves - jnp.sum(moves) / n, 0.0)
   # What the priors of the camera contribute, which no region says.
-  prior = jnp.sum(column[-3:] ** 2 * (1 / problem.sd**2))
+  prior = jnp.sum(column[-N_SHARED:] ** 2 * (1 / problem.sd**2))
   floor = FLOOR * jnp.maximum(1.0, SPREAD / jnp.maximum(view_spread(problem, state), 1e-3))
   sd = jnp.sqrt((n - 1) / n * jnp.sum(moves**2) + prior + floor**2)
   # The prior alone knows it as well as this; a matrix that is not positive definite knows nothing.
