@@ -12,7 +12,19 @@ from vht_jax.texture_tracks.bundle import rigid, uncertainty
 SIDE = 640.0
 
 
-def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.003, common=0.0, stated=None, expression=0.0, thought=None):
+def make(
+  seed,
+  n_frames=24,
+  n_points=60,
+  focal=1.4,
+  yaw=0.6,
+  noise=0.3,
+  mesh=0.003,
+  common=0.0,
+  stated=None,
+  expression=0.0,
+  thought=None,
+):
   """A problem, a start beside the truth, and the true rotations: a face that turns before a camera.
 
   noise: px, of the tracks, and as they say unless `stated` says more; mesh: m, by which the points are beside the mesh;
@@ -28,9 +40,10 @@ def make(seed, n_frames=24, n_points=60, focal=1.4, yaw=0.6, noise=0.3, mesh=0.0
   turn = jax.vmap(rotation.axis_angle_to_matrix)
   R = np.asarray(turn(jnp.asarray(angles, jnp.float32)), np.float64) @ np.diag([1.0, -1, -1])
   t = np.stack([0.02 * np.sin(phase), 0.01 * np.cos(phase), focal * 0.4 + 0.03 * np.sin(3 * phase)], -1)
-  waves = np.cos(X @ rng.normal(0, 20, (3, 4)) + rng.uniform(0, 6, 4))  # (K, 4)
-  course = np.sin(np.outer(phase, [1, 1, 2, 2]) + rng.uniform(0, 6, 4))
-  bent = np.einsum("tj,kj,jc->tkc", course, waves, rng.standard_normal((4, 3)))
+  face = np.random.default_rng([seed, 1])
+  waves = np.cos(X @ face.normal(0, 20, (3, 4)) + face.uniform(0, 6, 4))  # (K, 4)
+  course = np.sin(np.outer(phase, [1, 1, 2, 2]) + face.uniform(0, 6, 4))
+  bent = np.einsum("tj,kj,jc->tkc", course, waves, face.standard_normal((4, 3)))
   Y = np.einsum("tij,tkj->tki", R, X[None] + expression * bent) + t[:, None]
   uv = Y[..., :2] / Y[..., 2:] * focal * SIDE + SIDE / 2 + noise * rng.standard_normal((n_frames, n_points, 2))
   if common:
@@ -116,16 +129,17 @@ def test_focal_and_rotations_come_back(focal):
   assert int(steps) < rigid.STEPS
 
 
-@pytest.mark.parametrize("expression, thought, gain", [(0.004, 0.004, 1.0), (0.0, 0.004, 0.0)])
-def test_a_face_that_moves_is_told_from_one_that_is_thought_to(expression, thought, gain):
+@pytest.mark.parametrize("expression, gain", [(0.004, 1.0), (0.0, 0.0)])
+def test_a_face_that_moves_is_told_from_one_that_is_thought_to(expression, gain):
   """As if rigid, an expression of 4 mm makes the lens wrong by far; one that is not there makes nothing wrong."""
-  problem, start, _ = make(9, expression=expression, thought=thought)
-  state, _, sd, _ = run(problem, start)
-  np.testing.assert_allclose(state.shared[3:], gain, atol=0.05)
-  assert abs(float(state.shared[0]) - np.log(1.4)) < min(2.5 * float(sd), 0.04)
-  if expression:
-    rigidly = run(problem.replace(bent=0 * problem.bent), start)[0]
-    assert abs(float(rigidly.shared[0]) - np.log(1.4)) > 0.1
+  rigidly = []
+  for seed in (9, 19, 29):
+    problem, start, _ = make(seed, expression=expression, thought=0.004)
+    state, _, sd, _ = run(problem, start)
+    np.testing.assert_allclose(state.shared[3:], gain, atol=0.05)
+    assert abs(float(state.shared[0]) - np.log(1.4)) < min(2.5 * float(sd), 0.04)
+    rigidly.append(float(run(problem.replace(bent=0 * problem.bent), start)[0].shared[0]) - np.log(1.4))
+  assert (max(np.abs(rigidly)) > 0.1) == (expression > 0), rigidly
 
 
 def test_outliers_do_not_matter():

@@ -30,4 +30,4 @@ class Kept:
       self._source = self._make()
     while len(self._kept) <= i:
       self._kept.append(encode_png(next(self._source)))
-    return cv2.imdecode(np.frombuffer(self._kept[i], np.uint8), cv2.IMREAD_GRAYSCALE)
+    return np.asarray(cv2.imdecode(np.frombuffer(self._kept[i], np.uint8), cv2.IMREAD_GRAYSCALE))

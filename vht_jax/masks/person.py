@@ -115,7 +115,8 @@ def _enlarged(small: np.ndarray, part: tuple[slice, slice], scale: list[float], 
   )
   if small.shape[:2] == (len(rows), len(columns)):
     return small
-  return cv2.remap(small, *np.meshgrid(columns, rows), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+  across, down = np.meshgrid(columns, rows)
+  return cv2.remap(small, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _runs(indices: Sequence[int], cuts: set[int]) -> Iterator[list[int]]:

@@ -307,7 +307,9 @@ def _solve(
   principal = f32(problem.centre + np.asarray(solved.shared)[1:3] * state.side)
 
   def poses(index):
-    alone = problem.replace(bent=bent[index], uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region])
+    alone = problem.replace(
+      bent=bent[index], uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region]
+    )
     return compiled.resect(alone, solved, R[index], t[index])
 
   R, t = in_chunks(poses, len(inverse), 128)

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 from typing import NamedTuple, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.cameras import OPENCV_TO_OPENGL
@@ -208,8 +209,10 @@ class Scene:
     inside = u**2 + v**2 < 1.0
     u, v = u[inside], v[inside]
     normals = np.stack([u, v, -np.sqrt(1.0 - u**2 - v**2)], axis=-1) @ np.asarray(identity.camera.R, np.float64)
-    light = np.asarray(shading(identity.light, normals.astype(np.float32))).mean(axis=0)
-    return np.round(np.clip(shade(self.albedo, light), 0.0, 1.0) * 255).astype(np.uint8)
+    light = np.asarray(shading(identity.light, jnp.asarray(normals, jnp.float32))).mean(axis=0)
+    return np.round(np.clip(shade(jnp.asarray(self.albedo), jnp.asarray(light)[None, None]), 0.0, 1.0) * 255).astype(
+      np.uint8
+    )
 
 
 def is_flame(model: FlameModel) -> bool:

@@ -52,7 +52,7 @@ class Problem(flax.struct.PyTreeNode):
 class State(flax.struct.PyTreeNode):
   R: Array  # (T, 3, 3) head -> camera
   place: Array  # (T, 3) px of the pivot, and log of px per m there
-  shared: Array  # (N_SHARED,) log focal (in longer sides), principal point minus the image's centre in longer sides, gains
+  shared: Array  # (N_SHARED,) log focal (in longer sides), principal point minus the image's centre likewise, gains
   moved: Array  # (K, 3) points minus X0, in units of `POINT_SD`
 
 
@@ -75,7 +75,7 @@ def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
 def _heads(problem: Problem, state: State) -> Array:
   """(T, K, 3) m, the points as each frame's expression has them."""
   gain = state.shared[3:][problem.region]
-  return (problem.X0 + POINT_SD * state.moved)[None] + gain[None, :, None] * problem.bent
+  return (POINT_SD * state.moved + problem.X0)[None] + gain[None, :, None] * problem.bent
 
 
 def residuals(problem: Problem, state: State) -> Array:

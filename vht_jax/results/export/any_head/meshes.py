@@ -6,15 +6,14 @@ three.js and, after their usual import, Blender and Unity expect. The camera its
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 
 import numpy as np
-from PIL import Image
 
 from vht_jax.errors import InputError
 from vht_jax.results.export.format import Files
+from vht_jax.results.export.images.png import rgb_png
 from vht_jax.results.export.scene import OPENGL, Scene
 
 _MATERIAL = "skin"
@@ -24,7 +23,7 @@ def to_obj(scene: Scene) -> Files:
   """NAME_00001.obj, ... with texture coordinates, NAME.mtl and NAME.png, camera.json. Numbers count the frames."""
   yield from _surroundings(scene, "obj")
   yield f"{scene.name}.mtl", f"newmtl {_MATERIAL}\nKd 1 1 1\nmap_Kd {scene.name}.png\n".encode()
-  yield f"{scene.name}.png", png(scene.texture)
+  yield f"{scene.name}.png", rgb_png(scene.texture)
   surface = obj_surface(np.asarray(scene.model.faces), np.asarray(scene.model.uv))
   head = f"mtllib {scene.name}.mtl\nusemtl {_MATERIAL}\n"
   for i in range(len(scene)):
@@ -44,7 +43,7 @@ def to_pc2(scene: Scene) -> Files:
   yield from _surroundings(scene, "pc2")
   surface = obj_surface(np.asarray(scene.model.faces), np.asarray(scene.model.uv))
   yield f"{scene.name}.mtl", f"newmtl {_MATERIAL}\nKd 1 1 1\nmap_Kd {scene.name}.png\n".encode()
-  yield f"{scene.name}.png", png(scene.texture)
+  yield f"{scene.name}.png", rgb_png(scene.texture)
   head = f"mtllib {scene.name}.mtl\nusemtl {_MATERIAL}\n"
   yield f"{scene.name}.obj", obj(vertices_of(scene, 0), surface, head)
   count = len(scene.model.v_template)
@@ -93,13 +92,6 @@ def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
     f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", "",
   ]  # fmt: skip
   return "\n".join(lines).encode() + points.tobytes() + triangles.tobytes()
-
-
-def png(rgb: np.ndarray) -> bytes:
-  """PNG of (H, W) or (H, W, 3 or 4) uint8."""
-  data = io.BytesIO()
-  Image.fromarray(np.asarray(rgb, np.uint8)).save(data, "png", compress_level=4)
-  return data.getvalue()
 
 
 def vertex_colors(scene: Scene) -> np.ndarray:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vht_jax.results.export.any_head.meshes import png, vertex_colors
+from vht_jax.results.export.any_head.meshes import vertex_colors
 from vht_jax.results.export.format import Files
+from vht_jax.results.export.images.masks import mask_of
+from vht_jax.results.export.images.png import grey_png, rgb_png, rgba_png
 from vht_jax.results.export.scene import Scene
 
 
@@ -41,9 +43,8 @@ def images(scene: Scene, mask_name: str) -> Files:
   for i in range(len(scene)):
     rgb = scene.pictures.rgb(i)
     if not scene.pictures.masks:
-      yield f"images/{image_name(i)}", png(rgb)
+      yield f"images/{image_name(i)}", rgb_png(rgb)
       continue
-    mask = scene.pictures.alpha(i)
-    mask = np.full(scene.size, 255, np.uint8) if mask is None else mask
-    yield f"images/{image_name(i)}", png(np.dstack([rgb, mask]))
-    yield mask_name.format(image_name(i)), png(mask)
+    mask = mask_of(scene, i)
+    yield f"images/{image_name(i)}", rgba_png(rgb, mask)
+    yield mask_name.format(image_name(i)), grey_png(mask)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.results.export.any_head.meshes import png
 from vht_jax.results.export.format import Files
+from vht_jax.results.export.images.png import rgb_png
 from vht_jax.results.export.motion import JOINTS, PARENTS, morph_targets, quaternions
 from vht_jax.results.export.scene import OPENGL, Lens, Scene
 
@@ -27,7 +27,7 @@ def to_usda(scene: Scene) -> Files:
   """NAME.usda and NAME.png."""
   text = usda(scene)
   yield f"{scene.name}.usda", text.encode()
-  yield f"{scene.name}.png", png(scene.texture)
+  yield f"{scene.name}.png", rgb_png(scene.texture)
 
 
 def to_usdc(scene: Scene) -> Files:
@@ -40,14 +40,14 @@ def to_usdc(scene: Scene) -> Files:
     from pxr import Sdf
   except ImportError:
     raise InputError("usdc needs usd-core: pip install 'vht-jax[usd]', or export usda, which needs nothing") from None
-  layer = Sdf.Layer.CreateAnonymous(".usda")
+  layer = Sdf.Layer.CreateAnonymous(".usda")  # pyright: ignore[reportAttributeAccessIssue]  # usd-core has no types
   layer.ImportFromString(usda(scene))
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "scene.usdc"
     layer.Export(str(path))
     data = path.read_bytes()
   yield f"{scene.name}.usdc", data
-  yield f"{scene.name}.png", png(scene.texture)
+  yield f"{scene.name}.png", rgb_png(scene.texture)
 
 
 def usda(scene: Scene) -> str:

@@ -19,6 +19,7 @@ from vht_jax.results.export.flame_codes.places import VHAP_CAMERA, camera_to_wor
 from vht_jax.results.export.flame_family.vhap import N_TEETH, npz_bytes, vhap_poses
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.centred import centred
+from vht_jax.results.export.images.masks import mask_of
 from vht_jax.results.export.images.png import grey_png, over_white
 from vht_jax.results.export.scene import OPENGL, Scene
 
@@ -69,6 +70,8 @@ def to_gaussian_avatars(
     yield frame["flame_param_path"], npz_bytes({**one, **shared})
     if pictures:
       rgb, alpha, mask = picture(scene, i)
+      if mask is not None:  # as VHAP hands them on
+        alpha = mask = mask_of(scene, i, fade=True)
       yield frame["file_path"], over_white(rgb, alpha)
       if mask is not None:
         yield frame["fg_mask_path"], grey_png(mask)

@@ -138,7 +138,7 @@ def resampled(image: np.ndarray, box: np.ndarray, size: tuple[int, int], outside
   part = _padded(image, x0, y0, shape)
   if not copied:
     local = tuple((box - [x0, y0, x0, y0]).tolist())
-    part = np.asarray(Image.fromarray(part).resize(size[::-1], Image.Resampling.BICUBIC, box=local))
+    part = np.asarray(Image.fromarray(part).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=local))
   inside = inside_of(box, size, (height, width))
   if inside.all():
     return np.ascontiguousarray(part)
