@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from vht_jax import rotation
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame
-from vht_jax.head.points import FRONTAL, N_POSE, POSE, Points, joint_angles, rigid, shaped_points
+from vht_jax.head.motion import FRONTAL, N_POSE, POSE, joint_angles, rigid
+from vht_jax.head.points import Points, shaped_points
 from vht_jax.layout import Layout
 from vht_jax.types import Array, Camera, Identity, Pose
 

@@ -18,19 +18,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vht_jax import rotation
-from vht_jax.head import flame
-from vht_jax.layout import Layout
+from vht_jax.head.motion import MOTION, N_POSE, POSE, joint_angles, joint_motion, joint_transforms, rigid, rigid_motion
 from vht_jax.types import Array, FlameModel
 
-# Unknowns of a frame beside the expression; the names of `joint_angles` and `rigid`.
-POSE = Layout.of(rotation=(3,), place=(3,), neck=(3,), jaw=(), eyes=(2, 2))
-N_POSE = POSE.size
-# Everything that moves shaped points: what `place` differentiates by.
-MOTION = POSE + Layout.of(log_focal=(), principal=(2,), joints=(5, 3))
 HIGHEST = jax.lax.Precision.HIGHEST
-# Head (x left, y up, z out of the face) seen frontally by an OpenCV camera (x right, y down, z into the scene).
-FRONTAL = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 
 
 class Points(flax.struct.PyTreeNode):
@@ -79,52 +70,6 @@ def with_identity(points: Points, shape: Array) -> Points:
   )
 
 
-def jaw_angle(raw: Array) -> Array:
-  lower, upper = flame.JOINT_LIMITS["jaw"]
-  return rotation.bound(raw, float(lower[0]), float(upper[0]))
-
-
-def joint_angles(pose: dict[str, Array]) -> Array:
-  """(5, 3) axis-angles of root (0), neck, jaw and eyes from the blocks of `POSE`."""
-  jaw, eyes = jaw_angle(pose["jaw"]), pose["eyes"]
-  zero = jnp.zeros((), jaw.dtype)
-  return jnp.stack(
-    [
-      jnp.zeros(3, jaw.dtype),
-      pose["neck"],
-      jnp.stack([jaw, zero, zero]),
-      jnp.stack([eyes[0, 0], eyes[0, 1], zero]),
-      jnp.stack([eyes[1, 0], eyes[1, 1], zero]),
-    ]
-  )
-
-
-def joint_transforms(angles: Array, joints: Array) -> tuple[Array, Array, Array]:
-  """Skinning transforms with the root unturned: rotations (5, 3, 3), translations (5, 3), pose feature (36,)."""
-  R = jax.vmap(rotation.axis_angle_to_matrix)(angles)
-  eye = jnp.eye(3, dtype=R.dtype)
-  mul = lambda a, b: jnp.matmul(a, b, precision=HIGHEST)
-  t_neck = joints[1] - mul(R[1], joints[1])
-  child = [mul(R[1], R[k]) for k in (2, 3, 4)]
-  t_child = [mul(R[1], joints[k]) + t_neck - mul(c, joints[k]) for k, c in zip((2, 3, 4), child)]
-  rotations = jnp.stack([eye, R[1], *child])
-  translations = jnp.stack([jnp.zeros(3, R.dtype), t_neck, *t_child])
-  return rotations, translations, (R[1:] - eye[None]).reshape(-1)
-
-
-def rigid(pose: dict[str, Array], focal: Array, principal: Array) -> tuple[Array, Array]:
-  """Head -> camera rotation (3, 3) and the camera position (3,) of the pivot, m."""
-  place = pose["place"]
-  z = focal * jnp.exp(-place[2])
-  return frontal_rotation(pose["rotation"]), jnp.concatenate([(place[:2] - principal) * (z / focal), z[None]])
-
-
-def frontal_rotation(angles: Array) -> Array:
-  """Head -> camera rotation (3, 3) of the axis-angle (3,) relative to the frontal view."""
-  frontal = jnp.array(FRONTAL, angles.dtype)
-  return jnp.matmul(rotation.axis_angle_to_matrix(angles), frontal, precision=HIGHEST)
-
-
 def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array, focal: Array, principal: Array):
   """Poses the points: camera coordinates (N, 3), and the linear maps dX/d(shaped) (N, 3, 3) and head rotation."""
   pose = POSE.split(pose_part)
@@ -145,9 +90,11 @@ class Placed(flax.struct.PyTreeNode):
   X: Array  # (N, 3) camera, m
   d_X: Array  # (N, 3, 32)
   d_point: Array  # (N, 3, 3) dX / d(shaped), which turns directions too
-  R: Array  # (3, 3) head -> camera
-  turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations, and
-  d_R: Array  # (3, 3, 32) that of R
+  turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations
+  R: Array  # (3, 3) head -> camera, and
+  d_R: Array  # (3, 3, 32)
+  t: Array  # (3,) camera, m: the pivot, and
+  d_t: Array  # (3, 32)
 
 
 def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: Array) -> Placed:
@@ -161,18 +108,12 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
     pose_part: (14,) the last unknowns.
     camera: with `log_focal` () and `principal` (2,), as `fit.unknowns.Shared`.
   """
-
-  def transforms(z):
-    by = MOTION.split(z)
-    rotations, translations, feature = joint_transforms(joint_angles(by), by["joints"])
-    R, t = rigid(by, jnp.exp(by["log_focal"]), by["principal"])
-    return rotations, translations, feature[: points.posedirs.shape[-1]], R, t
-
   product = functools.partial(jnp.einsum, precision=HIGHEST)
-  z = jnp.concatenate([pose_part, camera.log_focal[None], camera.principal, joints.reshape(-1)])
-  rotations, translations, feature, R, t = transforms(z)
-  d_rotations, d_translations, d_feature, d_R, d_t = jax.jacfwd(transforms)(z)
+  pose = POSE.split(pose_part)
+  rotations, translations, feature, d_rotations, d_translations, d_feature = joint_motion(pose, joints)
+  R, t, d_R, d_t = rigid_motion(pose, jnp.exp(camera.log_focal), camera.principal)
   weights = points.lbs_weights
+  feature, d_feature = (a[: points.posedirs.shape[-1]] for a in (feature, d_feature))
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
   blend_R = product("nj,jab->nab", weights, rotations)
   head = product("nab,nb->na", blend_R, posed) + jnp.matmul(weights, translations, precision=HIGHEST)
@@ -185,7 +126,8 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
   d_X = _combine(factors, moves)
   if feature.size:
     d_X = d_X + product("nab,nbk->nak", d_point, product("nbf,fk->nbk", points.posedirs, d_feature))
-  return Placed(X=product("na,ba->nb", about, R) + t[None], d_X=d_X, d_point=d_point, R=R, turning=turning, d_R=d_R)
+  X = product("na,ba->nb", about, R) + t[None]
+  return Placed(X=X, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t)
 
 
 def turn(points: Points, placed: Placed, directions: Array) -> tuple[Array, Array]:

@@ -13,6 +13,8 @@ The accuracy limit of landmark tracking is not the solver but the detector, whos
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -87,14 +89,11 @@ def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common:
   points = model.points
   shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
   placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
-  z = jnp.concatenate([x[-pts.N_POSE :], shared.log_focal[None], shared.principal, joints.reshape(-1)])
-
-  def sines_of(z):
-    by = pts.MOTION.split(z)
-    return _sines(by, jnp.exp(by["log_focal"]), by["principal"])
-
-  moved = _moved(model, shared, sines_of(z), common)
-  return pts.seen(points, pts.displaced(placed, moved, model.slide, jax.jacfwd(sines_of)(z)), shared)
+  by_R, by_t = jax.jacfwd(view_bias.view, argnums=(0, 1))(placed.R, placed.t)
+  product = functools.partial(jnp.einsum, precision=HIGHEST)
+  d_sines = product("sab,abk->sk", by_R, placed.d_R) + product("sa,ak->sk", by_t, placed.d_t)
+  moved = _moved(model, shared, view_bias.view(placed.R, placed.t), common)
+  return pts.seen(points, pts.displaced(placed, moved, model.slide, d_sines), shared)
 
 
 def view_of(x: Array, shared: Shared) -> Array:

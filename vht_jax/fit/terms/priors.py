@@ -12,7 +12,7 @@ from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.terms.term import Entry, Linearised, gaussian
 from vht_jax.fit.unknowns import At, blocks, split
-from vht_jax.head.points import jaw_angle
+from vht_jax.head.motion import jaw_angle
 from vht_jax.layout import Layout
 from vht_jax.types import Array
 

@@ -11,7 +11,8 @@ from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.head import flame
 from vht_jax.head import points as pts
-from vht_jax.head.points import POSE, Points
+from vht_jax.head.motion import POSE
+from vht_jax.head.points import Points
 from vht_jax.render import shade
 from vht_jax.types import Array
 

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.fit import identity
 from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.skin import skin_priors
@@ -68,13 +69,16 @@ def focal_is_free(state: TrackState, run: Run) -> bool:
 
 
 def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray, ...]:
-  """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
+  """Means and standard deviations of log focal and principal point in the stages with images (`camera_priors`): the
+  landmarks' answer, or a known camera. Always of both, so that one program serves either."""
   mean, sd = state.landmark_focal
   if run.held is not None or state.tracked:
-    focal_sd, principal_sd = np.float32(HELD_SD)
-    return np.float32(mean), focal_sd, np.float32(state.shared.principal), principal_sd
-  free = focal_is_free(state, run)
-  return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if free else FIXED_FOCAL_SD)
+    focal_sd, principal_sd = HELD_SD
+    principal = state.shared.principal
+  else:
+    focal_sd = np.hypot(sd, FOCAL_BIAS_SD) if focal_is_free(state, run) else FIXED_FOCAL_SD
+    principal, principal_sd = np.zeros(2), PRINCIPAL_SD
+  return np.float32(mean), np.float32(focal_sd), np.float32(principal), np.float32(principal_sd)
 
 
 @stored
