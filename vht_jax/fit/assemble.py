@@ -18,6 +18,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, eliminate_frames
 from vht_jax.fit.terms.term import Entry, Linearised, Own
@@ -251,5 +252,5 @@ def _arrow(sums: _Sums, unknowns: Unknowns) -> ArrowNormal:
 def _spread(blocks: Array) -> Array:
   """(P, c, d), the only ones that are not zero, as a matrix (P c, P d)."""
   P, c, d = blocks.shape
-  p = jnp.arange(P)
-  return jnp.zeros((P, c, P, d), blocks.dtype).at[p, :, p, :].set(blocks).reshape(P * c, P * d)
+  same = np.eye(P, dtype=bool)[:, None, :, None]
+  return jnp.where(same, blocks[:, :, None], 0.0).reshape(P * c, P * d)

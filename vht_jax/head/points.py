@@ -11,14 +11,23 @@ How the pose of a frame is written, `POSE`, is explained in `fit.unknowns`.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vht_jax.head.motion import MOTION, N_POSE, POSE, joint_angles, joint_motion, joint_transforms, rigid, rigid_motion
+from vht_jax.head.motion import (
+  MOTION,
+  N_POSE,
+  POSE,
+  joint_angles,
+  joint_motion,
+  joint_transforms,
+  product,
+  rigid,
+  rigid_motion,
+)  # fmt: skip
 from vht_jax.types import Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -76,12 +85,12 @@ def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array
   rotations, translations, feature = joint_transforms(joint_angles(pose), joints)
   feature = feature[: points.posedirs.shape[-1]]
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
-  blend_R = jnp.einsum("nj,jab->nab", points.lbs_weights, rotations, precision=HIGHEST)
-  blend_t = jnp.matmul(points.lbs_weights, translations, precision=HIGHEST)
-  head = jnp.einsum("nab,nb->na", blend_R, posed, precision=HIGHEST) + blend_t
+  blend_R = product("nj,jab->nab", points.lbs_weights, rotations)
+  blend_t = product("nj,ja->na", points.lbs_weights, translations)
+  head = product("nab,nb->na", blend_R, posed) + blend_t
   R, t = rigid(pose, focal, principal)
-  X = jnp.matmul(head - points.pivot[None], R.T, precision=HIGHEST) + t[None]
-  return X, (jnp.einsum("ab,nbc->nac", R, blend_R, precision=HIGHEST), R)
+  X = product("na,ba->nb", head - points.pivot[None], R) + t[None]
+  return X, (product("ab,nbc->nac", R, blend_R), R)
 
 
 class Placed(flax.struct.PyTreeNode):
@@ -108,7 +117,6 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
     pose_part: (14,) the last unknowns.
     camera: with `log_focal` () and `principal` (2,), as `fit.unknowns.Shared`.
   """
-  product = functools.partial(jnp.einsum, precision=HIGHEST)
   pose = POSE.split(pose_part)
   rotations, translations, feature, d_rotations, d_translations, d_feature = joint_motion(pose, joints)
   R, t, d_R, d_t = rigid_motion(pose, jnp.exp(camera.log_focal), camera.principal)
@@ -116,7 +124,7 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
   feature, d_feature = (a[: points.posedirs.shape[-1]] for a in (feature, d_feature))
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
   blend_R = product("nj,jab->nab", weights, rotations)
-  head = product("nab,nb->na", blend_R, posed) + jnp.matmul(weights, translations, precision=HIGHEST)
+  head = product("nab,nb->na", blend_R, posed) + product("nj,ja->na", weights, translations)
   about = head - points.pivot[None]
   d_point = product("ab,nbc->nac", R, blend_R)
   turning = product("ab,jbck->jack", R, d_rotations)
@@ -125,15 +133,16 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
   moves = [product("ab,jbk->jak", R, d_translations), _by_factor(turning), jnp.swapaxes(d_R, 0, 1), d_t[None]]
   d_X = _combine(factors, moves)
   if feature.size:
-    d_X = d_X + product("nab,nbk->nak", d_point, product("nbf,fk->nbk", points.posedirs, d_feature))
+    by_feature = jnp.matmul(points.posedirs, d_feature, precision=HIGHEST)
+    d_X = d_X + product("nab,nbk->nak", d_point, by_feature)
   X = product("na,ba->nb", about, R) + t[None]
   return Placed(X=X, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t)
 
 
 def turn(points: Points, placed: Placed, directions: Array) -> tuple[Array, Array]:
   """Directions (N, 3) of the unposed points in camera axes (N, 3), and their derivatives by z (N, 3, 32)."""
-  turned = jnp.einsum("nab,nb->na", placed.d_point, directions, precision=HIGHEST)
-  in_head = jnp.matmul(turned, placed.R, precision=HIGHEST)  # R^T of each
+  turned = product("nab,nb->na", placed.d_point, directions)
+  in_head = product("na,ab->nb", turned, placed.R)  # R^T of each
   factors = [_outer(points.lbs_weights, directions), in_head]
   return turned, _combine(factors, [_by_factor(placed.turning), jnp.swapaxes(placed.d_R, 0, 1)])
 
@@ -185,9 +194,10 @@ def project_derivative(X: Array, focal: Array) -> Array:
 
 def camera_columns(X: Array, focal: Array) -> Array:
   """(N, 2, 32): the derivatives of `project` by z (see `Placed`) that are its own: log focal and principal point."""
-  columns = jnp.zeros((X.shape[0], 2, MOTION.size), X.dtype)
-  columns = columns.at[:, :, MOTION.at("log_focal").start].set(X[:, :2] * (focal / X[:, 2:]))
-  return columns.at[:, :, MOTION.at("principal")].set(jnp.eye(2, dtype=X.dtype)[None])
+  by_principal = jnp.broadcast_to(jnp.eye(2, dtype=X.dtype)[None], (X.shape[0], 2, 2))
+  columns = jnp.concatenate([(X[:, :2] * (focal / X[:, 2:]))[..., None], by_principal], axis=-1)
+  where = MOTION.at("log_focal", "principal")
+  return jnp.pad(columns, ((0, 0), (0, 0), (where.start, MOTION.size - where.stop)))
 
 
 def by_unknowns(points: Points, columns: Array, maps: Array, exprdirs: Array, shapedirs: Array):
@@ -248,11 +258,11 @@ def seen(points: Points, placed: Placed, shared: Any) -> Seen:
   """`see` of points that are placed already."""
   X, focal = placed.X, jnp.exp(shared.log_focal)
   d_project = project_derivative(X, focal)
-  columns = jnp.einsum("nij,njk->nik", d_project, placed.d_X, precision=HIGHEST) + camera_columns(X, focal)
-  d_shaped = jnp.einsum("nij,njk->nik", d_project, placed.d_point, precision=HIGHEST)  # (N, 2, 3)
+  columns = product("nij,njk->nik", d_project, placed.d_X) + camera_columns(X, focal)
+  d_shaped = product("nij,njk->nik", d_project, placed.d_point)  # (N, 2, 3)
   d_x, d_shared = by_unknowns(points, columns, d_shaped, points.exprdirs, points.shapedirs)
   uv = project(X, focal, shared.principal)
-  by_head = jnp.matmul(d_project, placed.R, precision=HIGHEST)
+  by_head = product("nij,jk->nik", d_project, placed.R)
   return Seen(uv, d_x, d_shared, by_head)
 
 
@@ -263,11 +273,10 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
     slide: (N, 3, 2) how these displacements change with two numbers of which
     d_sines: (2, 32) are the derivatives by z; None: they are constant.
   """
-  product = functools.partial(jnp.einsum, precision=HIGHEST)
   d_X = placed.d_X + product("abk,nb->nak", placed.d_R, by)
   if slide is not None:
-    d_X = d_X + product("ab,nbs,sk->nak", placed.R, slide, d_sines)
-  return placed.replace(X=placed.X + jnp.matmul(by, placed.R.T, precision=HIGHEST), d_X=d_X)
+    d_X = d_X + product("nas,sk->nak", product("ab,nbs->nas", placed.R, slide), d_sines)
+  return placed.replace(X=placed.X + product("nb,ab->na", by, placed.R), d_X=d_X)
 
 
 def some(points: Points, index: Any) -> Points:

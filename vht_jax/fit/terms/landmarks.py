@@ -13,8 +13,6 @@ The accuracy limit of landmark tracking is not the solver but the detector, whos
 
 from __future__ import annotations
 
-import functools
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,6 +22,7 @@ from vht_jax.fit.terms.term import Linearised, Own
 from vht_jax.fit.unknowns import At, Shared
 from vht_jax.head import points as pts
 from vht_jax.head import view_bias
+from vht_jax.head.motion import product
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -46,7 +45,7 @@ class Landmarks:
     scale = scale[..., None]
     frame = {"head": seen.d_x * scale}
     if common is not None:
-      frame["common"] = jnp.matmul(seen.by_head, self.model.common, precision=HIGHEST) * scale
+      frame["common"] = product("nij,njk->nik", seen.by_head, self.model.common) * scale
     shared = {**{name: d * scale for name, d in seen.d_shared.items()}, "offset": Own(seen.by_head * scale)}
     return Linearised(residual, frame, shared, root, cost)
 
@@ -90,7 +89,6 @@ def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common:
   shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
   placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
   by_R, by_t = jax.jacfwd(view_bias.view, argnums=(0, 1))(placed.R, placed.t)
-  product = functools.partial(jnp.einsum, precision=HIGHEST)
   d_sines = product("sab,abk->sk", by_R, placed.d_R) + product("sa,ak->sk", by_t, placed.d_t)
   moved = _moved(model, shared, view_bias.view(placed.R, placed.t), common)
   return pts.seen(points, pts.displaced(placed, moved, model.slide, d_sines), shared)

@@ -143,8 +143,8 @@ def system(problem: Problem, state: State) -> System:
   wr, w_pose, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_pose, by_shared, by_point))
   mean, precision = problem.mean, 1 / problem.sd**2
   poses = product("tkab,tkac->tbc", w_pose, by_pose)
-  frames = jnp.arange(n_frames)
-  matrix = jnp.zeros((n_frames, 6, n_frames, 6), r.dtype).at[frames, :, frames].set(poses).reshape(n, n)
+  same = np.eye(n_frames, dtype=bool)[:, None, :, None]
+  matrix = jnp.where(same, poses[:, :, None], 0.0).reshape(n, n)
   corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, 3)
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
   matrix = jnp.block([[matrix, corner], [corner.T, shared]])
@@ -171,17 +171,15 @@ def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array,
 
   With Marquardt's damping; an unknown that nothing depends on (a frame that sees nothing) stays where it is.
   """
-  i = jnp.arange(3)
-  damped = found.point_matrix.at[:, i, i].multiply(1 + damping)
+  damped = found.point_matrix * jnp.where(np.eye(3, dtype=bool), 1 + damping, 1)[None]
   factor = jnp.linalg.cholesky(damped)
   solve = lambda b: jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)  # noqa: E731
   cross, gradient = solve(found.cross), solve(found.point_gradient[..., None])
   m = found.gradient.shape[0]
   flat = cross.reshape(-1, m)
   matrix = found.matrix - jnp.matmul(flat.T, flat, precision=HIGHEST)
-  i = jnp.arange(m)
-  diagonal = found.matrix[i, i]
-  matrix = matrix.at[i, i].add(jnp.where(diagonal > 0, damping * diagonal, 1.0))
+  added = jnp.where(found.matrix > 0, damping * found.matrix, 1.0)
+  matrix = matrix + jnp.where(np.eye(m, dtype=bool), added, 0.0)
   return matrix, found.gradient - jnp.matmul(flat.T, gradient.reshape(-1), precision=HIGHEST), factor, cross
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -159,7 +160,7 @@ def _with_landmark_focal(state: TrackState) -> TrackState:
   return state.replace(landmark_focal=np.array([state.shared.log_focal, state.focal_sd], np.float32))
 
 
-@stored
+@functools.partial(stored, rough=True)
 def initial(model, tracks):
   return jax.vmap(lambda t: frame.initial_unknowns(model, t))(tracks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,7 +159,7 @@ def _matrices(model, tracks, shared, weights, xs, more):
   return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(tracks, xs, more)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _information(matrices, weight):
   """The sum over the frames, with weights."""
   usable = (weight > 0) & jnp.isfinite(matrices).all(axis=(1, 2))
@@ -174,7 +176,7 @@ def _variance(matrices, basis):
   return jax.vmap(one)(matrices)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _noise(z, variance, times):
   """Variances (n,) of the noise and squared scales (n,) of the accelerations."""
   share = smooth.white_share(z[HEAD], variance[HEAD], times)
@@ -189,13 +191,13 @@ def _left_out(z, variance, noise, acceleration, times):
   return jax.vmap(one)(z, variance, noise, acceleration)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _followed(error, free, variance, noise):
   """Changes, and the noise in units of what is claimed."""
   claimed = jax.vmap(smooth.claimed_variance)(variance)
   return jax.vmap(smooth.followed)(error, free, variance, noise), noise / claimed
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _within(matrices, change, limit):
   return jax.vmap(lambda matrix, c: smooth.within(c, matrix, limit))(matrices, change)
