@@ -40,8 +40,9 @@ def frame_normal(entries: Sequence[Entry], at: At) -> Normal:
 
 
 def arrow_normal(
-  entries: Sequence[Entry], unknowns: Unknowns, shared: Shared, xs: Array, flat: Array, in_turn: bool = False
-) -> ArrowNormal:
+  entries: Sequence[Entry], unknowns: Unknowns, shared: Shared, xs: Array, flat: Array, in_turn: bool = False,
+  whole: Array | None = None,
+) -> ArrowNormal:  # fmt: skip
   """Normal equations of F frames and of what they share.
 
   Args:
@@ -49,6 +50,7 @@ def arrow_normal(
     shared: what is not estimated is taken from here.
     xs: (F, n); flat: (m,) the shared unknowns.
     in_turn: one frame after the other, so that no more than one frame's derivatives are held. For terms of many rows.
+    whole: () bool, in turn only: else nothing but the cost is computed, and the rest is 0.
   """
   shared = insert(unknowns.shared, flat, shared)
   terms, observations = zip(*entries)
@@ -58,8 +60,16 @@ def arrow_normal(
     at = unknowns.at(x, shared)
     return [term.linearise(at, observation) for term, observation in zip(terms, observations)]
 
+  def of_one(found):
+    if whole is None:
+      return _sums(found, unknowns)
+    like = jax.eval_shape(lambda found: _sums(found, unknowns), found)
+    nothing = lambda found: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)  # the products are nearly all
+    sums = jax.lax.cond(whole, lambda found: _sums(found, unknowns), nothing, found)
+    return sums.replace(cost=sum(_cost(each) for each in found))
+
   if in_turn:
-    sums = jax.lax.map(lambda a: _sums(lone(linearise(*a)), unknowns), (xs, observations))
+    sums = jax.lax.map(lambda a: of_one(lone(linearise(*a))), (xs, observations))
     sums = _over_frames(sums)
   else:
     sums = _sums(jax.vmap(linearise)(xs, observations), unknowns)
@@ -115,6 +125,13 @@ def _padded(found: Normal, n: int) -> Normal:
   if not k:
     return found
   return Normal(found.cost, jnp.pad(found.gradient, (0, k)), jnp.pad(found.matrix, ((0, k), (0, k))))
+
+
+def _cost(found: Linearised | Normal) -> Array:
+  """Of all frames."""
+  if isinstance(found, Linearised) and found.cost is None:
+    return jnp.sum(found.residual**2)
+  return jnp.sum(found.cost)
 
 
 def _weighted(found: Linearised) -> tuple[Array, Array, Array | None]:

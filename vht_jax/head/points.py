@@ -16,6 +16,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax.head.motion import (
   MOTION,
@@ -279,7 +280,8 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
   return placed.replace(X=placed.X + product("nb,ab->na", by, placed.R), d_X=d_X)
 
 
-def some(points: Points, index: Any) -> Points:
-  """Those of the points with these numbers."""
+def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
+  """Those of the points with these numbers (n,)."""
   fields = ("template", "shapedirs", "exprdirs", "posedirs", "lbs_weights")
-  return points.replace(**{name: getattr(points, name)[index] for name in fields})
+  points = points.replace(**{name: getattr(points, name)[index] for name in fields})
+  return points, placed.replace(X=placed.X[index], d_X=placed.d_X[index], d_point=placed.d_point[index])

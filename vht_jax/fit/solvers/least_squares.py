@@ -147,7 +147,7 @@ def eliminate_frames(model: ArrowNormal, damping: Array):
 
 
 def levenberg_marquardt_shared(
-  normal: Callable[[Array, Array], ArrowNormal],
+  normal: Callable[..., ArrowNormal],
   frames0: Array,
   shared0: Array,
   *,
@@ -155,8 +155,14 @@ def levenberg_marquardt_shared(
   tol: float = 1e-5,
   damping: float = 1e-3,
   loop: Callable = while_running,
+  only_cost: bool = False,
 ) -> ArrowSolution:
-  """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement."""
+  """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement.
+
+  Args:
+    normal: of frames and shared unknowns; with `only_cost` also of whether more than the cost is wanted, () bool.
+    only_cost: of the last step's end nothing else is asked for. Then `shared_information` is that of its start.
+  """
 
   def step(state):
     frames, shared, model, lam, k, done = state
@@ -165,10 +171,13 @@ def levenberg_marquardt_shared(
     back = solved[..., -1] + jnp.matmul(solved[..., :-1], d_shared, precision=HIGHEST)
     d_frames = -lax.linalg.triangular_solve(factors, back[..., None], left_side=True, lower=True, transpose_a=True)
     trial = frames + d_frames[..., 0], shared + d_shared
-    new = normal(*trial)
+    last = k == max_steps
+    new = normal(*trial, ~last) if only_cost else normal(*trial)
     accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
-    return pick(trial[0], frames), pick(trial[1], shared), jax.tree.map(pick, new, model), lam, k + 1, done
+    known = accept & ~last if only_cost else accept
+    model = jax.tree.map(lambda a, b: jnp.where(known, a, b), new, model).replace(cost=pick(new.cost, model.cost))
+    return pick(trial[0], frames), pick(trial[1], shared), model, lam, k + 1, done
 
   dtype = shared0.dtype
   F, n, m = *frames0.shape, shared0.shape[0]
