@@ -119,7 +119,7 @@ def rehearse(
   result = track(model, clip, config, weights, progress=Shown(), checkpoint=_Examined(len(clip)))
   results.projected_landmarks(model, result, clip.size)
   with tempfile.TemporaryDirectory() as folder:
-    results.save_tracked(Path(folder, "blank.npz"), result, dataset.frame_ids[: len(clip)], clip.size, config, model)
+    results.save_tracked(Path(folder, "blank.npz"), result, np.arange(len(clip)), clip.size, config, model)
 
 
 class Compiling:

@@ -18,7 +18,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, eliminate_frames
 from vht_jax.fit.terms.term import Entry, Linearised, Own
@@ -269,5 +268,5 @@ def _arrow(sums: _Sums, unknowns: Unknowns) -> ArrowNormal:
 def _spread(blocks: Array) -> Array:
   """(P, c, d), the only ones that are not zero, as a matrix (P c, P d)."""
   P, c, d = blocks.shape
-  same = np.eye(P, dtype=bool)[:, None, :, None]
+  same = jnp.eye(P, dtype=bool)[:, None, :, None]
   return jnp.where(same, blocks[:, :, None], 0.0).reshape(P * c, P * d)

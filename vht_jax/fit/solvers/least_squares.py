@@ -13,7 +13,6 @@ from collections.abc import Callable
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from vht_jax.types import Array
@@ -47,7 +46,7 @@ def damped_cholesky(matrix: Array, damping: Array) -> Array:
   An unknown that nothing depends on (a zero on the diagonal: the pose of a frame without landmarks) gets a one
   there, so that it stays where it is.
   """
-  eye = np.eye(matrix.shape[-1], dtype=bool).reshape((1,) * (matrix.ndim - 2) + matrix.shape[-2:])
+  eye = jnp.eye(matrix.shape[-1], dtype=bool).reshape((1,) * (matrix.ndim - 2) + matrix.shape[-2:])
   damped = jnp.where(matrix == 0, 1.0, matrix * (1 + damping))
   return jnp.linalg.cholesky(jnp.where(eye, damped, matrix))
 
@@ -142,7 +141,7 @@ def eliminate_frames(model: ArrowNormal, damping: Array):
   m = model.shared_gradient.shape[0]
   flat = solved.reshape(-1, m + 1)
   reduced = jnp.matmul(flat[:, :m].T, flat, precision=HIGHEST)
-  matrix = model.shared_matrix * jnp.where(np.eye(m, dtype=bool), 1 + damping, 1) - reduced[:, :m]
+  matrix = model.shared_matrix * jnp.where(jnp.eye(m, dtype=bool), 1 + damping, 1) - reduced[:, :m]
   return factors, solved, matrix, model.shared_gradient - reduced[:, m]
 
 

@@ -143,7 +143,7 @@ def system(problem: Problem, state: State) -> System:
   wr, w_pose, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_pose, by_shared, by_point))
   mean, precision = problem.mean, 1 / problem.sd**2
   poses = product("tkab,tkac->tbc", w_pose, by_pose)
-  same = np.eye(n_frames, dtype=bool)[:, None, :, None]
+  same = jnp.eye(n_frames, dtype=bool)[:, None, :, None]
   matrix = jnp.where(same, poses[:, :, None], 0.0).reshape(n, n)
   corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, 3)
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
@@ -171,7 +171,7 @@ def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array,
 
   With Marquardt's damping; an unknown that nothing depends on (a frame that sees nothing) stays where it is.
   """
-  damped = found.point_matrix * jnp.where(np.eye(3, dtype=bool), 1 + damping, 1)[None]
+  damped = found.point_matrix * jnp.where(jnp.eye(3, dtype=bool), 1 + damping, 1)[None]
   factor = jnp.linalg.cholesky(damped)
   solve = lambda b: jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=True)  # noqa: E731
   cross, gradient = solve(found.cross), solve(found.point_gradient[..., None])
@@ -179,7 +179,7 @@ def reduced(found: System, damping: Array | float) -> tuple[Array, Array, Array,
   flat = cross.reshape(-1, m)
   matrix = found.matrix - jnp.matmul(flat.T, flat, precision=HIGHEST)
   added = jnp.where(found.matrix > 0, damping * found.matrix, 1.0)
-  matrix = matrix + jnp.where(np.eye(m, dtype=bool), added, 0.0)
+  matrix = matrix + jnp.where(jnp.eye(m, dtype=bool), added, 0.0)
   return matrix, found.gradient - jnp.matmul(flat.T, gradient.reshape(-1), precision=HIGHEST), factor, cross
 
 
