@@ -109,9 +109,10 @@ def landmarks_of(state: TrackState, run: Run, beside_colours: bool = False) -> L
   (without tracks, NME 68 of a real clip is 1.6 with and 1.3 % without; one scan's rotation is the same).
   """
   if state.slide is None:
-    return run.lm.replace(common=run.lm.common * np.float32(0)) if beside_colours else run.lm
+    return run.lm.replace(common=np.zeros_like(run.lm.common)) if beside_colours else run.lm
   surer = np.float32(view_bias.COMMON_SD) / np.float32(view_bias.COMMON_SD_MEAN_ONLY)
-  return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer[None, None])
+  slide, common = np.asarray(run.lm.slide) + state.slide, np.asarray(run.lm.common) * surer[None, None]
+  return run.lm.replace(slide=slide, common=common)
 
 
 def skin_of(state: TrackState, run: Run) -> Skin | None:

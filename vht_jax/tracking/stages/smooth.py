@@ -132,7 +132,7 @@ class Motion:
     # What float32 cannot solve changes nothing. Back to the unknowns: z = V^T x.
     change = np.where(np.isfinite(change), change, 0.0)
     change = scipy.linalg.solve_triangular(self.basis.T, np.asarray(change, np.float64)).T.astype(np.float32)
-    limit = np.float32(MOST_CHANGE * np.sum(share))
+    limit = np.float32(MOST_CHANGE * np.sum(np.asarray(share)))
     change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))
     keep = self.good & np.isfinite(change).all(axis=1)
     return np.where(keep[:, None], self.xs + change, self.state.xs).astype(np.float32)
