@@ -26,8 +26,8 @@ FRONTAL = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 _TURNS = MOTION.at("neck", "eyes")
 _OWN_ANGLES = np.zeros((3, 3, 5), np.float32)  # (jaw and eyes, axis-angle, jaw and eyes' columns)
 _OWN_ANGLES[[0, 1, 1, 2, 2], [0, 0, 1, 0, 1], range(5)] = 1.0
-_HANGS = np.eye(5, dtype=np.float32)[1][None] * np.float32([0, 1, 1, 1, 1])[:, None]  # (joint, on which neck)
-_CHILDREN = np.diag(np.float32([0, 0, 1, 1, 1]))
+_HANGS = np.eye(5, dtype=np.float32)[1][None] * np.array([0, 1, 1, 1, 1], np.float32)[:, None]  # (joint, on which neck)
+_CHILDREN = np.diag(np.array([0, 0, 1, 1, 1], np.float32))
 
 
 def jaw_angle(raw: Array) -> Array:

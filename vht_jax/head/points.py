@@ -275,7 +275,7 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
     d_sines: (2, 32) are the derivatives by z; None: they are constant.
   """
   d_X = placed.d_X + product("abk,nb->nak", placed.d_R, by)
-  if slide is not None:
+  if slide is not None and d_sines is not None:
     d_X = d_X + product("nas,sk->nak", product("ab,nbs->nas", placed.R, slide), d_sines)
   return placed.replace(X=placed.X + product("nb,ab->na", by, placed.R), d_X=d_X)
 

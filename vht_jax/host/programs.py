@@ -48,8 +48,8 @@ KEEP = 256  # programs, some 100 kB each; those that were longest not used make 
 
 # XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time, `ROUGH` ones in 0.4 of that; they
 # run four times as long (docs/benchmarks.md).
-QUICK: dict[str, str | bool | int] = {"xla_cpu_use_fusion_emitters": False}
-ROUGH = QUICK | {"xla_backend_optimization_level": 0}
+QUICK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+ROUGH: dict[str, Any] = QUICK | {"xla_backend_optimization_level": 0}
 
 _PACKAGE = Path(__file__).parents[1]
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made

@@ -5,6 +5,7 @@ All functions take one frame; `vmap` over frames runs the lookups of all frames 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -159,7 +160,8 @@ def shading(light: Float[Array, "9 3"], normals: Float[Array, "*n 3"], formula: 
   """
   # Not a matrix product of nine images, which takes half of the time of a whole picture.
   rows = [row.reshape((1,) * (normals.ndim - 1) + (-1,)) for row in light]
-  return sum(basis[..., None] * row for basis, row in zip(_harmonics(normals, formula), rows, strict=True))
+  parts = [basis[..., None] * row for basis, row in zip(_harmonics(normals, formula), rows, strict=True)]
+  return functools.reduce(jnp.add, parts)
 
 
 def shade(albedo: Array, shading: Array, formula: str = "vht") -> Array:

@@ -175,7 +175,10 @@ def tracked_of(
     raise InputError(f"{path}: light: expected shape ({n}, 9, 3); found {light.shape}")
   if offset.shape != (70, 3) or offset.dtype.kind != "f" or not np.isfinite(offset).all():
     raise InputError(f"{path}: vht_jax_lmk_offset: expected finite numbers (70, 3); found {offset.shape}")
-  rows = lambda key: np.asarray(arrays[key], np.float32)
+
+  def rows(key: str) -> Any:
+    return np.asarray(arrays[key], np.float32)
+
   raw = RawPose(
     expr=rows("expr"),
     rotation=rows("rotation"),
