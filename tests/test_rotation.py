@@ -45,6 +45,14 @@ def test_matrix_derivatives_of_two_orders(angle):
     check_grads(axis_angle_to_matrix, (jnp.asarray(AXIS * angle),), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("angle", [0.0, 1e-4, 0.5, 0.999, 1.001, 3.0])
+def test_derivative_in_closed_form_is_that_of_forward_mode(angle):
+  r = angle * jnp.array([0.6, -0.48, 0.64])
+  R, d_R = rotation.matrix_and_derivative(r)
+  np.testing.assert_allclose(R, rotation.axis_angle_to_matrix(r), atol=1e-7)
+  np.testing.assert_allclose(d_R, jax.jacfwd(rotation.axis_angle_to_matrix)(r), atol=1e-6)
+
+
 def test_matrix_second_derivative_at_the_identity():
   # R = I + K + K^2/2 + ..., K^2 = r r^T - |r|^2 I: the Hessian of R_ab is the symmetrised outer product
   hessian = jax.jit(jax.hessian(rotation.axis_angle_to_matrix))(jnp.zeros(3))

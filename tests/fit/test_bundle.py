@@ -11,6 +11,7 @@ from vht_jax import cameras, rotation
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, unknowns
 from vht_jax.fit.terms import landmarks, openings, priors
+from vht_jax.head import motion
 from vht_jax.head import points as pts
 from vht_jax.tracking.pure import landmarks_only
 
@@ -99,7 +100,7 @@ def adjust():
 def head_rotation(x):
   """Root times neck: which of the two turns the head can hardly be seen."""
   root, neck = (rotation.axis_angle_to_matrix(r) for r in (x[-14:-11], x[-8:-5]))
-  return root @ jnp.array(pts.FRONTAL) @ neck
+  return root @ jnp.array(motion.FRONTAL) @ neck
 
 
 def rotation_error_deg(xs, truth):
@@ -251,7 +252,7 @@ def test_frame_prior_is_the_model_of_its_cost(lm, weights):
   expected = np.array(hessian / 2)
   expected[jaw, jaw] = prior.matrix[jaw, jaw]
   np.testing.assert_allclose(prior.matrix, expected, rtol=1e-4, atol=1e-2)
-  d_jaw = (float(pts.jaw_angle(x[jaw] + 1e-2)) - float(pts.jaw_angle(x[jaw] - 1e-2))) / 2e-2
+  d_jaw = (float(motion.jaw_angle(x[jaw] + 1e-2)) - float(motion.jaw_angle(x[jaw] - 1e-2))) / 2e-2
   np.testing.assert_allclose(prior.matrix[jaw, jaw], (d_jaw / weights.sd_jaw) ** 2, rtol=1e-3)
 
 

@@ -216,6 +216,24 @@ def test_nonlinear_shared_problem():
   assert arrow.converged
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_last_step_of_which_only_the_cost_is_known(steps):
+  """It is taken or not as ever, whatever the matrices there are."""
+  t = jnp.linspace(0.0, 2.0, 12)
+  normal = arrow_of(lambda x, s, f: x[0] * jnp.exp(-s[0] * t) + x[1] - jnp.asarray([2.0, 1.0, 0.5])[f])
+
+  def cost_or_all(xs, s, whole):
+    found = normal(xs, s)
+    return jax.tree.map(lambda a: jnp.where(whole, a, jnp.nan), found).replace(cost=found.cost)
+
+  start = jnp.ones((3, 2)), jnp.array([0.3])
+  plain = jax.jit(lambda: levenberg_marquardt_shared(normal, *start, max_steps=steps))()
+  short = jax.jit(lambda: levenberg_marquardt_shared(cost_or_all, *start, max_steps=steps, only_cost=True))()
+  for name in ("frames", "shared", "cost", "steps"):
+    np.testing.assert_allclose(getattr(short, name), getattr(plain, name), rtol=1e-6)
+  assert np.isfinite(short.shared_information).all()
+
+
 def test_non_finite_shared_steps_are_rejected():
   def residual(x, s, f):
     log = jnp.where(s[0] > 0, jnp.log(jnp.maximum(s[0], 1e-9)) + 2.0, jnp.nan)

@@ -215,6 +215,19 @@ def test_every_form_equals_dense_least_squares(toy, in_turn):
   np.testing.assert_allclose(total.cost, arrow.cost - np.sum(np.asarray(solved)[..., -1] ** 2), rtol=1e-4)
 
 
+def test_of_what_is_not_wanted_the_cost_alone_is_right(toy):
+  entries, _, free, start = toy
+  frames = jnp.asarray(np.random.default_rng(2).standard_normal((F, free.frame.size)), jnp.float32)
+  flat = unknowns.extract(free.shared, start)
+  of = jax.jit(lambda whole: assemble.arrow_normal(entries, free, start, frames, flat, True, whole))
+  plain = jax.jit(lambda: assemble.arrow_normal(entries, free, start, frames, flat, True))()
+  for a, b in zip(jax.tree.leaves(of(True)), jax.tree.leaves(plain), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6 * np.abs(b).max())
+  half = of(False)
+  np.testing.assert_allclose(half.cost, plain.cost, rtol=1e-6)
+  assert not any(np.any(a) for a in jax.tree.leaves(half.replace(cost=0.0)))
+
+
 def test_layout_names_every_number():
   layout = Layout.of(a=(2,), b=(), c=(2, 3))
   assert (layout.size, layout.names, "b" in layout, "d" in layout) == (9, ("a", "b", "c"), True, False)

@@ -10,7 +10,7 @@ import pytest
 from vht_jax import cameras, rotation
 from vht_jax.fit import unknowns as layout
 from vht_jax.fit.unknowns import Shared
-from vht_jax.head import flame
+from vht_jax.head import flame, motion
 from vht_jax.head import points as pts
 
 SIZE = (480, 640)
@@ -144,7 +144,7 @@ def test_the_frontal_neutral_pose_is_the_origin_of_the_unknowns(small_head, poin
   x = functions["from_pose"](points, flame.neutral_pose(small_head), shared.shape, cam, jnp.zeros(2))
   parts = layout.split(x)
   np.testing.assert_allclose(parts["rotation"], 0, atol=1e-5)
-  np.testing.assert_allclose(pts.jaw_angle(parts["jaw"]), 0, atol=1e-5)
+  np.testing.assert_allclose(motion.jaw_angle(parts["jaw"]), 0, atol=1e-5)
   assert np.all(np.abs(parts["place"][:2]) < 0.15)
   np.testing.assert_allclose(np.exp(parts["place"][2]), 2.0 / 1.0, rtol=0.15)  # focal / a metre
 

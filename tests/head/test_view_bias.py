@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from test_open_head import MIRROR_70
 
 from vht_jax.head import view_bias as vb
-from vht_jax.head.points import FRONTAL
+from vht_jax.head.motion import FRONTAL
 from vht_jax.landmarks.mirror import MIRROR
 from vht_jax.rotation import axis_angle_to_matrix
 from vht_jax.types import ViewBias

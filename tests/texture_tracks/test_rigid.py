@@ -54,7 +54,8 @@ def make(
   sd = stated or noise
   thought = expression if thought is None else thought
   problem = rigid.Problem(
-    X0=f32(X + mesh * rng.standard_normal(X.shape)), bent=f32(thought * bent), uv=f32(uv), inverse_sd=f32(np.where(seen, 1 / sd, 0)),
+    X0=f32(X + mesh * rng.standard_normal(X.shape)), bent=f32(thought * bent), uv=f32(uv),
+    inverse_sd=f32(np.where(seen, 1 / sd, 0)),
     region=jnp.asarray(rng.integers(0, 3, n_points), jnp.int32), side=f32(SIDE), centre=f32([SIDE / 2, SIDE / 2]),
     mean=f32(rigid.usual_camera()[0]), sd=f32(rigid.usual_camera()[1]),
   )  # fmt: skip

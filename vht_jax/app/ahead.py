@@ -11,9 +11,11 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,6 +118,8 @@ def rehearse(
 
   result = track(model, clip, config, weights, progress=Shown(), checkpoint=_Examined(len(clip)))
   results.projected_landmarks(model, result, clip.size)
+  with tempfile.TemporaryDirectory() as folder:
+    results.save_tracked(Path(folder, "blank.npz"), result, np.arange(len(clip)), clip.size, config, model)
 
 
 class Compiling:

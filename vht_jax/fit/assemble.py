@@ -37,8 +37,9 @@ def frame_normal(entries: Sequence[Entry], at: At) -> Normal:
 
 
 def arrow_normal(
-  entries: Sequence[Entry], unknowns: Unknowns, shared: Shared, xs: Array, flat: Array, in_turn: bool = False
-) -> ArrowNormal:
+  entries: Sequence[Entry], unknowns: Unknowns, shared: Shared, xs: Array, flat: Array, in_turn: bool = False,
+  whole: Array | None = None,
+) -> ArrowNormal:  # fmt: skip
   """Normal equations of F frames and of what they share.
 
   Args:
@@ -46,6 +47,7 @@ def arrow_normal(
     shared: what is not estimated is taken from here.
     xs: (F, n); flat: (m,) the shared unknowns.
     in_turn: one frame after the other, so that no more than one frame's derivatives are held. For terms of many rows.
+    whole: () bool, in turn only: else nothing but the cost is computed, and the rest is 0.
   """
   shared = insert(unknowns.shared, flat, shared)
   terms, observations = zip(*entries)
@@ -55,8 +57,16 @@ def arrow_normal(
     at = unknowns.at(x, shared)
     return [term.linearise(at, observation) for term, observation in zip(terms, observations)]
 
+  def of_one(found):
+    if whole is None:
+      return _sums(found, unknowns)
+    like = jax.eval_shape(lambda found: _sums(found, unknowns), found)
+    nothing = lambda found: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)  # the products are nearly all
+    sums = jax.lax.cond(whole, lambda found: _sums(found, unknowns), nothing, found)
+    return sums.replace(cost=sum(_cost(each) for each in found))
+
   if in_turn:
-    sums = jax.lax.map(lambda a: _sums(lone(linearise(*a)), unknowns), (xs, observations))
+    sums = jax.lax.map(lambda a: of_one(lone(linearise(*a))), (xs, observations))
     sums = _over_frames(sums)
   else:
     sums = _sums(jax.vmap(linearise)(xs, observations), unknowns)
@@ -111,6 +121,14 @@ def _padded(found: Normal, n: int) -> Normal:
   if not k:
     return found
   return Normal(found.cost, jnp.pad(found.gradient, (0, k)), jnp.pad(found.matrix, ((0, k), (0, k))))
+
+
+def _cost(found: Linearised | Normal) -> Array:
+  """Of all frames."""
+  if found.cost is not None:
+    return jnp.sum(found.cost)
+  assert isinstance(found, Linearised)  # which alone may be without
+  return jnp.sum(found.residual**2)
 
 
 def _weighted(found: Linearised) -> tuple[Array, Array, Array | None]:
@@ -244,5 +262,5 @@ def _arrow(sums: _Sums, unknowns: Unknowns) -> ArrowNormal:
 def _spread(blocks: Array) -> Array:
   """(P, c, d), the only ones that are not zero, as a matrix (P c, P d)."""
   P, c, d = blocks.shape
-  p = jnp.arange(P)
-  return jnp.zeros((P, c, P, d), blocks.dtype).at[p, :, p, :].set(blocks).reshape(P * c, P * d)
+  same = jnp.eye(P, dtype=bool)[:, None, :, None]
+  return jnp.where(same, blocks[:, :, None], 0.0).reshape(P * c, P * d)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from vht_jax import rotation
 from vht_jax.config import Weights
 from vht_jax.fit import assemble, unknowns
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
@@ -21,6 +22,7 @@ from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import At, Shared, join, raw_jaw
 from vht_jax.head import points as pts
+from vht_jax.head.motion import FRONTAL
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -111,12 +113,12 @@ def initial_unknowns(model: LandmarkModel, observed: ObservedLandmarks) -> Array
   """A frame's unknowns from the best affine camera for the mean head (closed form), neutral expression."""
   rows, scale, mean_h, mean_u = affine_camera(model, observed.uv[:68], observed.inverse_sd[:68] > 0)
   R = jnp.concatenate([rows, jnp.cross(rows[0], rows[1])[None]])
-  frontal = jnp.array(pts.FRONTAL, R.dtype)
+  frontal = jnp.array(FRONTAL, R.dtype)
   place = mean_u + scale * jnp.matmul(rows, model.points.pivot - mean_h, precision=HIGHEST)
   zeros = lambda *shape: jnp.zeros(shape, R.dtype)
   return join(
     expr=zeros(model.points.exprdirs.shape[-1]),
-    rotation=pts.rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST)),
+    rotation=rotation.matrix_to_axis_angle(jnp.matmul(R, frontal.T, precision=HIGHEST)),
     place=jnp.concatenate([place, jnp.log(scale)[None]]),
     neck=zeros(3),
     jaw=raw_jaw(jnp.asarray(START_JAW, R.dtype)),

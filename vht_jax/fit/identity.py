@@ -76,15 +76,16 @@ def fit_keyframes(
     free = with_landmarks(model, start)
     priors = [*_colour_priors(xs.dtype), *held, *more_priors]
 
-    def normal(xs, flat):
+    def normal(xs, flat, whole):
       arrow = bundle_normal(
         model, xs, flat, observed, weights, focal_prior, [(HeldFrame(hold), xs_start), *more], priors, shared=start
       )
       painted = [(UnknownColours(weights), colours)]
-      return arrow + assemble.arrow_normal(painted, free, start, xs, flat, in_turn=True)
+      return arrow + assemble.arrow_normal(painted, free, start, xs, flat, in_turn=True, whole=whole)
 
     xs_start = xs
-    solution = levenberg_marquardt_shared(normal, with_common(xs), extract(free.shared, start), max_steps=INNER_STEPS)
+    begin = with_common(xs), extract(free.shared, start)
+    solution = levenberg_marquardt_shared(normal, *begin, max_steps=INNER_STEPS, only_cost=True)
     found = insert(free.shared, solution.shared, start)
     xs = solution.frames[:, : xs.shape[1]]
     appearance = appearance.replace(texture=found.brought("texture"), light=found.brought("light"))

@@ -25,7 +25,9 @@ import jax.numpy as jnp
 from vht_jax import rotation
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame
-from vht_jax.head.points import FRONTAL, N_POSE, POSE, Points, joint_angles, rigid, shaped_points
+from vht_jax.head.motion import FRONTAL, N_POSE, POSE, joint_angles, rigid
+from vht_jax.head.points import Points, shaped_points
+from vht_jax.host.programs import namespace
 from vht_jax.layout import Layout
 from vht_jax.types import Array, Camera, Identity, Pose
 
@@ -196,18 +198,20 @@ def principal_of(camera: Camera, size: tuple[int, int]) -> Array:
   """(2,) a camera's principal point as in `Shared`; size (H, W) px."""
   height, width = size
   side = max(height, width)
-  principal = jnp.asarray(camera.principal)
-  return (principal - 0.5) * jnp.array([width / side, height / side], principal.dtype)
+  xp = namespace(camera.principal)
+  principal = xp.asarray(camera.principal)
+  return (principal - xp.asarray(0.5, principal.dtype)) * xp.array([width / side, height / side], principal.dtype)
 
 
 def camera_of(shared: Shared, size: tuple[int, int], extrinsics: Camera | None = None) -> Camera:
   """The shared unknowns' camera for images of size (H, W) px, at the place of `extrinsics`; None: the default one."""
   height, width = size
-  side, dtype = max(height, width), jnp.asarray(shared.log_focal).dtype
+  xp = namespace(shared.log_focal)
+  side, dtype = max(height, width), xp.asarray(shared.log_focal).dtype
   place = make_camera(1.0) if extrinsics is None else extrinsics
   return Camera(
-    focal=jnp.exp(shared.log_focal),
-    principal=0.5 + shared.principal * jnp.array([side / width, side / height], dtype),
+    focal=xp.exp(shared.log_focal),
+    principal=0.5 + shared.principal * xp.array([side / width, side / height], dtype),
     R=jnp.asarray(place.R, dtype),
     T=jnp.asarray(place.T, dtype),
   )

@@ -11,26 +11,27 @@ How the pose of a frame is written, `POSE`, is explained in `fit.unknowns`.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vht_jax import rotation
-from vht_jax.head import flame
-from vht_jax.layout import Layout
+from vht_jax.head.motion import (
+  MOTION,
+  N_POSE,
+  POSE,
+  joint_angles,
+  joint_motion,
+  joint_transforms,
+  product,
+  rigid,
+  rigid_motion,
+)  # fmt: skip
 from vht_jax.types import Array, FlameModel
 
-# Unknowns of a frame beside the expression; the names of `joint_angles` and `rigid`.
-POSE = Layout.of(rotation=(3,), place=(3,), neck=(3,), jaw=(), eyes=(2, 2))
-N_POSE = POSE.size
-# Everything that moves shaped points: what `place` differentiates by.
-MOTION = POSE + Layout.of(log_focal=(), principal=(2,), joints=(5, 3))
 HIGHEST = jax.lax.Precision.HIGHEST
-# Head (x left, y up, z out of the face) seen frontally by an OpenCV camera (x right, y down, z into the scene).
-FRONTAL = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 
 
 class Points(flax.struct.PyTreeNode):
@@ -79,64 +80,18 @@ def fold_shape(points: Points, shape: Array) -> Points:
   )
 
 
-def jaw_angle(raw: Array) -> Array:
-  lower, upper = flame.JOINT_LIMITS["jaw"]
-  return rotation.bound(raw, float(lower[0]), float(upper[0]))
-
-
-def joint_angles(pose: dict[str, Array]) -> Array:
-  """(5, 3) axis-angles of root (0), neck, jaw and eyes from the blocks of `POSE`."""
-  jaw, eyes = jaw_angle(pose["jaw"]), pose["eyes"]
-  zero = jnp.zeros((), jaw.dtype)
-  return jnp.stack(
-    [
-      jnp.zeros(3, jaw.dtype),
-      pose["neck"],
-      jnp.stack([jaw, zero, zero]),
-      jnp.stack([eyes[0, 0], eyes[0, 1], zero]),
-      jnp.stack([eyes[1, 0], eyes[1, 1], zero]),
-    ]
-  )
-
-
-def joint_transforms(angles: Array, joints: Array) -> tuple[Array, Array, Array]:
-  """Skinning transforms with the root unturned: rotations (5, 3, 3), translations (5, 3), pose feature (36,)."""
-  R = jax.vmap(rotation.axis_angle_to_matrix)(angles)
-  eye = jnp.eye(3, dtype=R.dtype)
-  mul = lambda a, b: jnp.matmul(a, b, precision=HIGHEST)
-  t_neck = joints[1] - mul(R[1], joints[1])
-  child = [mul(R[1], R[k]) for k in (2, 3, 4)]
-  t_child = [mul(R[1], joints[k]) + t_neck - mul(c, joints[k]) for k, c in zip((2, 3, 4), child)]
-  rotations = jnp.stack([eye, R[1], *child])
-  translations = jnp.stack([jnp.zeros(3, R.dtype), t_neck, *t_child])
-  return rotations, translations, (R[1:] - eye[None]).reshape(-1)
-
-
-def rigid(pose: dict[str, Array], focal: Array, principal: Array) -> tuple[Array, Array]:
-  """Head -> camera rotation (3, 3) and the camera position (3,) of the pivot, m."""
-  place = pose["place"]
-  z = focal * jnp.exp(-place[2])
-  return frontal_rotation(pose["rotation"]), jnp.concatenate([(place[:2] - principal) * (z / focal), z[None]])
-
-
-def frontal_rotation(angles: Array) -> Array:
-  """Head -> camera rotation (3, 3) of the axis-angle (3,) relative to the frontal view."""
-  frontal = jnp.array(FRONTAL, angles.dtype)
-  return jnp.matmul(rotation.axis_angle_to_matrix(angles), frontal, precision=HIGHEST)
-
-
 def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array, focal: Array, principal: Array):
   """Poses the points: camera coordinates (N, 3), and the linear maps dX/d(shaped) (N, 3, 3) and head rotation."""
   pose = POSE.split(pose_part)
   rotations, translations, feature = joint_transforms(joint_angles(pose), joints)
   feature = feature[: points.posedirs.shape[-1]]
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
-  blend_R = jnp.einsum("nj,jab->nab", points.lbs_weights, rotations, precision=HIGHEST)
-  blend_t = jnp.matmul(points.lbs_weights, translations, precision=HIGHEST)
-  head = jnp.einsum("nab,nb->na", blend_R, posed, precision=HIGHEST) + blend_t
+  blend_R = product("nj,jab->nab", points.lbs_weights, rotations)
+  blend_t = product("nj,ja->na", points.lbs_weights, translations)
+  head = product("nab,nb->na", blend_R, posed) + blend_t
   R, t = rigid(pose, focal, principal)
-  X = jnp.matmul(head - points.pivot[None], R.T, precision=HIGHEST) + t[None]
-  return X, (jnp.einsum("ab,nbc->nac", R, blend_R, precision=HIGHEST), R)
+  X = product("na,ba->nb", head - points.pivot[None], R) + t[None]
+  return X, (product("ab,nbc->nac", R, blend_R), R)
 
 
 class Placed(flax.struct.PyTreeNode):
@@ -145,9 +100,11 @@ class Placed(flax.struct.PyTreeNode):
   X: Array  # (N, 3) camera, m
   d_X: Array  # (N, 3, 32)
   d_point: Array  # (N, 3, 3) dX / d(shaped), which turns directions too
-  R: Array  # (3, 3) head -> camera
-  turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations, and
-  d_R: Array  # (3, 3, 32) that of R
+  turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations
+  R: Array  # (3, 3) head -> camera, and
+  d_R: Array  # (3, 3, 32)
+  t: Array  # (3,) camera, m: the pivot, and
+  d_t: Array  # (3, 32)
 
 
 def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: Array) -> Placed:
@@ -161,21 +118,14 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
     pose_part: (14,) the last unknowns.
     camera: with `log_focal` () and `principal` (2,), as `fit.unknowns.Shared`.
   """
-
-  def transforms(z):
-    by = MOTION.split(z)
-    rotations, translations, feature = joint_transforms(joint_angles(by), by["joints"])
-    R, t = rigid(by, jnp.exp(by["log_focal"]), by["principal"])
-    return rotations, translations, feature[: points.posedirs.shape[-1]], R, t
-
-  product = functools.partial(jnp.einsum, precision=HIGHEST)
-  z = jnp.concatenate([pose_part, camera.log_focal[None], camera.principal, joints.reshape(-1)])
-  rotations, translations, feature, R, t = transforms(z)
-  d_rotations, d_translations, d_feature, d_R, d_t = jax.jacfwd(transforms)(z)
+  pose = POSE.split(pose_part)
+  rotations, translations, feature, d_rotations, d_translations, d_feature = joint_motion(pose, joints)
+  R, t, d_R, d_t = rigid_motion(pose, jnp.exp(camera.log_focal), camera.principal)
   weights = points.lbs_weights
+  feature, d_feature = (a[: points.posedirs.shape[-1]] for a in (feature, d_feature))
   posed = shaped + jnp.matmul(points.posedirs, feature, precision=HIGHEST)
   blend_R = product("nj,jab->nab", weights, rotations)
-  head = product("nab,nb->na", blend_R, posed) + jnp.matmul(weights, translations, precision=HIGHEST)
+  head = product("nab,nb->na", blend_R, posed) + product("nj,ja->na", weights, translations)
   about = head - points.pivot[None]
   d_point = product("ab,nbc->nac", R, blend_R)
   turning = product("ab,jbck->jack", R, d_rotations)
@@ -184,14 +134,16 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
   moves = [product("ab,jbk->jak", R, d_translations), _by_factor(turning), jnp.swapaxes(d_R, 0, 1), d_t[None]]
   d_X = _combine(factors, moves)
   if feature.size:
-    d_X = d_X + product("nab,nbk->nak", d_point, product("nbf,fk->nbk", points.posedirs, d_feature))
-  return Placed(X=product("na,ba->nb", about, R) + t[None], d_X=d_X, d_point=d_point, R=R, turning=turning, d_R=d_R)
+    by_feature = jnp.matmul(points.posedirs, d_feature, precision=HIGHEST)
+    d_X = d_X + product("nab,nbk->nak", d_point, by_feature)
+  X = product("na,ba->nb", about, R) + t[None]
+  return Placed(X=X, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t)
 
 
 def turn(points: Points, placed: Placed, directions: Array) -> tuple[Array, Array]:
   """Directions (N, 3) of the unposed points in camera axes (N, 3), and their derivatives by z (N, 3, 32)."""
-  turned = jnp.einsum("nab,nb->na", placed.d_point, directions, precision=HIGHEST)
-  in_head = jnp.matmul(turned, placed.R, precision=HIGHEST)  # R^T of each
+  turned = product("nab,nb->na", placed.d_point, directions)
+  in_head = product("na,ab->nb", turned, placed.R)  # R^T of each
   factors = [_outer(points.lbs_weights, directions), in_head]
   return turned, _combine(factors, [_by_factor(placed.turning), jnp.swapaxes(placed.d_R, 0, 1)])
 
@@ -243,9 +195,10 @@ def project_derivative(X: Array, focal: Array) -> Array:
 
 def camera_columns(X: Array, focal: Array) -> Array:
   """(N, 2, 32): the derivatives of `project` by z (see `Placed`) that are its own: log focal and principal point."""
-  columns = jnp.zeros((X.shape[0], 2, MOTION.size), X.dtype)
-  columns = columns.at[:, :, MOTION.at("log_focal").start].set(X[:, :2] * (focal / X[:, 2:]))
-  return columns.at[:, :, MOTION.at("principal")].set(jnp.eye(2, dtype=X.dtype)[None])
+  by_principal = jnp.broadcast_to(jnp.eye(2, dtype=X.dtype)[None], (X.shape[0], 2, 2))
+  columns = jnp.concatenate([(X[:, :2] * (focal / X[:, 2:]))[..., None], by_principal], axis=-1)
+  where = MOTION.at("log_focal", "principal")
+  return jnp.pad(columns, ((0, 0), (0, 0), (where.start, MOTION.size - where.stop)))
 
 
 def by_unknowns(points: Points, columns: Array, maps: Array, exprdirs: Array, shapedirs: Array):
@@ -305,11 +258,11 @@ def seen(points: Points, placed: Placed, shared: Any) -> Seen:
   """`see` of points that are placed already."""
   X, focal = placed.X, jnp.exp(shared.log_focal)
   d_project = project_derivative(X, focal)
-  columns = jnp.einsum("nij,njk->nik", d_project, placed.d_X, precision=HIGHEST) + camera_columns(X, focal)
-  d_shaped = jnp.einsum("nij,njk->nik", d_project, placed.d_point, precision=HIGHEST)  # (N, 2, 3)
+  columns = product("nij,njk->nik", d_project, placed.d_X) + camera_columns(X, focal)
+  d_shaped = product("nij,njk->nik", d_project, placed.d_point)  # (N, 2, 3)
   d_x, d_shared = by_unknowns(points, columns, d_shaped, points.exprdirs, points.shapedirs)
   uv = project(X, focal, shared.principal)
-  by_head = jnp.matmul(d_project, placed.R, precision=HIGHEST)
+  by_head = product("nij,jk->nik", d_project, placed.R)
   return Seen(uv, d_x, d_shared, by_head)
 
 
@@ -320,14 +273,14 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
     slide: (N, 3, 2) how these displacements change with two numbers of which
     d_sines: (2, 32) are the derivatives by z; None: they are constant.
   """
-  product = functools.partial(jnp.einsum, precision=HIGHEST)
   d_X = placed.d_X + product("abk,nb->nak", placed.d_R, by)
-  if slide is not None:
-    d_X = d_X + product("ab,nbs,sk->nak", placed.R, slide, d_sines)
-  return placed.replace(X=placed.X + jnp.matmul(by, placed.R.T, precision=HIGHEST), d_X=d_X)
+  if slide is not None and d_sines is not None:
+    d_X = d_X + product("nas,sk->nak", product("ab,nbs->nas", placed.R, slide), d_sines)
+  return placed.replace(X=placed.X + product("nb,ab->na", by, placed.R), d_X=d_X)
 
 
-def some(points: Points, index: Any) -> Points:
-  """Those of the points with these numbers."""
+def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
+  """Those of the points with these numbers (n,)."""
   fields = ("template", "shapedirs", "exprdirs", "posedirs", "lbs_weights")
-  return points.replace(**{name: getattr(points, name)[index] for name in fields})
+  points = points.replace(**{name: getattr(points, name)[index] for name in fields})
+  return points, placed.replace(X=placed.X[index], d_X=placed.d_X[index], d_point=placed.d_point[index])

@@ -46,21 +46,21 @@ log = logging.getLogger("vht_jax")
 folder: Path | None = None  # where programs are kept; None: nowhere
 KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
 
-# XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time (docs/benchmarks.md).
-QUICK: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
+# XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time, `ROUGH` ones in 0.4 of that; they
+# run four times as long (docs/benchmarks.md).
+QUICK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+ROUGH: dict[str, Any] = QUICK | {"xla_backend_optimization_level": 0}
 
 _PACKAGE = Path(__file__).parents[1]
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
 _rehearsed = threading.local()  # .by: this thread's `Rehearsal`
 # What changes a trace, and what makes `jit` do something else than run a compiled program.
-_TRACING = (
-  "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
-  "jax_default_prng_impl", "jax_threefry_partitionable",
-)  # fmt: skip
+_TRACING = ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")
+_TRACING += ("jax_default_prng_impl", "jax_threefry_partitionable")
 _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks", "jax_enable_checks")
 
 
-def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
+def stored(fun: Callable, *, static_argnames: tuple[str, ...] = (), rough: bool = False) -> Callable:
   """`jax.jit(fun, static_argnames=...)` whose traced programs are kept on disk.
 
   The first process calls the stored program as well, so that all of them get the same bits.
@@ -69,6 +69,7 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
     fun: of the package, at the top of a module. It takes and returns pytrees of arrays: tuples, lists, dicts, None and
       the package's dataclasses.
     static_argnames: as for `jax.jit`; their values have to have a `repr` that says all of them.
+    rough: that it is compiled soon counts more than how fast it runs (`ROUGH`).
   """
   jitted = jax.jit(fun, static_argnames=static_argnames)
   signature = inspect.signature(fun)
@@ -97,7 +98,7 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
       # Not every program can be exported; if `fun` itself fails, it does so again there.
       plainly = lambda *leaves: jitted(**jax.tree.unflatten(tree, leaves), **static)
       with _lock:
-        program = programs.setdefault(identity, _Program(flat, leaves, text, plainly))
+        program = programs.setdefault(identity, _Program(flat, leaves, text, plainly, rough))
     return program.run(leaves) if rehearsal is None else rehearsal.blank(program)
 
   return call
@@ -106,9 +107,9 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = ()) -> Callable:
 class _Program:
   """One program for leaves of given kinds; the first thread that needs it makes it, and others wait for that."""
 
-  def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable):
+  def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable, rough: bool):
     """`plainly` is called with the leaves where the program cannot be exported."""
-    self._flat, self._text, self._plainly = flat, text, plainly
+    self._flat, self._text, self._plainly, self._rough = flat, text, plainly, rough
     self._leaves: list = leaves  # until it is traced
     self._traced: jax.export.Exported | None = None
     self._compiled: Callable | None = None
@@ -129,7 +130,7 @@ class _Program:
         return self._compiled
       name = self._flat.__name__
       try:
-        self._compiled = _compile(self.traced(), name)
+        self._compiled = _compile(self.traced(), name, self._rough)
       except Exception as error:
         log.debug("%s is not kept: %s", name, error)
         self._compiled = self._plainly
@@ -200,7 +201,7 @@ def in_chunks(solve: Callable[[np.ndarray], Any], n: int, size: int) -> Any:
 
 
 def rehearsing() -> bool:
-  """Whether results are blanks in this thread, which say nothing of the clip."""
+  """Whether results are blanks in this thread."""
   return getattr(_rehearsed, "by", None) is not None
 
 
@@ -238,7 +239,7 @@ def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], No
   return found
 
 
-def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
+def _compile(exported: jax.export.Exported, name: str, rough: bool) -> jax.stages.Compiled:
   def run(*leaves):
     return exported.call(*leaves)
 
@@ -246,7 +247,7 @@ def _compile(exported: jax.export.Exported, name: str) -> jax.stages.Compiled:
   lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
   if jax.default_backend() == "cpu":
     try:
-      return lowered.compile(QUICK)
+      return lowered.compile(ROUGH if rough else QUICK)
     except jax.errors.JaxRuntimeError as error:  # JAX 0.12's XLA has no other emitters any more
       log.debug("%s: %s", name, error)
   return lowered.compile()

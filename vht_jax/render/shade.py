@@ -5,6 +5,7 @@ All functions take one frame; `vmap` over frames runs the lookups of all frames 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -114,11 +115,16 @@ def sample_texture(
 
 def spherical_harmonics(normals: Float[Array, "*n 3"], formula: str = "vht") -> Float[Array, "*n 9"]:
   """The 9 basis functions of the lighting at normals (..., 3) -> (..., 9); formula as for `shading`."""
+  return jnp.stack(_harmonics(normals, formula), axis=-1)
+
+
+def _harmonics(normals: Array, formula: str) -> list[Array]:
+  """`spherical_harmonics`, each (...)."""
   _check(formula)
   factors = PHYSICAL_SH_FACTORS if formula == "physical" else SH_FACTORS
   x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
   basis = [jnp.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3.0 * z * z - 1.0]
-  return jnp.stack([f * b for f, b in zip(factors, basis, strict=True)], axis=-1)
+  return [f * b for f, b in zip(factors, basis, strict=True)]
 
 
 def turned_light(light: Float[Array, "9 3"], R: Float[Array, "3 3"]) -> Float[Array, "9 3"]:
@@ -152,7 +158,10 @@ def shading(light: Float[Array, "9 3"], normals: Float[Array, "*n 3"], formula: 
   Raises:
     ValueError: on another formula.
   """
-  return jnp.matmul(spherical_harmonics(normals, formula), light, precision=jax.lax.Precision.HIGHEST)
+  # Not a matrix product of nine images, which takes half of the time of a whole picture.
+  rows = [row.reshape((1,) * (normals.ndim - 1) + (-1,)) for row in light]
+  parts = [basis[..., None] * row for basis, row in zip(_harmonics(normals, formula), rows, strict=True)]
+  return functools.reduce(jnp.add, parts)
 
 
 def shade(albedo: Array, shading: Array, formula: str = "vht") -> Array:

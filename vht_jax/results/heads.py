@@ -27,8 +27,8 @@ def head_id(model: FlameModel) -> str:
   It does not depend on how many components are kept.
   """
   digest = hashlib.blake2b(digest_size=6)
-  for array in (model.v_template, model.shapedirs[..., :1], model.exprdirs[..., :1]):
-    array = np.ascontiguousarray(array, np.float32)
+  for array, first in ((model.v_template, None), (model.shapedirs, 1), (model.exprdirs, 1)):
+    array = np.ascontiguousarray(np.asarray(array)[..., :first], np.float32)
     digest.update(f"{array.shape}".encode() + array.tobytes())
   return digest.hexdigest()
 

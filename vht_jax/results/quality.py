@@ -133,7 +133,8 @@ def direction_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def pose_errors(poses: Pose, truth: Pose) -> dict[str, float]:
   """Mean over the frames of rotation_deg (root times neck), jaw_deg, gaze_deg (both eyes, relative to the head)."""
-  found, true = (np.asarray(jax.vmap(flame.pose_matrices)(p), np.float64) for p in (poses, truth))
+  matrices = lambda p: in_chunks(lambda index: _joints(rows_of(p, index)), len(p.expr), _CHUNK)
+  found, true = (matrices(p).astype(np.float64) for p in (poses, truth))
   return {
     "rotation_deg": float(angle_deg(found[:, 0] @ found[:, 1], true[:, 0] @ true[:, 1]).mean()),
     "jaw_deg": float(angle_deg(found[:, 2], true[:, 2]).mean()),
@@ -235,7 +236,7 @@ def posed_vertices(model: FlameModel, result: TrackResult) -> np.ndarray:
   return in_chunks(skin, len(result.poses.expr), _CHUNK)
 
 
-@functools.partial(stored, static_argnames=("size",))
+@functools.partial(stored, static_argnames=("size",), rough=True)
 def _project(model, identity, poses, size):
   def one(pose):
     points = flame.landmarks(model, flame.skin(model, identity.shape, pose))
@@ -244,7 +245,12 @@ def _project(model, identity, poses, size):
   return jax.vmap(one)(poses)
 
 
-@stored
+@functools.partial(stored, rough=True)
+def _joints(poses):
+  return jax.vmap(flame.pose_matrices)(poses)
+
+
+@functools.partial(stored, rough=True)
 def _skin(model, shape, poses):
   return jax.vmap(lambda pose: flame.skin(model, shape, pose))(poses)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def continuous(rotations: Any) -> np.ndarray:
   return np.asarray(_continuous(padded))[:n]
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _continuous(rotations):
   def follow(previous, r):
     r = rotation.nearest_axis_angle(r, previous)
@@ -59,12 +60,17 @@ def _continuous(rotations):
   return jax.lax.scan(follow, rotations[0], rotations)[1]
 
 
-@stored
+@functools.partial(stored, rough=True)
 def unlimit(poses):
   return jax.vmap(flame.unlimit_pose)(poses)
 
 
-@stored
+@functools.partial(stored, rough=True)
+def limit(raw):
+  return jax.vmap(flame.limit_pose)(raw)
+
+
+@functools.partial(stored, rough=True)
 def vht_intrinsics(camera):
   return cameras.to_vht_intrinsics(camera)
 

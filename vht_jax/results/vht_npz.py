@@ -20,7 +20,6 @@ import numpy as np
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
-from vht_jax.head import flame
 from vht_jax.host import npz
 from vht_jax.host.files import write_atomic
 from vht_jax.host.programs import in_chunks, rows_of
@@ -189,16 +188,20 @@ def tracked_of(
     raise InputError(f"{path}: light: expected shape ({n}, 9, 3); found {light.shape}")
   if offset.shape != (70, 3) or offset.dtype.kind != "f" or not np.isfinite(offset).all():
     raise InputError(f"{path}: vht_jax_lmk_offset: expected finite numbers (70, 3); found {offset.shape}")
-  f32 = lambda key: jnp.asarray(arrays[key], jnp.float32)
+
+  def rows(key: str) -> Any:
+    return np.asarray(arrays[key], np.float32)
+
   raw = RawPose(
-    expr=f32("expr"),
-    rotation=f32("rotation"),
-    translation=f32("translation"),
-    neck=f32("neck_pose"),
-    jaw=f32("jaw_pose"),
-    eyes=f32("eyes_pose").reshape(n, 2, 3),
+    expr=rows("expr"),
+    rotation=rows("rotation"),
+    translation=rows("translation"),
+    neck=rows("neck_pose"),
+    jaw=rows("jaw_pose"),
+    eyes=rows("eyes_pose").reshape(n, 2, 3),
   )
-  poses = jax.vmap(flame.limit_pose)(raw)
+  limited = in_chunks(lambda index: vht_keys.limit(rows_of(raw, index)), n, vht_keys.CHUNK)
+  poses = jax.tree.map(jnp.asarray, limited)
   status = np.where(np.arange(n) < n_processed, Status.TRACKED, Status.NO_FACE)
   identity = Identity(
     shape=jnp.asarray(arrays["shape"], jnp.float32),

@@ -19,12 +19,12 @@ from vht_jax.texture_tracks.skin import cut
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-@stored
+@functools.partial(stored, rough=True)
 def person(model, shape, vertex):
   return flame.with_identity(cut(model, vertex), shape)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def unposed(head, expr, jaw):
   """(v, 3) the head with this expression, unturned, about its root."""
   pose = flame.neutral_pose(head)
@@ -93,7 +93,7 @@ def fine(faces, views, keys, corners, shift):
   return map_frames(lambda view, shift: follow.fine(faces, view, keys, corners, shift))(views, shift)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def lenses(focal_px, principal_px, scale, corner):
   return jax.vmap(lambda s, c: lens_of(focal_px, principal_px, s, c))(scale, corner)
 
@@ -103,17 +103,17 @@ def bundle(problem, state, steps):
   return rigid.solve(problem, state, steps)[0]
 
 
-@stored
+@functools.partial(stored, rough=True)
 def start(problem, R, t, focal, principal):
   return rigid.start(problem, R, t, focal, principal)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def noise(problem, state):
   return rigid.region_noise(problem, state)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def deviation(problem, state):
   return uncertainty.focal_deviation(problem, state)[0]
 

@@ -24,7 +24,8 @@ _CHEEKS = ((31, 2), (31, 4), (35, 14), (35, 12), (36, 3), (45, 13))  # pairs of 
 def skin_of(model: FlameModel) -> Skin:
   """The face's skin; host side, because its size depends on the head."""
   mesh = np.asarray(model.v_template)
-  landmarks = np.asarray(flame.landmarks(model, model.v_template))[:68]
+  corners, bary = np.asarray(model.lmk_vertices)[:68], np.asarray(model.lmk_bary)[:68]
+  landmarks = np.sum(mesh[corners] * bary[..., None], axis=1)
   masks = {name: np.asarray(mask) for name, mask in model.masks.items()}
   if "face" in masks:
     keep = masks["face"].copy()

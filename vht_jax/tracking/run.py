@@ -166,17 +166,17 @@ def fitted_points(
   return xp.where(there[..., None], landmarks, 0.0), xp.where(there, confidence, 0.0)
 
 
-@functools.partial(stored, static_argnames=("dense_step",))
+@functools.partial(stored, static_argnames=("dense_step",), rough=True)
 def _landmark_model(model, weights, dense_step):
   return observed.landmark_model(model, weights, dense_step)
 
 
-@functools.partial(stored, static_argnames=("size",))
+@functools.partial(stored, static_argnames=("size",), rough=True)
 def _observe(model, points, confidence, size):
   return jax.vmap(lambda p, c: observed.observe_landmarks(model, p, c, size))(points, confidence)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _points(model, vertices, bary):
   points = pts.surface_points(model, vertices, bary)
   return pts.fold_shape(points, jnp.zeros(points.shapedirs.shape[-1], points.template.dtype))

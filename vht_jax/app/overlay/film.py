@@ -147,7 +147,8 @@ def photometric_l1(image: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> flo
   inside = alpha > 0.5
   if not inside.any():
     return float("nan")
-  return float(np.abs(image[inside] / 255.0 - np.clip(rgb[inside], 0.0, 1.0)).mean())
+  seen = image[inside].astype(np.float32) / np.float32(255)
+  return float(np.abs(seen - np.clip(rgb[inside], 0.0, 1.0)).mean(dtype=np.float64))
 
 
 def caption(frame: int, status: int) -> str:

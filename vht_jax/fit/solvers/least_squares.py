@@ -44,9 +44,9 @@ def damped_cholesky(matrix: Array, damping: Array | float) -> Array:
   An unknown that nothing depends on (a zero on the diagonal: the pose of a frame without landmarks) gets a one
   there, so that it stays where it is.
   """
-  i = jnp.arange(matrix.shape[-1])
-  diagonal = matrix[..., i, i]
-  return jnp.linalg.cholesky(matrix.at[..., i, i].set(jnp.where(diagonal == 0, 1.0, diagonal * (1 + damping))))
+  eye = jnp.eye(matrix.shape[-1], dtype=bool).reshape((1,) * (matrix.ndim - 2) + matrix.shape[-2:])
+  damped = jnp.where(matrix == 0, 1.0, matrix * (1 + damping))
+  return jnp.linalg.cholesky(jnp.where(eye, damped, matrix))
 
 
 def while_running(running: Callable, step: Callable, state, max_steps: int):
@@ -135,9 +135,9 @@ def eliminate_frames(model: ArrowNormal, damping: Array | float):
   m = model.shared_gradient.shape[0]
   flat = solved.reshape(-1, m + 1)
   reduced = jnp.matmul(flat[:, :m].T, flat, precision=HIGHEST)
-  i = jnp.arange(m)
-  diagonal = model.shared_matrix[i, i]
-  damped = model.shared_matrix.at[i, i].set(jnp.where(diagonal == 0, 1.0, diagonal * (1 + damping)))
+  eye = jnp.eye(m, dtype=bool)
+  damped = model.shared_matrix * jnp.where(eye, 1 + damping, 1)
+  damped = damped + jnp.where(eye & (model.shared_matrix == 0), 1.0, 0.0)
   return factors, solved, damped - reduced[:, :m], model.shared_gradient - reduced[:, m]
 
 
@@ -151,19 +151,34 @@ def arrow_step(model: ArrowNormal, damping: Array | float) -> tuple[Array, Array
 
 
 def levenberg_marquardt_shared(
-  normal: Callable[[Array, Array], ArrowNormal], frames0: Array, shared0: Array, *, max_steps: int, tol: float = 1e-5,
-  damping: float = 1e-3, loop: Callable = while_running,
-) -> ArrowSolution:  # fmt: skip
-  """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement."""
+  normal: Callable[..., ArrowNormal],
+  frames0: Array,
+  shared0: Array,
+  *,
+  max_steps: int,
+  tol: float = 1e-5,
+  damping: float = 1e-3,
+  loop: Callable = while_running,
+  only_cost: bool = False,
+) -> ArrowSolution:
+  """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement.
+
+  Args:
+    normal: of frames and shared unknowns; with `only_cost` also of whether more than the cost is wanted, () bool.
+    only_cost: of the last step's end nothing else is asked for. Then `shared_information` is that of its start.
+  """
 
   def step(state):
     frames, shared, model, lam, k, done = state
     d_frames, d_shared = arrow_step(model, lam)
     trial = frames + d_frames, shared + d_shared
-    new = normal(*trial)
+    last = k == max_steps
+    new = normal(*trial, ~last) if only_cost else normal(*trial)
     accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
-    return pick(trial[0], frames), pick(trial[1], shared), jax.tree.map(pick, new, model), lam, k + 1, done
+    known = accept & ~last if only_cost else accept
+    model = jax.tree.map(lambda a, b: jnp.where(known, a, b), new, model).replace(cost=pick(new.cost, model.cost))
+    return pick(trial[0], frames), pick(trial[1], shared), model, lam, k + 1, done
 
   dtype = shared0.dtype
   F, n, m = *frames0.shape, shared0.shape[0]

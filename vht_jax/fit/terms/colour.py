@@ -17,6 +17,7 @@ from vht_jax.fit.terms.samples import Samples, estimate_gain, sample_pixels
 from vht_jax.fit.terms.surface import Crop, Surface, to_pixels, to_world
 from vht_jax.fit.terms.term import Linearised
 from vht_jax.fit.unknowns import At, Shared
+from vht_jax.head import motion
 from vht_jax.head import points as pts
 from vht_jax.render import shade
 from vht_jax.render.image import sample_bilinear
@@ -118,7 +119,7 @@ def differences(seen: ObservedColours, albedo: Array, light: Array, x: Array, sh
   G = jnp.stack([gx, gy], -1) * crop.scale  # (N, 3, 2) d image / d uv
   gain = albedo + 1.0
 
-  product = lambda a, b: jnp.einsum("nij,njk->nik", a, b, precision=HIGHEST)
+  product = lambda a, b: motion.product("nij,njk->nik", a, b)
   image_by_point = product(G, pts.project_derivative(X, focal))  # (N, 3, 3)
   d_shading = jax.vmap(jax.jacfwd(lambda q: shading_of(q)[0]))(normal)  # (N, 3, 3)
   color_by_normal = gain[..., None] * d_shading

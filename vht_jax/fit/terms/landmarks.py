@@ -22,6 +22,7 @@ from vht_jax.fit.terms.term import Linearised, Own
 from vht_jax.fit.unknowns import At, Shared
 from vht_jax.head import points as pts
 from vht_jax.head import view_bias
+from vht_jax.head.motion import product
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -43,7 +44,7 @@ class Landmarks(flax.struct.PyTreeNode):
     scale = scale[..., None]
     frame = {"head": seen.d_x * scale}
     if common is not None:
-      frame["common"] = jnp.matmul(seen.by_head, self.model.common, precision=HIGHEST) * scale
+      frame["common"] = product("nij,njk->nik", seen.by_head, self.model.common) * scale
     shared = {**{name: d * scale for name, d in seen.d_shared.items()}, "offset": Own(seen.by_head * scale)}
     return Linearised(residual, frame, shared, root, cost)
 
@@ -85,14 +86,10 @@ def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common:
   points = model.points
   shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
   placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
-  z = jnp.concatenate([x[-pts.N_POSE :], shared.log_focal[None], shared.principal, joints.reshape(-1)])
-
-  def sines_of(z):
-    by = pts.MOTION.split(z)
-    return _sines(by, jnp.exp(by["log_focal"]), by["principal"])
-
-  moved = _moved(model, shared, sines_of(z), common)
-  return pts.seen(points, pts.displaced(placed, moved, model.slide, jax.jacfwd(sines_of)(z)), shared)
+  by_R, by_t = jax.jacfwd(view_bias.view, argnums=(0, 1))(placed.R, placed.t)
+  d_sines = product("sab,abk->sk", by_R, placed.d_R) + product("sa,ak->sk", by_t, placed.d_t)
+  moved = _moved(model, shared, view_bias.view(placed.R, placed.t), common)
+  return pts.seen(points, pts.displaced(placed, moved, model.slide, d_sines), shared)
 
 
 def view_of(x: Array, shared: Shared) -> Array:

@@ -30,7 +30,10 @@ class Openings(flax.struct.PyTreeNode):
   def linearise(self, at: At, observation: ObservedLandmarks) -> Linearised:
     model = self.model
     upper, lower = OPENINGS.T
-    seen = pts.see(pts.some(model.points, OPENINGS.T.reshape(-1)), at.x, at.shared)
+    shaped, joints = pts.shaped_points(model.points, at.shared.shape, at.x[: -pts.N_POSE])
+    # Of all landmarks, as `Landmarks` has them: XLA makes them once.
+    placed = pts.place(model.points, shaped, at.x[-pts.N_POSE :], at.shared, joints)
+    seen = pts.seen(*pts.some(OPENINGS.T.reshape(-1), model.points, placed), at.shared)
     apart = lambda a: a[: len(OPENINGS)] - a[len(OPENINGS) :]
     both = observation.inverse_sd[upper] * observation.inverse_sd[lower]
     both = jnp.where(both > 0, jnp.sqrt(jnp.where(both > 0, both, 1.0)), 0.0)  # the root has no derivative at 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.config import Weights
@@ -12,7 +13,7 @@ from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.terms.term import Entry, Linearised, gaussian
 from vht_jax.fit.unknowns import At, blocks, split
-from vht_jax.head.points import jaw_angle
+from vht_jax.head.motion import jaw_angle
 from vht_jax.layout import Layout
 from vht_jax.types import Array
 
@@ -60,8 +61,9 @@ class FramePrior(flax.struct.PyTreeNode):
         "eyes": jnp.ones((2, 2), x.dtype) / weights.sd_gaze**2 + 1.0 / EYES_SD**2,
       }
     )
-    one, other = jnp.arange(x.size)[layout.at("eyes")].reshape(2, 2)
-    i, j = jnp.concatenate([one, other]), jnp.concatenate([other, one])
+    one, other = np.arange(x.size)[layout.at("eyes")].reshape(2, 2)
+    coupled = np.zeros((x.size, x.size), np.float32)
+    coupled[one, other] = coupled[other, one] = 1.0 / EYES_SD**2
     cost = (
       jnp.sum(precision * expr**2)
       + jnp.sum((parts["neck"] / weights.sd_neck) ** 2)
@@ -69,7 +71,7 @@ class FramePrior(flax.struct.PyTreeNode):
       + jnp.sum((eyes / weights.sd_gaze) ** 2)
       + jnp.sum(difference**2)
     )
-    return Normal(cost, gradient, jnp.diag(diagonal).at[i, j].add(-1.0 / EYES_SD**2))
+    return Normal(cost, gradient, jnp.diag(diagonal) - coupled)
 
 
 class Near(flax.struct.PyTreeNode):

@@ -11,7 +11,8 @@ from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.head import flame
 from vht_jax.head import points as pts
-from vht_jax.head.points import POSE, Points
+from vht_jax.head.motion import POSE, product
+from vht_jax.head.points import Points
 from vht_jax.render import shade
 from vht_jax.types import AnyArray, Array
 
@@ -79,11 +80,11 @@ def sample_pixels(surface: Surface, x: Array, shared: Shared, crop: Crop, n: int
   good = (cosine > MIN_COSINE) & (total > n // 8)
   return Samples(
     points=points,
-    normal=jnp.einsum("nba,nb->na", blend(dX), seen, precision=HIGHEST),
+    normal=product("nba,nb->na", blend(dX), seen),
     normal_dirs=blend(surface.normal_dirs),
     expr=expr,
     shape=shared.shape,
-    uv=jnp.einsum("nk,nkc->nc", bary, surface.uv[face], precision=HIGHEST),
+    uv=product("nk,nkc->nc", bary, surface.uv[face]),
     seen_normal=seen,
     color=crop.rgb.reshape(-1, 3)[pixel],
     weight=jnp.where(good, count / n, 0.0),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.host.programs import stored
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
 from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, morph_targets, quaternions
@@ -22,6 +23,8 @@ from vht_jax.results.export.scene import Lens, Scene, lens_of
 from vht_jax.types import FlameModel, TrackResult
 
 _JPEG_QUALITY = 92  # of the compact file's texture
+
+_texture = stored(flame.albedo)
 
 
 def to_glb(
@@ -234,7 +237,7 @@ def _animation(file: GltfFile, seconds: np.ndarray, motion: Motion, weights: np.
 
 
 def _albedo(model: FlameModel, result: TrackResult) -> np.ndarray:
-  albedo = flame.albedo(model, result.identity.texture, result.identity.texture_layer)
+  albedo = _texture(model, result.identity.texture, result.identity.texture_layer)
   return np.round(np.asarray(albedo) * 255).astype(np.uint8)
 
 

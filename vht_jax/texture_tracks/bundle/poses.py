@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax import rotation
 from vht_jax.texture_tracks.types import Rigid
@@ -15,8 +16,8 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def camera_of(camera: Camera, rigid: Rigid, size: tuple[int, int]) -> Camera:
   """The camera with the focal length and principal point of a rigid head; `size` = (H, W) of the clip's images."""
   height, width = size
-  principal = jnp.asarray(rigid.principal, jnp.float32) / jnp.array([width, height], jnp.float32)
-  return camera.replace(focal=jnp.asarray(rigid.focal, jnp.float32), principal=principal)
+  principal = np.asarray(rigid.principal, np.float32) / np.array([width, height], np.float32)
+  return camera.replace(focal=np.float32(rigid.focal), principal=principal)
 
 
 def moved(pose: Pose, camera: Camera, turn: Array, shift: Array) -> Pose:

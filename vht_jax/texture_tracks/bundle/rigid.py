@@ -150,8 +150,8 @@ def system(problem: Problem, state: State) -> ArrowNormal:
   wr, w_pose, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_pose, by_shared, by_point))
   mean, precision = problem.mean, 1 / problem.sd**2
   poses = product("tkab,tkac->tbc", w_pose, by_pose)
-  frames = jnp.arange(n_frames)
-  matrix = jnp.zeros((n_frames, 6, n_frames, 6), r.dtype).at[frames, :, frames].set(poses).reshape(n, n)
+  same = jnp.eye(n_frames, dtype=bool)[:, None, :, None]
+  matrix = jnp.where(same, poses[:, :, None], 0.0).reshape(n, n)
   corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, N_SHARED)
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
   matrix = jnp.block([[matrix, corner], [corner.T, shared]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -109,9 +110,10 @@ def landmarks_of(state: TrackState, run: Run, beside_colours: bool = False) -> L
   (without tracks, NME 68 of a real clip is 1.6 with and 1.3 % without; one scan's rotation is the same).
   """
   if state.slide is None:
-    return run.lm.replace(common=run.lm.common * np.float32(0)) if beside_colours else run.lm
+    return run.lm.replace(common=np.zeros_like(run.lm.common)) if beside_colours else run.lm
   surer = np.array(view_bias.COMMON_SD, np.float32) / np.array(view_bias.COMMON_SD_MEAN_ONLY, np.float32)
-  return run.lm.replace(slide=run.lm.slide + state.slide, common=run.lm.common * surer[None, None])
+  slide, common = np.asarray(run.lm.slide) + state.slide, np.asarray(run.lm.common) * surer[None, None]
+  return run.lm.replace(slide=slide, common=common)
 
 
 def skin_of(state: TrackState, run: Run) -> Skin | None:
@@ -162,7 +164,7 @@ def _with_landmark_focal(state: TrackState) -> TrackState:
   return state.replace(landmark_focal=np.array([known(state.shared).log_focal, state.focal_sd], np.float32))
 
 
-@stored
+@functools.partial(stored, rough=True)
 def initial(model, observed):
   return jax.vmap(lambda t: frame.initial_unknowns(model, t))(observed)
 

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.fit import identity
 from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.skin import skin_priors
@@ -16,7 +17,6 @@ from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_o
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import keyframes, refit
 from vht_jax.tracking.state import TrackState, known, on_host
-from vht_jax.types import AnyArray
 
 # The bundle adjustment's own uncertainty does not know that a detector's bias depends on the view.
 FOCAL_BIAS_SD = 0.1
@@ -68,14 +68,16 @@ def focal_is_free(state: TrackState, run: Run) -> bool:
   return state.turns and not state.tracked and run.given()[0] is None
 
 
-def focal_prior(state: TrackState, run: Run) -> tuple[AnyArray | np.float32, ...]:
-  """Mean and standard deviation of log focal in the stages with images: the landmarks' answer, or a known camera."""
+def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray | np.float32, ...]:
+  """Means and standard deviations of log focal and principal point in the stages with images (`camera_priors`): the
+  landmarks' answer, or a known camera. Always of both, so that one program serves either."""
   mean, sd = known(state.landmark_focal)
+  f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
   if run.held is not None or state.tracked:
-    focal_sd, principal_sd = np.array(HELD_SD, np.float32)
-    return np.float32(mean), focal_sd, np.asarray(known(state.shared).principal, np.float32), principal_sd
-  free = focal_is_free(state, run)
-  return np.float32(mean), np.float32(np.hypot(sd, FOCAL_BIAS_SD) if free else FIXED_FOCAL_SD)
+    focal_sd, principal_sd = HELD_SD
+    return f32(mean), f32(focal_sd), f32(known(state.shared).principal), f32(principal_sd)
+  focal_sd = np.hypot(sd, FOCAL_BIAS_SD) if focal_is_free(state, run) else FIXED_FOCAL_SD
+  return f32(mean), f32(focal_sd), np.zeros(2, np.float32), f32(PRINCIPAL_SD)
 
 
 @stored

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
@@ -81,7 +83,7 @@ def pose_deviation(points, x, shared: Shared, cam, information) -> Pose:
   return uncertainty.pose_deviation(to_pose, x, information)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def fold_landmarks(model, shared):
   """`frame.fold_landmarks`: the landmarks of one person."""
   return frame.fold_landmarks(model, shared)
@@ -101,11 +103,11 @@ def frames_axis(more: list) -> list:
   return [(None, 0) for _ in more]
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _to_poses(points, xs, shape, cam, principal):
   return jax.vmap(lambda x: unknowns.to_pose(points, x, shape, cam, principal))(xs)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _from_poses(points, poses, shape, cam, principal):
   return jax.vmap(lambda p: unknowns.from_pose(points, p, shape, cam, principal))(poses)

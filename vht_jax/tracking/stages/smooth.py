@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,7 +135,7 @@ class Motion:
     # What float32 cannot solve changes nothing. Back to the unknowns: z = V^T x.
     change = np.where(np.isfinite(change), change, 0.0)
     change = scipy.linalg.solve_triangular(self.basis.T, np.asarray(change, np.float64)).T.astype(np.float32)
-    limit = np.float32(MOST_CHANGE * np.sum(share))
+    limit = np.float32(MOST_CHANGE * np.sum(np.asarray(share)))
     change = self._of_frames(lambda matrices, index: _within(matrices, change[index], limit))
     keep = self.good & np.isfinite(change).all(axis=1)
     return np.where(keep[:, None], self.xs + change, known(self.state.xs)).astype(np.float32)
@@ -160,7 +162,7 @@ def _matrices(model, observed, shared, weights, xs, more):
   return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(observed, xs, more)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _information(matrices, weight):
   """The sum over the frames, with weights."""
   usable = (weight > 0) & jnp.isfinite(matrices).all(axis=(1, 2))
@@ -177,7 +179,7 @@ def _variance(matrices, basis):
   return jax.vmap(one)(matrices)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _noise(z, variance, times):
   """Variances (n,) of the noise and squared scales (n,) of the accelerations."""
   share = smooth.white_share(z[HEAD], variance[HEAD], times)
@@ -192,13 +194,13 @@ def _left_out(z, variance, noise, acceleration, times):
   return jax.vmap(one)(z, variance, noise, acceleration)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _followed(error, free, variance, noise):
   """Changes, and the noise in units of what is claimed."""
   claimed = jax.vmap(smooth.claimed_variance)(variance)
   return jax.vmap(smooth.followed)(error, free, variance, noise), noise / claimed
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _within(matrices, change, limit):
   return jax.vmap(lambda matrix, c: smooth.within(c, matrix, limit))(matrices, change)

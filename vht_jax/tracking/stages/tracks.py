@@ -3,6 +3,8 @@ lens, and landmarks what is left: which point of the face is which, and the expr
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,7 +137,7 @@ def _padded(tracks: TextureTracks, rigid: Rigid, run: Run):
   )
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) -> Skin:
   points = pts.surface_points(model, vertices, bary)
   person = pts.fold_shape(points, shape)
@@ -156,7 +158,7 @@ def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) ->
   return Skin(posed, observed, by_shape * counted[:, None], place * counted, counted)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _moments(model, observed, shared, xs, expr, jaw, weight):
   def one(t, x):
     parts = split(x)
@@ -167,7 +169,7 @@ def _moments(model, observed, shared, xs, expr, jaw, weight):
   return jax.tree.map(lambda a: jnp.sum(rows(a), axis=0), found)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _moved(points, poses, turn, shift, camera, shape, camera_after, principal):
   def one(pose, turn, shift):
     return from_pose(points, moved(pose, camera, turn, shift), shape, camera_after, principal)
