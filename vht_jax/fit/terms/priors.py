@@ -5,11 +5,13 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.config import Weights
 from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.solvers.least_squares import Normal
+from vht_jax.fit.terms.landmarks import robust
 from vht_jax.fit.terms.term import Entry, Linearised, gaussian
 from vht_jax.fit.unknowns import At, blocks, split
 from vht_jax.head.points import jaw_angle
@@ -71,6 +73,26 @@ class FramePrior:
       + jnp.sum(difference**2)
     )
     return Normal(cost, gradient, jnp.diag(diagonal).at[i, j].add(-1.0 / EYES_SD**2))
+
+
+@flax.struct.dataclass
+class BothSides:
+  """The face's two sides do the same; a wink or a crooked smile costs in proportion to what it is (Huber).
+
+  A detector sees the side that is turned away badly: its lids stay open when they shut, its brow sinks with the turn.
+  """
+
+  pairs: tuple[tuple[int, int, float], ...] = flax.struct.field(pytree_node=False)  # of `LandmarkModel`
+
+  def linearise(self, at: At, observation: None = None) -> Linearised:
+    del observation
+    left, right = np.array([pair[:2] for pair in self.pairs]).T
+    scale = 1.0 / jnp.asarray([sd for *_, sd in self.pairs], at.x.dtype)
+    residual = ((at.x[left] - at.x[right]) * scale)[:, None]
+    rows = np.arange(len(left))
+    by = jnp.zeros((len(left), at.x.size), at.x.dtype).at[rows, left].set(scale).at[rows, right].set(-scale)
+    root, cost = robust(residual)
+    return Linearised(residual, {"head": by[:, None]}, {}, root, cost)
 
 
 @flax.struct.dataclass
