@@ -77,7 +77,7 @@ class FramePrior:
 
 @flax.struct.dataclass
 class BothSides:
-  """The face's two sides do the same; a wink or a crooked smile costs in proportion to what it is (Huber).
+  """Both brows and both eyes do the same; a wink costs in proportion to what it is (Huber).
 
   A detector sees the side that is turned away badly: its lids stay open when they shut, its brow sinks with the turn.
   """
