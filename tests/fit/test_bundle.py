@@ -265,6 +265,30 @@ def test_two_sided_prior_of_flame_codes(lm, weights):
   np.testing.assert_allclose(one_sided.gradient[0], -priors.NEGATIVE_EXPR * one_sided.gradient[1], rtol=1e-5)
 
 
+def test_both_sides_of_the_face_do_the_same(lm):
+  """Derivatives are differences of the residuals; equal sides cost nothing, and a wink costs in proportion."""
+  assert len(lm.pairs) == 5 and all(sd in (observed.SIDES_SD, observed.LIDS_SD) for *_, sd in lm.pairs)
+  term = priors.BothSides(lm.pairs)
+  rows = jax.jit(lambda x: term.linearise(unknowns.At(x, None)))
+  n, (left, _, sd) = unknowns.n_unknowns(lm.points), lm.pairs[-1]
+  x = jnp.asarray(0.1 * np.random.default_rng(0).standard_normal(n), jnp.float32)
+  found = rows(x)
+  np.testing.assert_allclose(found.frame["head"][:, 0] @ x, found.residual[:, 0], atol=1e-5)
+  alike = x
+  for a, b, _ in lm.pairs:
+    alike = alike.at[b].set(x[a])
+  assert rows(alike).cost == 0
+  assert sd == observed.LIDS_SD
+  winks = [float(rows(alike.at[left].add(amount)).cost) for amount in (0.5, 1.0)]
+  np.testing.assert_allclose(winks[1] - winks[0], 2 * landmarks.HUBER * 0.5 / sd, rtol=1e-3)
+
+
+def test_mirrored_units_are_found_by_name():
+  names = ("mouthSmileLeft", "mouthSmileRight", "browDownRight", "jawOpen", "browDownLeft", "eyelidRight", "eyelidLeft")
+  assert observed.mirrored_units(names) == ((4, 2, observed.SIDES_SD), (6, 5, observed.LIDS_SD))
+  assert observed.mirrored_units(()) == ()
+
+
 def test_huber_weights_belong_to_the_cost():
   """IRLS: the gradient of the cost is 2 w r; continuous where quadratic becomes linear."""
   radii = jnp.array([0.0, 1.0, landmarks.HUBER - 1e-3, landmarks.HUBER + 1e-3, 10.0, 1e4])

@@ -79,6 +79,8 @@ def test_the_mesh_is_drawn_to_the_tracked_points():
   expected = counted * (by_shape.astype(np.float64) @ shape - place) / sk.PLACE_SD
   np.testing.assert_allclose(rows.residual[:, 0], expected, rtol=1e-3, atol=1e-2)
   np.testing.assert_allclose(rows.shared["shape"][:, 0], counted[:, None] * by_shape / sk.PLACE_SD, rtol=1e-5)
+  np.testing.assert_allclose(rows.root, (1 + expected**2) ** -0.5, rtol=1e-3)  # a point beside the skin counts less
+  np.testing.assert_allclose(rows.cost, np.log1p(expected**2).sum(), rtol=1e-4)
 
 
 def test_points_are_put_at_their_places(lm, points):

@@ -124,6 +124,14 @@ def test_deviations_are_wide_along_the_skin():
 # The table
 
 
+def test_constants_spread_as_the_table_says():
+  """Root mean squares over the three axes of one across the skin and two along it."""
+  found = vb.constant_spread(np.arange(len(vb.GROUPS)))
+  across, along = vb.SPREAD[:, :2].T
+  np.testing.assert_allclose(3 * found**2, vb.TOGETHER * (across**2 + 2 * along**2), rtol=1e-5)
+  assert found[0] > 3 * found[1:].max(), "the contour's"
+
+
 def test_table_is_the_file_that_metadata_records():
   sys.path.insert(0, str(REPO / "third_party" / "open_head"))
   import pack

@@ -16,7 +16,7 @@ from vht_jax.fit.solvers.least_squares import Normal, Solution, levenberg_marqua
 from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError, Landmarks
 from vht_jax.fit.terms.openings import Openings
-from vht_jax.fit.terms.priors import FramePrior
+from vht_jax.fit.terms.priors import BothSides, FramePrior
 from vht_jax.fit.terms.samples import with_gradient
 from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry
@@ -36,6 +36,7 @@ def landmark_entries(model: LandmarkModel, observed: ObservedLandmarks, weights:
     (Landmarks(model), observed),
     (Openings(model), observed),
     (FramePrior(model.one_sided, weights), None),
+    *([(BothSides(model.pairs), None)] if model.pairs else []),
   ]
 
 

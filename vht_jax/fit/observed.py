@@ -25,6 +25,9 @@ MIN_IRIS_OPENING = 0.12  # eye opening / width under which the iris is hidden by
 # which it is seen, and the factor on a hidden one's 1 / sd. Less of them helps more where guesses are systematically
 # wrong, and costs the focal length where they are merely noisy (docs/accuracy.md).
 HIDDEN_COSINE, SEEN_COSINE, HIDDEN_WEIGHT = -0.4, 0.0, 0.5
+# How far units of the face's two sides differ, and lids: about what they do in four clips of people who speak (.04 to
+# .17, lids .03 to .05, constant differences up to .29).
+SIDES_SD, LIDS_SD = 0.13, 0.05
 AWAY = 1.5  # the direction away from the middle of the head, against the skin's own: in folds it has to prevail
 
 
@@ -49,6 +52,8 @@ class LandmarkModel(flax.struct.PyTreeNode):
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
+  # `mirrored_units`: numbers of a left and a right unit, and the sd of their difference.
+  pairs: tuple[tuple[int, int, float], ...] = flax.struct.field(pytree_node=False, default=())
 
 
 def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> LandmarkModel:
@@ -92,7 +97,21 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     eye_distance=eye_distance,
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
+    pairs=mirrored_units(model.expr_names),
   )
+
+
+def mirrored_units(names: tuple[str, ...]) -> tuple[tuple[int, int, float], ...]:
+  """The numbers of the upper face's units that are each other's mirror images, left and right, and how far they differ.
+
+  Brows and lids are moved by both halves of the brain; mouths go crooked.
+  """
+  found = []
+  for left, name in enumerate(names):
+    stem = name.removesuffix("Left")
+    if stem != name and stem.startswith(("brow", "eye")) and f"{stem}Right" in names:
+      found.append((left, names.index(f"{stem}Right"), LIDS_SD if stem == "eyelid" else SIDES_SD))
+  return tuple(found)
 
 
 def facing(points: Array, corners: Array) -> Array:

@@ -38,6 +38,9 @@ from vht_jax.types import Array, FlameModel, ViewBias
 HIGHEST = jax.lax.Precision.HIGHEST
 GROUPS = ("contour", "brows", "nose", "eyes", "mouth")
 FIRST_OF_GROUP = (17, 27, 36, 48)  # of the 68, from the second group on
+# So many neighbours say what one would. Of 64 rendered people the errors of a brow's five points have an rms of 0.8 to
+# 1.3 %, their mean 0.6 to 1.2 %: four to five of five err together.
+TOGETHER = 5.0
 # Standard deviations per coordinate of persons about the mean, outer eye distances: constant across and along the skin,
 # slope in yaw and in pitch along it, noise of a frame. Five scanned heads (upper limits: they hold the scans' errors).
 SPREAD = np.array(
@@ -141,6 +144,13 @@ def deviation_covariance(groups: np.ndarray, normals: Array) -> Array:
   normal = (normals[:, :, None] * normals[:, None, :])[:, None]  # (N, 1, 3, 3)
   tangent = jnp.eye(3, dtype=normals.dtype)[None, None] - normal
   return across[..., None, None] * normal + along[..., None, None] * tangent
+
+
+def constant_spread(groups: np.ndarray) -> np.ndarray:
+  """(N,) outer eye distances: sd per coordinate of where the detector sees a person's landmarks from the front, minus
+  where they are; as of points that err each for itself."""
+  across, along = SPREAD[groups, 0], SPREAD[groups, 1]
+  return np.sqrt(TOGETHER * (across**2 + 2 * along**2) / 3)
 
 
 def groups_of(model: FlameModel) -> np.ndarray:

@@ -16,7 +16,7 @@ from vht_jax.fit import observed
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.terms.skin import ObservedSkin, Skin
 from vht_jax.fit.unknowns import Shared, principal_of
-from vht_jax.head import flame
+from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
 from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
 from vht_jax.texture_tracks.rounds import N_POINTS
@@ -59,6 +59,12 @@ class Run:
   def size(self) -> tuple[int, int]:
     """(H, W) px of the images."""
     return self.clip.size
+
+  @functools.cached_property
+  def groups(self) -> np.ndarray:
+    """(N,) of `view_bias.groups_of`, of the landmarks of `lm`."""
+    groups = view_bias.groups_of(self.model)
+    return np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(self.lm.relative_sd)]
 
   def per_frame(self, solve: Callable[[np.ndarray], Any]) -> Any:
     """`solve(index)` of all frames, chunk by chunk; host side."""

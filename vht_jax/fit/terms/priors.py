@@ -11,11 +11,12 @@ from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.config import Weights
 from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.solvers.least_squares import Normal
+from vht_jax.fit.terms.landmarks import robust
 from vht_jax.fit.terms.term import Entry, Linearised, gaussian
 from vht_jax.fit.unknowns import At, blocks, split
 from vht_jax.head.motion import jaw_angle
 from vht_jax.layout import Layout
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camera: far below what any clip tells
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
@@ -74,12 +75,31 @@ class FramePrior(flax.struct.PyTreeNode):
     return Normal(cost, gradient, jnp.diag(diagonal) - coupled)
 
 
+class BothSides(flax.struct.PyTreeNode):
+  """Both brows and both eyes do the same; a wink costs in proportion to what it is (Huber).
+
+  A detector sees the side that is turned away badly: its lids stay open when they shut, its brow sinks with the turn.
+  """
+
+  pairs: tuple[tuple[int, int, float], ...] = flax.struct.field(pytree_node=False)  # of `LandmarkModel`
+
+  def linearise(self, at: At, observation: None = None) -> Linearised:
+    del observation
+    left, right = np.array([pair[:2] for pair in self.pairs]).T
+    scale = 1.0 / jnp.asarray([sd for *_, sd in self.pairs], at.x.dtype)
+    residual = ((at.x[left] - at.x[right]) * scale)[:, None]
+    unknown = np.arange(at.x.size)[None]
+    sign = (unknown == left[:, None]).astype(np.int32) - (unknown == right[:, None]).astype(np.int32)
+    root, cost = robust(residual)
+    return Linearised(residual, {"head": (scale[:, None] * jnp.asarray(sign, at.x.dtype))[:, None]}, {}, root, cost)
+
+
 class Near(flax.struct.PyTreeNode):
   """A shared block is near its mean."""
 
   name: str = flax.struct.field(pytree_node=False)
-  mean: Array  # as the block, or () of all its numbers
-  sd: Array  # likewise
+  mean: AnyArray  # as the block, or () of all its numbers
+  sd: AnyArray  # likewise
 
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation

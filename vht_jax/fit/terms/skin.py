@@ -19,8 +19,9 @@ from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CAUCHY = 1.0  # standard deviations at which a residual counts half, as in the rigid bundle
-# m, of a point's place across the skin: about 1 mm each, but neighbours err together: a hundred say what twenty would.
-PLACE_SD = 0.0022
+# m, of a point's place across the skin, beyond which it counts ever less: 0.2 to 0.4 mm from two scans on
+# average, but neighbours err together: a hundred say what twenty would.
+PLACE_SD = 0.001
 
 
 class ObservedSkin(flax.struct.PyTreeNode):
@@ -70,8 +71,10 @@ class SkinShape(flax.struct.PyTreeNode):
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation
     by_shape, scale = jnp.asarray(self.by_shape), self.counted / PLACE_SD
-    off = jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - self.place
-    return Linearised((off * scale)[:, None], {}, {"shape": (by_shape * scale[:, None])[:, None]})
+    off = (jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - self.place) * scale
+    square = off**2 / CAUCHY**2
+    shape = {"shape": (by_shape * scale[:, None])[:, None]}
+    return Linearised(off[:, None], {}, shape, jax.lax.rsqrt(1 + square), CAUCHY**2 * jnp.sum(jnp.log1p(square)))
 
 
 def skin_entries(skin: Skin | None) -> list[Entry]:

@@ -14,7 +14,7 @@ from vht_jax.fit import clip, frame
 from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel
-from vht_jax.fit.terms.priors import HELD_SD
+from vht_jax.fit.terms.priors import HELD_SD, Near
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import part, principal_of
@@ -31,6 +31,7 @@ MIN_YAW_SPAN = math.radians(15.0)  # below this a clip's landmarks do not determ
 USUAL_FOCAL = LOG_FOCAL_MEAN, LOG_FOCAL_SD  # of log focal length, before anything is seen
 # Factor on the landmarks' noise where they tell the focal length: on scanned heads an honest answer (docs/accuracy.md).
 DOUBT = 10.0
+UNKNOWN = 1e6  # the standard deviation of what is not held
 
 
 def adjust_camera(state: TrackState, run: Run) -> TrackState:
@@ -63,11 +64,15 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   return _with_landmark_focal(state)
 
 
-def adjusted(state: TrackState, run: Run) -> TrackState:
-  """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state."""
+def adjusted(state: TrackState, run: Run, doubt: float = 1.0, hold_shape: bool = False) -> TrackState:
+  """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state.
+
+  Args:
+    doubt, hold_shape: as for `_bundle_of`.
+  """
   chosen, _ = bundle_frames(run)
   shared = known(state.shared)
-  result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]))
+  result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]), doubt, hold_shape)
   held = result.shared.replace(log_focal=shared.log_focal, principal=shared.principal)
   return _with_landmark_focal(state.replace(shared=run.with_held(held)))
 
@@ -80,12 +85,15 @@ def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
   return chosen, float(np.ptp(yaw_of(x0[chosen])))
 
 
-def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple, doubt: float = 1.0) -> BundleResult:
+def _bundle_of(
+  state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple, doubt: float = 1.0, hold_shape: bool = False
+) -> BundleResult:
   """Bundle adjustment of some frames.
 
   Args:
     log_focal: prior's mean and standard deviation.
     doubt: factor on the landmarks' standard deviations.
+    hold_shape: the identity is the state's.
   """
   # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
   padded = np.resize(chosen, run.config.landmarks.n_calibration_frames)
@@ -94,11 +102,13 @@ def _bundle_of(state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple
   more = [(term, rarer(rows, 1)) for term, rows in skin_entries_of(state, run, padded)]
   principal = known(state.shared).principal if state.tracked else run.given()[1]
   prior = (np.zeros(2), PRINCIPAL_SD) if principal is None else (principal, HELD_SD[1])
-  f32 = lambda pair: tuple(np.float32(a) for a in pair)
+  f32 = lambda pair: tuple(np.asarray(a, np.float32) for a in pair)
+  n_shape = run.lm.points.shapedirs.shape[-1]
+  held = (known(state.shared).shape, HELD_SD[0]) if hold_shape else (np.zeros(n_shape), UNKNOWN)  # one program for both
   return on_host(
     _bundle(
       landmarks_of(state, run), rarer(run.observed_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
-      skin_priors(skin_of(state, run)),
+      [*skin_priors(skin_of(state, run)), (Near("shape", *f32(held)), None)],
     )
   )  # fmt: skip
 
@@ -113,7 +123,9 @@ def landmarks_of(state: TrackState, run: Run, beside_colours: bool = False) -> L
     return run.lm.replace(common=np.zeros_like(run.lm.common)) if beside_colours else run.lm
   surer = np.array(view_bias.COMMON_SD, np.float32) / np.array(view_bias.COMMON_SD_MEAN_ONLY, np.float32)
   slide, common = np.asarray(run.lm.slide) + state.slide, np.asarray(run.lm.common) * surer[None, None]
-  return run.lm.replace(slide=slide, common=common)
+  # Where tracks say how deep the skin is, offsets may be as large as they are.
+  bias = np.maximum(run.lm.relative_bias, view_bias.constant_spread(run.groups)).astype(np.float32)
+  return run.lm.replace(slide=slide, common=common, relative_bias=bias)
 
 
 def skin_of(state: TrackState, run: Run) -> Skin | None:

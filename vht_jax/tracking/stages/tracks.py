@@ -21,9 +21,9 @@ from vht_jax.texture_tracks.bundle.rigid import usual_camera
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.texture_tracks.types import Rigid, TextureTracks
 from vht_jax.tracking.keyframes import finite_rows
-from vht_jax.tracking.run import DENSE_STEP, Run
+from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages import landmarks
-from vht_jax.tracking.stages.camera import adjusted
+from vht_jax.tracking.stages.camera import DOUBT, adjusted
 from vht_jax.tracking.state import TrackState, known, on_host
 from vht_jax.types import Status, TrackResult
 
@@ -62,8 +62,12 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
     tracked=True,
     focal_sd=float(rigid.focal_sd) if run.given()[0] is None else 0.0,
   )
+  # The shape by tracks: slopes of landmarks look like depth, and beside a wrong shape they would bear it out. Then
+  # landmarks say what they know best: their own offsets, and expressions.
+  state = state.replace(shared=adjusted(state, run, DOUBT).shared)
   state = state.replace(slide=_own_slide(state, run, good & rigid.used))
-  return landmarks.refit(adjusted(state, run), run)[0]
+  state = state.replace(shared=adjusted(state, run, DOUBT).shared)
+  return landmarks.refit(adjusted(state, run, hold_shape=True), run)[0]
 
 
 def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
@@ -79,10 +83,8 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
   total = run.summed(moments, good)
   if rehearsing():  # the sums are blank, and so are the priors
     return np.zeros((*run.lm.relative_sd.shape, 3, 2), np.float32)
-  groups = view_bias.groups_of(run.model)
-  groups = np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(run.lm.relative_sd)]
   eye = np.asarray(run.lm.eye_distance)
-  return own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(groups, run.lm.normals)))
+  return own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(run.groups, run.lm.normals)))
 
 
 def disagreement(state: TrackState, run: Run, rigid: Rigid) -> str:
