@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.unknowns import At, blocks, with_blocks
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 
 class Own(flax.struct.PyTreeNode):
@@ -71,7 +71,7 @@ def by_autodiff(residual: Callable[[At], Array], at: At, frame=("head",), shared
   return Linearised(r, *jax.tree.map(flat, jax.jacfwd(of)(picked)))
 
 
-def gaussian(name: str, value: Array, mean: Array | float, sd: Array | float) -> Linearised:
+def gaussian(name: str, value: Array, mean: AnyArray | float, sd: AnyArray | float) -> Linearised:
   """A prior on every number of a shared block (P, ...) or ()."""
   rows = value.shape[0] if value.ndim else 1
   sd = jnp.broadcast_to(jnp.asarray(sd, value.dtype), value.shape).reshape(rows, -1)
