@@ -267,26 +267,28 @@ def test_two_sided_prior_of_flame_codes(lm, weights):
 
 def test_both_sides_of_the_face_do_the_same(lm):
   """Derivatives are differences of the residuals; equal sides cost nothing, and a wink costs in proportion."""
-  assert len(lm.pairs) == 5 and all(sd in (observed.SIDES_SD, observed.LIDS_SD) for *_, sd in lm.pairs)
-  term = priors.BothSides(lm.pairs)
+  assert len(lm.pairs) == 5 and set(np.asarray(lm.pair_sd)) == set(np.float32([observed.SIDES_SD, observed.LIDS_SD]))
+  term = priors.BothSides(lm.pair_sd, lm.pairs)
   rows = jax.jit(lambda x: term.linearise(unknowns.At(x, None)))
-  n, (left, _, sd) = unknowns.n_unknowns(lm.points), lm.pairs[-1]
+  n, (left, _), sd = unknowns.n_unknowns(lm.points), lm.pairs[-1], float(lm.pair_sd[-1])
   x = jnp.asarray(0.1 * np.random.default_rng(0).standard_normal(n), jnp.float32)
   found = rows(x)
   np.testing.assert_allclose(found.frame["head"][:, 0] @ x, found.residual[:, 0], atol=1e-5)
   alike = x
-  for a, b, _ in lm.pairs:
+  for a, b in lm.pairs:
     alike = alike.at[b].set(x[a])
   assert rows(alike).cost == 0
-  assert sd == observed.LIDS_SD
+  assert sd == np.float32(observed.LIDS_SD)
+  free = priors.BothSides(jnp.full_like(lm.pair_sd, jnp.inf), lm.pairs).linearise(unknowns.At(x, None))
+  assert free.cost == 0 and not np.any(free.frame["head"])
   winks = [float(rows(alike.at[left].add(amount)).cost) for amount in (0.5, 1.0)]
   np.testing.assert_allclose(winks[1] - winks[0], 2 * landmarks.HUBER * 0.5 / sd, rtol=1e-3)
 
 
 def test_mirrored_units_are_found_by_name():
   names = ("mouthSmileLeft", "mouthSmileRight", "browDownRight", "jawOpen", "browDownLeft", "eyelidRight", "eyelidLeft")
-  assert observed.mirrored_units(names) == ((4, 2, observed.SIDES_SD), (6, 5, observed.LIDS_SD))
-  assert observed.mirrored_units(()) == ()
+  assert observed.mirrored_units(names) == (((4, 2), (6, 5)), (observed.SIDES_SD, observed.LIDS_SD))
+  assert observed.mirrored_units(()) == ((), ())
 
 
 def test_huber_weights_belong_to_the_cost():
@@ -334,6 +336,7 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
 
   Neither offsets nor the slide nor what a frame's points have in common is in the openings' rows.
   """
+  lm = lm.replace(pair_sd=jnp.full_like(lm.pair_sd, jnp.inf))  # it has a test of its own
   tracks, xs, shared = synthesise(4, bias=0.02, noise=0.01)
   one = jax.tree.map(lambda a: a[0], tracks)
   # Closed eyes, so that their rows weigh; one point that is not seen.

@@ -36,7 +36,7 @@ def landmark_entries(model: LandmarkModel, observed: ObservedLandmarks, weights:
     (Landmarks(model), observed),
     (Openings(model), observed),
     (FramePrior(model.one_sided, weights), None),
-    *([(BothSides(model.pairs), None)] if model.pairs else []),
+    *([(BothSides(model.pair_sd, model.pairs), None)] if model.pairs else []),
   ]
 
 

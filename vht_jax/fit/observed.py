@@ -17,7 +17,7 @@ from vht_jax.head import points as pts
 from vht_jax.head import view_bias
 from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.head.points import Points
-from vht_jax.types import Array, FlameModel
+from vht_jax.types import AnyArray, Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MIN_IRIS_OPENING = 0.12  # eye opening / width under which the iris is hidden by the lids
@@ -51,9 +51,9 @@ class LandmarkModel(flax.struct.PyTreeNode):
   common: Array  # (N, 3, 6) m: how they err together (`view_bias.common_error_basis`)
   eye_distance: Array  # () m, between the outer eye corners of the template
   size_gradient: Array  # (S,) d log(head size) / d shape
+  pair_sd: AnyArray  # (P,) of the difference of the sides of `pairs`; inf: they have nothing in common
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
-  # `mirrored_units`: numbers of a left and a right unit, and the sd of their difference.
-  pairs: tuple[tuple[int, int, float], ...] = flax.struct.field(pytree_node=False, default=())
+  pairs: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False, default=())  # `mirrored_units`
 
 
 def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> LandmarkModel:
@@ -86,6 +86,7 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     slopes = model.view_bias.slopes
     mean = model.view_bias.replace(slopes=jnp.concatenate([slopes[:70], slopes[70:][pick]]))
     slide = view_bias.fields(mean, points.template, points.pivot, eye_distance)
+  pairs, pair_sd = mirrored_units(model.expr_names)
   return LandmarkModel(
     points=points,
     relative_sd=sd,
@@ -97,21 +98,23 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     eye_distance=eye_distance,
     size_gradient=jnp.einsum("la,las->s", centred, dirs, precision=HIGHEST) / jnp.sum(centred**2),
     one_sided=model.expr_one_sided,
-    pairs=mirrored_units(model.expr_names),
+    pair_sd=jnp.asarray(pair_sd, points.template.dtype),
+    pairs=pairs,
   )
 
 
-def mirrored_units(names: tuple[str, ...]) -> tuple[tuple[int, int, float], ...]:
-  """The numbers of the upper face's units that are each other's mirror images, left and right, and how far they differ.
+def mirrored_units(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:
+  """The numbers of the upper face's units that are each other's mirror images, left and right, and their sd.
 
   Brows and lids are moved by both halves of the brain; mouths go crooked.
   """
-  found = []
+  pairs, sd = [], []
   for left, name in enumerate(names):
     stem = name.removesuffix("Left")
     if stem != name and stem.startswith(("brow", "eye")) and f"{stem}Right" in names:
-      found.append((left, names.index(f"{stem}Right"), LIDS_SD if stem == "eyelid" else SIDES_SD))
-  return tuple(found)
+      pairs.append((left, names.index(f"{stem}Right")))
+      sd.append(LIDS_SD if stem == "eyelid" else SIDES_SD)
+  return tuple(pairs), tuple(sd)
 
 
 def facing(points: Array, corners: Array) -> Array:

@@ -81,12 +81,13 @@ class BothSides(flax.struct.PyTreeNode):
   A detector sees the side that is turned away badly: its lids stay open when they shut, its brow sinks with the turn.
   """
 
-  pairs: tuple[tuple[int, int, float], ...] = flax.struct.field(pytree_node=False)  # of `LandmarkModel`
+  sd: AnyArray  # (P,); inf: no prior
+  pairs: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False)  # (P,) of `LandmarkModel`
 
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation
-    left, right = np.array([pair[:2] for pair in self.pairs]).T
-    scale = 1.0 / jnp.asarray([sd for *_, sd in self.pairs], at.x.dtype)
+    left, right = np.array(self.pairs).T
+    scale = 1.0 / jnp.asarray(self.sd, at.x.dtype)
     residual = ((at.x[left] - at.x[right]) * scale)[:, None]
     unknown = np.arange(at.x.size)[None]
     sign = (unknown == left[:, None]).astype(np.int32) - (unknown == right[:, None]).astype(np.int32)
