@@ -1,5 +1,6 @@
 """`vht-track --export`: what a run writes of its result in other formats, and what it refuses beforehand."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,12 @@ from export_clip import FRAMES, make_result
 
 from vht_jax.app import run
 from vht_jax.app.options import settings
+from vht_jax.app.result import export_cli
 from vht_jax.app.result.after import check_exports, export_run
+from vht_jax.app.result.source import _other_source, open_result
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
+from vht_jax.results.export.registry import export
 
 
 def test_formats_are_written_into_the_output_folder(open_head, clip_folder, tmp_path):
@@ -36,3 +40,39 @@ def test_a_run_refuses_before_it_makes_frames(clip_folder, tmp_path, monkeypatch
   flags = [f"--data_path={clip_folder / 'dataset'}", f"--output_path={tmp_path / 'out'}", "--export=glb,nonsense"]
   with pytest.raises(InputError, match="nonsense"):
     run.run(settings.parse([*flags, "--nocompilation_cache", "--model=open"]))
+
+
+def test_clips_and_formats_share_a_folder(clip_scene, tmp_path):
+  for name, formats in (("one", "glb,usda"), ("two", "glb"), ("one", "obj"), ("one", "pc2"), ("two", "obj")):
+    export(dataclasses.replace(clip_scene, name=name), formats, tmp_path)
+  found = {p.name for p in tmp_path.iterdir()}
+  assert {"one.glb", "one.usda", "one.png", "one.obj", "one.mtl", "one.pc2", "two.glb", "two.mtl"} <= found
+  assert not any(name.startswith("one_") for name in found)  # an older sequence of that format
+
+
+def test_a_file_is_no_folder_to_write_to(clip_scene, tmp_path):
+  (tmp_path / "mine").write_text("mine")
+  with pytest.raises(InputError, match="mine: expected a folder to write to, found a file"):
+    export(clip_scene, "csv", tmp_path / "mine")
+  assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_home_folders_in_paths(clip_folder, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "clip").symlink_to(clip_folder)
+  own = {"to": "csv", "out": "~/mine", "data_path": "~/clip/dataset", "model": "open"}
+  (written,) = export_cli.run("~/clip", own, {})
+  assert written.parent == tmp_path / "mine" and written.is_file() and not (tmp_path / "~").exists()
+
+
+def test_images_of_another_clip_are_told_of(clip_folder, tmp_path):
+  source = open_result(str(clip_folder))
+  row = int(np.flatnonzero(source.image_rows >= 0)[0])
+  names = np.array([f"mine.mp4#{i}" for i in range(len(FRAMES))])
+  tracked = dataclasses.replace(source.tracked, sources=names)
+  images = SimpleNamespace(sources=[f"mine.mp4#{i}" for i in range(len(FRAMES))])
+  assert _other_source(tracked, images, source.image_rows) == ""
+  images.sources[source.image_rows[row]] = "yours.mp4#0"
+  assert "'yours.mp4#0' there and 'mine.mp4#" in _other_source(tracked, images, source.image_rows)
+  assert _other_source(source.tracked, images, source.image_rows) == ""  # the file names none
