@@ -1,6 +1,7 @@
 """`vht-track --export`: what a run writes of its result in other formats, and what it refuses beforehand."""
 
 import dataclasses
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,9 @@ from vht_jax.app.result.after import check_exports, export_run
 from vht_jax.app.result.source import _other_source, open_result
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
+from vht_jax.results.export.flame_codes.consumers import Consumer
+from vht_jax.results.export.flame_codes.releases import RELEASES
+from vht_jax.results.export.flame_family import FORMATS
 from vht_jax.results.export.registry import export
 
 
@@ -33,6 +37,19 @@ def test_refused_before_tracking(open_head, flame_head):
   check_exports("glb", open_head)
   with pytest.raises(InputError, match="no such export format: 'fbx'"):
     check_exports("glb,fbx", open_head)
+  flame_2023 = flame_head.replace(name="FLAME (flame2023.pkl)")
+  check_exports("glb,vhap", flame_2023)
+  for name, file in (("nha", "generic_model.pkl"), ("cap4d", "flame2023_no_jaw.pkl")):
+    with pytest.raises(InputError, match=f"vht-export --to={name} --flame_model_path={file}"):
+      check_exports(f"csv,{name}", flame_2023)
+  with pytest.raises(InputError, match="fitted anew"):  # CAP4D's always
+    check_exports("cap4d", flame_head.replace(name="FLAME (flame2023_no_jaw.pkl)"))
+
+
+def test_formats_name_the_release_that_their_writers_check():
+  for one in FORMATS:
+    consumers = [v for v in vars(sys.modules[one.load().__module__]).values() if isinstance(v, Consumer)]
+    assert {c.release for c in consumers if c.name == one.name} <= {one.release} and one.release in RELEASES
 
 
 def test_a_run_refuses_before_it_makes_frames(clip_folder, tmp_path, monkeypatch):
