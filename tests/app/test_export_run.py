@@ -74,6 +74,17 @@ def test_a_file_is_no_folder_to_write_to(clip_scene, tmp_path):
   assert (tmp_path / "mine").read_text() == "mine"
 
 
+def test_a_refused_format_is_named_and_leaves_no_folder(clip_scene, tmp_path):
+  moving = dataclasses.replace(clip_scene, intrinsics=clip_scene.intrinsics + np.arange(len(FRAMES))[:, None])
+  with pytest.raises(InputError, match="^glb: --crop=frame: this format has one camera"):
+    export(moving, "csv,glb", tmp_path / "out")
+  assert (tmp_path / "out" / "clip_frames.csv").is_file()  # what was written before stays
+  lost = dataclasses.replace(clip_scene, result=clip_scene.result.replace(status=np.ones(len(FRAMES), int)))
+  with pytest.raises(InputError, match="^nerf: no frame of this result was tracked"):
+    export(lost, "nerf", tmp_path / "none")
+  assert not (tmp_path / "none").exists()
+
+
 def test_home_folders_in_paths(clip_folder, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("HOME", str(tmp_path))

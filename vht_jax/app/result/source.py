@@ -182,6 +182,7 @@ def _result_file(path: Path) -> Path:
   if (path / FILE_NAME).is_file():
     return path / FILE_NAME
   people = sorted(p.parent.name for p in path.glob(f"face_*/{FILE_NAME}"))
+  people += sorted(p.name for p in path.glob("*.npz"))
   hint = f"; it holds {', '.join(people)}: name one of these" if people else "; is the run finished?"
   raise InputError(f"{path}: expected a {FILE_NAME} in this folder{hint}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -110,6 +111,7 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
     The folder, or of a format without one its first file.
   """
   try:
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     record = _record(folder)
     ours = {name for names in record.values() for name in names}
@@ -122,9 +124,15 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
         names.append(name)
+    except InputError as error:
+      raise InputError(str(error) if str(error).startswith(one.name) else f"{one.name}: {error}") from error
     finally:
       known = dict.fromkeys([*record.get(one.name, ()), *names])
-      write_atomic(folder / RECORD, json.dumps({**record, one.name: list(known)}).encode())
+      if names:
+        write_atomic(folder / RECORD, json.dumps({**record, one.name: list(known)}).encode())
+      elif made:  # refused
+        with contextlib.suppress(OSError):
+          folder.rmdir()
     if one.folder:
       others = {name for key, held in record.items() if key != one.name for name in held}
       for name in set(record.get(one.name, ())) - set(names) - others:
