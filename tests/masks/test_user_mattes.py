@@ -107,3 +107,11 @@ def test_masks_are_made_once_and_kept():
   assert not made
   assert [int(kept(i)[0, 0]) for i in (2, 0, 1, 2, 3)] == [100, 20, 60, 100, 140]
   assert made == [0, 1, 2, 3]
+
+
+def test_a_dataset_without_mattes_is_told_so(tmp_path):
+  path = tmp_path / "frame_0001"
+  path.mkdir()
+  assert cv2.imwrite(str(path / IMAGE), grey(1))
+  with pytest.raises(InputError, match=f"expected {MASK} in the folders of this dataset, found none"):
+    UserMattes(tmp_path, VIDEO, IDS, SIZE)

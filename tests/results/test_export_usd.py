@@ -166,3 +166,16 @@ def test_the_binary_form_needs_usd_core(clip_scene, monkeypatch):
   monkeypatch.setitem(sys.modules, "pxr", None)
   with pytest.raises(InputError, match=r"pip install 'vht-jax\[usd\]', or export usda"):
     dict(to_usdc(clip_scene))
+
+
+@pytest.mark.parametrize("write", [to_usda, to_usdc])
+def test_a_clips_name_does_not_end_its_textures_path(clip_scene, tmp_path, write):
+  from dataclasses import replace
+
+  Usd = pytest.importorskip("pxr.Usd")
+  files = dict(write(replace(clip_scene, name='Jö\'s "1st" me@home')))
+  for name, content in files.items():
+    (tmp_path / name).write_bytes(content)
+  stage = Usd.Stage.Open(str(tmp_path / next(n for n in files if ".usd" in n)))
+  texture = stage.GetPrimAtPath("/scene/skin/texture").GetAttribute("inputs:file").Get()
+  assert texture.resolvedPath.endswith('Jö\'s "1st" me@home.png')

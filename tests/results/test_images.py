@@ -226,6 +226,7 @@ def test_forms_of_an_image(clip_with_images):
 def test_what_cannot_be_is_refused(clip_with_images, clip_scene):
   for options, message in (
     ({"mask": "hair"}, "--mask: expected auto, person"),
+    ({"mask": ""}, "--mask: expected auto, person"),
     ({"crop": "face"}, "--crop: expected one of"),
     ({"crop": "head", "size": 3}, "--size: expected 16 to"),
   ):

@@ -46,6 +46,8 @@ class UserMattes:
         raise InputError(f"{path}: frame {missing[0]} has no {MASK}; expected one for every frame")
       self._files = [masks[int(i)] for i in frame_ids]
       sizes = [(file, png_size(file)) for file in self._files]
+    elif path.is_dir() and frame_folders(path):
+      raise InputError(f"{path}: expected {MASK} in the folders of this dataset, found none; its frames have no mattes")
     else:
       place = tempfile.mkdtemp(prefix="vht_mattes_")
       weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)  # with these mattes, at the latest at the end

@@ -94,10 +94,12 @@ def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
   """Exports a result; returns what was written. Arguments of `parse`."""
   from vht_jax.app.result.after import FOLDER
   from vht_jax.app.result.source import open_result, scene_of
+  from vht_jax.host.files import expanded
   from vht_jax.results.export.registry import export, named
 
   named(own.get("to", ""))  # before anything is read
-  source = open_result(path, own.get("data_path"), own.get("assets"), own.get("model", "auto"))
+  own = {name: value if name == "to" else expanded(value) for name, value in own.items()}
+  source = open_result(expanded(path), own.get("data_path"), own.get("assets"), own.get("model", "auto"))
   for note in source.notes:
     logging.getLogger("vht_jax").warning("%s", note)
   out = own.get("out")

@@ -154,7 +154,24 @@ def _rows(tracked: Tracked, images: FrameFolder | None, notes: list[str]) -> tup
     if (rows < 0).all():
       notes.append(f"{images.path}: has none of the result's frames; shown without images")
       return None, rows
+    if other := _other_source(tracked, images, rows):
+      notes.append(f"{images.path}: {other}")
   return images, rows
+
+
+def _other_source(tracked: Tracked, images: FrameFolder, rows: np.ndarray) -> str:
+  """What the images are made from, if it is not what the result's frames were; "" if it is, or if it is not known.
+
+  Datasets of two clips may have frames of one size and the same numbers.
+  """
+  if tracked.sources is None:
+    return ""
+  for frame in np.flatnonzero(rows >= 0).tolist():
+    of_result, of_image = str(tracked.sources[frame]), images.sources[rows[frame]]
+    named = not of_image.startswith("frame_") and not of_result.startswith("frame_")  # what datasets of VHT have
+    if named and of_result != of_image:
+      return f"frame {tracked.frames[frame]} is {of_image!r} there and {of_result!r} in the result: of another clip?"
+  return ""
 
 
 def _result_file(path: Path) -> Path:
@@ -165,6 +182,7 @@ def _result_file(path: Path) -> Path:
   if (path / FILE_NAME).is_file():
     return path / FILE_NAME
   people = sorted(p.parent.name for p in path.glob(f"face_*/{FILE_NAME}"))
+  people += sorted(p.name for p in path.glob("*.npz"))
   hint = f"; it holds {', '.join(people)}: name one of these" if people else "; is the run finished?"
   raise InputError(f"{path}: expected a {FILE_NAME} in this folder{hint}")
 

@@ -24,6 +24,8 @@ class Format:
   help: str  # one line: what it is and who reads it
   function: str  # "module:function"; imported when it is used
   flame: bool = False  # hands FLAME's codes to a program that evaluates its own FLAME
+  release: str = ""  # of FLAME, which that program has (`flame_codes.releases`)
+  refits: bool = False  # always fits FLAME's codes anew, to a file that has to be named
   folder: bool = False  # many files: they get a folder of their own
   pictures: bool = False  # cannot be without the clip's images
   options: tuple[str, ...] = ()  # names in an `OPTIONS` list that the function takes as keywords

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -90,6 +91,8 @@ def export(
   """
   chosen = named(formats)
   check(chosen, scene, options)
+  if Path(out).is_file():
+    raise InputError(f"{out}: expected a folder to write to, found a file; name a folder by --out")
   scene = images.prepared(scene, **{k: v for k, v in options.items() if k in images.SCENE_OPTIONS})
   written = []
   for one in chosen:
@@ -99,12 +102,16 @@ def export(
 
 
 def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> Path:
-  """Writes one format (checked before); files that an earlier export of it wrote and this one does not are removed.
+  """Writes one format (checked before).
+
+  Of a format of many files those that an earlier export of it wrote and this one does not are removed, but for what
+  other formats there use as well. Single files are named after their clip: another clip's stay.
 
   Returns:
     The folder, or of a format without one its first file.
   """
   try:
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     record = _record(folder)
     ours = {name for names in record.values() for name in names}
@@ -117,12 +124,20 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
         names.append(name)
+    except InputError as error:
+      raise InputError(str(error) if str(error).startswith(one.name) else f"{one.name}: {error}") from error
     finally:
       known = dict.fromkeys([*record.get(one.name, ()), *names])
-      write_atomic(folder / RECORD, json.dumps({**record, one.name: list(known)}).encode())
-    for name in set(record.get(one.name, ())) - set(names):
-      (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / RECORD, json.dumps({**record, one.name: names}).encode())
+      if names:
+        write_atomic(folder / RECORD, json.dumps({**record, one.name: list(known)}).encode())
+      elif made:  # refused
+        with contextlib.suppress(OSError):
+          folder.rmdir()
+    if one.folder:
+      others = {name for key, held in record.items() if key != one.name for name in held}
+      for name in set(record.get(one.name, ())) - set(names) - others:
+        (folder / name).unlink(missing_ok=True)
+      write_atomic(folder / RECORD, json.dumps({**record, one.name: names}).encode())
   except OSError as error:
     raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
   log.info("%s: %d files in %s", one.name, len(names), folder)

@@ -84,7 +84,7 @@ class Scene:
       InputError: they have several, as crops that follow the head do.
     """
     if np.ptp(self.intrinsics, axis=0).max() > 1e-6:
-      raise InputError("this format has one camera for the whole clip: use a crop that stands still, or none")
+      raise InputError("--crop=frame: this format has one camera for the whole clip; use --crop=head, square or none")
     return Lens(*self.intrinsics[0].tolist())
 
   @functools.cached_property

@@ -181,7 +181,7 @@ def _material(texture: str) -> str:
         def Shader "texture"
         {{
             uniform token info:id = "UsdUVTexture"
-            asset inputs:file = @./{texture}@
+            asset inputs:file = @@@./{texture}@@@
             token inputs:sourceColorSpace = "sRGB"
             float2 inputs:st.connect = </scene/skin/coordinates.outputs:result>
             float3 outputs:rgb

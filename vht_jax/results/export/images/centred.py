@@ -43,7 +43,8 @@ def centred(scene: Scene) -> tuple[Scene, np.ndarray]:
     whole = np.abs(_fraction(origin)) < EXACT
     views = Views(np.where(whole, np.round(origin), origin), np.ones(n), (sides[1], sides[0]))
   found = seen_through(scene, views)
-  log.info("images: padded from %d x %d to %d x %d px, the principal point in the middle", width, height,
+  scaled = "" if side is None else " and scaled back"
+  log.info("images: %d x %d px padded until the principal point is in the middle%s: %d x %d px", width, height, scaled,
            *found.size[::-1])  # fmt: skip
   return found, -views.origin * views.scale[:, None]
 

@@ -158,5 +158,5 @@ class Choice:
 
 def check_kind(kind: str) -> None:
   """Refuses what is neither a word nor a path (`InputError`)."""
-  if kind not in WORDS and not Path(expanded(kind)).exists():
+  if kind not in WORDS and not (kind and Path(expanded(kind)).exists()):
     raise InputError(f"--mask: expected {', '.join(WORDS)}, or a folder or video of mattes; found {kind!r}")
