@@ -238,7 +238,7 @@ def test_nothing_is_dropped_when_every_face_touches_every_pixel(monkeypatch):
   soft._aggregate.cache_clear()
 
 
-def test_vmap_equals_loop():
+def test_vmap_equals_loop(optimised):
   scenes = [soup(i) for i in range(4)]
   screens, colors, faces = jnp.stack([s[0] for s in scenes]), jnp.stack([s[2] for s in scenes]), scenes[0][1]
   sigmas = jnp.array([1e-3, 1e-2, 1e-4, 3e-3])
