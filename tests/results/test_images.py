@@ -332,3 +332,9 @@ def test_the_persons_matte_goes_with_the_images(clip_with_images, monkeypatch, c
   assert "no model here; the head's own silhouette instead" in caplog.text
   with pytest.raises(InputError, match="no model here"):
     prepared(clip_with_images, "person")
+
+
+def test_a_format_that_refuses_costs_no_other(clip_with_images, tmp_path):
+  with pytest.raises(InputError, match=r"^glb: .*\(written: .*colmap\)"):
+    registry.export(clip_with_images, "glb,colmap", tmp_path, crop="frame", size=64, mask="none")
+  assert (tmp_path / "colmap").is_dir() and not list(tmp_path.glob("*.glb"))

@@ -87,17 +87,26 @@ def export(
     For every format its folder, or its first file if it has none of its own.
 
   Raises:
-    InputError: see `named` and `check`; a file that no export wrote is in the way; the disk refuses.
+    InputError: see `named` and `check`, nothing is written; or a format refused the clip, a file that no export wrote
+      was in the way, the disk refused: the other formats are written.
   """
   chosen = named(formats)
   check(chosen, scene, options)
   if Path(out).is_file():
     raise InputError(f"{out}: expected a folder to write to, found a file; name a folder by --out")
   scene = images.prepared(scene, **{k: v for k, v in options.items() if k in images.SCENE_OPTIONS})
-  written = []
+  if not scene.tracked.any():
+    log.warning("no frame of this result was tracked: what is written is a guess")
+  written, refused = [], []
   for one in chosen:
     folder = Path(out) / one.name if one.folder and (apart or len(chosen) > 1) else Path(out)
-    written.append(write(one, scene, folder, {k: v for k, v in options.items() if k in one.options}))
+    try:
+      written.append(write(one, scene, folder, {k: v for k, v in options.items() if k in one.options}))
+    except InputError as error:
+      refused.append(str(error))
+  if refused:
+    done = f" (written: {', '.join(map(str, written))})" if written else ""
+    raise InputError("; ".join(refused) + done)
   return written
 
 
