@@ -61,20 +61,22 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
     run.progress.note(doubt(len(chosen), yaw_span, state.focal_sd))
-  return _with_landmark_focal(state)
+  return with_landmark_focal(state)
 
 
-def adjusted(state: TrackState, run: Run, doubt: float = 1.0, hold_shape: bool = False) -> TrackState:
+def adjusted(
+  state: TrackState, run: Run, chosen: np.ndarray, doubt: float = 1.0, hold_shape: bool = False
+) -> TrackState:
   """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state.
 
   Args:
+    chosen: of `bundle_frames`.
     doubt, hold_shape: as for `_bundle_of`.
   """
-  chosen, _ = bundle_frames(run)
   shared = known(state.shared)
   result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]), doubt, hold_shape)
   held = result.shared.replace(log_focal=shared.log_focal, principal=shared.principal)
-  return _with_landmark_focal(state.replace(shared=run.with_held(held)))
+  return state.replace(shared=run.with_held(held))
 
 
 def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
@@ -173,10 +175,10 @@ def _taken_over(state: TrackState, run: Run, init: TrackResult) -> TrackState:
   plain = plain_appearance(run.model.texture_basis.shape[-1])
   layer = plain.layer if identity.texture_layer is None else identity.texture_layer
   appearance = Appearance(texture=identity.texture, layer=layer, light=light)
-  return _with_landmark_focal(state.replace(shared=on_host(shared), appearance=on_host(appearance)))
+  return with_landmark_focal(state.replace(shared=on_host(shared), appearance=on_host(appearance)))
 
 
-def _with_landmark_focal(state: TrackState) -> TrackState:
+def with_landmark_focal(state: TrackState) -> TrackState:
   return state.replace(landmark_focal=np.array([known(state.shared).log_focal, state.focal_sd], np.float32))
 
 
