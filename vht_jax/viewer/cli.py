@@ -15,6 +15,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from absl import flags
 
 from vht_jax.errors import InputError, exit_code
+from vht_jax.host import arguments
 from vht_jax.host.supervise import supervised
 
 USAGE = """\
@@ -78,12 +79,7 @@ def parse(argv: list[str]) -> Options:
   for field in dataclasses.fields(Options)[1:]:
     flags.DEFINE_string(field.name, None, "", flag_values=values)
   flags.DEFINE_boolean("debug", False, "", flag_values=values)
-  try:
-    rest = values(["vht-view", *argv])[1:]
-  except flags.UnrecognizedFlagError as error:
-    raise InputError(f"unknown flag --{error.flagname} (see --help)") from None
-  except flags.Error as error:
-    raise InputError(" ".join(str(error).split())) from None
+  rest = arguments.parse(values, "vht-view", argv)
   if not 1 <= len(rest) <= 2:
     raise InputError(f"expected one or two results; found {len(rest)}. vht-view out/clip (see --help)")
   given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(Options)[1:]}

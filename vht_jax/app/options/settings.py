@@ -20,6 +20,7 @@ from vht_jax.app.options.ini import packaged, read_ini, read_value, spelled, sug
 from vht_jax.app.options.several import expand, names
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
+from vht_jax.host import arguments
 from vht_jax.host.files import expanded
 from vht_jax.option import Option, having, options, values
 
@@ -75,15 +76,8 @@ def parse_all(argv: list[str]) -> list[Settings]:
     InputError: unknown flag or key, a value of the wrong kind, or a pattern that matches nothing.
   """
   parsed = _flags()
-  arguments, bare = join_lists(argv)
-  try:
-    rest = parsed(["vht-track", *arguments])[1:]
-  except flags.UnrecognizedFlagError as error:
-    raise InputError(f"unknown flag --{error.flagname}{suggestion(error.flagname)} (see --help)") from None
-  except flags.Error as error:
-    if isinstance(error.__context__, InputError):  # ours; absl adds words
-      raise error.__context__ from None
-    raise InputError(" ".join(str(error).split())) from None
+  joined, bare = join_lists(argv)
+  rest = arguments.parse(parsed, "vht-track", joined, suggestion)
 
   given: dict[str, Any] = {}
   for key in ALL:

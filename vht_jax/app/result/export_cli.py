@@ -18,6 +18,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from absl import flags
 
 from vht_jax.errors import InputError, exit_code
+from vht_jax.host import arguments
 from vht_jax.host.supervise import supervised
 
 USAGE = """\
@@ -77,12 +78,7 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
       flags.DEFINE_boolean(name, None, option.help, flag_values=values)
     else:
       flags.DEFINE_string(name, None, option.help, flag_values=values)
-  try:
-    rest = values(["vht-export", *argv])[1:]
-  except flags.UnrecognizedFlagError as error:
-    raise InputError(f"unknown flag --{error.flagname} (see --help)") from None
-  except flags.Error as error:
-    raise InputError(" ".join(str(error).split())) from None
+  rest = arguments.parse(values, "vht-export", argv)
   if len(rest) != 1:
     raise InputError(f"expected one result; found {len(rest)}. vht-export out/clip --to=glb (see --help)")
   given = lambda names: {n: value for n in names if (value := values[n].value) is not None}
