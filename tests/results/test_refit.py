@@ -14,7 +14,8 @@ from flame_file import N_EXPR, N_SHAPE, flame_arrays, without_its_landmarks, wri
 from vht_jax.errors import InputError
 from vht_jax.head.load import flame_model_from_arrays
 from vht_jax.head.load.flame_files import load_flame
-from vht_jax.results.export.flame_codes import lbs, refit, solve
+from vht_jax.results.export import lbs
+from vht_jax.results.export.flame_codes import refit, solve
 from vht_jax.results.export.flame_family import FORMATS
 from vht_jax.results.export.flame_family.cap4d import KIND
 

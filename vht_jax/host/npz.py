@@ -1,19 +1,28 @@
-"""Reading .npy and .npz without trusting their headers: nothing is allocated that the file cannot fill."""
+"""Reading .npy and .npz without trusting their headers: nothing is allocated that the file cannot fill. Making .npz."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import numpy as np
 
 from vht_jax.errors import InputError, brief
 
 MAX_BYTES = 4 << 30  # of one array held in memory; FLAME's largest, its texture basis, is 0.6 GB
+
+
+def npz_bytes(arrays: dict[str, np.ndarray], *, compressed: bool = False) -> bytes:
+  """An npz file of these arrays."""
+  data = io.BytesIO()
+  save = np.savez_compressed if compressed else np.savez
+  save(data, **cast(Any, arrays))  # NumPy's stub takes the names for options
+  return data.getvalue()
 
 
 def read_npz(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:

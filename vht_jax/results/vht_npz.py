@@ -8,11 +8,10 @@ under names that begin with `vht_jax_`, which its readers do not look at.
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -295,9 +294,7 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
   """np.savez; the file appears whole or not at all."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  data = io.BytesIO()
-  np.savez(data, **cast(Any, arrays))  # NumPy's stub takes the names for options
-  write_atomic(path, data.getvalue(), durable=True)
+  write_atomic(path, npz.npz_bytes(arrays), durable=True)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

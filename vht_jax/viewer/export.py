@@ -22,7 +22,7 @@ def obj(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray) -> bytes:
   Not trimesh's, which has one texture coordinate per vertex: its file would have other vertices than the head.
   """
   axes = "# x to the left of the image, y up, z away from the camera\n"
-  return meshes.obj(vertices, meshes.obj_surface(faces, uv), axes)
+  return meshes.obj(vertices, meshes.obj_surface(faces, uv), meshes.UNIT + axes)
 
 
 def picture(rgb: np.ndarray, alpha: np.ndarray, image: np.ndarray | None) -> bytes:

@@ -1,4 +1,4 @@
-"""FLAME in float64 NumPy at some of its vertices, for one frame: what re-fits minimise over.
+"""The head in float64 NumPy at some of its vertices, for one frame: what is exported, and what re-fits minimise over.
 
 Joints turn in FLAME's chain, or each by itself about its unposed place, as in CAP4D's version of the head.
 """
@@ -71,6 +71,11 @@ def pose(
   shift = head.weights @ (placed - np.einsum("jab,jb->ja", turned, joints))
   moved = vertices + np.tensordot(feature, head.posedirs, axes=1)
   return Posed(np.einsum("vab,vb->va", blended, moved) + shift, joints, turned, blended)
+
+
+def feature(rotations: np.ndarray) -> np.ndarray:
+  """(36,) FLAME's amounts of the pose correctives of (5, 3, 3) rotations."""
+  return (rotations[1:] - np.eye(3)).reshape(36)
 
 
 def along(head: Head, posed: Posed, rotations: np.ndarray, columns: slice, chained: bool = True) -> np.ndarray:

@@ -36,15 +36,25 @@ def matrices(angles: np.ndarray) -> np.ndarray:
 def axis_angles(rotations: np.ndarray) -> np.ndarray:
   """(..., 3) axis-angle vectors of (..., 3, 3) rotations, rad, at most pi long; inverse of `matrices`."""
   rotations = np.asarray(rotations, np.float64)
-  q = np.stack([quaternions(m[None])[0] for m in rotations.reshape(-1, 3, 3)]).reshape(*rotations.shape[:-2], 4)
-  q = q * np.where(q[..., 3:] < 0, -1.0, 1.0)
+  q = _quaternions(rotations.reshape(-1, 3, 3)).reshape(*rotations.shape[:-2], 4)
+  return angles_of(q * np.where(q[..., 3:] < 0, -1.0, 1.0))
+
+
+def angles_of(q: np.ndarray) -> np.ndarray:
+  """(..., 3) axis-angle vectors, rad, of (..., 4) unit quaternions x, y, z, w; longer than pi where w < 0."""
   sine = np.linalg.norm(q[..., :3], axis=-1, keepdims=True)  # of half the angle
   return q[..., :3] * np.where(sine > 1e-9, 2.0 * np.arctan2(sine, q[..., 3:]) / np.maximum(sine, 1e-9), 2.0)
 
 
 def quaternions(rotations: np.ndarray) -> np.ndarray:
   """(T, 4) unit quaternions x, y, z, w of (T, 3, 3) rotations, each on the same side as the one before it."""
-  m = np.asarray(rotations, np.float64)
+  q = _quaternions(np.asarray(rotations, np.float64))
+  sides = np.sign((q[1:] * q[:-1]).sum(-1))
+  return q * np.cumprod(np.concatenate([[1.0], np.where(sides < 0, -1.0, 1.0)]))[:, None]
+
+
+def _quaternions(m: np.ndarray) -> np.ndarray:
+  """(T, 4) of (T, 3, 3), on either side."""
   diagonal = np.diagonal(m, axis1=-2, axis2=-1)
   # Four candidates, each exact; the one with the largest divisor is taken (Shepperd, 1978).
   xx, yy, zz = diagonal.T
@@ -62,9 +72,7 @@ def quaternions(rotations: np.ndarray) -> np.ndarray:
   lengths = np.linalg.norm(candidates, axis=-1)
   best = lengths.argmax(axis=1)
   rows = np.arange(len(m))
-  q = candidates[rows, best] / lengths[rows, best, None]
-  sides = np.sign((q[1:] * q[:-1]).sum(-1))
-  return q * np.cumprod(np.concatenate([[1.0], np.where(sides < 0, -1.0, 1.0)]))[:, None]
+  return candidates[rows, best] / lengths[rows, best, None]
 
 
 def opengl_view(camera: Camera) -> tuple[np.ndarray, np.ndarray]:

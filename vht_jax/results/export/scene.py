@@ -19,7 +19,8 @@ from vht_jax.cameras import OPENCV_TO_OPENGL
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.render.shade import shade, shading
-from vht_jax.results.export.motion import PARENTS, Motion, joint_motion
+from vht_jax.results.export import lbs
+from vht_jax.results.export.motion import Motion, joint_motion
 from vht_jax.types import Camera, FlameModel, Status, TrackResult
 
 FLAME_VERTICES = 5023
@@ -153,44 +154,46 @@ class Scene:
     return template + dirs @ self.shape
 
   @functools.cached_property
-  def _deformations(self) -> tuple[np.ndarray, np.ndarray]:
-    """(E + 36, V * 3) directions of expression and pose correctives, and their amounts (T, E + 36)."""
-    units = np.moveaxis(np.asarray(self.model.exprdirs, np.float64), -1, 0).reshape(self.expr.shape[1], -1)
-    entries = (self.rotations[:, 1:] - np.eye(3)).reshape(len(self), 36)
-    return (
-      np.concatenate([units, np.asarray(self.model.posedirs, np.float64)]),
-      np.concatenate([self.expr, entries], axis=1),
-    )
+  def surface(self) -> lbs.Head:
+    """The head's model, all of its vertices."""
+    return lbs.head_of(self.model, len(self.shape), self.expr.shape[1])
 
   def shaped(self, i: int) -> np.ndarray:
     """(V, 3) of frame i with expression, before correctives and skinning, head frame, m."""
-    directions, amounts = self._deformations
-    n = self.expr.shape[1]
-    return self.neutral + (amounts[i, :n] @ directions[:n]).reshape(-1, 3)
+    return self.neutral + self.surface.dirs[..., len(self.shape) :] @ self.expr[i]
 
-  def head_vertices(self, i: int) -> np.ndarray:
-    """(V, 3) of frame i in the head's frame, m: posed, correctives included, but for the root's rotation (u)."""
-    directions, amounts = self._deformations
-    bound = self.neutral + (amounts[i] @ directions).reshape(-1, 3)
-    joints, local = self.joints[i], self.rotations[i]
-    turned, placed = [np.eye(3)], [joints[0]]
-    for j in range(1, 5):
-      p = PARENTS[j]
-      placed.append(placed[p] + turned[p] @ (joints[j] - joints[p]))
-      turned.append(turned[p] @ local[j])
-    offsets = [placed[j] - turned[j] @ joints[j] for j in range(5)]
-    weights = np.asarray(self.model.lbs_weights, np.float64)
-    blended = (weights @ np.reshape(turned, (5, 9))).reshape(-1, 3, 3)
-    return np.einsum("vij,vj->vi", blended, bound) + weights @ np.array(offsets)
+  def head_vertices(self, i: int, still: int = 1) -> np.ndarray:
+    """(V, 3) of frame i in the head's frame, m: posed, correctives included, but for the root's rotation (u).
+
+    Args:
+      still: so many joints, from the root on, do not turn.
+    """
+    rotations = self.rotations[i].copy()
+    rotations[:still] = np.eye(3)
+    return lbs.pose(self.surface, (self.shaped(i), self.joints[i]), rotations, lbs.feature(rotations)).vertices
 
   def camera_vertices(self, i: int) -> np.ndarray:
-    """(V, 3) of frame i in the camera's frame (OpenCV), m."""
-    return (self.head_vertices(i) - self.joints[i, 0]) @ self.root_rotation[i].T + self.root_position[i]
+    """(V, 3) of frame i in the camera's frame (OpenCV), m; kept until another frame is asked for. Not to be written."""
+    if i not in self._latest:
+      found = (self.head_vertices(i) - self.joints[i, 0]) @ self.root_rotation[i].T + self.root_position[i]
+      found.setflags(write=False)
+      self._latest.clear()
+      self._latest[i] = found
+    return self._latest[i]
+
+  @functools.cached_property
+  def _latest(self) -> dict[int, np.ndarray]:
+    return {}
 
   def pixels(self, i: int) -> np.ndarray:
     """(V, 2) column, row of the vertices of frame i."""
     points, (f, cx, cy) = self.camera_vertices(i), self.intrinsics[i]
     return f * points[:, :2] / points[:, 2:] + [cx, cy]
+
+  def landmarks(self, i: int) -> np.ndarray:
+    """(68 or 70, 2) px of the head's landmarks in frame i; none on a head without."""
+    corners, bary = np.asarray(self.model.lmk_vertices), np.asarray(self.model.lmk_bary, np.float64)
+    return np.einsum("lcx,lc->lx", self.pixels(i)[corners], bary)
 
   @functools.cached_property
   def albedo(self) -> np.ndarray:

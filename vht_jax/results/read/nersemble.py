@@ -10,13 +10,13 @@ import numpy as np
 
 from vht_jax.errors import InputError, brief
 from vht_jax.results.export.flame_codes.angles import times
+from vht_jax.results.export.flame_family.nersemble import SERIAL
 from vht_jax.results.read.common import judged, made, numbers
 from vht_jax.results.read.kinds import split
 from vht_jax.results.read.vhap import root_joints
 from vht_jax.results.vht_npz import Tracked, read_npz
 from vht_jax.types import FlameModel
 
-SERIAL = "222200037"  # the camera that the benchmark's monocular task trains on
 SIZES = ((512, 512), (1604, 1100))  # (H, W) of the images of its tasks: the calibration does not say
 _NEAR = 0.1  # of a side; a principal point is at most this far from the middle
 

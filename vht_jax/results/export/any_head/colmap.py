@@ -10,6 +10,7 @@ import logging
 import numpy as np
 
 from vht_jax.results.export.any_head import still_head
+from vht_jax.results.export.flame_codes import places
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.motion import quaternions
 from vht_jax.results.export.scene import Scene
@@ -29,7 +30,7 @@ def to_colmap(scene: Scene, *, images: bool = True) -> Files:
   for k, (f, cx, cy) in enumerate(lenses):
     lines.append(f"{k + 1} PINHOLE {width} {height} {f:.9g} {f:.9g} {cx:.9g} {cy:.9g}")
   yield "sparse/0/cameras.txt", _text(lines)
-  rotation, translation = still_head.world_to_camera(scene)
+  rotation, translation = places.still_head(scene, neck=True)
   lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of points: none"]
   for i, (x, y, z, w) in enumerate(quaternions(rotation)):
     place = " ".join(f"{a:.12g}" for a in (w, x, y, z, *translation[i]))

@@ -17,15 +17,15 @@ from vht_jax.results.export.images.png import rgb_png
 from vht_jax.results.export.scene import OPENGL, Scene
 
 _MATERIAL = "skin"
+UNIT = "# vht_jax: metres\n"  # the first line of an OBJ
 
 
 def to_obj(scene: Scene) -> Files:
   """NAME_00001.obj, ... with texture coordinates, NAME.mtl and NAME.png, camera.json. Numbers count the frames."""
   yield from _surroundings(scene, "obj")
-  yield f"{scene.name}.mtl", f"newmtl {_MATERIAL}\nKd 1 1 1\nmap_Kd {scene.name}.png\n".encode()
-  yield f"{scene.name}.png", rgb_png(scene.texture)
+  yield from _material(scene)
   surface = obj_surface(np.asarray(scene.model.faces), np.asarray(scene.model.uv))
-  head = f"mtllib {scene.name}.mtl\nusemtl {_MATERIAL}\n"
+  head = f"{UNIT}mtllib {scene.name}.mtl\nusemtl {_MATERIAL}\n"
   for i in range(len(scene)):
     yield numbered(scene, i, "obj"), obj(vertices_of(scene, i), surface, head)
 
@@ -42,9 +42,8 @@ def to_pc2(scene: Scene) -> Files:
   """NAME.pc2, a point cache with a sample per frame, and NAME.obj, the mesh it moves (Blender: Mesh Cache modifier)."""
   yield from _surroundings(scene, "pc2")
   surface = obj_surface(np.asarray(scene.model.faces), np.asarray(scene.model.uv))
-  yield f"{scene.name}.mtl", f"newmtl {_MATERIAL}\nKd 1 1 1\nmap_Kd {scene.name}.png\n".encode()
-  yield f"{scene.name}.png", rgb_png(scene.texture)
-  head = f"mtllib {scene.name}.mtl\nusemtl {_MATERIAL}\n"
+  yield from _material(scene)
+  head = f"{UNIT}mtllib {scene.name}.mtl\nusemtl {_MATERIAL}\n"
   yield f"{scene.name}.obj", obj(vertices_of(scene, 0), surface, head)
   count = len(scene.model.v_template)
   if len(scene) * count * 12 > 1 << 31:
@@ -66,11 +65,13 @@ def numbered(scene: Scene, i: int, suffix: str) -> str:
 
 def obj(vertices: np.ndarray, surface: str, head: str = "") -> bytes:
   """Wavefront OBJ of vertices (V, 3); `surface`: `obj_surface` of its faces, `head`: lines before all."""
-  return f"# vht_jax: metres\n{head}{_lines('v %.7f %.7f %.7f', vertices)}{surface}".encode()
+  return f"{head}{_lines('v %.7f %.7f %.7f', vertices)}{surface}".encode()
 
 
-def obj_surface(faces: np.ndarray, uv: np.ndarray) -> str:
-  """The lines of faces (F, 3) and texture coordinates (F, 3, 2): the same for every frame."""
+def obj_surface(faces: np.ndarray, uv: np.ndarray | None = None) -> str:
+  """The lines of faces (F, 3) and, if there are any, texture coordinates (F, 3, 2): the same for every frame."""
+  if uv is None:
+    return _lines("f %d %d %d", faces + 1)
   unique, inverse = np.unique(uv.reshape(-1, 2), axis=0, return_inverse=True)
   ids = np.stack([faces + 1, inverse.reshape(faces.shape) + 1], axis=-1)
   return _lines("vt %.6f %.6f", unique) + _lines("f %d/%d %d/%d %d/%d", ids.reshape(-1, 6))
@@ -80,13 +81,17 @@ def _lines(pattern: str, rows: np.ndarray) -> str:
   return f"{pattern}\n" * len(rows) % tuple(rows.ravel().tolist())
 
 
-def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray) -> bytes:
-  """Binary PLY of vertices (V, 3), faces (F, 3) and sRGB colours (V, 3) uint8."""
-  points = np.empty(len(vertices), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
-  points["xyz"], points["rgb"] = vertices, colors
+def ply(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None = None) -> bytes:
+  """Binary PLY of vertices (V, 3), faces (F, 3) and, if there are any, sRGB colours (V, 3) uint8."""
+  points = np.empty(len(vertices), [("xyz", "<f4", 3), *([] if colors is None else [("rgb", "u1", 3)])])
+  points["xyz"] = vertices
+  if colors is not None:
+    points["rgb"] = colors
   triangles = np.empty(len(faces), [("n", "u1"), ("ids", "<i4", 3)])
   triangles["n"], triangles["ids"] = 3, faces
-  properties = [*(f"property float {a}" for a in "xyz"), *(f"property uchar {c}" for c in ("red", "green", "blue"))]
+  properties = [f"property float {a}" for a in "xyz"]
+  if colors is not None:
+    properties += [f"property uchar {c}" for c in ("red", "green", "blue")]
   lines = [
     "ply", "format binary_little_endian 1.0", "comment vht_jax: metres", f"element vertex {len(vertices)}", *properties,
     f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", "",
@@ -122,6 +127,11 @@ def camera_json(scene: Scene, suffix: str = "") -> bytes:
     "frames": frames,
   }
   return json.dumps(content, indent=1).encode()
+
+
+def _material(scene: Scene) -> Files:
+  yield f"{scene.name}.mtl", f"newmtl {_MATERIAL}\nKd 1 1 1\nmap_Kd {scene.name}.png\n".encode()
+  yield f"{scene.name}.png", rgb_png(scene.texture)
 
 
 def _surroundings(scene: Scene, suffix: str) -> Files:

@@ -15,6 +15,7 @@ import numpy as np
 from vht_jax.errors import InputError
 from vht_jax.results.export.any_head import still_head
 from vht_jax.results.export.any_head.meshes import ply
+from vht_jax.results.export.flame_codes import places
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.scene import OPENGL, Scene
 from vht_jax.results.export.selection import tracked_only
@@ -37,19 +38,16 @@ def to_nerf(scene: Scene, *, images: bool = True) -> Files:
   pictured = images and scene.pictures is not None
   if images and not pictured:
     log.warning("nerf: there is no dataset beside the result (--data_path): images/ is left for you to fill")
-  rotation, translation = still_head.world_to_camera(scene)
+  poses = places.camera_to_world(*places.still_head(scene, neck=True), OPENGL)
   masked = pictured and scene.pictures is not None and bool(scene.pictures.masks)
   one_lens = np.ptp(scene.intrinsics, axis=0).max() < 1e-6
   frames = []
   for i in range(len(scene)):
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation[i].T @ OPENGL
-    matrix[:3, 3] = -rotation[i].T @ translation[i]
     frames.append(
       {
         "file_path": f"images/{still_head.image_name(i)}",
         **({"mask_path": f"masks/{still_head.image_name(i)}"} if masked else {}),
-        "transform_matrix": matrix.tolist(),
+        "transform_matrix": poses[i].tolist(),
         "time": float(scene.times[i]),
         **({} if one_lens else _lens(scene, i)),
       }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any, cast
 
 import numpy as np
 
+from vht_jax.host.npz import npz_bytes
+from vht_jax.results.export import lbs
 from vht_jax.results.export.format import Files
-from vht_jax.results.export.motion import PARENTS, axis_angles
+from vht_jax.results.export.motion import axis_angles
 from vht_jax.results.export.scene import Scene
 from vht_jax.types import Status
 
@@ -91,19 +92,14 @@ def to_arrays(scene: Scene) -> Files:
   }
   if scene.result.confidence is not None:
     arrays["confidence"] = np.asarray(scene.result.confidence, np.float32)
-  data = io.BytesIO()
-  np.savez_compressed(data, **cast(Any, arrays))  # NumPy's stub takes the names for options
-  yield f"{scene.name}_arrays.npz", data.getvalue()
+  yield f"{scene.name}_arrays.npz", npz_bytes(arrays, compressed=True)
 
 
 def posed_joints(scene: Scene) -> np.ndarray:
   """(T, 5, 3) joints as they stand in the camera's frame (OpenCV), m."""
-  turned, placed = [scene.root_rotation], [scene.root_position]
-  for j in range(1, 5):
-    p = PARENTS[j]
-    placed.append(placed[p] + np.einsum("tij,tj->ti", turned[p], scene.joints[:, j] - scene.joints[:, p]))
-    turned.append(turned[p] @ scene.rotations[:, j])
-  return np.stack(placed, axis=1)
+  rotations = np.concatenate([scene.root_rotation[:, None], scene.rotations[:, 1:]], axis=1)
+  placed = np.stack([lbs.chain(r, joints)[1] for r, joints in zip(rotations, scene.joints)])
+  return placed - placed[:, :1] + scene.root_position[:, None]  # the chain leaves the root where it was
 
 
 def _texts(values: np.ndarray, digits: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The head at rest and the camera that moves around it: what methods for still scenes are given.
+"""What methods for still scenes are given beside the cameras around a head at rest (`places.still_head`).
 
 The head's frame is that of its neck joint's rotation: what the tracker explains by the root's and the neck's rotation
 is the camera's motion here. Expression, jaw and eyes still move, and so do the shoulders.
@@ -13,14 +13,6 @@ from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.masks import mask_of
 from vht_jax.results.export.images.png import grey_png, rgb_png, rgba_png
 from vht_jax.results.export.scene import Scene
-
-
-def world_to_camera(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-  """(T, 3, 3), (T, 3): from the head's frame (FLAME's axes and origin, m) to the camera (OpenCV's axes)."""
-  joints, root = scene.joints, scene.root_rotation
-  rotation = root @ scene.rotations[:, 1]
-  place = np.einsum("tij,tj->ti", root, joints[:, 1] - joints[:, 0]) + scene.root_position
-  return rotation, place - np.einsum("tij,tj->ti", rotation, joints[:, 1])
 
 
 def points(scene: Scene) -> tuple[np.ndarray, np.ndarray]:

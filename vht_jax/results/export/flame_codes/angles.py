@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vht_jax.results.export.motion import matrices, quaternions
+from vht_jax.results.export.motion import angles_of, matrices, quaternions
 
 
 def continuous_angles(rotations: np.ndarray) -> np.ndarray:
   """(T, 3) axis-angle vectors, rad, of (T, 3, 3) rotations, without jumps of 2 pi between frames."""
   q = quaternions(rotations)
-  q = q if q[0, 3] >= 0 else -q
-  sine = np.linalg.norm(q[:, :3], axis=1)
-  angle = 2.0 * np.arctan2(sine, q[:, 3])
-  small = sine < 1e-9
-  return q[:, :3] * np.where(small, 2.0, angle / np.where(small, 1.0, sine))[:, None]
+  return angles_of(q if q[0, 3] >= 0 else -q)
 
 
 def euler_xyz(rotations: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from vht_jax.head.load.flame_files import load_flame
 from vht_jax.host.files import expanded
 from vht_jax.results.export.flame_codes.refit import refit
 from vht_jax.results.export.flame_codes.releases import FILES, release_of
+from vht_jax.results.export.images.masks import mask_of
 from vht_jax.results.export.scene import Scene
 from vht_jax.results.export.selection import tracked_only
 from vht_jax.results.heads import head_id
@@ -101,15 +102,17 @@ def pictured(scene: Scene, images: bool, name: str, notes: dict[str, Any]) -> bo
   return True
 
 
-def picture(scene: Scene, i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def picture(scene: Scene, i: int, *, fade: bool = False) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
   """Frame i of a scene with pictures: (H, W, 3) RGB, (H, W) alpha of it if not all is opaque, (H, W) mask if there are.
 
-  Each is made once, as masks can take long. The alpha is that of padding where there are no masks.
+  Each is made once, as masks can take long. The alpha is that of padding where there are no masks. `fade`: of masks,
+  as for `mask_of`.
   """
   assert scene.pictures is not None
-  alpha = scene.pictures.alpha(i)
-  mask = None if not scene.pictures.masks else np.full(scene.size, 255, np.uint8) if alpha is None else alpha
-  return scene.pictures.rgb(i), alpha, mask
+  if not scene.pictures.masks:
+    return scene.pictures.rgb(i), scene.pictures.alpha(i), None
+  mask = mask_of(scene, i, fade=fade)
+  return scene.pictures.rgb(i), mask, mask
 
 
 def notes_file(notes: dict[str, Any]) -> tuple[str, bytes]:

@@ -26,6 +26,12 @@ def before_vhap_camera(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
   return OPENGL @ scene.root_rotation, translation
 
 
+def plain_poses(scene: Scene) -> np.ndarray:
+  """(T, 15) axis-angle, rad: root, neck, jaw, eyes; the root's before a camera that looks along -z, y up."""
+  root = continuous_angles(OPENGL @ scene.root_rotation)
+  return np.concatenate([root, scene.angles["neck"], scene.angles["jaw"], scene.angles["eyes"]], axis=1)
+
+
 def from_vhap_camera(rotation: np.ndarray, translation: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The inverse: rotation of the root and its place in the camera's frame (OpenCV); `root` (T, 3) is J0."""
   return OPENGL @ rotation, (translation - VHAP_CAMERA + root) @ OPENGL.T

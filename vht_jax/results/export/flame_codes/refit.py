@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.results.export.flame_codes import lbs, solve
+from vht_jax.results.export import lbs
+from vht_jax.results.export.flame_codes import solve
 from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.scene import Scene
 from vht_jax.types import FlameModel, Pose

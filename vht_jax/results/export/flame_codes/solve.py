@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vht_jax.results.export.flame_codes import lbs
+from vht_jax.results.export import lbs
 from vht_jax.results.export.motion import matrices
 
 # Components that hardly move a vertex must not take up what no component can express: a code of one standard deviation

@@ -6,10 +6,10 @@ import io
 
 import numpy as np
 
-from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded
+from vht_jax.results.export.flame_codes.places import plain_poses
 from vht_jax.results.export.format import Files
-from vht_jax.results.export.scene import OPENGL, Scene
+from vht_jax.results.export.scene import Scene
 
 PLAIN = Consumer("flame-arrays", "2020", 300, 100)
 
@@ -20,8 +20,7 @@ def to_flame_arrays(scene: Scene, *, flame_model_path: str | None = None, flame_
   The root's rotation is before a camera that looks along -z, y up, so that a head that looks into it has none.
   """
   scene, notes = for_consumer(scene, PLAIN, flame_model_path, flame_release)
-  root = continuous_angles(OPENGL @ scene.root_rotation)
-  poses = np.concatenate([root, scene.angles["neck"], scene.angles["jaw"], scene.angles["eyes"]], axis=1)
+  poses = plain_poses(scene)
   yield "expressions.npy", _npy(padded(scene.expr, PLAIN.n_expr))
   yield "poses.npy", _npy(poses)
   yield "shape.npy", _npy(padded(scene.shape, PLAIN.n_shape))

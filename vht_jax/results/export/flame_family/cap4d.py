@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes import solve
 from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.flame_codes.consumers import (
@@ -23,7 +24,6 @@ from vht_jax.results.export.flame_codes.consumers import (
   pictured,
 )
 from vht_jax.results.export.flame_codes.refit import first_components, fitted
-from vht_jax.results.export.flame_family.vhap import npz_bytes
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.png import grey_png, rgb_png
 from vht_jax.results.export.scene import OPENGL, Scene
@@ -71,7 +71,7 @@ def to_cap4d(
     "neck_rot": continuous_angles(np.stack([frame.joints[0] for frame in frames])).astype(np.float32),
     "fps": np.asarray(scene.fps, np.float32),
   }  # fmt: skip
-  yield "fit.npz", npz_bytes(arrays)
+  yield "fit.npz", npz_bytes(arrays, compressed=True)
   notes: dict[str, Any] = {
     "format": "cap4d", "tracked_with": scene.model.name, "codes_of": model.name, "blink": "not tracked, 0",
     "fitted_anew": distance.tell(f"cap4d: the head of {model.name}"),

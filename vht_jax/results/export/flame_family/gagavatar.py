@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vht_jax.cameras import WORLD_TO_OPENCV
 from vht_jax.errors import InputError
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded
 from vht_jax.results.export.flame_codes.places import still_head
@@ -54,13 +55,14 @@ def to_gagavatar(
     level = logging.WARNING if off > _FAR else logging.INFO
     log.log(level, "gagavatar: its camera is another (--focal=6 tracks with it); moved, the head is %.2f px off", off)
     notes["moved_px"] = off
-  flip = np.diag([-1.0, -1.0, 1.0])  # OpenCV's axes -> PyTorch3D's
+  flip = np.array(WORLD_TO_OPENCV).T  # OpenCV's axes -> PyTorch3D's
   f32 = lambda x: np.asarray(x, np.float32)
   expr, shape = padded(scene.expr, GAGAVATAR.n_expr), padded(scene.shape, GAGAVATAR.n_shape)
   records = {}
   for i in range(len(scene)):
     R, T = (flip @ rotations[i]).T, SCALE * flip @ translations[i]
-    low, high = (np.clip(f(scene.pixels(i), axis=0), 0, SIDE) for f in (np.min, np.max))
+    pixels = scene.pixels(i)
+    low, high = (np.clip(f(pixels, axis=0), 0, SIDE) for f in (np.min, np.max))
     records[f"{scene.name.replace('_', '-')}_{i}"] = {  # the part after the last _ is the frame's number
       "bbox": f32([*low, *high]) / SIDE,
       "shapecode": shape,

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded, picture, pictured
 from vht_jax.results.export.flame_codes.places import VHAP_CAMERA, camera_to_world, still_head
-from vht_jax.results.export.flame_family.vhap import N_TEETH, npz_bytes, vhap_poses
+from vht_jax.results.export.flame_family.vhap import N_TEETH, vhap_poses
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.centred import centred
-from vht_jax.results.export.images.masks import mask_of
 from vht_jax.results.export.images.png import grey_png, over_white
 from vht_jax.results.export.scene import OPENGL, Scene
 
@@ -64,14 +64,12 @@ def to_gaussian_avatars(
   poses = vhap_poses(scene, rest=motion != "head")
   still = {name: np.zeros((1, values.shape[1]), np.float32) for name, values in poses.items()}
   still["jaw_pose"][0, 0] = _OPEN_JAW
-  yield "canonical_flame_param.npz", npz_bytes({**still, **shared})
+  yield "canonical_flame_param.npz", npz_bytes({**still, **shared}, compressed=True)
   for i, frame in enumerate(frames):
     one = {name: values[i : i + 1] for name, values in poses.items()}
-    yield frame["flame_param_path"], npz_bytes({**one, **shared})
+    yield frame["flame_param_path"], npz_bytes({**one, **shared}, compressed=True)
     if pictures:
-      rgb, alpha, mask = picture(scene, i)
-      if mask is not None:  # as VHAP hands them on
-        alpha = mask = mask_of(scene, i, fade=True)
+      rgb, alpha, mask = picture(scene, i, fade=True)  # as VHAP hands them on
       yield frame["file_path"], over_white(rgb, alpha)
       if mask is not None:
         yield frame["fg_mask_path"], grey_png(mask)

@@ -11,8 +11,8 @@ import json
 import numpy as np
 
 from vht_jax.errors import InputError
-from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded, picture, pictured
+from vht_jax.results.export.flame_codes.places import plain_poses
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.png import grey_png, rgba_png
 from vht_jax.results.export.scene import OPENGL, Scene
@@ -40,8 +40,7 @@ def to_imavatar(
     )
   f, cx, cy = scene.lens
   scene, notes = for_consumer(scene, IMAVATAR, flame_model_path, flame_release, training=True)
-  root = continuous_angles(OPENGL @ scene.root_rotation)
-  poses = np.concatenate([root, scene.angles["neck"], scene.angles["jaw"], scene.angles["eyes"]], axis=1)
+  poses = plain_poses(scene)
   shift = _SCALE * (scene.root_position @ OPENGL.T - scene.joints[:, 0])
   expr = padded(scene.expr, IMAVATAR.n_expr).tolist()
   frames = []
@@ -54,7 +53,7 @@ def to_imavatar(
         "expression": expr[i],
         "pose": poses[i].tolist(),
         "bbox": _box(pixels),
-        "flame_keypoints": _landmarks(scene, pixels).tolist(),
+        "flame_keypoints": (scene.landmarks(i)[:68] * (2.0 / side) - 1.0).tolist(),  # from -1 to 1
       }
     )
   content = {
@@ -76,9 +75,3 @@ def _box(pixels: np.ndarray) -> list[float]:
   """x0, y0, x1, y1 of the head within the image, from -1 to 1: where IMavatar samples."""
   low, high = pixels.min(axis=0) - _MARGIN, pixels.max(axis=0) + _MARGIN
   return np.clip([*low, *high], -1.0, 1.0).tolist()
-
-
-def _landmarks(scene: Scene, pixels: np.ndarray) -> np.ndarray:
-  """(68, 2) of the face, from -1 to 1; none on a head without landmarks."""
-  corners, bary = np.asarray(scene.model.lmk_vertices)[:68], np.asarray(scene.model.lmk_bary)[:68]
-  return np.einsum("lcx,lc->lx", pixels[corners], bary)

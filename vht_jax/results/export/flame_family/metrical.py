@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from vht_jax.results.export.flame_codes import lbs
+from vht_jax.cameras import WORLD_TO_OPENCV
+from vht_jax.results.export import lbs
+from vht_jax.results.export.any_head.meshes import obj, obj_surface, ply
 from vht_jax.results.export.flame_codes.angles import six_numbers, six_of_angles
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded, picture, pictured
 from vht_jax.results.export.flame_codes.places import camera_to_world, still_head
@@ -60,10 +62,11 @@ def to_metrical(
   K = np.array([[f, 0.0, cx], [0.0, f, cy], [0.0, 0.0, 1.0]])
   half = min(height, width) / 2.0
   f32 = lambda x: np.asarray(x, np.float32)
-  flip = np.diag([-1.0, -1.0, 1.0])  # OpenCV's axes -> PyTorch3D's
+  flip = np.array(WORLD_TO_OPENCV).T  # OpenCV's axes -> PyTorch3D's
   jaw, eyes = six_of_angles(scene.angles["jaw"]), six_of_angles(scene.angles["eyes"])
   shape, expr = padded(scene.shape, METRICAL.n_shape), padded(scene.expr, METRICAL.n_expr)
   light = np.asarray(scene.result.identity.light, np.float32)
+  faces = np.asarray(scene.model.faces)
   for i in range(len(scene)):
     content = {
       "flame": {
@@ -89,35 +92,23 @@ def to_metrical(
     }
     yield f"checkpoint/{i:05d}.frame", torch_bytes(content)
     yield f"flame/exp/{i:05d}.txt", "".join(f"{x:.8f}\n" for x in expr[i].tolist()).encode()
-    yield f"mesh/{i:05d}.ply", _ply(_vertices(scene, i), np.asarray(scene.model.faces))
+    yield f"mesh/{i:05d}.ply", ply(scene.head_vertices(i, still=2), faces)
     if pictures:
       image = rgba_png(*picture(scene, i)[:2])
       yield f"input/{i:05d}.png", image
       yield f"images/{i:05d}.png", image
-  yield "canonical.obj", _obj(_canonical(scene), np.asarray(scene.model.faces))
+  yield "canonical.obj", obj(_canonical(scene), obj_surface(faces))
   for name, content in _transforms(scene, rotations, translations).items():
     yield name, json.dumps(content).encode()
   yield notes_file(notes)
 
 
-def _vertices(scene: Scene, i: int) -> np.ndarray:
-  """(V, 3) of the head at rest: jaw and eyes alone turn."""
-  head = lbs.head_of(scene.model, len(scene.shape), scene.expr.shape[1])
-  rotations = scene.rotations[i].copy()
-  rotations[:2] = np.eye(3)
-  return _at_rest(head, np.concatenate([scene.shape, scene.expr[i]]), rotations)
-
-
 def _canonical(scene: Scene) -> np.ndarray:
   """(V, 3) of the person without expression, the jaw a little open."""
-  head = lbs.head_of(scene.model, len(scene.shape), 0)
+  head, code = scene.surface, np.concatenate([scene.shape, np.zeros(scene.expr.shape[1])])
   rotations = np.tile(np.eye(3), (5, 1, 1))
   rotations[2] = matrices(np.array([_OPEN_JAW, 0.0, 0.0]))
-  return _at_rest(head, scene.shape, rotations)
-
-
-def _at_rest(head: lbs.Head, code: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-  return lbs.pose(head, lbs.shaped(head, code), rotations, (rotations[1:] - np.eye(3)).reshape(36)).vertices
+  return lbs.pose(head, lbs.shaped(head, code), rotations, lbs.feature(rotations)).vertices
 
 
 def _transforms(scene: Scene, rotations: np.ndarray, translations: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -147,19 +138,3 @@ def _transforms(scene: Scene, rotations: np.ndarray, translations: np.ndarray) -
   n = len(frames)
   parts = {"train": frames[: n - n_test], "test": frames[n - n_test :], "val": frames[n - n_val :]}
   return {f"transforms_{name}.json": {"frames": part, **lens} for name, part in parts.items()}
-
-
-def _ply(vertices: np.ndarray, faces: np.ndarray) -> bytes:
-  header = (
-    f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\nproperty float x\nproperty float y\n"
-    f"property float z\nelement face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-  )
-  corners = np.zeros(len(faces), [("n", "u1"), ("ids", "<i4", 3)])
-  corners["n"], corners["ids"] = 3, faces
-  return header.encode() + vertices.astype("<f4").tobytes() + corners.tobytes()
-
-
-def _obj(vertices: np.ndarray, faces: np.ndarray) -> bytes:
-  lines = ["v {:.7f} {:.7f} {:.7f}".format(*v) for v in vertices.tolist()]
-  lines += ["f {} {} {}".format(*f) for f in (faces + 1).tolist()]
-  return ("\n".join(lines) + "\n").encode()

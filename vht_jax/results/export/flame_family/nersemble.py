@@ -10,10 +10,10 @@ import json
 
 import numpy as np
 
+from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes.angles import euler_xyz
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded
 from vht_jax.results.export.flame_codes.places import still_head
-from vht_jax.results.export.flame_family.vhap import npz_bytes
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.scene import Scene
 
@@ -47,5 +47,5 @@ def to_nersemble(scene: Scene, *, flame_model_path: str | None = None, flame_rel
     "vht_jax_image_size": {SERIAL: list(scene.size)},  # which the benchmark's readers pass over
   }
   yield CALIBRATION, json.dumps(camera, indent=1).encode()
-  yield TRACKING.format(name=scene.name), npz_bytes(arrays)
+  yield TRACKING.format(name=scene.name), npz_bytes(arrays, compressed=True)
   yield notes_file(notes)

@@ -5,17 +5,16 @@ What NHA's own scripts make of the images (segmentation, normals, parsing) is le
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
-from typing import Any, cast
 
 import numpy as np
 
 from vht_jax.config import TrackConfig
 from vht_jax.dataset.layout import IMAGE, KEYPOINTS, frame_name
 from vht_jax.head.flame import JOINT_LIMITS
+from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file
 from vht_jax.results.export.flame_codes.places import before_usual_camera
 from vht_jax.results.export.format import Files
@@ -42,10 +41,8 @@ def to_nha(
   notes["cut_degrees"] = beyond
   n_texture = len(np.asarray(scene.result.identity.texture))
   config = TrackConfig.of(n_shape=NHA.n_shape, n_expr=NHA.n_expr, n_tex=n_texture)
-  data = io.BytesIO()
   arrays = tracked_arrays(result, scene.frame_ids, scene.size, config, scene.model, times=scene.times)
-  np.savez(data, **cast(Any, arrays))
-  yield FILE_NAME, data.getvalue()
+  yield FILE_NAME, npz_bytes(arrays)
   ids = [int(k) for k in scene.frame_ids]
   n_train = math.ceil(_TRAIN_SHARE * len(ids))
   yield "split.json", json.dumps({"train": ids[:n_train], "val": ids[n_train:]}).encode()
@@ -58,8 +55,7 @@ def to_nha(
 
 def _keypoints(scene: Scene, i: int) -> bytes:
   """VHT's landmark file of the tracked head's points: x, y, 1 in px, irises of the subject's left eye first."""
-  corners, bary = np.asarray(scene.model.lmk_vertices), np.asarray(scene.model.lmk_bary)
-  points = np.einsum("lcx,lc->lx", scene.pixels(i)[corners], bary)
+  points = scene.landmarks(i)
   rows = np.round(np.column_stack([points, np.ones(len(points))]), 3)
   low, high = points[:68].min(axis=0, initial=0.0), points[:68].max(axis=0, initial=0.0)
   person = {

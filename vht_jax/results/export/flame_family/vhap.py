@@ -6,11 +6,9 @@ image padded so that it is.
 
 from __future__ import annotations
 
-import io
-from typing import Any, cast
-
 import numpy as np
 
+from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded
 from vht_jax.results.export.flame_codes.places import before_vhap_camera
@@ -44,8 +42,8 @@ def to_vhap(scene: Scene, *, flame_model_path: str | None = None, flame_release:
     "vht_jax_lens": scene.intrinsics.astype(np.float32),
     "vht_jax_image_size": np.array(scene.size),
   }
-  yield FILE, npz_bytes(arrays)
-  yield MOTION_FILE, npz_bytes({**poses, "dynamic_offset": np.zeros((n, n_vertices, 3), np.float32)})
+  yield FILE, npz_bytes(arrays, compressed=True)
+  yield MOTION_FILE, npz_bytes({**poses, "dynamic_offset": np.zeros((n, n_vertices, 3), np.float32)}, compressed=True)
   yield notes_file(notes)
 
 
@@ -61,10 +59,3 @@ def vhap_poses(scene: Scene, rest: bool = False) -> dict[str, np.ndarray]:
     "expr": padded(scene.expr, VHAP.n_expr),
   }
   return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
-
-
-def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
-  """A compressed npz: offsets are nearly all zeros."""
-  data = io.BytesIO()
-  np.savez_compressed(data, **cast(Any, arrays))
-  return data.getvalue()

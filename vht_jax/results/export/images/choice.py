@@ -117,13 +117,9 @@ class Choice:
     return np.concatenate([self._scene.pixels(i), self._scene.camera_vertices(i)[:, 2:]], axis=1)
 
   def _heads(self, cuts: list[int]) -> Heads:
-    model, tracked = self._scene.model, self._scene.tracked
-    corners, bary = np.asarray(model.lmk_vertices)[:68], np.asarray(model.lmk_bary, np.float64)[:68]
+    tracked = self._scene.tracked
     wanted = tracked if tracked.any() else np.ones_like(tracked)
-    points = [
-      np.einsum("nkc,nk->nc", self._scene.pixels(i)[corners], bary) if wanted[i] else None
-      for i in range(len(self._scene))
-    ]
+    points = [self._scene.landmarks(i)[:68] if seen else None for i, seen in enumerate(wanted)]
     return heads_of_points(points, cuts)
 
   def _others(self, heads: Heads, image) -> list[np.ndarray] | None:
