@@ -50,15 +50,8 @@ class SkinPoints(flax.struct.PyTreeNode):
     seen = pts.see(self.points, at.x, at.shared.replace(shape=at.shared.shape[:0]))
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
-    square = jnp.sum(residual**2, -1) / CAUCHY**2
     shared = {name: d * scale[..., None] for name, d in seen.d_shared.items() if name != "shape"}
-    return Linearised(
-      residual,
-      {"head": seen.d_x * scale[..., None]},
-      shared,
-      jax.lax.rsqrt(1 + square),
-      CAUCHY**2 * jnp.sum(jnp.log1p(square)),
-    )
+    return Linearised(residual, {"head": seen.d_x * scale[..., None]}, shared, *cauchy(residual))
 
 
 class SkinShape(flax.struct.PyTreeNode):
@@ -72,9 +65,14 @@ class SkinShape(flax.struct.PyTreeNode):
     del observation
     by_shape, scale = jnp.asarray(self.by_shape), self.counted / PLACE_SD
     off = (jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - self.place) * scale
-    square = off**2 / CAUCHY**2
-    shape = {"shape": (by_shape * scale[:, None])[:, None]}
-    return Linearised(off[:, None], {}, shape, jax.lax.rsqrt(1 + square), CAUCHY**2 * jnp.sum(jnp.log1p(square)))
+    residual, by_shape = off[:, None], (by_shape * scale[:, None])[:, None]
+    return Linearised(residual, {}, {"shape": by_shape}, *cauchy(residual))
+
+
+def cauchy(residual: Array) -> tuple[Array, Array]:
+  """Cauchy on the length of vectors (N, k): square roots of the IRLS weights (N,), and the cost ()."""
+  square = jnp.sum(residual**2, -1) / CAUCHY**2
+  return jax.lax.rsqrt(1 + square), CAUCHY**2 * jnp.sum(jnp.log1p(square))
 
 
 def skin_entries(skin: Skin | None) -> list[Entry]:
