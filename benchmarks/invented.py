@@ -190,7 +190,7 @@ def verdict(tampered: Tampered, found, trust, clean, truth) -> list[dict]:
 
 
 def main() -> None:
-  from synthetic import make_clip
+  from synthetic import Realism, make_clip
 
   from vht_jax.config import TrackConfig, Weights
   from vht_jax.head.load import load_head
@@ -201,12 +201,14 @@ def main() -> None:
   parser.add_argument("--person", type=int, default=304, help="seed of the first; others were looked at before")
   parser.add_argument("--seed", type=int, default=400, help="of the first corruptions")
   parser.add_argument("--photometric", action="store_true", help="with the images")
+  parser.add_argument("--slide", action="store_true", help="of a detector that slides over the face as well")
   parser.add_argument("--frames", type=int, default=72)
   parser.add_argument("--size", type=int, default=320)
   options = parser.parse_args()
   model = load_head(model="open", n_shape=50, n_texture=20)
   config, weights = TrackConfig(photometric=options.photometric), Weights()
-  clips = [make_clip(model, options.person + k, options.frames, (options.size,) * 2) for k in range(options.people)]
+  size, realism = (options.size,) * 2, Realism(slide=options.slide)
+  clips = [make_clip(model, options.person + k, options.frames, size, realism) for k in range(options.people)]
   rows = run(model, clips, config, weights, options.n, options.seed)
   for kind in KINDS:
     of = [r for r in rows if r["kind"] == kind]

@@ -2,6 +2,10 @@
 
 The renderer's image formation is deliberately richer than the tracker's model (`Realism`): texture detail outside the
 albedo basis, specular highlights, an exposure that drifts, noise and 8 bits.
+
+The detector slides as MediaPipe does (`head/view_bias.py`): by what people have in common, by each person's own, drawn
+with the spread among scanned people, and by errors that a frame's points share. `Realism(slide=False)` errs at random
+alone, which no detector does.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import cameras
-from vht_jax.head import flame
+from vht_jax.head import flame, view_bias
 from vht_jax.render import raster, shade
 from vht_jax.types import FlameModel, Identity, Pose
 
@@ -28,6 +32,7 @@ class Realism:
   image_noise: float = 0.01
   landmark_noise: float = 0.005  # of the outer eye distance, per coordinate and frame
   landmark_bias: float = 0.01  # the same, constant per landmark, in the head frame
+  slide: bool = True  # points move over the skin with the view, and a frame's points err together
 
 
 @dataclasses.dataclass
@@ -276,23 +281,66 @@ def make_clip(
 
 
 def detections(model, identity, poses, size, realism: Realism, rng):
-  """What a detector with constant bias and white noise would report: (T, 70, 2) and (T, 478, 2) px."""
+  """What a detector with constant and view-dependent bias and noise would report: (T, 70, 2) and (T, 478, 2) px."""
   index = np.asarray(model.dense_index)
   n_points = 70 + len(index)
-  vertices_of = jax.jit(jax.vmap(lambda p: flame.skin(model, identity.shape, p)))
-  head = flame.shape_blend(model, identity.shape, jnp.zeros(model.exprdirs.shape[-1]))
-  neutral = np.asarray(flame.landmarks(model, head))
-  eye = np.linalg.norm(neutral[36] - neutral[45])
+  neutral = _on_skin(model, flame.shape_blend(model, identity.shape, jnp.zeros(model.exprdirs.shape[-1])))
+  eye = jnp.linalg.norm(neutral[36] - neutral[45])
   bias = realism.landmark_bias * eye * rng.standard_normal((n_points, 3))
+  moved = np.broadcast_to(bias.astype(np.float32), (poses.expr.shape[0], n_points, 3))
+  if realism.slide:
+    moved = moved + slide(model, identity.shape, poses, rng)
+
+  @jax.jit
+  def seen(pose, moved):
+    R = flame.rotation.axis_angle_to_matrix(pose.rotation)
+    points = _on_skin(model, flame.skin(model, identity.shape, pose)) + jnp.matmul(moved, R.T, precision=view_bias.HIGHEST)
+    return cameras.project(identity.camera, points, size)
+
   out = []
-  R = np.asarray(jax.vmap(flame.rotation.axis_angle_to_matrix)(poses.rotation))
   for k in range(poses.expr.shape[0]):
-    vertices = vertices_of(jax.tree.map(lambda a: a[k : k + 1], poses))[0]
-    p = np.concatenate([flame.landmarks(model, vertices), flame.dense_landmarks(model, vertices)])
-    screen = np.asarray(cameras.project(identity.camera, jnp.asarray(p + bias @ R[k].T), size))
-    px = float(identity.camera.focal) * max(size) / screen[:, 2].mean() * eye
+    screen = np.asarray(seen(jax.tree.map(lambda a: a[k], poses), moved[k]))
+    px = float(identity.camera.focal) * max(size) / screen[:, 2].mean() * float(eye)
     out.append(screen[:, :2] + realism.landmark_noise * px * rng.standard_normal((n_points, 2)))
   out = np.stack(out).astype(np.float32)
   dense = np.full((len(out), 478, 2), np.nan, np.float32)
   dense[:, index] = out[:, 70:]
   return out[:, :70], dense
+
+
+def slide(model: FlameModel, shape, poses: Pose, rng) -> jax.Array:
+  """(T, N, 3) head, m: how far a person's landmarks move over the skin with the view, and a frame's together.
+
+  The landmarks are the 68, the irises and the dense ones; `shape` is of the person.
+  """
+  head = flame.shape_blend(model, shape, jnp.zeros(model.exprdirs.shape[-1]))
+  points = _on_skin(model, head)
+  groups = view_bias.groups_of(model)
+  corners = np.concatenate([model.lmk_vertices, model.dense_vertices])
+  normals = flame.vertex_normals(head, model.faces)[corners[:, 0]]
+  middle, eye = points[:68].mean(0), jnp.linalg.norm(points[36] - points[45])
+  spread = np.linalg.cholesky(np.asarray(view_bias.deviation_covariance(groups, normals)) + 1e-12 * np.eye(3))
+  own = eye * jnp.einsum("nkij,nkj->nik", spread[:, 1:], rng.standard_normal((len(points), 2, 3)))
+  gains = jnp.asarray(np.array(view_bias.GAIN_SD) * rng.standard_normal(2), jnp.float32)
+  fields = view_bias.fields(model.view_bias, points, middle, eye) + view_bias.gain_fields(points, middle) * gains + own
+  together = view_bias.common_error_basis(points, middle, eye, own_slopes=True)
+  errors = jnp.asarray(correlated(rng, poses.expr.shape[0], together.shape[-1], view_bias.LAG_COMMON), jnp.float32)
+
+  def frame(pose, errors):
+    R = flame.rotation.axis_angle_to_matrix(pose.rotation)
+    sines = view_bias.view(R, flame.landmarks(model, flame.skin(model, shape, pose))[:68].mean(0))
+    return view_bias.displacement(fields, sines) + together @ errors
+
+  return jax.jit(jax.vmap(frame))(poses, errors)
+
+
+def _on_skin(model: FlameModel, vertices) -> jax.Array:
+  return jnp.concatenate([flame.landmarks(model, vertices), flame.dense_landmarks(model, vertices)])
+
+
+def correlated(rng, n_frames: int, n: int, lag: float) -> np.ndarray:
+  """(T, n) of unit variance, consecutive frames correlated by `lag`."""
+  out = rng.standard_normal((n_frames, n))
+  for k in range(1, n_frames):
+    out[k] = lag * out[k - 1] + np.sqrt(1 - lag**2) * out[k]
+  return out

@@ -51,6 +51,7 @@ def main() -> None:
   parser.add_argument("--frames", type=int, default=60)
   parser.add_argument("--size", type=int, default=512)
   parser.add_argument("--vht_people", type=int, default=1, help="clips that VHT's method tracks too; 0: none")
+  parser.add_argument("--noslide", action="store_true", help="a detector that errs at random alone")
   parser.add_argument("--focal_people", type=int, default=24, help="for the calibration of focal_sd; 0: none")
   parser.add_argument("--methods", nargs="*", default=["default", "landmarks", "joint", "crippled"])
   parser.add_argument("--videos", type=Path, default=ROOT.parent / "shared" / "data" / "videos")
@@ -62,8 +63,9 @@ def main() -> None:
   model, vht = load_head(model="open"), make_settings(read_ini("vht"))
   report = {"clips": vars(args) | {"videos": None, "output": None}, "truth": {}, "real": {}, "ratios": {}}
   found: dict[str, list[dict[str, float]]] = {}
+  realism = synthetic.Realism(slide=not args.noslide)
   for seed in range(args.people):
-    clip = synthetic.make_clip(model, seed, args.frames, (args.size, args.size))
+    clip = synthetic.make_clip(model, seed, args.frames, (args.size, args.size), realism)
     for method in args.methods:
       figures = measure(model, clip, **METHODS[method])
       found.setdefault(method, []).append(figures)

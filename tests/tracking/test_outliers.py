@@ -224,13 +224,13 @@ def test_two_hundred_corruptions_on_clips_with_truth():
 
   Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240.
   """
-  from synthetic import make_clip
+  from synthetic import Realism, make_clip
 
   from vht_jax.config import Weights
   from vht_jax.head.load import load_head
 
   model = load_head(model="open", n_shape=50, n_texture=20)
-  clips = [make_clip(model, 304 + k, 72, (320, 320)) for k in range(3)]
+  clips = [make_clip(model, 304 + k, 72, (320, 320), Realism(slide=False)) for k in range(3)]
   rows = invented.run(model, clips, TrackConfig(photometric=False), Weights(), 200, seed=400)
   assert len(rows) == 200 and sum(row["surely_wrong"] for row in rows) == 0
   assert max(row["beside"] for row in rows) < invented.NEAR_PERCENT

@@ -247,7 +247,7 @@ class Gap:
 @pytest.fixture(scope="module")
 def clip(small_head):
   """10 small frames without detector errors."""
-  clean = synthetic.Realism(0.0, 0.0, 0.0, 0.0, 0.001, 0.0)
+  clean = synthetic.Realism(0.0, 0.0, 0.0, 0.0, 0.001, 0.0, slide=False)
   return synthetic.make_clip(small_head, 1, T, SIZE, clean, yaw_deg=30.0, identity_sd=0.5, focal=1.8)
 
 
