@@ -294,7 +294,8 @@ def detections(model, identity, poses, size, realism: Realism, rng):
   @jax.jit
   def seen(pose, moved):
     R = flame.rotation.axis_angle_to_matrix(pose.rotation)
-    points = _on_skin(model, flame.skin(model, identity.shape, pose)) + jnp.matmul(moved, R.T, precision=view_bias.HIGHEST)
+    points = _on_skin(model, flame.skin(model, identity.shape, pose))
+    points = points + jnp.matmul(moved, R.T, precision=view_bias.HIGHEST)
     return cameras.project(identity.camera, points, size)
 
   out = []
