@@ -485,7 +485,7 @@ def test_image_plane_fills_the_image_and_the_camera_sees_it_all():
 def test_surface_is_the_renderers(open_head, result, session):
   """The texture under the light, seen through the camera, is what the tracker's renderer draws."""
   head = flame.without_lower_neck(open_head)
-  surface = Surface(head, session, result.identity.texture)
+  surface = Surface(head, session, result.identity)
   vertices = surface.vertices(5)
   pose = jax.tree.map(lambda x: x[5], result.poses)
   np.testing.assert_allclose(vertices, flame.skin(open_head, result.identity.shape, pose), atol=2e-6)

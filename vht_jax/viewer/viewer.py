@@ -36,10 +36,7 @@ class Viewer:
   def __init__(self, server, sources: list[Source]):
     self.server, self.sources = server, sources
     self.sessions = [Session(s.tracked.result, s.shots) for s in sources]
-    self.surfaces = []
-    for source, session in zip(sources, self.sessions):
-      identity = source.tracked.result.identity
-      self.surfaces.append(Surface(source.head, session, identity.texture, identity.texture_layer))
+    self.surfaces = [Surface(s.head, session, s.tracked.result.identity) for s, session in zip(sources, self.sessions)]
     self.scenes = [HeadScene(server, f"result_{i}", s, self.surfaces[i]) for i, s in enumerate(sources)]
     self.frame, self.view = 0, View()
     self.compare = COMPARE[0]
