@@ -60,6 +60,11 @@ class Outcome:
     """Of the overlay, frames per second."""
     return self.settings.app.output.frame_rate or self.dataset.fps
 
+  @property
+  def video_times(self) -> np.ndarray | None:
+    """(T,) s, when the overlay shows each frame, where the source's rate varies: it plays in real time; else None."""
+    return None if self.settings.app.output.frame_rate or self.dataset.steady else self.dataset.times
+
 
 def write_report(outcome: Outcome, progress: console.Progress, writer: Any, start: float) -> dict[str, Any]:
   """Writes overlay, scalars, frames.csv, summary and page; returns the summary.
@@ -138,7 +143,5 @@ def write_overlay(outcome: Outcome, progress: console.Progress, writer: Any) -> 
   return film(
     outcome.model, outcome.result, dataset, outcome.points, outcome.output / FILES["overlay"] if written else None,
     style=outcome.style if written else "compare", fps=outcome.frame_rate,
-    # A variable rate plays in real time.
-    times=None if options.frame_rate or dataset.steady else dataset.times,
-    progress=progress.advance, show=show,
+    times=outcome.video_times, progress=progress.advance, show=show,
   )  # fmt: skip

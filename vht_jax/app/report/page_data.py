@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from vht_jax.app.report.advice import DOUBTFUL, advice, doubtful_frames, spans
+from vht_jax.head import mouth
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.option import get, options, title
+from vht_jax.results.appearance import relative_light
 from vht_jax.results.export.motion import opengl_view
 from vht_jax.results.plain import frame_numbers, number_sds
 from vht_jax.types import FlameModel, Status, TrackResult
@@ -37,6 +39,7 @@ class Run:
   size: tuple[int, int]  # (H, W) of the tracked images, px
   frame_rate: float  # of the overlay video, frames per second
   times: np.ndarray | None = None  # (T,) s, the source's own times; None: evenly, at the frame rate
+  video_times: np.ndarray | None = None  # (T,) s, when the overlay shows each frame; None: evenly, at the frame rate
   nme: np.ndarray | None = None  # (T,) distance of the landmarks, % of the eye distance; NaN without a face
   summary: dict[str, Any] = dataclasses.field(default_factory=dict)  # summary.json
   settings: Any = None  # `settings.Settings`
@@ -52,12 +55,12 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
   numbers, sds = frame_numbers(model, result), number_sds(result)
   doubtful = doubtful_frames(result)
   confidence = np.ones(len(times)) if result.confidence is None else np.asarray(result.confidence)
-  light = np.asarray(result.identity.light, np.float64)
   return {
     "title": run.title,
     "frames": [int(f) for f in run.frames],
     "times": _rounded(times - times[0]),
     "frameRate": float(run.frame_rate),
+    "videoTimes": None if run.video_times is None else _rounded(run.video_times - run.video_times[0]),
     "size": [int(x) for x in run.size],
     "status": [int(s) for s in np.asarray(result.status)],
     "statusNames": [s.name.lower().replace("_", " ") for s in Status],
@@ -75,7 +78,8 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
     "facts": facts(model, result, run, numbers),
     "settings": settings_table(run.settings),
     "camera": camera_view(result, run.size),
-    "light": _rounded(light),
+    "light": _rounded(relative_light(result.identity)),
+    "mouth": mouth_data(model),
     "lightFrame": _rounded(opengl_view(result.identity.camera)[0]),
     "neckRest": _rounded(_neck_rest(model, result)),
   }
@@ -220,6 +224,17 @@ def camera_view(result: TrackResult, size: tuple[int, int]) -> dict[str, float]:
     "focal": round(float(camera.focal) * max(size), 4),
     "cx": round(float(camera.principal[0]) * width, 4),
     "cy": round(float(camera.principal[1]) * height, 4),
+  }
+
+
+def mouth_data(model: FlameModel) -> dict[str, Any]:
+  """What the page's light in the mouth (`head.mouth`) needs: vertices inside, inner lips as corners and weights, m."""
+  corners, bary = np.asarray(model.lmk_vertices)[mouth.INNER_LIPS], np.asarray(model.lmk_bary)[mouth.INNER_LIPS]
+  return {
+    "inside": np.flatnonzero(mouth.inside_mouth(model)).tolist(),
+    "lips": [[c.tolist(), _rounded(b)] for c, b in zip(corners, bary)],
+    "behind": mouth.TEETH_BEHIND,
+    "closed": mouth.CLOSED,
   }
 
 
