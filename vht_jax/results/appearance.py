@@ -6,7 +6,7 @@ it looks in the clip, the same on all sides (`evenly_lit`), and the light what m
 (`relative_light`).
 
 Eyes are not as they were fitted. Lashes, the shade of the lids, irises beside their place and reflections mix into the
-few pixels of an eye; its free colours explain those (a white 6.6 standard deviations too dark, whose tint is that of the
+few pixels of an eye; its free colours explain those (a white 6.6 standard deviations too dark, in the tint of the
 light), and under a bright light no albedo is dark enough for a pupil. So eyes are painted: the head's own, neutral, the
 white as bright as it was fitted, and no darker than the skin, which reflects less than any white.
 """

@@ -74,6 +74,10 @@ class Viewer:
       self.frame = int(np.clip(frame, 0, len(self) - 1))
     self.redraw()
 
+  def position(self, number: int) -> int:
+    """Of the frame with a number, or of the last one before it."""
+    return int(np.searchsorted(self.source.tracked.frames, number, side="right")) - 1
+
   def play(self, on: bool) -> None:
     with self.lock:
       if on and self.frame >= len(self) - 1:

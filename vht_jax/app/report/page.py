@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from vht_jax.app.record import FILES
-from vht_jax.app.report.advice import logged_warnings
 from vht_jax.app.report.outcome import Outcome
 from vht_jax.app.report.page_data import Run, page_data
 from vht_jax.errors import InputError
@@ -26,7 +25,16 @@ from vht_jax.results.export import to_glb
 from vht_jax.types import FlameModel, TrackResult
 
 WEB = Path(__file__).parent / "web"
-SCRIPTS = ("data.js", "player.js", "timeline.js", "plots.js", "heatmap.js", "mouth.js", "head.js", "main.js")  # in this order
+SCRIPTS = (
+  "data.js",
+  "player.js",
+  "timeline.js",
+  "plots.js",
+  "heatmap.js",
+  "mouth.js",
+  "head.js",
+  "main.js",
+)  # in this order
 # A page of more than that is slow to open; a longer video stays beside it, and the page plays it from there.
 LARGEST_VIDEO = 64 << 20  # bytes
 
@@ -85,7 +93,7 @@ def run_of(outcome: Outcome, summary: dict[str, Any]) -> Run:
     nme=results.nme(projected, landmarks, confidence, slice(0, 68)),
     summary=summary,
     settings=outcome.settings,
-    notes=logged_warnings(output / FILES["log"]),
+    advice=outcome.advice(summary),
     video=output / FILES["overlay"] if outcome.style != "none" else None,
     panels=window.panel_boxes(window.windows(projected[:, :68], dataset.size).size, outcome.style),
   )

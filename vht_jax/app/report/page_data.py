@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vht_jax.app.report.advice import DOUBTFUL, advice, doubtful_frames, spans
+from vht_jax.app.report.advice import DOUBTFUL, doubtful_frames, spans
 from vht_jax.head import mouth
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.option import get, options, title
@@ -43,7 +43,7 @@ class Run:
   nme: np.ndarray | None = None  # (T,) distance of the landmarks, % of the eye distance; NaN without a face
   summary: dict[str, Any] = dataclasses.field(default_factory=dict)  # summary.json
   settings: Any = None  # `settings.Settings`
-  notes: Sequence[str] = ()  # what the run warned of
+  advice: Sequence[dict[str, str]] = ()  # of `advice.advice`
   video: Path | None = None  # overlay.mp4
   # Pictures in the video: name -> left, top, width, height as shares of it.
   panels: Sequence[tuple[str, float, float, float, float]] = ()
@@ -73,7 +73,7 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
     "units": units(model, result),
     "panels": [{"name": name, "box": [round(x, 6) for x in box]} for name, *box in run.panels],
     "figures": figures(result, run, int(doubtful.sum())),
-    "advice": advice(result, run.summary, run.notes),
+    "advice": [{**a, "text": a["text"].replace("+-", "±")} for a in run.advice],
     "stages": {k: round(v, 2) for k, v in run.summary.get("stage_seconds", {}).items() if v is not None},
     "facts": facts(model, result, run, numbers),
     "settings": settings_table(run.settings),
@@ -156,7 +156,7 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
   tracked = int((np.asarray(result.status) == Status.TRACKED).sum())
   focal = float(result.identity.camera.focal)
   sd = None if result.focal_sd is None else float(result.focal_sd)
-  surety = "" if sd is None or not math.isfinite(sd) or sd == 0 else f"± {100 * sd:.0f} %"
+  surety = "" if sd is None or not math.isfinite(sd) or sd == 0 else f"± {100 * sd:.0f} %, "
   found = [
     {
       "label": "Tracked", "value": f"{tracked}", "detail": f"of {n} frames",
@@ -171,7 +171,7 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
     found.append({"label": "Landmark misfit", "value": f"{nme:.2f} %", "detail": "of eye distance"})
   if (vertex := run.summary.get("vertex_mm")) is not None and math.isfinite(vertex):
     found.append({"label": "Against the truth", "value": f"{vertex:.2f} mm", "detail": "mean of all vertices"})
-  found.append({"label": "Focal length", "value": f"{focal:.2f} {surety}".strip(), "detail": "× the longer side"})
+  found.append({"label": "Focal length", "value": f"{focal:.2f}", "detail": f"{surety}× the longer side"})
   if (seconds := run.summary.get("seconds_total")) is not None:
     found.append({"label": "Time", "value": _duration(seconds), "detail": f"{n / seconds:.1f} frames/s"})
   return found

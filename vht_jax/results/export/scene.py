@@ -12,7 +12,6 @@ import dataclasses
 import functools
 from typing import NamedTuple, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.cameras import OPENCV_TO_OPENGL
