@@ -1,4 +1,6 @@
 # make demo [VIDEO=path]   install into .venv if needed, then track the built-in clip (or your video) into out/
+#   FRAMES=200 tracks the first 200 frames only; without it there is no limit
+# make view RESULT=out/clip    install the viewer if needed, then look at a result in the browser
 # make test                install into .venv if needed, then run the fast tests, JOBS=2 at a time
 # make test-all: all of them;  make test-faults: killed runs and broken input, some ten minutes
 # make lint                ruff and pyright;  make matrix: the tests with every Python and the oldest and newest JAX
@@ -10,10 +12,13 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo doctor test test-all test-faults lint matrix configs bench-render bench-track bench-adjoint bench-scans clean
+.PHONY: demo view doctor test test-all test-faults lint matrix configs bench-render bench-track bench-adjoint bench-scans clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)")
+	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)") $(if $(FRAMES),--max_frames=$(FRAMES))
+
+view: $(VENV)/.installed-viewer
+	$(BIN)/python -m vht_jax.viewer.cli "$(or $(RESULT),out/demo)" $(if $(RESULT2),"$(RESULT2)")
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -75,6 +80,10 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-viewer: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e ".[viewer]"
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -8,7 +8,7 @@ import pytest
 
 from vht_jax.app.overlay import draw, film, window
 from vht_jax.cameras import make_camera
-from vht_jax.head import flame
+from vht_jax.head import flame, mouth
 from vht_jax.render.picture import render_head
 from vht_jax.types import Identity, Status
 
@@ -90,7 +90,35 @@ def test_caption_is_readable_and_says_what_was_not_tracked():
   assert film.caption(7, Status.TRACKED) == "frame 7"
   assert film.caption(7, Status.INTERPOLATED) == "frame 7: interpolated"
   assert film.caption(7, Status.NO_FACE) == "frame 7: no face"
-  assert (panels((200, 300), caption="frame 7") != panels((200, 300))).any()
+  # On white and on black, in whatever place: white letters, and ground that is dark next to every one of them.
+  for grey in (255, 0):
+    image = np.full((200, 300, 3), grey, np.uint8)
+    nothing = dict(image=image, alpha=np.zeros((200, 300), np.float32), style="texture")
+    changed = panels((200, 300), caption="frame 7", **nothing)
+    letters = (changed > 200).all(-1) & (np.arange(200) > 150)[:, None] & (np.arange(300) < 90)[None]
+    letters &= changed.min(-1) > 200 if grey == 0 else cv2.erode((changed < 255).any(-1).astype(np.uint8), None) > 0
+    assert letters.sum() > 50
+    around = cv2.dilate(letters.astype(np.uint8), np.ones((5, 5))) > 0
+    assert changed[around].min(-1).min() < 90
+  assert (panels((200, 300), caption="") == panels((200, 300))).all()
+
+
+def test_the_first_picture_bears_the_number_of_its_folder(open_head, monkeypatch):
+  """As frames.csv, the result file and the film do: from 1, and as the folders have it if some are missing."""
+  drawn = []
+  monkeypatch.setattr(draw, "compose", lambda shown, style: drawn.append(shown.caption))
+  monkeypatch.setattr(film.Studio, "__init__", lambda self, *a: setattr(self, "origins", np.zeros((3, 2))))
+  monkeypatch.setattr(film.Studio, "render", lambda self, *a: (np.zeros((4, 8, 8, 3)), np.zeros((4, 8, 8))))
+  monkeypatch.setattr(film.Studio, "panel", (8, 8), raising=False)
+
+  class Clip:
+    size, frame_ids = (8, 8), np.array([1, 5, 6])
+    __len__ = lambda self: 3
+    image = lambda self, i: np.zeros((8, 8, 3), np.uint8)
+
+  for i in range(3):
+    film.still(open_head, None, None, Clip(), i)
+  assert drawn == ["frame 1", "frame 5", "frame 6"]
 
 
 def test_photometric_difference():
@@ -116,13 +144,13 @@ def test_the_mouth_gets_the_light_that_comes_through_the_lips():
   ring = lambda r: jnp.stack([r * jnp.cos(angle), r * jnp.sin(angle), 0 * angle], axis=1)
   vertices = jnp.array([[0.0, 0.0, -0.02], [0.0, 0.0, 0.01], [0.0, 0.0, -0.02]])
   inside = jnp.array([1.0, 1.0, 0.0])
-  light, moved = draw.mouth_light(vertices, ring(0.01), inside)
+  light, moved = mouth.mouth_light(vertices, ring(0.01), inside)
   area = 8 / 2 * np.sin(np.pi / 4) * 0.01**2
-  for k, depth in ((0, 0.02), (1, draw.TEETH_BEHIND)):  # the second stuck out of the mouth
+  for k, depth in ((0, 0.02), (1, mouth.TEETH_BEHIND)):  # the second stuck out of the mouth
     assert float(light[k]) == pytest.approx(area / (area + np.pi * depth**2), rel=1e-3)
     np.testing.assert_allclose(moved[k], [0, 0, -depth], atol=1e-6)
   assert float(light[2]) == 1.0 and (moved[2] == vertices[2]).all()
-  closed, _ = draw.mouth_light(vertices, ring(1e-5), inside)
+  closed, _ = mouth.mouth_light(vertices, ring(1e-5), inside)
   assert float(closed[0]) < 1e-3
 
 

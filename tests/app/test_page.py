@@ -80,7 +80,7 @@ def run():
       "photometric_l1": 0.02,
     },  # fmt: skip
     settings=settings.make_settings({"n_shape": 50}),
-    notes=["the head turns by only 9 degrees: the focal length is a guess (+-15 %)"],
+    advice=[{"level": "warning", "text": "The head turns by only 9 degrees: a guess, known to +-15 %."}],
     panels=window.panel_boxes(SIZE),
   )
 
@@ -132,19 +132,46 @@ def test_doubtful_frames_become_spans(result):
   assert spans(np.array([True])) == [(0, 0)] and spans(np.zeros(3, bool)) == []
 
 
+GUESSED = "the head turns by only 9 degrees: the focal length is a guess (+-12 %). The head lies"
+
+
 def test_warnings_in_plain_words(result, run):
-  said = advice(result, run.summary, run.notes)
+  said = advice(result, run.summary, [GUESSED, "the disk is slow"])
   texts = [a["text"] for a in said]
-  assert texts[0] == "5 of 40 frames show no face and are bridged from their neighbours."
+  assert texts[0].startswith("5 of 40 frames show no face that can be used: poses between those of their neighbours")
   assert "10 of 40 frames were tracked with little confidence" in texts[1]
-  assert texts[2] == "The head turns by only 9 degrees: the focal length is a guess (±15 %)."
-  assert sum("focal length is" in t and "±" in t for t in texts) == 1  # not said twice
-  assert any("±15 %" in a["text"] for a in advice(result, run.summary, []))
+  assert texts[2] == "The disk is slow."
+  # Why, from the beginning of the run; how much, from its end; what it means, and what to do. Once.
+  assert texts[3].startswith("The head turns by only 9 degrees: the focal length is a guess, known to +-15 %. ")
+  assert "distance" in texts[3] and "--fov" in texts[3] and "--focal" in texts[3]
+  assert sum("focal" in t for t in texts) == 1 and not any("12 %" in t for t in texts)
+  assert any("known only to +-15 %" in a["text"] for a in advice(result, run.summary, []))
   good = result.replace(status=np.zeros(N, int), confidence=np.ones(N), focal_sd=jnp.float32(0.02))
-  assert advice(good, run.summary, []) == []
+  assert advice(good, run.summary, [GUESSED]) == []  # what tracks have made sure of since is no guess
   given = advice(good.replace(focal_sd=jnp.float32(0.0)), run.summary, [])
   assert [a["level"] for a in given] == ["note"] and "given" in given[0]["text"]
   assert any("Only landmarks" in a["text"] for a in advice(good.replace(energies={}), run.summary, []))
+  covered = advice(good, {**run.summary, "covered": {"mouth": 20}}, [])
+  assert [a["level"] for a in covered] == ["note"] and "mouth is covered in 20 of 40 frames" in covered[0]["text"]
+
+
+def test_a_run_says_the_same_on_page_terminal_and_in_its_files(open_head, result, run, tmp_path):
+  """One list: what `advice` says is in summary.json, below the printed figures, in the log and on the page."""
+  from vht_jax.app.report import summary as summary_
+  from vht_jax.app.report.outcome import Outcome
+
+  (tmp_path / "track.log").write_text(f"2026-11-26 00:31:36,151 WARNING vht_jax: {GUESSED}\n")
+  outcome = Outcome(tmp_path, None, open_head, None, result)
+  told = outcome.advice(run.summary)
+  texts = {a["text"] for a in told if a["level"] == "warning"}
+  assert len(texts) == 3
+  counted = {"frames": N, "tracked": 35, **run.summary, "warnings": sorted(texts)}
+  printed = " ".join(summary_.summary_text(counted, tmp_path, []).split())
+  page_says = page_data.page_data(open_head, result, dataclasses.replace(run, advice=told))["advice"]
+  for text in texts:
+    assert f"! {text}" in printed
+    assert text.replace("+-", "±") in [a["text"] for a in page_says]
+  assert all(len(line) <= 120 for line in summary_.summary_text(counted, tmp_path, []).splitlines()[:-1])
 
 
 def test_warnings_come_from_the_log(tmp_path):

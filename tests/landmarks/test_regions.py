@@ -5,6 +5,7 @@ import pytest
 from drawn import face, landmarks
 
 from vht_jax.app.report import summary as summary_
+from vht_jax.app.report.advice import covered_text
 from vht_jax.landmarks.regions import COVERED, REGIONS, visibility
 from vht_jax.tracking.evidence.examine import Evidence, faded, mask_hidden, weigh
 from vht_jax.types import Status
@@ -86,7 +87,6 @@ def test_covered_regions_are_in_the_report(tmp_path):
   assert rows[2].startswith("2,tracked,0.900,,,")
   counts = summary_.covered(visible, status)
   assert counts == {"mouth": 1, "contour": 1}
-  summary = {"frames": 3, "tracked": 2, "covered": counts}
-  assert "the mouth is covered in 1 of 3 frames" in summary_.summary_text(summary, tmp_path, [])
-  eyes = {"right_eye": 3, "left_eye": 3}
-  assert "the eyes are covered in 3 of 3 frames" in summary_.summary_text({**summary, "covered": eyes}, tmp_path, [])
+  assert covered_text(counts, 3).startswith("the mouth is covered in 1 of 3 frames")
+  assert covered_text({"right_eye": 3, "left_eye": 3}, 3).startswith("the eyes are covered in 3 of 3 frames")
+  assert covered_text({"mouth": 1}, 300) == ""

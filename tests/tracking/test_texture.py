@@ -56,7 +56,7 @@ def test_a_clip_without_tracks_is_tracked_as_without_looking_for_them(small_head
   clip = Seen(small_head, result(small_head, 0.04 * yaw()), np.zeros((FRAMES, *SIZE, 3), np.uint8))
   said = Notes()
   looked = pipeline.track(small_head, clip, CONFIG, Weights(), progress=said)
-  assert any("no texture tracks" in note and "turns by" in note for note in said.notes)
+  assert any("landmarks alone" in note and "turns by" in note for note in said.notes)
   without = pipeline.track(small_head, clip, having(CONFIG, tracks=False), Weights())
   assert "tracks" in looked.timing and "tracks" not in without.timing
   np.testing.assert_allclose(looked.identity.camera.focal, without.identity.camera.focal, rtol=1e-3)

@@ -485,7 +485,7 @@ def test_image_plane_fills_the_image_and_the_camera_sees_it_all():
 def test_surface_is_the_renderers(open_head, result, session):
   """The texture under the light, seen through the camera, is what the tracker's renderer draws."""
   head = flame.without_lower_neck(open_head)
-  surface = Surface(head, session, result.identity.texture)
+  surface = Surface(head, session, result.identity)
   vertices = surface.vertices(5)
   pose = jax.tree.map(lambda x: x[5], result.poses)
   np.testing.assert_allclose(vertices, flame.skin(open_head, result.identity.shape, pose), atol=2e-6)
@@ -683,7 +683,7 @@ def test_server_shows_edits_compares_and_saves(page, open_head):
   panel.move(control, 20.0)
   panel.move(control, 25.0)
   viewer.draw(), panel.sync()
-  assert slider.value == 25.0 and panel.frame.value == 4 and "**edited**" in panel.status.content
+  assert slider.value == 25.0 and panel.frame.value == 5 and "**edited**" in panel.status.content
   panel.blend_frames.value = 2
   panel.act("Blend")
   assert viewer.session.edited.nonzero()[0].tolist() == [2, 3, 4, 5, 6]
@@ -732,7 +732,7 @@ def test_the_thread_draws_what_was_asked_for_last_and_plays(page):
   try:
     for frame in range(21):
       viewer.go_to(frame)
-    wait(lambda: panel.frame.value == 20)
+    wait(lambda: panel.frame.value == 21)
     assert viewer.drawn < 21 or viewer.frame == 20
     viewer.play(True)  # from the start again
     wait(lambda: 0 < viewer.frame < 20)

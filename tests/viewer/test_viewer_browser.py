@@ -5,7 +5,6 @@ import urllib.parse
 
 import browser
 import cv2
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_viewer import make_result
@@ -103,7 +102,7 @@ def run(tmp_path_factory, open_head):
   result = make_result(open_head, N)
   numbers = np.arange(1, N + 1)
   results.save_tracked(folder / results.FILE_NAME, result, numbers, SIZE, TrackConfig(), head=open_head.name)
-  surface = Surface(flame.without_lower_neck(open_head), Session(result), result.identity.texture)
+  surface = Surface(flame.without_lower_neck(open_head), Session(result), result.identity)
   for i in range(N):
     rgb, alpha = surface.picture(surface.vertices(i), SIZE)
     image = np.where(alpha[..., None] > 0.5, rgb, [0.2, 0.3, 0.25])
@@ -178,9 +177,9 @@ def test_head_lies_over_the_image(shown, run, open_head):
   camera = session.edited_camera.replace(focal=np.float32(focal), principal=np.float32([0.5, 0.5]))
   from vht_jax.viewer.surface import _jax, _picture
 
-  light = jnp.asarray(session.edited_light)
+  vertices = surface.vertices(0)
   rgb, alpha = _picture(
-    surface.vertices(0), surface.faces, surface.head.uv, surface.albedo, light, _jax(camera), (height, width)
+    surface.shown(vertices), surface.faces, surface.head.uv, surface.texture(vertices), _jax(camera), (height, width)
   )
   head = np.asarray(alpha) > 0.5
   found = outline.astype(int).min(-1) < 235  # the page is white
@@ -199,7 +198,7 @@ def test_head_lies_over_the_image(shown, run, open_head):
 def test_scrub_edit_blend_undo_save_and_load(shown, run, open_head):
   page, viewer = shown(run)
   drawn = viewer.drawn
-  page.set("Frame", 5)
+  page.set("Frame", 6)
   settled(viewer, drawn)
   assert viewer.frame == 5 and "frame 6" in page.browser.evaluate("document.body.innerText")
   before = page.picture()
@@ -236,7 +235,7 @@ def test_scrub_edit_blend_undo_save_and_load(shown, run, open_head):
   # In a page of its own the saved file shows the edit.
   again, other = shown(run / "from_the_page.npz")
   drawn = other.drawn
-  again.set("Frame", 5)
+  again.set("Frame", 6)
   settled(other, drawn)
   assert float(again.value("jaw open")) == pytest.approx(30, abs=0.01)
   until(lambda: apart(again.picture(), after) < 0.0003)

@@ -44,6 +44,7 @@ class BlankClip:
   def __init__(self, dataset: FrameFolder, n: int, dense: bool):
     """`n`: how many frames of the dataset; `dense`: whether its landmarks will have MediaPipe's mesh."""
     self.size, self.dense, self.times = dataset.size, dense, dataset.times[:n]
+    self.frame_ids = dataset.frame_ids[:n]
     self.image_of_all = np.zeros((*dataset.size, 3), np.uint8)
     self.has_alpha = dataset.has_alpha
 

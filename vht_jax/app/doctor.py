@@ -25,7 +25,8 @@ PACKAGES = (
   "vht-jax", "jax", "jaxlib", "numpy", "opencv-python", "mediapipe", "av", "pillow", "optax", "flax", "face-alignment",
   "tensorboardX", "viser", "usd-core",
 )  # fmt: skip
-OPTIONAL = frozenset({"face-alignment", "tensorboardX", "viser", "usd-core"})
+# Packages that an extra brings.
+OPTIONAL = {"face-alignment": "face-alignment", "tensorboardX": "tensorboard", "viser": "viewer", "usd-core": "usd"}
 
 
 class Finding(NamedTuple):
@@ -87,7 +88,8 @@ def versions() -> Iterator[Finding]:
       if name == "vht-jax":
         yield Finding(name, False, "not installed; running from a checkout", needed=False)
       else:
-        yield Finding(name, False, f"pip install {name}", needed=name not in OPTIONAL | {"mediapipe"})
+        hint = f"pip install 'vht-jax[{OPTIONAL[name]}]'" if name in OPTIONAL else f"pip install {name}"
+        yield Finding(name, False, hint, needed=name not in {*OPTIONAL, "mediapipe"})
 
 
 def devices() -> list[Finding]:

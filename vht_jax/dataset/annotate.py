@@ -79,7 +79,7 @@ def annotate(
     raise InputError(f"{dataset.origin}: {_why_none(dataset, detector)}")
   if missing:
     shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-    logging.warning("no face in %d of %d frames (ids %s)", len(missing), n, shown)
+    logging.info("no face is found in %d of %d frames (%s)", len(missing), n, shown)  # a warning when all is done
   return n - len(missing)
 
 

@@ -44,6 +44,8 @@ from vht_jax.types import Camera, FlameModel, Identity, Pose, Status, TrackResul
 
 __all__ = ["Checkpoint", "Clip", "Progress", "Stage", "stages_of", "track"]
 
+ASTRAY = "the fit went astray"  # of frames, in a note
+
 
 class Stage(NamedTuple):
   name: str
@@ -146,8 +148,8 @@ def examined(clip: Clip, config: TrackConfig, progress: Progress, checkpoint: Ch
   if evidence.wrong.any():
     frames = np.flatnonzero(evidence.wrong)
     progress.note(
-      f"the landmarks of {len(frames)} frames are not on the face that the other frames show; these frames are bridged "
-      f"(positions {_some(frames)})"
+      f"the landmarks of {len(frames)} frames (from 1: {_some(frames + 1)}) are not on the face that the other frames "
+      "show: poses between those of the neighbours stand in. If it is the right face, look at these frames' landmarks"
     )
   return evidence
 
@@ -160,7 +162,7 @@ def resumed(stages: list[Stage], progress: Progress, checkpoint: Checkpoint) -> 
       try:
         return restore(TrackState, kept), stages[k if stages[k].resumes else k + 1 :]
       except ValueError as error:
-        progress.note(f"what was kept of the stage {stages[k].name} is of another version ({error}); it is done again")
+        progress.note(f"what was kept of the stage {stages[k].name} is of another version ({error}): it is done again")
   return TrackState(), stages
 
 
@@ -169,7 +171,10 @@ def finished(state: TrackState, run: Run, evidence: Evidence, seconds: dict[str,
   config, seen, good = run.config, run.seen, finite(state)
   if not good[seen].all():
     frames = np.flatnonzero(seen & ~good)
-    run.progress.note(f"the fit diverged in {len(frames)} frames, which are bridged (positions {_some(frames)})")
+    run.progress.note(
+      f"{ASTRAY} in {len(frames)} frames (from 1: {_some(frames + 1)}): poses between those of the neighbours "
+      "stand in. They are marked as doubtful"
+    )
   identity, poses = person(state, run)
   unordered = config.data.unordered or state.unordered
   poses, status = bridge(poses, seen, good, config.data.cutframes, run.times, unordered)

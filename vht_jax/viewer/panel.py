@@ -23,6 +23,8 @@ from vht_jax.viewer.scene import LOOKS
 from vht_jax.viewer.surface import split_corners
 from vht_jax.viewer.viewer import COMPARE, Viewer
 
+_FOLLOW_EVERY = 0.5  # s between two looks at the sliders while it plays
+_NARROW = 640  # px of a window that the controls would cover: there they start folded
 _SEAL_AFTER = 1.0  # s without a change end a step of the history
 BLEND, UNDO, REDO, RESET = "Blend", "Undo", "Redo", "As loaded"
 _NOTHING = {
@@ -41,7 +43,7 @@ class Panel:
     self.server, self.viewer = server, viewer
     self.options = Options()
     self.sliders: list[tuple[Control, Any]] = []
-    self._changed_at = 0.0
+    self._changed_at = self._followed_at = 0.0
     self._text = ""
     gui = server.gui
     gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
@@ -63,14 +65,23 @@ class Panel:
     with tabs.add_tab("Export"):
       self._exports(gui)
     viewer.on_drawn = self.sync
-    server.on_client_connect(viewer.camera_view)
+    server.on_client_connect(self._welcome)
+
+  def _welcome(self, client) -> None:
+    """A new browser: the camera's view; on a phone the head first, and the controls when they are asked for."""
+    if client.camera.image_width < _NARROW:
+      client.gui.main_panel.minimize()
+    self.viewer.camera_view(client)
 
   # Widgets
 
   def _playback(self, gui) -> None:
     viewer = self.viewer
-    self.frame = gui.add_slider("Frame", min=0, max=max(1, len(viewer) - 1), step=1, initial_value=0)
-    self._bind(self.frame, lambda value: viewer.go_to(int(value)))
+    # Frames have their numbers everywhere, from 1, as in frames.csv, in the result's file and on the overlay.
+    numbers = viewer.source.tracked.frames
+    first, last = int(numbers[0]), int(numbers[-1])
+    self.frame = gui.add_slider("Frame", min=first, max=max(first + 1, last), step=1, initial_value=first)
+    self._bind(self.frame, lambda value: viewer.go_to(viewer.position(int(value))))
     self.play = gui.add_button("Play")
     self.play.on_click(lambda event: viewer.play(not viewer.playing))
     self.speed = gui.add_dropdown("Speed", tuple(_SPEEDS), initial_value="1x")
@@ -254,13 +265,17 @@ class Panel:
   # What is shown
 
   def sync(self) -> None:
-    """Brings the widgets to the current state; sliders only when nothing plays, as there are a hundred."""
+    """Brings the widgets to the current state; while it plays sliders less often, as there are a hundred."""
     viewer = self.viewer
-    self.frame.value = viewer.frame
+    number = int(viewer.source.tracked.frames[viewer.frame])
+    if self.frame.value != number:
+      self.frame.value = number
     label = "Pause" if viewer.playing else "Play"
     if self.play.label != label:
       self.play.label = label
-    if not viewer.playing:
+    now = time.monotonic()
+    if not viewer.playing or now - self._followed_at > _FOLLOW_EVERY:
+      self._followed_at = now
       for control, slider in self.sliders:
         value = _shown(control, viewer.session, viewer.frame)
         if math.isfinite(value) and slider.value != value:

@@ -178,15 +178,13 @@ class HeadScene:
   # Parts
 
   def _packed(self, vertices: np.ndarray, frame: int, view: View, colors: np.ndarray | None) -> bytes:
-    surface = self.surface
+    surface, shown = self.surface, self.surface.shown(vertices)
     if colors is None:
       colors = self.look_colors(vertices, frame, view.look)
     if colors is not None:
-      return glb.pack(vertices, surface.faces, colors=colors, opacity=view.opacity)
+      return glb.pack(shown, surface.faces, colors=colors, opacity=view.opacity)
     jpeg = glb.texture_jpeg(surface.texture(vertices))
-    return glb.pack(
-      vertices[surface.corners], surface.split_faces, uv=surface.split_uv, jpeg=jpeg, opacity=view.opacity
-    )
+    return glb.pack(shown[surface.corners], surface.split_faces, uv=surface.split_uv, jpeg=jpeg, opacity=view.opacity)
 
   def _present(self) -> None:
     """Brings the mesh that was sent last to the front, with the frame and the landmarks that belong to it."""

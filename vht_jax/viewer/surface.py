@@ -11,11 +11,13 @@ import numpy as np
 
 from vht_jax.cameras import project
 from vht_jax.head import flame
+from vht_jax.head.mouth import inside_mouth, lit_mouth
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.picture import render_mesh
 from vht_jax.render.shade import shade, shading
 from vht_jax.render.uv_bake import rasterize_uv
-from vht_jax.types import Camera, FlameModel, Pose
+from vht_jax.results.appearance import even_light, evenly_lit
+from vht_jax.types import Camera, FlameModel, Identity, Pose
 from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer.editing.session import Session
 
@@ -30,16 +32,18 @@ _UNSEEN = (0.55, 0.55, 0.57)  # colour where there is nothing to compare
 class Surface:
   """The drawable head of a session. What depends on the person alone is kept until that changes."""
 
-  def __init__(self, head: FlameModel, session: Session, texture=None, layer=None):
+  def __init__(self, head: FlameModel, session: Session, identity: Identity):
     """Args:
     head: with the faces to draw.
     session: whose poses and person are drawn.
-    texture, layer: of the `Identity`.
+    identity: as loaded, whose colours are drawn.
     """
     self.head, self.session = head, session
-    self.albedo = np.asarray(flame.albedo(head, jnp.asarray(texture), layer))
+    self.albedo = np.asarray(flame.albedo(head, identity.texture, identity.texture_layer))
+    self.even, self._even_light = evenly_lit(head, identity), even_light(identity)
     self.faces = np.asarray(head.faces)
     self.corners, self.split_faces, self.split_uv = split_corners(self.faces, np.asarray(head.uv))
+    self.inside = inside_mouth(head).astype(np.float32)  # (V,) 1 for teeth, tongue and cavity
     self._slim = head.replace(texture_basis=jnp.zeros((1, 1, 3, 0)), texture_mean=jnp.zeros((1, 1, 3)))
     self._shape: np.ndarray | None = None
     self._folded: FlameModel | None = None
@@ -57,13 +61,18 @@ class Surface:
     return (vertices[ids] * bary[..., None]).sum(1)
 
   def texture(self, vertices: np.ndarray) -> np.ndarray:
-    """(Ht, Wt, 3) sRGB in [0, 1]: the albedo under the session's light, as the tracker's renderer shades it."""
-    light = jnp.asarray(self.session.edited_light)
-    return np.asarray(_lit_texture(vertices, self.faces, self.albedo, light, *self._texels))
+    """(Ht, Wt, 3) sRGB in [0, 1]: the head (`results.appearance`) under the session's light; what is in the mouth
+    with the light that comes in there (`head.mouth`)."""
+    light = (np.asarray(self.session.edited_light) / self._even_light).astype(np.float32)
+    return np.asarray(_lit_texture(self._slim, vertices, self.inside, self.even, light, *self._texels))
+
+  def shown(self, vertices: np.ndarray) -> np.ndarray:
+    """(V, 3) as they are drawn: teeth do not stick out of the lips. Exports have them where they are."""
+    return np.asarray(_mouth(self._slim, vertices, self.inside)[1])
 
   def shading(self, vertices: np.ndarray) -> np.ndarray:
     """(V, 3) sRGB: a grey head under the session's light."""
-    return np.asarray(_shaded(vertices, self.faces, jnp.asarray(self.session.edited_light)))
+    return np.asarray(_shaded(self._slim, vertices, self.inside, jnp.asarray(self.session.edited_light)))
 
   def normals(self, vertices: np.ndarray) -> np.ndarray:
     """(V, 3): red to the right of the image, green up, blue to the camera."""
@@ -71,8 +80,8 @@ class Surface:
 
   def picture(self, vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """rgb (H, W, 3) in [0, 1] and alpha (H, W) by the tracker's own renderer."""
-    light, camera = jnp.asarray(self.session.edited_light), _jax(self.session.edited_camera)
-    rgb, alpha = _picture(vertices, self.faces, self.head.uv, self.albedo, light, camera, size)
+    camera = _jax(self.session.edited_camera)
+    rgb, alpha = _picture(self.shown(vertices), self.faces, self.head.uv, self.texture(vertices), camera, size)
     return np.clip(np.asarray(rgb), 0.0, 1.0), np.asarray(alpha)
 
   def image_error(self, vertices: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -85,8 +94,8 @@ class Surface:
     scale = min(1.0, ERROR_SIDE / max(image.shape[:2]))
     size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
     small = resize_antialiased(image, size).astype(np.float32) / 255.0
-    light, camera = jnp.asarray(self.session.edited_light), _jax(self.session.edited_camera)
-    return np.asarray(_image_error(vertices, self.faces, self.head.uv, self.albedo, light, camera, small, size))
+    camera, lit = _jax(self.session.edited_camera), self.texture(vertices)
+    return np.asarray(_image_error(self.shown(vertices), self.faces, self.head.uv, lit, camera, small, size))
 
   @functools.cached_property
   def _texels(self) -> tuple[jax.Array, jax.Array]:
@@ -160,16 +169,23 @@ def _rasterize_uv(uv, size):
 
 
 @jax.jit
-def _lit_texture(vertices, faces, albedo, light, texel_faces, bary):
-  normals = flame.vertex_normals(vertices, faces)[faces[texel_faces]]  # (Ht, Wt, 3, 3)
-  normal = jnp.sum(normals * bary[..., None], axis=-2)
-  normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-  return jnp.clip(shade(albedo, shading(light, normal), "vht"), 0.0, 1.0)
+def _mouth(head: FlameModel, vertices, inside):
+  return lit_mouth(head, vertices, inside)
 
 
 @jax.jit
-def _shaded(vertices, faces, light):
-  return jnp.clip(_GREY * shading(light, flame.vertex_normals(vertices, faces)), 0.0, 1.0)
+def _lit_texture(head: FlameModel, vertices, inside, even, light, texel_faces, bary):
+  corners = head.faces[texel_faces]  # (Ht, Wt, 3)
+  normal = jnp.sum(flame.vertex_normals(vertices, head.faces)[corners] * bary[..., None], axis=-2)
+  normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+  dark = jnp.sum(lit_mouth(head, vertices, inside)[0][corners] * bary, axis=-1, keepdims=True)
+  return jnp.clip(shade(even, shading(light, normal), "vht") * dark, 0.0, 1.0)
+
+
+@jax.jit
+def _shaded(head: FlameModel, vertices, inside, light):
+  dark = lit_mouth(head, vertices, inside)[0][:, None]
+  return jnp.clip(_GREY * shading(light, flame.vertex_normals(vertices, head.faces)) * dark, 0.0, 1.0)
 
 
 @jax.jit
@@ -178,14 +194,14 @@ def _normal_colors(vertices, faces):
 
 
 @functools.partial(jax.jit, static_argnames=("size",))
-def _picture(vertices, faces, uv, albedo, light, camera, size):
-  drawn = render_mesh(vertices, faces, camera, size, uv=uv, texture=albedo, light=light, formula="vht")
+def _picture(vertices, faces, uv, lit, camera, size):
+  drawn = render_mesh(vertices, faces, camera, size, uv=uv, texture=lit)
   return drawn.rgb, drawn.alpha
 
 
 @functools.partial(jax.jit, static_argnames=("size",))
-def _image_error(vertices, faces, uv, albedo, light, camera, image, size):
-  drawn = render_mesh(vertices, faces, camera, size, uv=uv, texture=albedo, light=light, formula="vht")
+def _image_error(vertices, faces, uv, lit, camera, image, size):
+  drawn = render_mesh(vertices, faces, camera, size, uv=uv, texture=lit)
   difference = jnp.mean(jnp.abs(jnp.clip(drawn.rgb, 0.0, 1.0) - image), axis=-1)
   # Where the head is; at its outline the neighbours' mean.
   both = jnp.stack([difference * drawn.alpha, drawn.alpha], axis=-1)

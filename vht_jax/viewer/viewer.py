@@ -36,10 +36,7 @@ class Viewer:
   def __init__(self, server, sources: list[Source]):
     self.server, self.sources = server, sources
     self.sessions = [Session(s.tracked.result, s.shots) for s in sources]
-    self.surfaces = []
-    for source, session in zip(sources, self.sessions):
-      identity = source.tracked.result.identity
-      self.surfaces.append(Surface(source.head, session, identity.texture, identity.texture_layer))
+    self.surfaces = [Surface(s.head, session, s.tracked.result.identity) for s, session in zip(sources, self.sessions)]
     self.scenes = [HeadScene(server, f"result_{i}", s, self.surfaces[i]) for i, s in enumerate(sources)]
     self.frame, self.view = 0, View()
     self.compare = COMPARE[0]
@@ -76,6 +73,10 @@ class Viewer:
       self.session.seal()
       self.frame = int(np.clip(frame, 0, len(self) - 1))
     self.redraw()
+
+  def position(self, number: int) -> int:
+    """Of the frame with a number, or of the last one before it."""
+    return int(np.searchsorted(self.source.tracked.frames, number, side="right")) - 1
 
   def play(self, on: bool) -> None:
     with self.lock:

@@ -8,26 +8,27 @@ from typing import NamedTuple
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from vht_jax.app.overlay.window import in_one_row, panel_size
 from vht_jax.cameras import project
 from vht_jax.head import flame
+from vht_jax.head.mouth import inside_mouth, lit_mouth
 from vht_jax.host.programs import stored
 from vht_jax.render.edges import antialias, edge_table
 from vht_jax.render.edges.table import EdgeTable
 from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import interpolate, sample_texture, shade, shading
+from vht_jax.results.appearance import evenly_lit, relative_light
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose
 
 STYLES = ("compare", "mesh", "texture", "landmarks")
 DETECTED, PROJECTED = (60, 220, 60), (255, 60, 200)  # RGB of the points
 BACKGROUND = 40  # grey behind the rendered head
 OPACITY = 0.65  # of the head over the image in the panel that compares them
+CAPTION_SHADE = 0.3  # what is left of the image behind the caption
 
 FADE_START, FADE_END = 0.004, 0.04  # m above the neck's open end, where the head becomes visible and is so entirely
-TEETH_BEHIND = 0.003  # m: what is inside the mouth is drawn no closer than this behind the lips
 CLAY, CLAY_LIGHT = 0.75, (0.55, 0.35, 0.45)  # albedo and light (ambient, from above, from the camera) of `mesh`
 
 
@@ -36,7 +37,8 @@ class Look(flax.struct.PyTreeNode):
 
   faces: Array  # (F, 3) i32
   uv: Array  # (F, 3, 2)
-  texture: Array  # (Ht, Wt, 3) albedo
+  texture: Array  # (Ht, Wt, 3) as `results.appearance.evenly_lit`
+  light: Array  # (9, 3) of that
   fade: Array  # (V,) 0 where the neck ends, 1 on the head
   inside: Array  # (V,) 1 for teeth, tongue and mouth cavity
   edges: EdgeTable
@@ -44,23 +46,15 @@ class Look(flax.struct.PyTreeNode):
 
 def make_look(model: FlameModel, identity: Identity) -> Look:
   """The look of a head with this identity's texture. Host side: the head's outline edges are listed."""
-  inside = np.zeros(len(model.v_template), bool)
-  for name in ("teeth", "tongue", "mouth_cavity"):
-    if name in model.masks:
-      inside |= np.asarray(model.masks[name], bool)
-  if "lips" in model.masks:
-    inside &= ~np.asarray(model.masks["lips"], bool)
   return Look(
     faces=model.faces,
     uv=model.uv,
-    texture=_albedo(model, identity.texture, identity.texture_layer),
+    texture=jnp.asarray(evenly_lit(model, identity)),
+    light=jnp.asarray(relative_light(identity)),
     fade=jnp.asarray(neck_fade(np.asarray(model.v_template), np.asarray(model.faces)), jnp.float32),
-    inside=jnp.asarray(inside, jnp.float32),
+    inside=jnp.asarray(inside_mouth(model), jnp.float32),
     edges=edge_table(model.faces),
   )
-
-
-_albedo = stored(flame.albedo)
 
 
 def neck_fade(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -98,39 +92,6 @@ def neck_fade(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
   return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def mouth_light(vertices: Array, lips: Array, inside: Array) -> tuple[Array, Array]:
-  """Light that reaches the inside of the mouth, and its vertices moved behind the lips.
-
-  The inner lips' polygon of area A is taken as a disc of the same area: a point at depth d on its axis sees the share
-  A / (A + pi d^2) of what the skin sees (form factor of a disc).
-
-  Args:
-    vertices: (V, 3) m.
-    lips: (8, 3) inner lips (landmarks 60-67), in order, m.
-    inside: (V,) 1 for what is in the mouth.
-
-  Returns:
-    (V,) light in [0, 1], 1 outside the mouth; (V, 3) vertices.
-  """
-  centre = jnp.mean(lips, axis=0, keepdims=True)
-  around = lips - centre
-  area = 0.5 * jnp.sum(jnp.cross(around, jnp.roll(around, -1, axis=0)), axis=0)
-  size = jnp.sqrt(jnp.sum(area**2) + 1e-16)
-  behind = jnp.mean(jnp.where(inside[:, None] > 0, vertices - centre, 0.0), axis=0)
-  normal = area / size
-  normal = normal * jnp.where(jnp.dot(normal, behind) > 0, -1.0, 1.0)  # out of the mouth
-  # Closed lips have hardly any area, and no normal to speak of: then the way from the inside to the lips is taken.
-  forward = -behind / jnp.sqrt(jnp.sum(behind**2) + 1e-16)
-  trust = size / (size + 2e-5)
-  normal = trust * normal + (1.0 - trust) * forward
-  normal = normal / jnp.sqrt(jnp.sum(normal**2) + 1e-16)
-  depth = -jnp.matmul(vertices - centre, normal, precision=lax.Precision.HIGHEST)
-  push = inside * jnp.maximum(TEETH_BEHIND - depth, 0.0)
-  depth = depth + push
-  light = size / (size + jnp.pi * jnp.maximum(depth, 0.0) ** 2)
-  return 1.0 - inside * (1.0 - light), vertices - push[:, None] * normal[None]
-
-
 @functools.partial(stored, static_argnames=("size", "clay"))
 def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
   """rgb (n, h, w, 3) and alpha (n, h, w) of n poses, see `picture`."""
@@ -164,7 +125,7 @@ def picture(
     rgb (h, w, 3) and alpha (h, w), in [0, 1].
   """
   vertices = flame.skin(model, identity.shape, pose)
-  light, vertices = mouth_light(vertices, flame.landmarks(model, vertices)[60:68], look.inside)
+  light, vertices = lit_mouth(model, vertices, look.inside)
   # In units of the longer side from the principal point: so one program serves frames of all sizes.
   centred = project(identity.camera.replace(principal=jnp.zeros(2)), vertices, (1, 1))
   pixels = centred[:, :2] * jnp.max(frame) + (identity.camera.principal * frame[::-1])[None]
@@ -178,8 +139,8 @@ def picture(
   if clay:
     rgb = jnp.broadcast_to(CLAY * _clay_light(normals, identity.camera), normals.shape)
   else:
-    albedo = sample_texture(look.texture, jnp.where(hit, values[..., :2], -1.0))
-    rgb = shade(albedo, shading(identity.light, normals, "vht"), "vht")
+    even = sample_texture(look.texture, jnp.where(hit, values[..., :2], -1.0))
+    rgb = shade(even, shading(look.light, normals, "vht"), "vht")
   cover = hit.astype(rgb.dtype)
   both = jnp.concatenate([jnp.clip(rgb * dark, 0.0, 1.0) * cover, cover, fade * cover], axis=-1)
   both = antialias(both, screen, look.faces, look.edges, fragments)
@@ -261,9 +222,22 @@ def compose(shown: Shown, style: str = "compare") -> np.ndarray:
       parts[0][:height, :width] = shown.inset
     rows = [parts] if in_one_row(shown.image.shape[:2]) else [parts[:2], parts[2:]]
     picture = np.concatenate([np.concatenate(row, axis=1) for row in rows])
-  for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-    cv2.putText(picture, shown.caption, (8, len(picture) - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, thickness,
-                cv2.LINE_AA)  # fmt: skip
+  return _captioned(picture, shown.caption)
+
+
+def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
+  """The picture with white words on a dark ground in its lower left corner: to be read on any image."""
+  import cv2
+
+  if not text:
+    return picture
+  font, scale, room = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 6
+  (width, height), below = cv2.getTextSize(text, font, scale, 1)
+  top = max(len(picture) - height - below - room, 0)
+  ground = picture[top:, : width + 2 * room]
+  ground[:] = (CAPTION_SHADE * ground).astype(np.uint8)
+  foot = (room, len(picture) - below - room // 2)
+  cv2.putText(picture, text, foot, font, scale, (255, 255, 255), 1, cv2.LINE_AA)
   return picture
 
 

@@ -97,6 +97,7 @@ class Pictures(Protocol):
   """Frames to be drawn on."""
 
   size: tuple[int, int]  # (H, W) px
+  frame_ids: np.ndarray  # (T,) the numbers of their folders
 
   def __len__(self) -> int: ...
 
@@ -116,7 +117,7 @@ def still(model: FlameModel, identity: Identity, poses: Pose, dataset: Pictures,
   image = draw.crop(dataset.image(i), studio.origins[i], frame.size, studio.panel)
   nothing = np.zeros((0, 2))
   head = rgb[0], draw.OPACITY * alpha[0]
-  return draw.compose(draw.Shown(image, *head, nothing, np.zeros(0), nothing, f"frame {i}"), "texture")
+  return draw.compose(draw.Shown(image, *head, nothing, np.zeros(0), nothing, caption(dataset.frame_ids[i])), "texture")
 
 
 class Studio:
@@ -151,7 +152,7 @@ def photometric_l1(image: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> flo
   return float(np.abs(seen - np.clip(rgb[inside], 0.0, 1.0)).mean(dtype=np.float64))
 
 
-def caption(frame: int, status: int) -> str:
+def caption(frame: int, status: int = Status.TRACKED) -> str:
   """What is written on a frame of the overlay: its id, and how it came about if it was not tracked."""
   text = f"frame {frame}"
   return text if status == Status.TRACKED else f"{text}: {Status(status).name.lower().replace('_', ' ')}"

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.tracking.pipeline import ASTRAY
+from vht_jax.tracking.stages.camera import GUESS, UNSURE_LENS
 from vht_jax.types import Status, TrackResult
 
 DOUBTFUL = 0.5  # frames of less confidence are doubtful
 UNSURE_FOCAL = 0.1  # relative sd from which a focal length is spoken of: distances are as unsure as it is
+COVERED_SHARE = 0.02  # of the frames in which a region has to be covered to be mentioned
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ WARNING \S+: (.*)")
 
 
@@ -38,47 +41,68 @@ def logged_warnings(log: Path) -> list[str]:
 
 
 def advice(result: TrackResult, summary: dict[str, Any], notes: Sequence[str]) -> list[dict[str, str]]:
-  """What to know before the result is used: [{level: 'warning' or 'note', text}], the worst first.
+  """What to know before the result is used, the worst first: the one list for page, terminal, log and summary.json.
 
   Args:
     result: T frames.
-    summary: of the run (summary.json).
+    summary: of the run, `photometric_l1` and `covered` of it.
     notes: what the run itself warned of.
+
+  Returns:
+    [{level: 'warning' or 'note', text}]: what happened, what it means for the result, what can be done.
   """
   status = np.asarray(result.status)
   n = len(status)
   found: list[dict[str, str]] = []
 
   def say(level: str, text: str) -> None:
-    found.append({"level": level, "text": text[:1].upper() + text[1:]})
+    found.append(
+      {"level": level, "text": text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")}
+    )
 
+  told = any(ASTRAY in note for note in notes)
   for state, what in (
-    (Status.NO_FACE, "show no face and have nothing to bridge them from: their poses mean nothing"),
-    (Status.DIVERGED, "could not be fitted and are bridged from their neighbours"),
-    (Status.INTERPOLATED, "show no face and are bridged from their neighbours"),
+    (Status.NO_FACE, "show no face and have no neighbours to stand in for them: their poses mean nothing"),
+    (Status.DIVERGED, "" if told else "could not be fitted: poses between those of their neighbours stand in"),
+    (Status.INTERPOLATED, "show no face that can be used: poses between those of their neighbours stand in"),
   ):
-    if count := int((status == state).sum()):
-      say("warning", f"{_of(count, n)} {what}.")
+    if what and (count := int((status == state).sum())):
+      say("warning", f"{_of(count, n)} {what}. frames.csv says which.")
   if result.confidence is not None:
     if count := int(((status == Status.TRACKED) & (np.asarray(result.confidence) < DOUBTFUL)).sum()):
-      say("warning", f"{_of(count, n)} were tracked with little confidence (below {DOUBTFUL}): look at them.")
-  for note in notes:
-    note = note.replace("+-", "±")
-    say("warning", note if note.endswith((".", "!", "?")) else note + ".")
+      say(
+        "warning", f"{_of(count, n)} were tracked with little confidence (below {DOUBTFUL}): look at them before use."
+      )
+  guess = next((note for note in notes if GUESS in note), "")
   sd = None if result.focal_sd is None else float(result.focal_sd)
-  if sd is not None and sd > UNSURE_FOCAL and not any("focal length is a guess" in note for note in notes):
-    say("warning", f"The focal length is only known to ±{100 * sd:.0f} %: give --focal or --fov if you know it.")
+  for note in notes:
+    if note != guess:
+      say("warning", note)
   if sd is not None and sd > UNSURE_FOCAL:
-    say("note", "An unsure focal length makes the distance and the depth of the head unsure, not how it looks.")
-  if (
-    summary.get("photometric_l1") is not None
-    and "photometric_l1" not in result.energies
-    and "photo" not in (result.energies)
-  ):
-    say("note", "Only landmarks were fitted, not the image: the skin's colour is that of an average face.")
+    # Why, as the run saw it when it began; how much, as it turned out.
+    why = guess.partition(":")[0] + f": {GUESS}, known to" if guess else "the focal length of the lens is known only to"
+    say("warning", f"{why} +-{100 * sd:.0f} %. {UNSURE_LENS}")
+  elif sd is None and guess:
+    say("warning", guess)
+  if hidden := covered_text(summary.get("covered") or {}, n):
+    say("note", hidden)
+  if summary.get("photometric_l1") is not None and not {"photometric_l1", "photo"} & set(result.energies):
+    say("note", "only landmarks were fitted, not the image: the skin's colour is that of an average face.")
   if sd == 0.0:
-    say("note", "The focal length was given and not estimated.")
+    say("note", "the focal length was given and not estimated.")
   return found
+
+
+def covered_text(counts: dict[str, int], frames: int) -> str:
+  """Those of `summary.covered` that are no accident, in words; '' without any."""
+  counts = {name.replace("_", " "): n for name, n in counts.items() if n >= COVERED_SHARE * frames}
+  if not counts:
+    return ""
+  if "right eye" in counts and counts.get("left eye") == counts["right eye"]:
+    counts = {"eyes": counts["left eye"]} | {k: n for k, n in counts.items() if not k.endswith("eye")}
+  is_ = lambda name: "are" if name == "eyes" else "is"
+  parts = [f"the {name} {is_(name)} covered in {n} of {frames} frames" for name, n in counts.items()]
+  return ", ".join(parts) + ": there the head follows the rest of the face, see frames.csv"
 
 
 def _of(count: int, n: int) -> str:

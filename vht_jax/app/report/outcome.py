@@ -14,6 +14,7 @@ from vht_jax import results
 from vht_jax.app import console
 from vht_jax.app.record import FILES
 from vht_jax.app.report import summary as summary_
+from vht_jax.app.report.advice import advice, logged_warnings
 from vht_jax.tracking.evidence.examine import faded
 from vht_jax.types import FlameModel, Status, TrackResult
 
@@ -51,6 +52,17 @@ class Outcome:
     return landmarks, confidence, results.projected_landmarks(self.model, self.result, self.dataset.size)
 
   @property
+  def fitted_difference(self) -> float | None:
+    """Mean over the tracked frames of the difference that the fit has left; None where colours were not fitted."""
+    values = np.asarray(self.result.energies.get("photometric_l1", []), np.float64)
+    values = values[(self.status == Status.TRACKED) & np.isfinite(values)] if len(values) else values
+    return float(values.mean()) if len(values) else None
+
+  def advice(self, summary: dict[str, Any]) -> list[dict[str, str]]:
+    """`advice.advice` on this run; the log says what it warned of, before interruptions too."""
+    return advice(self.result, summary, logged_warnings(self.output / FILES["log"]))
+
+  @property
   def style(self) -> str:
     """What the overlay shows; 'none' if there is none."""
     return self.settings.app.output.overlay
@@ -59,6 +71,11 @@ class Outcome:
   def frame_rate(self) -> float:
     """Of the overlay, frames per second."""
     return self.settings.app.output.frame_rate or self.dataset.fps
+
+  @property
+  def video_times(self) -> np.ndarray | None:
+    """(T,) s, when the overlay shows each frame, where the source's rate varies: it plays in real time; else None."""
+    return None if self.settings.app.output.frame_rate or self.dataset.steady else self.dataset.times
 
 
 def write_report(outcome: Outcome, progress: console.Progress, writer: Any, start: float) -> dict[str, Any]:
@@ -94,6 +111,7 @@ def write_report(outcome: Outcome, progress: console.Progress, writer: Any, star
     "covered": summary_.covered(outcome.visible, outcome.status),
     **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
     "photometric_l1": difference,
+    "photometric_l1_fitted": outcome.fitted_difference,
     **(results.geometry_figures(outcome.model, result, frames, options.truth) if options.truth else {}),
     "seconds_total": seconds,
     "frames_per_second": len(frames) / seconds,
@@ -107,6 +125,8 @@ def write_report(outcome: Outcome, progress: console.Progress, writer: Any, star
     "seconds_of_video": float(dataset.times[-1]),
     "times_assumed": dataset.times_assumed,
   }
+  told = outcome.advice(summary)
+  summary |= {level + "s": [a["text"] for a in told if a["level"] == level] for level in ("warning", "note")}
   summary = summary_.write_summary(outcome.output / FILES["summary"], summary)
   if options.report:
     from vht_jax.app.report import page
@@ -138,7 +158,5 @@ def write_overlay(outcome: Outcome, progress: console.Progress, writer: Any) -> 
   return film(
     outcome.model, outcome.result, dataset, outcome.points, outcome.output / FILES["overlay"] if written else None,
     style=outcome.style if written else "compare", fps=outcome.frame_rate,
-    # A variable rate plays in real time.
-    times=None if options.frame_rate or dataset.steady else dataset.times,
-    progress=progress.advance, show=show,
+    times=outcome.video_times, progress=progress.advance, show=show,
   )  # fmt: skip

@@ -16,16 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from vht_jax.app.record import FILES
-from vht_jax.app.report.advice import logged_warnings
 from vht_jax.app.report.outcome import Outcome
 from vht_jax.app.report.page_data import Run, page_data
 from vht_jax.errors import InputError
 from vht_jax.host.files import write_atomic
+from vht_jax.results.appearance import even_texture
 from vht_jax.results.export import to_glb
 from vht_jax.types import FlameModel, TrackResult
 
 WEB = Path(__file__).parent / "web"
-SCRIPTS = ("data.js", "player.js", "timeline.js", "plots.js", "heatmap.js", "head.js", "main.js")  # in this order
+SCRIPTS = (
+  "data.js",
+  "player.js",
+  "timeline.js",
+  "plots.js",
+  "heatmap.js",
+  "mouth.js",
+  "head.js",
+  "main.js",
+)  # in this order
 # A page of more than that is slow to open; a longer video stays beside it, and the page plays it from there.
 LARGEST_VIDEO = 64 << 20  # bytes
 
@@ -41,7 +50,8 @@ def make_page(model: FlameModel, result: TrackResult, run: Run) -> str:
   """The page's text; the same input gives the same bytes."""
   data = page_data(model, result, run)
   try:
-    head = to_glb(model, result, run.size, run.times, frame_rate=run.frame_rate, compact=True)
+    texture = even_texture(model, result.identity)
+    head = to_glb(model, result, run.size, run.times, frame_rate=run.frame_rate, texture=texture, compact=True)
   except InputError as error:  # the curves show what is wrong with such a result
     log.warning("the report has no 3D view (%s)", error)
     head = b""
@@ -78,11 +88,12 @@ def run_of(outcome: Outcome, summary: dict[str, Any]) -> Run:
     frames=dataset.frame_ids,
     size=dataset.size,
     frame_rate=outcome.frame_rate,
-    times=getattr(dataset, "times", None),
+    times=dataset.times,
+    video_times=outcome.video_times,
     nme=results.nme(projected, landmarks, confidence, slice(0, 68)),
     summary=summary,
     settings=outcome.settings,
-    notes=logged_warnings(output / FILES["log"]),
+    advice=outcome.advice(summary),
     video=output / FILES["overlay"] if outcome.style != "none" else None,
     panels=window.panel_boxes(window.windows(projected[:, :68], dataset.size).size, outcome.style),
   )

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vht_jax.app.report.advice import DOUBTFUL, advice, doubtful_frames, spans
+from vht_jax.app.report.advice import DOUBTFUL, doubtful_frames, spans
+from vht_jax.head import mouth
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.option import get, options, title
+from vht_jax.results.appearance import relative_light
 from vht_jax.results.export.motion import opengl_view
 from vht_jax.results.plain import frame_numbers, number_sds
 from vht_jax.types import FlameModel, Status, TrackResult
@@ -37,10 +39,11 @@ class Run:
   size: tuple[int, int]  # (H, W) of the tracked images, px
   frame_rate: float  # of the overlay video, frames per second
   times: np.ndarray | None = None  # (T,) s, the source's own times; None: evenly, at the frame rate
+  video_times: np.ndarray | None = None  # (T,) s, when the overlay shows each frame; None: evenly, at the frame rate
   nme: np.ndarray | None = None  # (T,) distance of the landmarks, % of the eye distance; NaN without a face
   summary: dict[str, Any] = dataclasses.field(default_factory=dict)  # summary.json
   settings: Any = None  # `settings.Settings`
-  notes: Sequence[str] = ()  # what the run warned of
+  advice: Sequence[dict[str, str]] = ()  # of `advice.advice`
   video: Path | None = None  # overlay.mp4
   # Pictures in the video: name -> left, top, width, height as shares of it.
   panels: Sequence[tuple[str, float, float, float, float]] = ()
@@ -52,12 +55,12 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
   numbers, sds = frame_numbers(model, result), number_sds(result)
   doubtful = doubtful_frames(result)
   confidence = np.ones(len(times)) if result.confidence is None else np.asarray(result.confidence)
-  light = np.asarray(result.identity.light, np.float64)
   return {
     "title": run.title,
     "frames": [int(f) for f in run.frames],
     "times": _rounded(times - times[0]),
     "frameRate": float(run.frame_rate),
+    "videoTimes": None if run.video_times is None else _rounded(run.video_times - run.video_times[0]),
     "size": [int(x) for x in run.size],
     "status": [int(s) for s in np.asarray(result.status)],
     "statusNames": [s.name.lower().replace("_", " ") for s in Status],
@@ -70,12 +73,13 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
     "units": units(model, result),
     "panels": [{"name": name, "box": [round(x, 6) for x in box]} for name, *box in run.panels],
     "figures": figures(result, run, int(doubtful.sum())),
-    "advice": advice(result, run.summary, run.notes),
+    "advice": [{**a, "text": a["text"].replace("+-", "±")} for a in run.advice],
     "stages": {k: round(v, 2) for k, v in run.summary.get("stage_seconds", {}).items() if v is not None},
     "facts": facts(model, result, run, numbers),
     "settings": settings_table(run.settings),
     "camera": camera_view(result, run.size),
-    "light": _rounded(light),
+    "light": _rounded(relative_light(result.identity)),
+    "mouth": mouth_data(model),
     "lightFrame": _rounded(opengl_view(result.identity.camera)[0]),
     "neckRest": _rounded(_neck_rest(model, result)),
   }
@@ -152,7 +156,7 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
   tracked = int((np.asarray(result.status) == Status.TRACKED).sum())
   focal = float(result.identity.camera.focal)
   sd = None if result.focal_sd is None else float(result.focal_sd)
-  surety = "" if sd is None or not math.isfinite(sd) or sd == 0 else f"± {100 * sd:.0f} %"
+  surety = "" if sd is None or not math.isfinite(sd) or sd == 0 else f"± {100 * sd:.0f} %, "
   found = [
     {
       "label": "Tracked", "value": f"{tracked}", "detail": f"of {n} frames",
@@ -167,7 +171,7 @@ def figures(result: TrackResult, run: Run, n_doubtful: int) -> list[dict[str, st
     found.append({"label": "Landmark misfit", "value": f"{nme:.2f} %", "detail": "of eye distance"})
   if (vertex := run.summary.get("vertex_mm")) is not None and math.isfinite(vertex):
     found.append({"label": "Against the truth", "value": f"{vertex:.2f} mm", "detail": "mean of all vertices"})
-  found.append({"label": "Focal length", "value": f"{focal:.2f} {surety}".strip(), "detail": "× the longer side"})
+  found.append({"label": "Focal length", "value": f"{focal:.2f}", "detail": f"{surety}× the longer side"})
   if (seconds := run.summary.get("seconds_total")) is not None:
     found.append({"label": "Time", "value": _duration(seconds), "detail": f"{n / seconds:.1f} frames/s"})
   return found
@@ -220,6 +224,17 @@ def camera_view(result: TrackResult, size: tuple[int, int]) -> dict[str, float]:
     "focal": round(float(camera.focal) * max(size), 4),
     "cx": round(float(camera.principal[0]) * width, 4),
     "cy": round(float(camera.principal[1]) * height, 4),
+  }
+
+
+def mouth_data(model: FlameModel) -> dict[str, Any]:
+  """What the page's light in the mouth (`head.mouth`) needs: vertices inside, inner lips as corners and weights, m."""
+  corners, bary = np.asarray(model.lmk_vertices)[mouth.INNER_LIPS], np.asarray(model.lmk_bary)[mouth.INNER_LIPS]
+  return {
+    "inside": np.flatnonzero(mouth.inside_mouth(model)).tolist(),
+    "lips": [[c.tolist(), _rounded(b)] for c, b in zip(corners, bary)],
+    "behind": mouth.TEETH_BEHIND,
+    "closed": mouth.CLOSED,
   }
 
 

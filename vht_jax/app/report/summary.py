@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from vht_jax.host.files import write_atomic
 from vht_jax.landmarks.regions import COVERED, REGIONS
 from vht_jax.types import Status
 
-COVERED_SHARE = 0.02  # of the frames in which a region has to be covered to be mentioned on the terminal
+WIDTH = 110  # columns of the warnings on the terminal
 # Order and meaning of the summary's lines; the names are those of summary.json.
 _LINES = (
   ("landmarks", (("nme68_median", "68 points {:.2f} %"), ("nme51_median", "inner 51 {:.2f} %"),
                  ("iris_median", "irises {:.2f} %"), ("jitter_ratio", "jitter {:.2f} x the detector's"))),
-  ("image", (("photometric_l1", "mean difference {:.4f} of 1"),)),
-  ("truth", (("vertex_mm", "vertices {:.2f} mm"), ("face_mm", "face {:.2f} mm"),
-             ("vertex_rigid_mm", "rigid {:.2f} mm"), ("face_rigid_mm", "face {:.2f} mm"))),
+  ("image", (("photometric_l1", "mean difference {:.4f} of 1 (all of the head, as drawn)"),
+             ("photometric_l1_fitted", "{:.4f} (what is fitted: not the mouth's inside)"))),
+  # Every frame is first moved, turned and scaled onto the truth by the very vertices that are counted.
+  ("truth", (("vertex_mm", "all vertices {:.2f} mm"), ("face_mm", "the face's {:.2f} mm (mean; frames aligned)"))),
+  ("", (("vertex_rigid_mm", "aligned without scaling: all {:.2f} mm"), ("face_rigid_mm", "the face's {:.2f} mm"))),
   ("", (("focal_error", "focal length {:.1%}"), ("rotation_deg", "rotation {:.2f} deg"), ("jaw_deg", "jaw {:.2f} deg"),
         ("gaze_deg", "gaze {:.2f} deg"))),
   ("time", (("seconds_total", "{:.1f} s"), ("frames_per_second", "{:.2f} frames/s"), ("peak_rss_mb", "{:.0f} MB"))),
@@ -90,18 +93,6 @@ def covered(visible: np.ndarray | None, status: np.ndarray) -> dict[str, int]:
   return {name: int(count) for name, count in zip(REGIONS, counts) if count}
 
 
-def _covered_text(counts: dict[str, int], frames: int) -> str:
-  """Those of `covered` that are no accident, in words; '' without any."""
-  counts = {name.replace("_", " "): n for name, n in counts.items() if n >= COVERED_SHARE * frames}
-  if not counts:
-    return ""
-  if "right eye" in counts and counts.get("left eye") == counts["right eye"]:
-    counts = {"eyes": counts["left eye"]} | {k: n for k, n in counts.items() if not k.endswith("eye")}
-  is_ = lambda name: "are" if name == "eyes" else "is"
-  parts = [f"the {name} {is_(name)} covered in {n} of {frames} frames" for name, n in counts.items()]
-  return "  " + ", ".join(parts) + ": there the head follows the rest of the face, see frames.csv"
-
-
 def write_summary(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
   """Writes summary.json and returns what it says; numbers that are not finite become null, as JSON has none."""
 
@@ -120,9 +111,6 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
   lines = [f"tracked {summary['tracked']} of {summary['frames']} frames"]
   if summary.get("doubtful"):
     lines[0] += f"; {summary['doubtful']} are doubtful, see frames.csv"
-  hidden = _covered_text(summary.get("covered", {}), summary["frames"])
-  if hidden:
-    lines.append(hidden)
   for title, figures in _LINES:
     parts = [text.format(summary[k]) for k, text in figures if summary.get(k) is not None and _finite(summary[k])]
     if parts:
@@ -132,6 +120,9 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
     lines.insert(1, f"  {'head':<10s} {head_text(summary['head'])}")
   if stages:
     lines.append(f"  {'':<10s} {'   '.join(f'{k} {v:.1f}' for k, v in stages.items())}")
+  for level, mark in (("warnings", "!"), ("notes", "-")):
+    for text in summary.get(level) or ():
+      lines += textwrap.wrap(text, WIDTH, initial_indent=f"  {mark} ", subsequent_indent="    ", break_on_hyphens=False)
   lines.append(f"results in {output}: {', '.join(files)}")
   return "\n".join(lines)
 

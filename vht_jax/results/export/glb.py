@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from vht_jax.errors import InputError
-from vht_jax.head import flame
-from vht_jax.host.programs import stored
+from vht_jax.head import flame, mouth
+from vht_jax.host.programs import rows_of, stored
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
 from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, morph_targets, quaternions
@@ -25,6 +25,8 @@ from vht_jax.types import FlameModel, TrackResult
 _JPEG_QUALITY = 92  # of the compact file's texture
 
 _texture = stored(flame.albedo)
+_mean_light = stored(mouth.mean_light)
+_GAMMA = 2.2  # of sRGB: light in the mouth is a factor of the image's values, and vertex colours are linear
 
 
 def to_glb(
@@ -69,7 +71,7 @@ def to_glb(
   )
   file = GltfFile()
   scale = max(np.abs(head).max(), np.abs(targets).max(initial=0.0)) / 32767 if compact else 1.0
-  mesh = _mesh(file, model, head, targets, scale, compact)
+  mesh = _mesh(file, model, head, targets, scale, compact, mouth_colours(model, result))
   mesh["extras"] = {"targetNames": names}
   mesh["weights"] = [0.0] * len(names)
   inverse_bind = np.tile(np.diag([scale, scale, scale, 1.0]), (5, 1, 1))
@@ -120,9 +122,22 @@ def _seconds(times: np.ndarray | None, n: int, frame_rate: float) -> np.ndarray:
   return seconds - seconds[0]
 
 
+def mouth_colours(model: FlameModel, result: TrackResult) -> np.ndarray | None:
+  """(V, 4) uint8, linear factors of the colour: the light that comes into the mouth (`head.mouth`), on average over the
+  clip as such a file cannot change it; None for a head whose mouth is empty."""
+  inside = mouth.inside_mouth(model)
+  if not inside.any():
+    return None
+  rows = mouth.shown_frames(len(result.poses.expr))
+  light = _mean_light(model, inside.astype(np.float32), result.identity.shape, rows_of(result.poses, rows))
+  grey = np.round(255.0 * np.asarray(light, np.float64)[:, None] ** _GAMMA)
+  return np.concatenate([np.repeat(grey, 3, axis=1), np.full_like(grey, 255.0)], axis=1).astype(np.uint8)
+
+
 def _mesh(
-  file: GltfFile, model: FlameModel, head: np.ndarray, targets: np.ndarray, scale: float, compact: bool
-) -> dict[str, Any]:
+  file: GltfFile, model: FlameModel, head: np.ndarray, targets: np.ndarray, scale: float, compact: bool,
+  colours: np.ndarray | None,
+) -> dict[str, Any]:  # fmt: skip
   """The mesh with its vertices split where the texture has a seam; the attribute _VERTEX has the head's numbers."""
   faces = np.asarray(model.faces)
   corners = np.concatenate([faces.reshape(-1, 1), np.round(np.asarray(model.uv).reshape(-1, 2) * 65535)], axis=1)
@@ -150,6 +165,7 @@ def _mesh(
     "TEXCOORD_0": file.accessor(uvs, "VEC2", ARRAY, normalised=compact),
     "JOINTS_0": file.accessor(joints, "VEC4", ARRAY),
     "WEIGHTS_0": file.accessor(weights, "VEC4", ARRAY, normalised=True),
+    **({} if colours is None else {"COLOR_0": file.accessor(colours[vertex], "VEC4", ARRAY, normalised=True)}),
     "_VERTEX": file.accessor(vertex.astype(np.float32)[:, None], "SCALAR", ARRAY),
   }
   morphs = [

@@ -149,7 +149,7 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
       write_atomic(folder / RECORD, json.dumps({**record, one.name: names}).encode())
   except OSError as error:
     raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
-  log.info("%s: %d files in %s", one.name, len(names), folder)
+  log.info("%s: %s in %s", one.name, "1 file" if len(names) == 1 else f"{len(names)} files", folder)
   return folder if one.folder else folder / names[0]
 
 

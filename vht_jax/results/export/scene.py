@@ -12,19 +12,17 @@ import dataclasses
 import functools
 from typing import NamedTuple, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.cameras import OPENCV_TO_OPENGL
 from vht_jax.errors import InputError
 from vht_jax.head import flame
-from vht_jax.render.shade import shade, shading
+from vht_jax.results.appearance import even_texture
 from vht_jax.results.export import lbs
 from vht_jax.results.export.motion import Motion, joint_motion
 from vht_jax.types import Camera, FlameModel, Status, TrackResult
 
 FLAME_VERTICES = 5023
-_BALL = 33  # points across a ball whose shading is averaged
 OPENGL = np.array(OPENCV_TO_OPENGL, np.float64)  # camera's OpenCV axes -> OpenGL's (x right, y up, z backwards)
 
 
@@ -203,19 +201,8 @@ class Scene:
 
   @functools.cached_property
   def texture(self) -> np.ndarray:
-    """(Ht, Wt, 3) uint8 sRGB: the albedo in the clip's light, evenly: as a ball shows it on average. Row 0 is v = 1.
-
-    The mean is over what the camera sees of a ball, by its area in the image, so it does not depend on the poses.
-    """
-    identity = self.result.identity
-    u, v = np.meshgrid(np.linspace(-1, 1, _BALL), np.linspace(-1, 1, _BALL))
-    inside = u**2 + v**2 < 1.0
-    u, v = u[inside], v[inside]
-    normals = np.stack([u, v, -np.sqrt(1.0 - u**2 - v**2)], axis=-1) @ np.asarray(identity.camera.R, np.float64)
-    light = np.asarray(shading(identity.light, jnp.asarray(normals, jnp.float32))).mean(axis=0)
-    return np.round(np.clip(shade(jnp.asarray(self.albedo), jnp.asarray(light)[None, None]), 0.0, 1.0) * 255).astype(
-      np.uint8
-    )
+    """(Ht, Wt, 3) uint8 sRGB: the head as it looks in the clip, evenly lit (`results.appearance`). Row 0 is v = 1."""
+    return even_texture(self.model, self.result.identity)
 
 
 def is_flame(model: FlameModel) -> bool:

@@ -32,6 +32,13 @@ USUAL_FOCAL = LOG_FOCAL_MEAN, LOG_FOCAL_SD  # of log focal length, before anythi
 # Factor on the landmarks' noise where they tell the focal length: on scanned heads an honest answer (docs/accuracy.md).
 DOUBT = 10.0
 UNKNOWN = 1e6  # the standard deviation of what is not held
+# What a user reads of a focal length that is not known well: `doubt`, and the app of the final one.
+GUESS = "the focal length is a guess"
+UNSURE_LENS = (
+  "The head lies over the image as well as with another one, but its distance and its depth from nose to ears are as "
+  "unsure. If you know the lens, give its field of view (--fov=50) or focal length (--focal=28mm); else film the head "
+  "turning further to both sides"
+)
 
 
 def adjust_camera(state: TrackState, run: Run) -> TrackState:
@@ -153,7 +160,7 @@ def yaw_of(x: np.ndarray) -> np.ndarray:
 def doubt(n_views: int, yaw_span: float, focal_sd: float) -> str:
   """What a user should know of a focal length that nothing determines; `yaw_span` in rad, `focal_sd` relative."""
   why = f"the head turns by only {np.rad2deg(yaw_span):.0f} degrees" if n_views > 1 else "one picture shows no turn"
-  return f"{why}: the focal length is a guess (+-{100 * focal_sd:.0f} %); give --focal or --fov if you know it"
+  return f"{why}: {GUESS} (+-{100 * focal_sd:.0f} %). {UNSURE_LENS}"
 
 
 def initial_unknowns(run: Run) -> np.ndarray:

@@ -39,8 +39,9 @@ def smooth_frames(state: TrackState, run: Run) -> TrackState:
   motion = Motion(state, run, good)
   if not motion.is_video():
     run.progress.note(
-      "the frames are pictures without an order, not a video: not smoothed, and those without a face are not bridged "
-      "(--unordered says so from the start)"
+      "the head jumps from frame to frame: they are taken for single pictures and not for a video, so poses are not "
+      "smoothed, and frames without a face get none. If they are pictures, --unordered says so from the start and each "
+      "is searched by itself; if it is a video, look for frames on which the landmarks are not on the face"
     )
     return state.replace(unordered=True)
   return state.replace(xs=motion.smoothed()) if run.config.smooth else state

@@ -47,7 +47,11 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   tracks, rigid = found.tracks, found.rigid
   reason = found.reason if tracks is None or rigid is None else disagreement(state, run, rigid)
   if tracks is None or rigid is None or reason:
-    run.progress.note(f"no texture tracks: {reason}; the head's motion is that of the landmarks")
+    run.progress.note(
+      f"the head's motion is that of the face's landmarks alone: points of the skin, which are followed through the "
+      f"video to steady it, are left out ({reason}). Nothing has to be done; a sharp, evenly lit video in which the "
+      "head turns further gives them more to go by"
+    )
     return state
   skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape))
   camera = camera_of(before, rigid, run.size)
@@ -95,16 +99,14 @@ def disagreement(state: TrackState, run: Run, rigid: Rigid) -> str:
   if run.given()[0] is not None or rehearsing():
     return ""
   if rigid.focal_sd > MOST_UNSURE:
-    return (
-      f"they know the focal length to {100 * rigid.focal_sd:.0f} % only: the head turns little, or not all stay on it"
-    )
+    return "they move too little against each other, or not all of them stay on the skin"
   log_focal, sd = known(state.landmark_focal)
   apart = abs(float(np.log(rigid.focal)) - log_focal) / np.hypot(sd, rigid.focal_sd)
   if apart <= MOST_APART:
     return ""
   return (
-    f"they say that the focal length is {rigid.focal:.2f} (+-{100 * rigid.focal_sd:.0f} %), the landmarks "
-    f"{np.exp(log_focal):.2f} (+-{100 * sd:.0f} %): they do not stay on the skin"
+    f"they and the landmarks contradict each other about the lens, {rigid.focal:.2f} and {np.exp(log_focal):.2f} image "
+    "sides: highlights or shadows are among them, which move over the skin"
   )
 
 

@@ -11,6 +11,7 @@ const VERTEX = `
   varying vec2 vTexture;
   varying vec3 vStage;
   varying vec3 vEye;
+  ${MOUTH_VERTEX_HEAD}
   void main() {
     vTexture = uv;
     #include <beginnormal_vertex>
@@ -20,9 +21,11 @@ const VERTEX = `
     vEye = normalMatrix * objectNormal;  // in the frame of the camera that looks now
     #include <begin_vertex>
     #include <skinning_vertex>
+    ${MOUTH_VERTEX}
     #include <project_vertex>
   }`;
-// The tracker's own shading (VHT's): spherical harmonics of degree 2, (albedo + 1) shading - 1, in the image's values.
+// The tracker's own shading (VHT's): spherical harmonics of degree 2, (colour + 1) shading - 1, in the image's values.
+// The texture is the head evenly lit, and the light relative to that (vht_jax/results/appearance.py).
 const FRAGMENT = `
   uniform sampler2D map;
   uniform vec3 light[9];
@@ -31,6 +34,7 @@ const FRAGMENT = `
   varying vec2 vTexture;
   varying vec3 vStage;
   varying vec3 vEye;
+  varying float vLight;
   void main() {
     vec3 n = normalize(vStage) * lightFrame;  // row vector: the transpose, camera to world
     vec3 shading = light[0] + light[1] * n.x + light[2] * n.y + light[3] * n.z + light[4] * (n.x * n.y)
@@ -38,7 +42,7 @@ const FRAGMENT = `
     vec3 skin = (texture2D(map, vTexture).rgb + 1.0) * shading - 1.0;
     float facing = abs(normalize(vEye).z);
     vec3 clay = vec3(0.80, 0.78, 0.75) * (0.22 + 0.78 * facing);
-    vec3 color = look == 0 ? skin : look == 1 ? clay : vec3(0.55, 0.75, 0.95);
+    vec3 color = look == 0 ? skin * vLight : look == 1 ? clay * vLight : vec3(0.55, 0.75, 0.95);
     gl_FragColor = vec4(clamp(color, 0.0, 1.0), 1.0);
   }`;
 
@@ -103,8 +107,9 @@ function setUpHead(renderer, file) {
   map.colorSpace = THREE.NoColorSpace;
   map.needsUpdate = true;
   map.anisotropy = 4;
+  const mouth = makeMouth(mesh);
   const uniforms = {
-    map: { value: map }, light: { value: lightUniform() }, look: { value: 0 },
+    ...mouth.uniforms, map: { value: map }, light: { value: lightUniform() }, look: { value: 0 },
     lightFrame: { value: new THREE.Matrix3().set(...data.lightFrame.flat()) },
   };
   mesh.material = new THREE.ShaderMaterial({ uniforms, vertexShader: VERTEX, fragmentShader: FRAGMENT });
@@ -119,7 +124,7 @@ function setUpHead(renderer, file) {
   const controls = new THREE.OrbitControls(camera, renderer.domElement);
   Object.assign(controls, { enablePan: false, enableDamping: false, rotateSpeed: 0.8, minDistance: 0.15, maxDistance: 6 });
   Object.assign(head3d, {
-    ready: true, renderer, scene, stage, mesh, morph, tracks, root, neck, camera, controls, uniforms,
+    ready: true, renderer, scene, stage, mesh, morph, mouth, tracks, root, neck, camera, controls, uniforms,
     toOrigin: new THREE.Matrix4().makeTranslation(...data.neckRest), pose: new THREE.Matrix4(),
   });
   controls.addEventListener("start", () => { if (head3d.view === "filmed") head3d.select("Follow"); });
@@ -234,6 +239,8 @@ function drawHead() {
       renderer.setSize(width, height, false);
     }
     aim(camera, width, height);
+    scene.updateMatrixWorld(true); // bones, of which the mouth asks
+    head3d.mouth.update();
     renderer.render(scene, camera);
   });
 }

@@ -1,7 +1,7 @@
 // The one clock of the page: the video's while there is one, else the browser's.
 
 const video = $("video");
-const player = { hasVideo: false, shown: 0, wanted: null, waiting: [] };
+const player = { hasVideo: false, shown: 0, wanted: null, waiting: [], box: [0, 0, 1, 1] };
 
 /** Shows a frame everywhere. `fromVideo`: the video shows it already. */
 function setFrame(frame, fromVideo = false) {
@@ -80,10 +80,44 @@ function nextSeek() {
   const frame = player.wanted;
   player.wanted = null;
   player.sought = frame;
-  video.currentTime = (frame + 0.5) / data.frameRate;
+  video.currentTime = (startOf(frame) + startOf(frame + 1)) / 2;
+}
+
+/** When the video shows a frame, s; a film whose rate varies plays in its own time. */
+function startOf(frame) {
+  const times = data.videoTimes;
+  if (!times) return frame / data.frameRate;
+  return frame < nFrames ? times[frame] : times[nFrames - 1] + 1 / data.frameRate;
+}
+
+/** What the video shows at a time. */
+function frameAtTime(time) {
+  const times = data.videoTimes;
+  if (!times) return clamp(Math.floor(time * data.frameRate + 1e-3), 0, nFrames - 1);
+  let [low, high] = [0, nFrames - 1];
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (times[middle] <= time + 1e-4) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+// After fast jumps Chromium goes on painting a picture that was sought before, though the video has the right one. So
+// the page paints itself: what the video has when it says that it is there.
+const picture = $("picture");
+const brush = picture.getContext("2d");
+
+function paint() {
+  if (video.readyState < 2) return;
+  const [x, y, w, h] = player.box;
+  const [width, height] = [video.videoWidth * w, video.videoHeight * h].map(Math.round);
+  if (picture.width !== width || picture.height !== height) Object.assign(picture, { width, height });
+  brush.drawImage(video, Math.round(x * video.videoWidth), Math.round(y * video.videoHeight), width, height, 0, 0, width, height);
 }
 
 video.addEventListener("seeked", () => {
+  paint();
   player.shown = player.sought ?? player.shown;
   if (player.wanted !== null && player.wanted !== player.shown) return nextSeek();
   player.wanted = null;
@@ -96,8 +130,9 @@ video.addEventListener("ended", () => {
 
 function follow() {
   if (state.playing) {
-    const frame = clamp(Math.floor(video.currentTime * data.frameRate + 1e-3), 0, nFrames - 1);
+    const frame = frameAtTime(video.currentTime);
     player.shown = frame;
+    paint();
     setFrame(frame, true);
   }
   requestAnimationFrame(follow);
@@ -122,6 +157,7 @@ function startVideo() {
     choosePanel(player.panel);
     seek(state.frame);
   });
+  video.addEventListener("loadeddata", paint);
   video.addEventListener("error", () => $("video-card").querySelector(".stage").replaceChildren(
     make("p", { className: "hint", textContent: data.videoFile
       ? `${data.videoFile} has to lie beside this page: it is too large to be inside it.`
@@ -136,9 +172,10 @@ function startVideo() {
 /** Shows one of the pictures that the video has side by side, or all of them. */
 function choosePanel(name) {
   player.panel = name;
-  const [x, y, w, h] = (data.panels.find((p) => p.name === name) ?? { box: [0, 0, 1, 1] }).box;
-  Object.assign(video.style, { width: `${100 / w}%`, height: `${100 / h}%`, left: `${(-100 * x) / w}%`, top: `${(-100 * y) / h}%` });
+  player.box = (data.panels.find((p) => p.name === name) ?? { box: [0, 0, 1, 1] }).box;
+  const [, , w, h] = player.box;
   const whole = (video.videoWidth || data.size[1]) / (video.videoHeight || data.size[0]);
   $("screen").style.setProperty("--aspect", String((whole * w) / h));
   $("video-card").style.setProperty("--stage-aspect", String((whole * w) / h));
+  paint();
 }

@@ -1,0 +1,112 @@
+"""Colours that everything that draws a head shares: even light, eyes that are plausible, and the light in the mouth."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vht_jax.cameras import make_camera
+from vht_jax.head import flame, mouth
+from vht_jax.render.shade import shade, shading
+from vht_jax.results import appearance
+from vht_jax.types import Identity
+
+ONE = np.sqrt(4 * np.pi)  # a constant light that leaves an albedo as it is
+FRONT = np.array([0.0, 0.0, -1.0])
+
+
+def identity_of(head, light=None, texture=None):
+  light = jnp.zeros((9, 3)).at[0].set(ONE) if light is None else light
+  texture = jnp.zeros(head.texture_basis.shape[-1]) if texture is None else texture
+  return Identity(
+    shape=jnp.zeros(head.shapedirs.shape[-1]), texture=texture, light=light, camera=make_camera(1.6),
+    lmk_offset=jnp.zeros((70, 3)),
+  )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def eyes(open_head):
+  return np.asarray(open_head.masks["left_eyeball"]) | np.asarray(open_head.masks["right_eyeball"])
+
+
+def test_even_light_and_the_rest_are_the_trackers_shading(open_head, eyes):
+  """(texture + 1) relative - 1 = (albedo + 1) light - 1 for every colour and normal, but for the eyes."""
+  rng = np.random.default_rng(0)
+  light = jnp.asarray(0.1 * rng.standard_normal((9, 3)), jnp.float32).at[0].set(jnp.array([1.1, 1.2, 1.3]) * ONE)
+  identity = identity_of(open_head, light)
+  normals = rng.standard_normal((50, 1, 3))
+  normals = jnp.asarray(normals / np.linalg.norm(normals, axis=-1, keepdims=True), jnp.float32)
+  skin = ~appearance._texels(open_head, eyes, open_head.texture_mean.shape[:2])
+  albedo = flame.albedo(open_head, identity.texture)[skin][None, ::997]
+  even = jnp.asarray(appearance.evenly_lit(open_head, identity)[skin][None, ::997])
+  relative = jnp.asarray(appearance.relative_light(identity))
+  np.testing.assert_allclose(
+    shade(even, shading(relative, normals)), shade(albedo, shading(light, normals)), atol=2e-5
+  )  # fmt: skip
+  front = shading(relative, jnp.asarray(FRONT, jnp.float32))
+  assert np.ptp(front) < 1e-5  # what looks into the camera gets white light
+
+
+@pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), (1.17, 1.29, 1.40), (0.95, 0.85, 0.75)])
+@pytest.mark.parametrize("code", [0.0, -7.0, 4.0])
+def test_eye_whites_are_neutral_and_no_darker_than_skin(open_head, eyes, tint, code):
+  """Whatever the light and the code that the fit gave them: -6.6 and this light were a real clip's."""
+  texture = jnp.zeros(open_head.texture_basis.shape[-1]).at[10:13].set(code)  # iris, iris, white
+  light = jnp.zeros((9, 3)).at[0].set(jnp.array(tint) * ONE)
+  even = np.clip(appearance.evenly_lit(open_head, identity_of(open_head, light, texture)), 0, 1)
+  there = appearance._texels(open_head, eyes, even.shape[:2])
+  inner = even[there]
+  white = inner[inner.mean(-1) >= np.quantile(inner.mean(-1), 0.5)]
+  assert np.abs(white - white.mean(-1, keepdims=True)).max() < 0.04  # the painted white's own grain
+  face = np.asarray(open_head.masks["face"]) & ~eyes
+  skin = np.median(even[appearance._texels(open_head, face, even.shape[:2]) & ~there].mean(-1))
+  assert white.mean() > skin - 0.02 and white.max() <= 1.0
+  assert inner.mean(-1).min() < 0.35 * white.mean()  # there are pupils
+
+
+def test_a_head_without_known_eyes_keeps_its_colours(open_head):
+  masks = {k: v for k, v in open_head.masks.items() if "eyeball" not in k}
+  head = open_head.replace(masks=masks)
+  even = appearance.evenly_lit(head, identity_of(open_head))
+  np.testing.assert_allclose(even, flame.albedo(open_head, jnp.zeros(open_head.texture_basis.shape[-1])), atol=1e-5)
+
+
+def test_light_in_the_mouth_grows_with_the_jaw(open_head):
+  """Teeth are in the dark of a closed mouth and get more light the wider it is; the skin all of it."""
+  inside = jnp.asarray(mouth.inside_mouth(open_head), jnp.float32)
+  neutral = flame.neutral_pose(open_head)
+  teeth, cavity = np.asarray(open_head.masks["teeth"]), np.asarray(open_head.masks["mouth_cavity"]) & (inside > 0)
+
+  @jax.jit
+  def light(jaw):
+    pose = neutral.replace(jaw=jnp.array([1.0, 0.0, 0.0]) * jaw)
+    return mouth.lit_mouth(open_head, flame.skin(open_head, jnp.zeros(open_head.shapedirs.shape[-1]), pose), inside)[0]
+
+  found = [np.asarray(light(jnp.float32(jaw))) for jaw in (0.0, 0.15, 0.3, 0.5)]
+  assert all((one[inside == 0] == 1.0).all() for one in found)
+  for part in (teeth, cavity):
+    means = [one[part].mean() for one in found]
+    assert (np.diff(means) > 0).all()
+  assert found[0][teeth].mean() < 0.2
+  # Front teeth are well lit in a wide mouth, the throat never.
+  assert 0.5 < np.quantile(found[-1][teeth], 0.9) < 0.98 and np.quantile(found[-1][cavity], 0.1) < 0.1
+
+
+def test_the_mean_light_counts_frames_by_the_opening(open_head):
+  """Of a clip that is closed but for a few frames, a file shows the mouth nearly as these frames do."""
+  inside = jnp.asarray(mouth.inside_mouth(open_head), jnp.float32)
+  shape = jnp.zeros(open_head.shapedirs.shape[-1])
+  neutral = flame.neutral_pose(open_head)
+  clip = lambda jaws: dataclasses.replace(
+    jax.tree.map(lambda x: jnp.broadcast_to(x, (len(jaws), *x.shape)), neutral),
+    jaw=jnp.asarray(jaws, jnp.float32)[:, None] * jnp.array([[1.0, 0.0, 0.0]]),
+  )
+  mean = jax.jit(mouth.mean_light)
+  rows = mouth.shown_frames(40)
+  assert len(rows) == len(mouth.shown_frames(3)) and rows[0] == 0 and rows[-1] == 39
+  opened, closed = mean(open_head, inside, shape, clip([0.4] * 16)), mean(open_head, inside, shape, clip([0.0] * 16))
+  mixed = mean(open_head, inside, shape, clip([0.0] * 12 + [0.4] * 4))
+  teeth = np.asarray(open_head.masks["teeth"])
+  assert closed[teeth].mean() < 0.35 and abs(mixed - opened)[teeth].mean() < 0.35 * abs(closed - opened)[teeth].mean()

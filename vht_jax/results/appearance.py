@@ -1,0 +1,101 @@
+"""What a tracked head looks like: colours for everything that draws or exports one.
+
+The tracker's shading is VHT's, (albedo + 1) S(n) - 1 under the clip's light S. It is the same if (albedo + 1) is
+multiplied by a colour and the light divided by it. With the light's mean, `even_light`, the texture becomes the head as
+it looks in the clip, the same on all sides (`evenly_lit`), and the light what makes it darker or brighter than that
+(`relative_light`).
+
+Eyes are not as they were fitted. Lashes, the shade of the lids, irises beside their place and reflections mix into the
+few pixels of an eye; its free colours explain those (a white 6.6 standard deviations too dark, in the tint of the
+light), and under a bright light no albedo is dark enough for a pupil. So eyes are painted: the head's own, neutral, the
+white as bright as it was fitted, and no darker than the skin, which reflects less than any white.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vht_jax.head import flame
+from vht_jax.host.programs import stored
+from vht_jax.render.shade import SH_FACTORS
+from vht_jax.types import FlameModel, Identity
+
+EYEBALLS = ("left_eyeball", "right_eyeball")  # masks
+PLAUSIBLE_CODE = 2.0  # standard deviations of the texture code within which eyes are painted
+_WHITE = 0.8  # quantile of an eyeball's brightness from which it is white: four fifths of the ball are
+_BRIGHTEST = 0.95  # of an eye's white
+_BALL = 33  # px, of the ball's picture
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+_albedo = stored(flame.albedo)
+
+
+def even_light(identity: Identity) -> np.ndarray:
+  """(3,) the light's mean over what the camera sees of a ball, by its area in the image, in the colour of the light
+  that a face gets which looks into the camera: what is white there is white."""
+  axis = np.linspace(-1, 1, _BALL)
+  u, v = np.meshgrid(axis, axis)
+  inside = u**2 + v**2 < 1.0
+  ball = _shading(identity, np.stack([u, v, -np.sqrt(np.maximum(1.0 - u**2 - v**2, 0.0))], -1)[inside]).mean(axis=0)
+  front = np.maximum(_shading(identity, np.array([[0.0, 0.0, -1.0]]))[0], 1e-3)
+  return np.maximum((ball @ _LUMA) / (front @ _LUMA) * front, 1e-3)
+
+
+def _shading(identity: Identity, normals: np.ndarray) -> np.ndarray:
+  """(N, 3) `render.shade.shading` at normals (N, 3) in the camera's frame, z away from it."""
+  x, y, z = (normals @ np.asarray(identity.camera.R, np.float64)).T
+  basis = np.stack([np.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3.0 * z * z - 1.0])
+  return (np.array(SH_FACTORS)[:, None] * basis).T @ np.asarray(identity.light, np.float64)
+
+
+def relative_light(identity: Identity) -> np.ndarray:
+  """(9, 3) f32, the light of `evenly_lit`: (texture + 1) shading - 1 is the head in the clip."""
+  return (np.asarray(identity.light, np.float64) / even_light(identity)).astype(np.float32)
+
+
+def evenly_lit(model: FlameModel, identity: Identity) -> np.ndarray:
+  """(Ht, Wt, 3) f32 in the image's values, not clipped: the head in the clip's light, the same on all sides."""
+  albedo = np.asarray(_albedo(model, identity.texture, identity.texture_layer), np.float64)
+  lit = (albedo + 1.0) * even_light(identity) - 1.0
+  return painted_eyes(model, identity, lit).astype(np.float32)
+
+
+def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
+  """(Ht, Wt, 3) uint8 sRGB of `evenly_lit`. Row 0 is v = 1."""
+  return np.round(255.0 * np.clip(evenly_lit(model, identity), 0.0, 1.0)).astype(np.uint8)
+
+
+def painted_eyes(model: FlameModel, identity: Identity, lit: np.ndarray) -> np.ndarray:
+  """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known."""
+  eyes = np.zeros(len(model.v_template), bool)
+  for name in EYEBALLS:
+    if name in model.masks:
+      eyes |= np.asarray(model.masks[name], bool)
+  there = _texels(model, eyes, lit.shape[:2])
+  if not there.any():
+    return lit
+  code = np.clip(np.asarray(identity.texture, np.float64), -PLAUSIBLE_CODE, PLAUSIBLE_CODE)
+  own = np.asarray(model.texture_mean, np.float64)[there] + np.asarray(model.texture_basis, np.float64)[there] @ code
+  own = np.clip(own, 0.0, 1.0)
+  brightness = own @ _LUMA
+  white = brightness >= np.quantile(brightness, _WHITE)
+  face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes
+  skin = _texels(model, face, lit.shape[:2]) & ~there
+  fitted = float(np.median((lit[there] @ _LUMA)[white]))
+  shade = min(max(fitted, float(np.median(lit[skin] @ _LUMA)) if skin.any() else 0.0), _BRIGHTEST)
+  result = lit.copy()
+  result[there] = np.maximum(shade, 0.0) * own / np.maximum(np.median(own[white], axis=0), 1e-3)
+  return result
+
+
+def _texels(model: FlameModel, vertices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """(Ht, Wt) bool: the islands of the faces all of whose vertices (V,) are chosen, and the texel beside them."""
+  import cv2
+
+  height, width = size
+  faces = vertices[np.asarray(model.faces)].all(axis=1)
+  corners = np.asarray(model.uv, np.float64)[faces] * [width, -height] + [0.0, height]
+  drawn = np.zeros(size, np.uint8)
+  for triangle in np.floor(corners).astype(np.int32):
+    cv2.fillConvexPoly(drawn, triangle, 1)
+  return cv2.dilate(drawn, np.ones((3, 3), np.uint8)) > 0
