@@ -32,6 +32,7 @@ from vht_jax.host.device import start_jax
 from vht_jax.host.files import locked, write_atomic
 from vht_jax.option import having
 from vht_jax.results import Tracked
+from vht_jax.results.texture import baked, n_looks
 from vht_jax.tracking import pipeline
 from vht_jax.types import FlameModel, TrackResult
 
@@ -224,6 +225,9 @@ def fit(
     model, dataset, config, weights, init=init, camera=camera, progress=progress, checkpoint=record.checkpoint,
     debug_checks=app.machine.debug_checks,
   )  # fmt: skip
+  if app.output.texture:
+    progress.stage("texture", n_looks(result))
+    result = baked(model, dataset, result, app.output.texture, progress.advance)
   progress.close()
   return results.judged(model, dataset, result)
 

@@ -205,11 +205,16 @@ def albedo(
   Args:
     model: the head.
     texture: (T,) texture code.
-    layer: (Hl, Wl, 3) free albedo on top of the basis, resized to the texture (`Identity.texture_layer`).
+    layer: (Hl, Wl, 3) free albedo on top of the basis (`Identity.texture_layer`).
+
+  Returns:
+    As large as the basis, or as a larger layer.
   """
   map_ = model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=_HIGHEST)
   if layer is not None:
-    map_ = map_ + jax.image.resize(layer, map_.shape, "linear")
+    size = (max(map_.shape[0], layer.shape[0]), max(map_.shape[1], layer.shape[1]), 3)
+    map_, layer = (part if part.shape == size else jax.image.resize(part, size, "linear") for part in (map_, layer))
+    map_ = map_ + layer
   return jnp.clip(map_, 0.0, 1.0)
 
 

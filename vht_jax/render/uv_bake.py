@@ -65,30 +65,12 @@ def bake_texture(
     texture (Ht, Wt, C), 0 where nothing is seen, and the summed weights (Ht, Wt).
   """
   texels = rasterize_uv(uv, size)
-  on_surface = texels.pix_to_face >= 0
-  image_size = images.shape[1], images.shape[2]
 
   def accumulate(sums, frame):
     v, picture = frame
-    seen = rasterize(project(camera, v, image_size), faces, image_size)
-    normals = flame.vertex_normals(v, faces)
-    point, normal = jnp.split(interpolate_corners(jnp.concatenate([v, normals], -1)[faces], texels), [3], axis=-1)
-    normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-
-    screen = project(camera, point, image_size)
-    pixel = jnp.clip(jnp.nan_to_num(jnp.floor(screen[..., :2])), -1.0, float(max(image_size))).astype(jnp.int32)
-    inside = jnp.all((pixel >= 0) & (pixel < jnp.array([[image_size[1::-1]]])), axis=-1)
-    pixel = jnp.where(inside[..., None], pixel, 0)
-    depth = seen.zbuf[pixel[..., 1], pixel[..., 0]]
-    visible = on_surface & inside & (depth > 0) & (screen[..., 2] <= depth + depth_tolerance)
-
-    to_camera = -world_to_camera(camera, point)
-    to_camera = to_camera / jnp.maximum(jnp.linalg.norm(to_camera, axis=-1, keepdims=True), 1e-6)
-    normal_camera = jnp.matmul(normal, camera.R.T, precision=jax.lax.Precision.HIGHEST)
-    cosine = jnp.maximum(jnp.sum(normal_camera * to_camera, axis=-1), 0.0)
-    weight = jnp.where(visible, cosine**sharpness, 0.0)
-
-    color = sample_bilinear(picture, screen[..., :2])
+    color, weight, normal = texels_seen(
+      texels, v, faces, camera, picture, sharpness=sharpness, depth_tolerance=depth_tolerance
+    )
     if light is not None:
       color = unshade(color, shading(light, normal, formula), formula)
     return (sums[0] + weight[..., None] * color, sums[1] + weight), None
@@ -96,3 +78,46 @@ def bake_texture(
   init = jnp.zeros((*size, images.shape[-1]), images.dtype), jnp.zeros(size, images.dtype)
   (color, weight), _ = jax.lax.scan(accumulate, init, (vertices, images))
   return color / jnp.maximum(weight, 1e-6)[..., None] * (weight > 1e-6)[..., None].astype(color.dtype), weight
+
+
+def texels_seen(
+  texels: Fragments,
+  vertices: Float[Array, "V 3"],
+  faces: Int[Array, "F 3"],
+  camera: Camera,
+  image: Float[Array, "H W C"],
+  *,
+  sharpness: float = 4.0,
+  depth_tolerance: float = 4e-3,
+) -> tuple[Float[Array, "Ht Wt C"], Float[Array, "Ht Wt"], Float[Array, "Ht Wt 3"]]:
+  """What ONE frame shows of the texels.
+
+  Args:
+    texels: of `rasterize_uv`.
+    vertices: (V, 3) world, m.
+    faces, camera, sharpness, depth_tolerance: as for `bake_texture`.
+    image: (H, W, C).
+
+  Returns:
+    colour (Ht, Wt, C) of the image at every texel, its weight cos(angle between normal and view)^sharpness (Ht, Wt), 0
+    where another surface or nothing is seen, and the normals (Ht, Wt, 3), world.
+  """
+  height, width = image.shape[:2]
+  seen = rasterize(project(camera, vertices, (height, width)), faces, (height, width))
+  normals = flame.vertex_normals(vertices, faces)
+  corners = jnp.concatenate([vertices, normals], -1)[faces]
+  point, normal = jnp.split(interpolate_corners(corners, texels), [3], axis=-1)
+  normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+
+  screen = project(camera, point, (height, width))
+  pixel = jnp.clip(jnp.nan_to_num(jnp.floor(screen[..., :2])), -1.0, float(max(height, width))).astype(jnp.int32)
+  inside = jnp.all((pixel >= 0) & (pixel < jnp.array([[[width, height]]])), axis=-1)
+  pixel = jnp.where(inside[..., None], pixel, 0)
+  depth = seen.zbuf[pixel[..., 1], pixel[..., 0]]
+  visible = (texels.pix_to_face >= 0) & inside & (depth > 0) & (screen[..., 2] <= depth + depth_tolerance)
+
+  to_camera = -world_to_camera(camera, point)
+  to_camera = to_camera / jnp.maximum(jnp.linalg.norm(to_camera, axis=-1, keepdims=True), 1e-6)
+  normal_camera = jnp.matmul(normal, camera.R.T, precision=jax.lax.Precision.HIGHEST)
+  cosine = jnp.maximum(jnp.sum(normal_camera * to_camera, axis=-1), 0.0)
+  return sample_bilinear(image, screen[..., :2]), jnp.where(visible, cosine**sharpness, 0.0), normal

@@ -67,6 +67,8 @@ def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
 
 def painted_eyes(model: FlameModel, identity: Identity, lit: np.ndarray) -> np.ndarray:
   """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known."""
+  import cv2
+
   eyes = np.zeros(len(model.v_template), bool)
   for name in EYEBALLS:
     if name in model.masks:
@@ -75,8 +77,10 @@ def painted_eyes(model: FlameModel, identity: Identity, lit: np.ndarray) -> np.n
   if not there.any():
     return lit
   code = np.clip(np.asarray(identity.texture, np.float64), -PLAUSIBLE_CODE, PLAUSIBLE_CODE)
-  own = np.asarray(model.texture_mean, np.float64)[there] + np.asarray(model.texture_basis, np.float64)[there] @ code
-  own = np.clip(own, 0.0, 1.0)
+  own = np.asarray(_albedo(model, code.astype(np.float32)), np.float64)
+  if own.shape != lit.shape:
+    own = cv2.resize(own, lit.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+  own = own[there]
   brightness = own @ _LUMA
   white = brightness >= np.quantile(brightness, _WHITE)
   face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes

@@ -19,6 +19,7 @@ import numpy as np
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
+from vht_jax.fit.layer import LAYER_SIZE
 from vht_jax.host import npz
 from vht_jax.host.files import write_atomic
 from vht_jax.host.programs import in_chunks, rows_of
@@ -112,7 +113,7 @@ def tracked_arrays(
     "view": np.array(["image_0000.png"] * n, "<U14"),
     "n_processed": np.asarray(n, np.int64),
     "image_size": np.asarray(size, np.int64),
-    **({} if identity.texture_layer is None else {"vht_jax_texture_layer": np.asarray(identity.texture_layer)}),
+    **_layer(identity),
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(name),
@@ -123,6 +124,14 @@ def tracked_arrays(
   regions = {"vht_jax_confidence_regions": result.region_confidence, "vht_jax_visible_regions": result.visible}
   regions = {name: np.asarray(rows, np.float32) for name, rows in regions.items() if rows is not None}
   return arrays | regions | ({"vht_jax_regions": np.array(REGIONS)} if regions else {})
+
+
+def _layer(identity: Identity) -> dict[str, np.ndarray]:
+  """The free albedo; a larger one than the fit's (`results.texture`) in 16 bits: 1e-3 is less than an image has."""
+  if identity.texture_layer is None:
+    return {}
+  layer = np.asarray(identity.texture_layer)
+  return {"vht_jax_texture_layer": layer.astype(np.float16) if len(layer) > LAYER_SIZE else layer}
 
 
 def load_tracked(

@@ -10,6 +10,7 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.option import Option, option, options, section
 
 MAX_RATE = 1000.0  # frames per second
+TEXTURES = (128, 4096)  # texels per side of a baked texture, at least and at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Output:
     "compare", "what overlay.mp4 shows: compare (input, head, both, landmarks), mesh, texture, landmarks; none (or "
     "--nooverlay): it is not written", choices=("compare", "mesh", "texture", "landmarks", "none"),
     words=(("true", "compare"), ("false", "none")), role="report", usual=True,  # as in VHT, where it is a switch
+  )  # fmt: skip
+  texture: int = option(
+    0, "bake the images of all frames into a texture of this side (1024, 2048), for overlay, report, exports and "
+    "viewer; a second pass over the frames; 0: the colours of the fit, 128 x 128 of them free", unit="px",
+    at_most=TEXTURES[1], role="run", usual=True,
   )  # fmt: skip
   frame_rate: float = option(
     0.0, "frame rate of overlay.mp4; 0: as the source plays (25 for images)", unit="frames per second",

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from vht_jax.app.options import lens
-from vht_jax.app.options.app_config import ALL, AppConfig, Settings
+from vht_jax.app.options.app_config import ALL, TEXTURES, AppConfig, Settings
 from vht_jax.app.options.effects import check_effects
 from vht_jax.app.options.ini import packaged, read_ini, read_value, spelled, suggestion, write_ini
 from vht_jax.app.options.several import expand, names
@@ -152,6 +152,11 @@ def make_settings(chosen: dict[str, Any]) -> Settings:
   face = chosen.get("face", "largest")
   if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
     raise InputError(f"face: expected largest, all or a number; found {face!r}")
+  if 0 < chosen.get("texture", 0) < TEXTURES[0]:
+    raise InputError(f"texture: expected 0, or {TEXTURES[0]} to {TEXTURES[1]} px; found {chosen['texture']}")
+  if chosen.get("texture") and not chosen.get("photometric", True):
+    raise InputError("--texture needs the light of the clip, which only the fit to the images knows: leave out one of "
+                     "--texture and --nophotometric")  # fmt: skip
   focals = [name for name in _FOCALS if chosen.get(name)]
   if len(focals) > 1:
     raise InputError(f"give --{focals[0]} or --{focals[1]}, not both")

@@ -1,0 +1,123 @@
+"""What all frames show of a texture comes back from them, whatever single frames say; what none shows is filled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vht_jax.cameras import make_camera
+from vht_jax.head import flame
+from vht_jax.render.picture import render_head
+from vht_jax.results.texture import baked, n_looks
+from vht_jax.results.texture.bake import exposed
+from vht_jax.results.texture.fill import pushed_and_pulled
+from vht_jax.types import Identity, Status, TrackResult
+
+SIZE, SIDE, T = (160, 176), 256, 6
+
+
+class Film:
+  """A `tracking.protocols.Clip` of images alone."""
+
+  def __init__(self, images):
+    self.frames, self.size = images, images.shape[1:3]
+
+  def __len__(self):
+    return len(self.frames)
+
+  def images(self, indices):
+    return self.frames[np.asarray(indices)]
+
+
+@pytest.fixture(scope="module")
+def filmed(small_head):
+  """A head with spots that its basis does not have, in six views; its result has no free albedo."""
+  y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+  spots = 0.12 * np.sin(60 * x) * np.cos(50 * y)
+  layer = jnp.asarray(np.repeat(spots[..., None], 3, -1), jnp.float32)
+  light = jnp.zeros((9, 3)).at[0].set(0.95 * np.sqrt(4 * np.pi)).at[3].set(-0.2)
+  identity = Identity(
+    shape=jnp.zeros(small_head.shapedirs.shape[-1]), texture=jnp.zeros(small_head.texture_basis.shape[-1]),
+    light=light, camera=make_camera(2.4), lmk_offset=jnp.zeros((70, 3)), texture_layer=layer,
+  )  # fmt: skip
+  yaws = jnp.pi + jnp.linspace(-0.5, 0.5, T)
+  poses = jax.tree.map(lambda a: jnp.repeat(a[None], T, 0), flame.neutral_pose(small_head))
+  poses = poses.replace(rotation=jnp.zeros((T, 3)).at[:, 1].set(yaws))
+  draw = jax.jit(jax.vmap(lambda pose: render_head(small_head, identity, pose, SIZE, background=jnp.ones(3)).rgb))
+  images = np.array(draw(poses))
+  result = TrackResult(
+    identity=identity.replace(texture_layer=None), poses=poses, energies={}, status=jnp.full(T, int(Status.TRACKED))
+  )
+  return images, result, layer
+
+
+def as_bytes(images):
+  return np.clip(np.round(255 * images), 0, 255).astype(np.uint8)
+
+
+def error_of(small_head, result, layer):
+  """Median difference of albedo from the truth over the face, seen from the front."""
+  face = np.asarray(small_head.masks["face"])[np.asarray(small_head.faces)].all(1)
+  from vht_jax.render.uv_bake import rasterize_uv
+
+  ids = np.asarray(rasterize_uv(small_head.uv, (SIDE, SIDE)).pix_to_face)
+  there = (ids >= 0) & face[np.maximum(ids, 0)]
+  identity = result.identity
+  found = flame.albedo(small_head, identity.texture, identity.texture_layer)
+  truth = flame.albedo(small_head, identity.texture, layer)
+  return float(np.median(np.abs(np.asarray(found) - np.asarray(truth))[there]))
+
+
+def test_detail_of_the_images_is_in_the_texture(small_head, filmed):
+  images, result, layer = filmed
+  looked = []
+  found = baked(small_head, Film(as_bytes(images)), result, SIDE, looked.append)
+  assert found.identity.texture_layer.shape == (SIDE, SIDE, 3)
+  assert error_of(small_head, found, layer) < 0.25 * error_of(small_head, result, layer)
+  assert len(looked) == n_looks(result) == 2 * T
+
+
+def test_what_a_single_frame_shows_is_not_in_it(small_head, filmed):
+  """A dark hand before one frame, another frame at half the exposure."""
+  images, result, layer = filmed
+  other = images.copy()
+  other[2, 40:120, 60:120] = 0.1
+  other[4] *= 0.6
+  plain = error_of(small_head, baked(small_head, Film(as_bytes(images)), result, SIDE), layer)
+  assert error_of(small_head, baked(small_head, Film(as_bytes(other)), result, SIDE), layer) < plain + 0.01
+
+
+def test_frames_that_are_not_tracked_do_not_count(small_head, filmed):
+  images, result, _ = filmed
+  status = np.asarray(result.status).copy()
+  status[3] = Status.INTERPOLATED
+  result = result.replace(status=jnp.asarray(status))
+  black = images.copy()
+  black[3] = 0.0
+  found = [baked(small_head, Film(as_bytes(a)), result, 128).identity.texture_layer for a in (images, black)]
+  np.testing.assert_array_equal(*found)
+  nobody = result.replace(status=jnp.full(T, int(Status.NO_FACE)))
+  assert baked(small_head, Film(as_bytes(images)), nobody, 128) is nobody
+
+
+def test_an_exposure_is_found_beside_an_occluder():
+  rng = np.random.default_rng(0)
+  expected = rng.uniform(0.2, 0.8, (64, 64, 3)).astype(np.float32)
+  color = expected * [0.8, 0.7, 0.9]
+  color[:20] = 0.0
+  at_gain, weight = exposed(jnp.asarray(color), jnp.asarray(expected), jnp.ones((64, 64)), 0.06)
+  np.testing.assert_allclose(at_gain[20:], expected[20:], atol=0.02)
+  assert weight[:20].max() < 0.2 < 0.9 < weight[20:].min()
+
+
+def test_holes_are_filled_from_around_and_what_is_known_stays():
+  x = np.linspace(0, 1, 64, dtype=np.float32)
+  values = np.repeat(np.broadcast_to(x, (64, 64))[..., None], 3, -1)
+  weight = np.ones((64, 64), np.float32)
+  weight[24:40, 24:40] = 0.0
+  found = pushed_and_pulled(values * weight[..., None], weight)
+  known = weight > 0
+  np.testing.assert_array_equal(found[known], values[known])
+  np.testing.assert_allclose(found[~known], values[~known], atol=0.1)
+  nothing = pushed_and_pulled(np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.float32))
+  np.testing.assert_array_equal(nothing, 0.0)

@@ -1,0 +1,5 @@
+"""The texture that all frames of a tracked clip show."""
+
+from vht_jax.results.texture.bake import baked, n_looks
+
+__all__ = ["baked", "n_looks"]
