@@ -112,7 +112,7 @@ def _add(model, identity, texels, wanted, albedo, pose: Pose, image, doubt, sums
 
 
 def exposed(color, expected, weight, doubt):
-  """Colours (H, W, 3) of a frame at the exposure of what is expected (H, W, 3), and what is left of their weight (H, W).
+  """A frame's colours (H, W, 3) at the exposure of what is expected (H, W, 3), and what is left of their weight (H, W).
 
   The exposure is a factor per channel, by least squares with the weights 1 / (1 + (difference / doubt)^2) over some of
   the texels.
