@@ -137,7 +137,9 @@ function setUpHead(renderer, file) {
     mesh.material.wireframe = name === "Mesh";
     drawHead();
   });
-  on("frame", () => { poseHead(); drawHead(); });
+  // The picture first: without a graphics card the head takes many times longer.
+  on("frame", () => { if (!player.busy) showHead(); });
+  on("picture", showHead);
   on("size", drawHead);
   new IntersectionObserver(([entry]) => { // what is scrolled away is not drawn
     head3d.visible = entry.isIntersecting;
@@ -221,6 +223,11 @@ function chooseView(view) {
   }
   camera.lookAt(controls.target);
   controls.update();
+  drawHead();
+}
+
+function showHead() {
+  poseHead();
   drawHead();
 }
 
