@@ -1,5 +1,6 @@
 """The summary, the log and TensorBoard."""
 
+import io
 import json
 import logging
 
@@ -40,6 +41,18 @@ def test_summary_fits_one_screen_and_leaves_out_what_is_unknown(tmp_path):
   assert "vertices 1.50 mm" in summary.summary_text({**SUMMARY, "vertex_mm": 1.5}, tmp_path, [])
 
 
+def test_colours_are_for_terminals_alone(monkeypatch):
+  class Terminal:
+    isatty = lambda self: True
+
+  text = "tracked 9 of 10 frames\n  ! The lens"
+  monkeypatch.delenv("NO_COLOR", raising=False)
+  assert console.painted(text, Terminal()) == "\033[1mtracked 9 of 10 frames\033[0m\n  \033[33m!\033[0m The lens"
+  assert console.painted(text, io.StringIO()) == text
+  monkeypatch.setenv("NO_COLOR", "1")
+  assert console.painted(text, Terminal()) == text
+
+
 def test_log_has_everything_and_the_terminal_only_warnings(tmp_path, capsys):
   stop = console.start_log(tmp_path / "track.log")
   try:
@@ -64,7 +77,7 @@ def test_a_stage_is_one_line_of_the_log(caplog):
   progress.stage("report", 1)
   progress.close()
   assert len(caplog.messages) == 2
-  assert caplog.messages[0].startswith("frames: 4 done in 0.0 s, photometric_l1 0.1235")
+  assert caplog.messages[0].startswith("frames: 4 done in 0.0 s, at last photometric_l1 0.1235")
 
 
 def test_every_frame_is_listed_and_the_doubtful_are_marked(tmp_path):

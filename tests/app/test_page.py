@@ -24,7 +24,7 @@ from vht_jax.app.options import settings
 from vht_jax.app.overlay import draw, window
 from vht_jax.app.report import page, page_data
 from vht_jax.app.report.advice import advice, doubtful_frames, logged_warnings, spans
-from vht_jax.head import flame
+from vht_jax.head import flame, mouth
 from vht_jax.results.plain import frame_numbers, number_sds
 from vht_jax.types import Identity, Pose, Status, TrackResult
 
@@ -368,7 +368,7 @@ def grey_shown(browser):
   return wait(
     browser,
     "const c = new OffscreenCanvas(1, 1), x = c.getContext('2d'); x.drawImage("
-    "document.getElementById('video'), 0, 0, 1, 1); return x.getImageData(0, 0, 1, 1).data[0];",
+    "document.getElementById('picture'), 0, 0, 1, 1); return x.getImageData(0, 0, 1, 1).data[0];",
   )
 
 
@@ -381,6 +381,62 @@ def test_scrubbing_shows_the_frame_everywhere(opened):
     jaw = np.degrees(0.3 * frame / (N - 1))
     shown = [e.text for e in opened.find_elements("css selector", ".plot") if "Jaw open" in e.text]
     assert f"{jaw:.1f}" in shown[0] or f"{jaw:.2f}" in shown[0]
+
+
+@pytest.mark.slow
+def test_fast_keys_end_with_the_right_picture(opened):
+  """What is painted, not what the video believes: Chromium painted pictures that it had sought before."""
+  from selenium.webdriver.common.keys import Keys
+
+  body = opened.find_element("tag name", "body")
+  for back in (30, 17, 8):
+    body.send_keys(Keys.END, Keys.ARROW_LEFT * back)
+    wait(opened, "await report.pictureShown(); await new Promise((r) => setTimeout(r, 200));")
+    frame = opened.execute_script("return report.state.frame")
+    assert frame == N - 1 - back and abs(grey_shown(opened) - 255 * frame // N) <= 2
+
+
+@pytest.mark.slow
+def test_a_film_of_varying_rate_is_in_step(browser, opened, open_head, result, run, tmp_path):
+  from vht_jax.video.codec import write_video
+
+  times = np.cumsum(np.where(np.arange(N) % 3 == 0, 0.11, 0.03))
+  grey = (np.full((64, 64, 3), 255 * i // N, np.uint8) for i in range(N))
+  write_video(tmp_path / "overlay.mp4", grey, PER_SECOND, times.tolist())
+  varying = dataclasses.replace(run, video=tmp_path / "overlay.mp4", times=times, video_times=times, panels=())
+  before = browser.current_url
+  try:
+    page.write_page(tmp_path / "report.html", open_head, result, varying)
+    browser.get((tmp_path / "report.html").as_uri())
+    wait(browser, "await report.pictureShown();")
+    for frame in (1, 14, 38, 39, 3):
+      wait(browser, f"report.setFrame({frame}); await report.pictureShown();")
+      assert abs(grey_shown(browser) - 255 * frame // N) <= 2
+      at = browser.execute_script("return frameAtTime(document.getElementById('video').currentTime)")
+      assert at == frame
+  finally:
+    browser.get(before)
+    wait(browser, "await report.ready; await report.pictureShown();")
+
+
+@pytest.mark.slow
+def test_the_mouth_has_the_light_of_the_overlay(opened, open_head, result):
+  """The page's hole between the lips is that of `head.mouth`, from which the light follows."""
+  inside = jnp.asarray(mouth.inside_mouth(open_head), jnp.float32)
+  for frame in (15, 39):
+    found = wait(
+      opened,
+      f"head3d.select('As filmed'); report.setFrame({frame}); await new Promise((r) => setTimeout(r, 500));"
+      "const u = head3d.mouth.uniforms; return [u.mouthCentre.value.toArray(), u.mouthNormal.value.toArray(),"
+      "u.mouthArea.value];",
+    )
+    pose = jax.tree.map(lambda x: x[frame], result.poses)
+    vertices = flame.skin(open_head, result.identity.shape, pose)
+    hole = mouth.opening(vertices, flame.landmarks(open_head, vertices)[mouth.INNER_LIPS], inside)
+    flip = np.array([-1, 1, -1])
+    np.testing.assert_allclose(found[0], np.asarray(hole.centre) * flip, atol=1e-4)
+    assert np.dot(found[1], np.asarray(hole.normal) * flip) > 0.999
+    assert found[2] == pytest.approx(float(hole.area), rel=0.02)
 
 
 @pytest.mark.slow

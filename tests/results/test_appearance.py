@@ -66,6 +66,13 @@ def test_eye_whites_are_neutral_and_no_darker_than_skin(open_head, eyes, tint, c
   assert inner.mean(-1).min() < 0.35 * white.mean()  # there are pupils
 
 
+def test_eyes_in_the_shade_are_darker_and_not_black(open_head):
+  """A fifth less light is a fifth less of every colour of an eye, and the tracker's shading on skin."""
+  even, light = jnp.array([[0.1, 0.08, 0.06]]), jnp.full((1, 3), 0.8)
+  np.testing.assert_allclose(appearance.lit(even, light, jnp.ones((1, 1))), 0.8 * even, rtol=1e-6)
+  np.testing.assert_allclose(appearance.lit(even, light, jnp.zeros((1, 1))), (even + 1) * 0.8 - 1, rtol=1e-5)
+
+
 def test_a_head_without_known_eyes_keeps_its_colours(open_head):
   masks = {k: v for k, v in open_head.masks.items() if "eyeball" not in k}
   head = open_head.replace(masks=masks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,15 @@ from vht_jax.errors import InputError
 from vht_jax.types import TrackResult
 
 log = logging.getLogger("vht_jax")
+
+
+def painted(text: str, stream: Any) -> str:
+  """A summary as a stream shows it: on a terminal its first line is bold and marks of warnings are yellow; anywhere
+  else, and with $NO_COLOR (no-color.org), it is as it was."""
+  if not stream.isatty() or os.environ.get("NO_COLOR"):
+    return text
+  first, *rest = text.split("\n")
+  return "\n".join([f"\033[1m{first}\033[0m", *(re.sub(r"^  ! ", "  \033[33m!\033[0m ", line) for line in rest)])
 
 
 class Progress:
@@ -75,7 +86,7 @@ class Progress:
       self.bar = None
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
-      last = "".join(f", {k} {float(v):.4g}" for k, v in self.energies.items())
+      last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
       log.info("%s: %d done in %.1f s%s", self.name, self.step, elapsed, last)
 
 

@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def say(settings: Settings, text: str, summary: dict[str, Any] | None = None) ->
     if summary is not None:
       print(json.dumps(summary), flush=True)
   elif not settings.app.output.quiet:
-    print(text, flush=True)
+    print(console.painted(text, sys.stdout), flush=True)
 
 
 def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:

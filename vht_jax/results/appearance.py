@@ -8,7 +8,8 @@ it looks in the clip, the same on all sides (`evenly_lit`), and the light what m
 Eyes are not as they were fitted. Lashes, the shade of the lids, irises beside their place and reflections mix into the
 few pixels of an eye; its free colours explain those (a white 6.6 standard deviations too dark, in the tint of the
 light), and under a bright light no albedo is dark enough for a pupil. So eyes are painted: the head's own, neutral, the
-white as bright as it was fitted, and no darker than the skin, which reflects less than any white.
+white as bright as it was fitted, and no darker than the skin, which reflects less than any white. They are lit by
+texture S(n): (texture + 1) S(n) - 1 would turn an iris that is a little in the shade black (`lit`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
-from vht_jax.render.shade import SH_FACTORS
-from vht_jax.types import FlameModel, Identity
+from vht_jax.render.shade import SH_FACTORS, shade
+from vht_jax.types import Array, FlameModel, Identity
 
 EYEBALLS = ("left_eyeball", "right_eyeball")  # masks
 PLAUSIBLE_CODE = 2.0  # standard deviations of the texture code within which eyes are painted
@@ -56,8 +57,8 @@ def relative_light(identity: Identity) -> np.ndarray:
 def evenly_lit(model: FlameModel, identity: Identity) -> np.ndarray:
   """(Ht, Wt, 3) f32 in the image's values, not clipped: the head in the clip's light, the same on all sides."""
   albedo = np.asarray(_albedo(model, identity.texture, identity.texture_layer), np.float64)
-  lit = (albedo + 1.0) * even_light(identity) - 1.0
-  return painted_eyes(model, identity, lit).astype(np.float32)
+  even = (albedo + 1.0) * even_light(identity) - 1.0
+  return painted_eyes(model, identity, even).astype(np.float32)
 
 
 def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
@@ -65,30 +66,42 @@ def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
   return np.round(255.0 * np.clip(evenly_lit(model, identity), 0.0, 1.0)).astype(np.uint8)
 
 
-def painted_eyes(model: FlameModel, identity: Identity, lit: np.ndarray) -> np.ndarray:
-  """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known."""
-  import cv2
-
+def eyeballs(model: FlameModel) -> np.ndarray:
+  """(V,) bool."""
   eyes = np.zeros(len(model.v_template), bool)
   for name in EYEBALLS:
     if name in model.masks:
       eyes |= np.asarray(model.masks[name], bool)
-  there = _texels(model, eyes, lit.shape[:2])
+  return eyes
+
+
+def lit(even: Array, shading: Array, eye: Array) -> Array:
+  """Colours (..., 3) of `evenly_lit` ones under shading (..., 3) by `relative_light`; eye (..., 1): 1 on eyeballs."""
+  skin = shade(even, shading, "vht")
+  return skin + eye * (even * shading - skin)
+
+
+def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.ndarray:
+  """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known."""
+  import cv2
+
+  eyes = eyeballs(model)
+  there = _texels(model, eyes, even.shape[:2])
   if not there.any():
-    return lit
+    return even
   code = np.clip(np.asarray(identity.texture, np.float64), -PLAUSIBLE_CODE, PLAUSIBLE_CODE)
   own = np.asarray(_albedo(model, code.astype(np.float32)), np.float64)
-  if own.shape != lit.shape:
-    own = cv2.resize(own, lit.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+  if own.shape != even.shape:
+    own = cv2.resize(own, even.shape[1::-1], interpolation=cv2.INTER_LINEAR)
   own = own[there]
   brightness = own @ _LUMA
   white = brightness >= np.quantile(brightness, _WHITE)
   face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes
-  skin = _texels(model, face, lit.shape[:2]) & ~there
-  fitted = float(np.median((lit[there] @ _LUMA)[white]))
-  shade = min(max(fitted, float(np.median(lit[skin] @ _LUMA)) if skin.any() else 0.0), _BRIGHTEST)
-  result = lit.copy()
-  result[there] = np.maximum(shade, 0.0) * own / np.maximum(np.median(own[white], axis=0), 1e-3)
+  skin = _texels(model, face, even.shape[:2]) & ~there
+  fitted = float(np.median((even[there] @ _LUMA)[white]))
+  bright = min(max(fitted, float(np.median(even[skin] @ _LUMA)) if skin.any() else 0.0), _BRIGHTEST)
+  result = even.copy()
+  result[there] = np.maximum(bright, 0.0) * own / np.maximum(np.median(own[white], axis=0), 1e-3)
   return result
 
 

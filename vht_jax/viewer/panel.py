@@ -24,7 +24,6 @@ from vht_jax.viewer.surface import split_corners
 from vht_jax.viewer.viewer import COMPARE, Viewer
 
 _FOLLOW_EVERY = 0.5  # s between two looks at the sliders while it plays
-_NARROW = 640  # px of a window that the controls would cover: there they start folded
 _SEAL_AFTER = 1.0  # s without a change end a step of the history
 BLEND, UNDO, REDO, RESET = "Blend", "Undo", "Redo", "As loaded"
 _NOTHING = {
@@ -65,13 +64,7 @@ class Panel:
     with tabs.add_tab("Export"):
       self._exports(gui)
     viewer.on_drawn = self.sync
-    server.on_client_connect(self._welcome)
-
-  def _welcome(self, client) -> None:
-    """A new browser: the camera's view; on a phone the head first, and the controls when they are asked for."""
-    if client.camera.image_width < _NARROW:
-      client.gui.main_panel.minimize()
-    self.viewer.camera_view(client)
+    server.on_client_connect(viewer.camera_view)
 
   # Widgets
 

@@ -14,9 +14,9 @@ from vht_jax.head import flame
 from vht_jax.head.mouth import inside_mouth, lit_mouth
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.picture import render_mesh
-from vht_jax.render.shade import shade, shading
+from vht_jax.render.shade import shading
 from vht_jax.render.uv_bake import rasterize_uv
-from vht_jax.results.appearance import even_light, evenly_lit
+from vht_jax.results.appearance import even_light, evenly_lit, eyeballs, lit
 from vht_jax.types import Camera, FlameModel, Identity, Pose
 from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer.editing.session import Session
@@ -44,6 +44,7 @@ class Surface:
     self.faces = np.asarray(head.faces)
     self.corners, self.split_faces, self.split_uv = split_corners(self.faces, np.asarray(head.uv))
     self.inside = inside_mouth(head).astype(np.float32)  # (V,) 1 for teeth, tongue and cavity
+    self._eyes = eyeballs(head).astype(np.float32)  # (V,) likewise
     self._slim = head.replace(texture_basis=jnp.zeros((1, 1, 3, 0)), texture_mean=jnp.zeros((1, 1, 3)))
     self._shape: np.ndarray | None = None
     self._folded: FlameModel | None = None
@@ -64,7 +65,7 @@ class Surface:
     """(Ht, Wt, 3) sRGB in [0, 1]: the head (`results.appearance`) under the session's light; what is in the mouth
     with the light that comes in there (`head.mouth`)."""
     light = (np.asarray(self.session.edited_light) / self._even_light).astype(np.float32)
-    return np.asarray(_lit_texture(self._slim, vertices, self.inside, self.even, light, *self._texels))
+    return np.asarray(_lit_texture(self._slim, vertices, self.inside, self._eyes, self.even, light, *self._texels))
 
   def shown(self, vertices: np.ndarray) -> np.ndarray:
     """(V, 3) as they are drawn: teeth do not stick out of the lips. Exports have them where they are."""
@@ -174,12 +175,13 @@ def _mouth(head: FlameModel, vertices, inside):
 
 
 @jax.jit
-def _lit_texture(head: FlameModel, vertices, inside, even, light, texel_faces, bary):
+def _lit_texture(head: FlameModel, vertices, inside, eyes, even, light, texel_faces, bary):
   corners = head.faces[texel_faces]  # (Ht, Wt, 3)
   normal = jnp.sum(flame.vertex_normals(vertices, head.faces)[corners] * bary[..., None], axis=-2)
   normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-  dark = jnp.sum(lit_mouth(head, vertices, inside)[0][corners] * bary, axis=-1, keepdims=True)
-  return jnp.clip(shade(even, shading(light, normal), "vht") * dark, 0.0, 1.0)
+  on_texels = lambda values: jnp.sum(values[corners] * bary, axis=-1, keepdims=True)
+  color = lit(even, shading(light, normal), on_texels(eyes))
+  return jnp.clip(color * on_texels(lit_mouth(head, vertices, inside)[0]), 0.0, 1.0)
 
 
 @jax.jit

@@ -27,6 +27,8 @@ log = logging.getLogger("vht_jax")
 COMPARE = ("side by side", DIFFERENCE, "hidden")
 SETTLE = 0.08  # s that the browser has to unpack a mesh before it is shown, when no newer one comes
 MAX_RATE = 30.0  # pictures per second that are sent at most
+NARROW = 640  # px: in a window that is not wider viser has the controls in a sheet over its lower part,
+SHEET = 0.6  # which covers as much of its height
 _GAP = 1.04  # distance of two results side by side, in widths of the image plane
 
 
@@ -122,11 +124,13 @@ class Viewer:
       position, ahead, up = camera_place(camera)
       aspect = client.camera.aspect or 1.0
       fov = field_of_view(camera, scene.size, aspect)
+    # A camera that turns where it stands goes on seeing the head over the image: above the sheet.
+    lower = SHEET * np.tan(0.5 * fov) if client.camera.image_width <= NARROW else 0.0
     with client.atomic():
       client.camera.up_direction = up
       client.camera.position = position + offset
       # What the mouse turns the camera about: the point of the axis beside the head.
-      client.camera.look_at = position + offset + scene.head_distance * (ahead - position)
+      client.camera.look_at = position + offset + scene.head_distance * (ahead - position - lower * up)
       client.camera.fov = fov
 
   def both_view(self, client) -> None:

@@ -18,8 +18,8 @@ from vht_jax.render.edges import antialias, edge_table
 from vht_jax.render.edges.table import EdgeTable
 from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
-from vht_jax.render.shade import interpolate, sample_texture, shade, shading
-from vht_jax.results.appearance import evenly_lit, relative_light
+from vht_jax.render.shade import interpolate, sample_texture, shading
+from vht_jax.results.appearance import evenly_lit, eyeballs, lit, relative_light
 from vht_jax.types import Array, Camera, FlameModel, Identity, Pose
 
 STYLES = ("compare", "mesh", "texture", "landmarks")
@@ -40,6 +40,7 @@ class Look(flax.struct.PyTreeNode):
   texture: Array  # (Ht, Wt, 3) as `results.appearance.evenly_lit`
   light: Array  # (9, 3) of that
   fade: Array  # (V,) 0 where the neck ends, 1 on the head
+  eyes: Array  # (V,) 1 for eyeballs
   inside: Array  # (V,) 1 for teeth, tongue and mouth cavity
   edges: EdgeTable
 
@@ -52,6 +53,7 @@ def make_look(model: FlameModel, identity: Identity) -> Look:
     texture=jnp.asarray(evenly_lit(model, identity)),
     light=jnp.asarray(relative_light(identity)),
     fade=jnp.asarray(neck_fade(np.asarray(model.v_template), np.asarray(model.faces)), jnp.float32),
+    eyes=jnp.asarray(eyeballs(model), jnp.float32),
     inside=jnp.asarray(inside_mouth(model), jnp.float32),
     edges=edge_table(model.faces),
   )
@@ -133,14 +135,14 @@ def picture(
   fragments = rasterize(screen, look.faces, size)
   hit = (fragments.pix_to_face >= 0)[..., None]
   normals = flame.vertex_normals(vertices, look.faces)
-  surface = jnp.concatenate([normals, jnp.stack([light, look.fade], axis=-1)], axis=-1)[look.faces]
+  surface = jnp.concatenate([normals, jnp.stack([light, look.fade, look.eyes], axis=-1)], axis=-1)[look.faces]
   values = interpolate(jnp.concatenate([look.uv, surface], axis=-1), screen, look.faces, fragments)
-  normals, dark, fade = values[..., 2:5], values[..., 5:6], values[..., 6:7]
+  normals, dark, fade, eye = values[..., 2:5], values[..., 5:6], values[..., 6:7], values[..., 7:8]
   if clay:
     rgb = jnp.broadcast_to(CLAY * _clay_light(normals, identity.camera), normals.shape)
   else:
     even = sample_texture(look.texture, jnp.where(hit, values[..., :2], -1.0))
-    rgb = shade(even, shading(look.light, normals, "vht"), "vht")
+    rgb = lit(even, shading(look.light, normals, "vht"), eye)
   cover = hit.astype(rgb.dtype)
   both = jnp.concatenate([jnp.clip(rgb * dark, 0.0, 1.0) * cover, cover, fade * cover], axis=-1)
   both = antialias(both, screen, look.faces, look.edges, fragments)

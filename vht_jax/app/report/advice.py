@@ -11,6 +11,7 @@ import numpy as np
 
 from vht_jax.tracking.pipeline import ASTRAY
 from vht_jax.tracking.stages.camera import GUESS, UNSURE_LENS
+from vht_jax.tracking.stages.tracks import NO_ACTION
 from vht_jax.types import Status, TrackResult
 
 DOUBTFUL = 0.5  # frames of less confidence are doubtful
@@ -77,7 +78,7 @@ def advice(result: TrackResult, summary: dict[str, Any], notes: Sequence[str]) -
   sd = None if result.focal_sd is None else float(result.focal_sd)
   for note in notes:
     if note != guess:
-      say("warning", note)
+      say("note" if NO_ACTION in note else "warning", note)
   if sd is not None and sd > UNSURE_FOCAL:
     # Why, as the run saw it when it began; how much, as it turned out.
     why = guess.partition(":")[0] + f": {GUESS}, known to" if guess else "the focal length of the lens is known only to"
@@ -90,7 +91,7 @@ def advice(result: TrackResult, summary: dict[str, Any], notes: Sequence[str]) -
     say("note", "only landmarks were fitted, not the image: the skin's colour is that of an average face.")
   if sd == 0.0:
     say("note", "the focal length was given and not estimated.")
-  return found
+  return sorted(found, key=lambda one: one["level"], reverse=True)  # warnings first
 
 
 def covered_text(counts: dict[str, int], frames: int) -> str:

@@ -14,7 +14,7 @@ from vht_jax.app.report.advice import DOUBTFUL, doubtful_frames, spans
 from vht_jax.head import mouth
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.option import get, options, title
-from vht_jax.results.appearance import relative_light
+from vht_jax.results.appearance import eyeballs, relative_light
 from vht_jax.results.export.motion import opengl_view
 from vht_jax.results.plain import frame_numbers, number_sds
 from vht_jax.types import FlameModel, Status, TrackResult
@@ -80,6 +80,7 @@ def page_data(model: FlameModel, result: TrackResult, run: Run) -> dict[str, Any
     "camera": camera_view(result, run.size),
     "light": _rounded(relative_light(result.identity)),
     "mouth": mouth_data(model),
+    "eyeballs": np.flatnonzero(eyeballs(model)).tolist(),
     "lightFrame": _rounded(opengl_view(result.identity.camera)[0]),
     "neckRest": _rounded(_neck_rest(model, result)),
   }

@@ -30,6 +30,7 @@ from vht_jax.types import Status, TrackResult
 # Of log focal length: a turning head whose points stay on it shows it better. Tracks of scanned and drawn heads, which
 # help, are sure to 1.6 to 5.7 %; those of the built-in clip, to 7 %, change its errors by as much up as down.
 MOST_UNSURE = 0.06
+NO_ACTION = "Nothing has to be done"  # in a note: it is none of the warnings
 MOST_APART = 2.5  # standard deviations between the focal lengths of landmarks and tracks: one in eighty by chance
 
 
@@ -48,9 +49,9 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   reason = found.reason if tracks is None or rigid is None else disagreement(state, run, rigid)
   if tracks is None or rigid is None or reason:
     run.progress.note(
-      f"the head's motion is that of the face's landmarks alone: points of the skin, which are followed through the "
-      f"video to steady it, are left out ({reason}). Nothing has to be done; a sharp, evenly lit video in which the "
-      "head turns further gives them more to go by"
+      f"the head's motion is that of the face's landmarks alone. Points of the skin, which are followed through the "
+      f"video to steady it, are left out: {reason}. {NO_ACTION}; a sharp, evenly lit video in which the head turns "
+      "further gives them more to go by"
     )
     return state
   skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape))

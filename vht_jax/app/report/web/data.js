@@ -9,7 +9,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 
 // What is shown: a frame, whether it runs, and the first and last frame of the curves.
 const state = { frame: 0, playing: false, speed: 1, view: [0, Math.max(nFrames - 1, 1)] };
-const listeners = { frame: [], view: [], theme: [], size: [] };
+const listeners = { frame: [], picture: [], view: [], theme: [], size: [] };
 const on = (what, call) => listeners[what].push(call);
 const tell = (what) => listeners[what].forEach((call) => call());
 

@@ -11,9 +11,12 @@ const VERTEX = `
   varying vec2 vTexture;
   varying vec3 vStage;
   varying vec3 vEye;
+  attribute float eyeball;
+  varying float vEyeball;
   ${MOUTH_VERTEX_HEAD}
   void main() {
     vTexture = uv;
+    vEyeball = eyeball;
     #include <beginnormal_vertex>
     #include <skinbase_vertex>
     #include <skinnormal_vertex>
@@ -35,11 +38,13 @@ const FRAGMENT = `
   varying vec3 vStage;
   varying vec3 vEye;
   varying float vLight;
+  varying float vEyeball;
   void main() {
     vec3 n = normalize(vStage) * lightFrame;  // row vector: the transpose, camera to world
     vec3 shading = light[0] + light[1] * n.x + light[2] * n.y + light[3] * n.z + light[4] * (n.x * n.y)
       + light[5] * (n.x * n.z) + light[6] * (n.y * n.z) + light[7] * (n.x * n.x - n.y * n.y) + light[8] * (3.0 * n.z * n.z - 1.0);
-    vec3 skin = (texture2D(map, vTexture).rgb + 1.0) * shading - 1.0;
+    vec3 even = texture2D(map, vTexture).rgb;
+    vec3 skin = mix((even + 1.0) * shading - 1.0, even * shading, vEyeball);
     float facing = abs(normalize(vEye).z);
     vec3 clay = vec3(0.80, 0.78, 0.75) * (0.22 + 0.78 * facing);
     vec3 color = look == 0 ? skin * vLight : look == 1 ? clay * vLight : vec3(0.55, 0.75, 0.95);
@@ -108,6 +113,7 @@ function setUpHead(renderer, file) {
   map.needsUpdate = true;
   map.anisotropy = 4;
   const mouth = makeMouth(mesh);
+  mesh.geometry.setAttribute("eyeball", markVertices(mesh.geometry, data.eyeballs));
   const uniforms = {
     ...mouth.uniforms, map: { value: map }, light: { value: lightUniform() }, look: { value: 0 },
     lightFrame: { value: new THREE.Matrix3().set(...data.lightFrame.flat()) },
@@ -137,7 +143,9 @@ function setUpHead(renderer, file) {
     mesh.material.wireframe = name === "Mesh";
     drawHead();
   });
-  on("frame", () => { poseHead(); drawHead(); });
+  // The picture first: without a graphics card the head takes many times longer.
+  on("frame", () => { if (!player.busy) showHead(); });
+  on("picture", showHead);
   on("size", drawHead);
   new IntersectionObserver(([entry]) => { // what is scrolled away is not drawn
     head3d.visible = entry.isIntersecting;
@@ -221,6 +229,11 @@ function chooseView(view) {
   }
   camera.lookAt(controls.target);
   controls.update();
+  drawHead();
+}
+
+function showHead() {
+  poseHead();
   drawHead();
 }
 

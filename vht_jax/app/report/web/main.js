@@ -5,13 +5,20 @@ function words(text) {
   return text.split(/(--\w+)/).map((part, i) => (i % 2 ? make("span", { className: "flag", textContent: part }) : part));
 }
 
+/** What happened; what it means and what to do about it unfolds, on a phone when it is touched. */
+function adviceBox(level, text) {
+  const end = text.search(/[.!?] [A-Z]/);
+  if (end < 0) return make("p", { className: level }, ...words(text));
+  return make("details", { className: level, open: innerWidth > 720 }, make("summary", {}, ...words(text.slice(0, end + 1))), ...words(text.slice(end + 1)));
+}
+
 function startTexts() {
   const [height, width] = data.size;
   $("subtitle").textContent = `${nFrames} frames · ${width} × ${height} px · ${+data.frameRate.toFixed(2)} frames/s`;
   for (const { label, value, detail, level } of data.figures) {
     $("figures").append(make("div", { className: `figure ${level ?? ""}` }, make("small", { textContent: label }), make("b", { textContent: value }), make("span", { className: "hint detail", textContent: detail })));
   }
-  for (const { level, text } of data.advice) $("advice").append(make("p", { className: level }, ...words(text)));
+  for (const { level, text } of data.advice) $("advice").append(adviceBox(level, text));
   if (!data.advice.some((a) => a.level === "warning")) $("advice").prepend(make("p", { className: "good", textContent: "Nothing to warn about." }));
   for (const [name, value] of data.facts) $("facts").append(make("dt", { textContent: name }), make("dd", { textContent: value }));
   const stages = Object.entries(data.stages);

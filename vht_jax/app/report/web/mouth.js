@@ -16,19 +16,21 @@ const MOUTH_VERTEX = `
     vLight = 1.0 - inside * (1.0 - mouthArea / (mouthArea + PI * depth * depth));`;
 const SOME = 8; // one in so many vertices inside tells where the inside is
 
+/** 1 at the vertices that have these numbers in the head, 0 at others. */
+function markVertices(geometry, numbers) {
+  const chosen = new Set(numbers);
+  const number = geometry.attributes._vertex;
+  return new THREE.BufferAttribute(Float32Array.from({ length: number.count }, (_, i) => Number(chosen.has(number.getX(i)))), 1);
+}
+
 /** Uniforms, and a function that brings them to the head's present shape; marks the vertices inside the mouth. */
 function makeMouth(mesh) {
   const uniforms = { mouthCentre: { value: new THREE.Vector3() }, mouthNormal: { value: new THREE.Vector3(0, 0, 1) }, mouthArea: { value: 1 } };
   const geometry = mesh.geometry;
   const number = geometry.attributes._vertex;
-  const inside = new Set(data.mouth.inside);
-  const marks = new Float32Array(number.count);
   const at = new Map(); // the head's number of a vertex -> one of its numbers here
-  for (let i = 0; i < number.count; i++) {
-    at.set(number.getX(i), i);
-    if (inside.has(number.getX(i))) marks[i] = 1;
-  }
-  geometry.setAttribute("inside", new THREE.BufferAttribute(marks, 1));
+  for (let i = 0; i < number.count; i++) at.set(number.getX(i), i);
+  geometry.setAttribute("inside", markVertices(geometry, data.mouth.inside));
   const within = data.mouth.inside.filter((_, k) => k % SOME === 0).map((v) => at.get(v));
   const place = (i) => mesh.applyBoneTransform(i, new THREE.Vector3().fromBufferAttribute(geometry.attributes.position, i));
   const update = () => {

@@ -1,7 +1,9 @@
 // The one clock of the page: the video's while there is one, else the browser's.
 
+const LATE = 60; // ms after which a picture that the browser does not announce counts as there
+
 const video = $("video");
-const player = { hasVideo: false, shown: 0, wanted: null, waiting: [], box: [0, 0, 1, 1] };
+const player = { hasVideo: false, shown: 0, sought: 0, wanted: null, busy: false, pictured: null, waiting: [], box: [0, 0, 1, 1] };
 
 /** Shows a frame everywhere. `fromVideo`: the video shows it already. */
 function setFrame(frame, fromVideo = false) {
@@ -72,15 +74,14 @@ function runClock() {
 // A video that is still seeking is not asked for another picture: the last wish waits.
 function seek(frame) {
   player.wanted = frame;
-  if (!video.seeking && video.readyState > 0) nextSeek();
+  if (!player.busy && video.readyState > 0) nextSeek();
 }
 
 function nextSeek() {
-  if (player.wanted === null) return;
-  const frame = player.wanted;
+  player.sought = player.wanted;
   player.wanted = null;
-  player.sought = frame;
-  video.currentTime = (startOf(frame) + startOf(frame + 1)) / 2;
+  player.busy = true;
+  video.currentTime = (startOf(player.sought) + startOf(player.sought + 1)) / 2;
 }
 
 /** When the video shows a frame, s; a film whose rate varies plays in its own time. */
@@ -117,12 +118,46 @@ function paint() {
 }
 
 video.addEventListener("seeked", () => {
+  if (!player.busy) return;
   paint();
-  player.shown = player.sought ?? player.shown;
+  // A busy browser may say so with the picture before still in place: the callback below tells when it has changed.
+  clearTimeout(player.late);
+  if (!video.requestVideoFrameCallback || (picturedNow() ?? player.pictured) === player.sought) arrive();
+  else player.late = setTimeout(arrive, LATE);
+});
+
+/** The frame whose picture the video has, if the browser can tell (not of a film beside the page). */
+function picturedNow() {
+  try {
+    const found = new VideoFrame(video);
+    const time = found.timestamp / 1e6;
+    found.close();
+    return frameAtTime(time + 1e-3);
+  } catch {
+    return null;
+  }
+}
+
+function onPicture(_, { mediaTime }) {
+  player.pictured = frameAtTime(mediaTime + 1e-3);
+  paint();
+  if (player.busy && !video.seeking && player.pictured === player.sought) arrive();
+  video.requestVideoFrameCallback(onPicture);
+}
+
+/** The picture that was sought is painted; on to what has been wished for since. */
+function arrive() {
+  clearTimeout(player.late);
+  if (!player.busy) return;
+  player.busy = false;
+  player.shown = player.sought;
+  paint();
+  tell("picture");
   if (player.wanted !== null && player.wanted !== player.shown) return nextSeek();
   player.wanted = null;
   player.waiting.splice(0).forEach((done) => done(player.shown));
-});
+}
+
 video.addEventListener("ended", () => {
   setFrame(nFrames - 1, true);
   setPlaying(false);
@@ -140,7 +175,7 @@ function follow() {
 
 /** Resolves when the picture of the current frame is there. */
 function pictureShown() {
-  if (!player.hasVideo || (!video.seeking && player.wanted === null && video.readyState > 1)) return Promise.resolve();
+  if (!player.hasVideo || (!player.busy && player.wanted === null && video.readyState > 1)) return Promise.resolve();
   return new Promise((done) => player.waiting.push(done));
 }
 
@@ -151,7 +186,7 @@ function startVideo() {
     return;
   }
   player.hasVideo = true;
-  player.sought = 0;
+  video.requestVideoFrameCallback?.(onPicture);
   video.src = embedded ? URL.createObjectURL(new Blob([takeBytes("video-data")], { type: "video/mp4" })) : data.videoFile;
   video.addEventListener("loadedmetadata", () => {
     choosePanel(player.panel);
