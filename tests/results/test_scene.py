@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from export_clip import FRAMES, SIZE, TIMES, assert_reprojects, assert_wrong, background, make_result
+from export_clip import FRAMES, SIZE, TIMES, assert_reprojects, assert_wrong, background, make_result, scene_of_head
 
-from vht_jax import cameras
+from vht_jax import cameras, results
 from vht_jax.app.result import export_cli
+from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.results.export import FORMATS, OPTIONS, export, make_scene, registry
@@ -174,6 +176,38 @@ def test_command_line_errors_are_one_line(argv, message, capsys):
   assert export_cli.main(argv) == 2
   error = capsys.readouterr().err.strip()
   assert message in error and "\n" not in error
+
+
+def test_what_is_no_result_is_named(clip_folder, tmp_path, capsys):
+  video = tmp_path / "clip.mp4"
+  video.write_bytes(b"film")
+  (tmp_path / "text.npz").write_bytes(b"no archive")
+  for argv, message in (
+    ([str(video)], "expected the output folder of a run or its tracked_flame_params.npz; .* vht-track clip.mp4"),
+    ([str(clip_folder / "dataset")], "found a dataset, that is frames without a result"),
+    ([str(tmp_path / "text.npz")], "text.npz: expected an npz file"),
+    ([""], "RESULT: expected a value; found nothing"),
+    *(([str(clip_folder), f"--{flag}="], f"--{flag}: expected a value; found nothing")
+      for flag in ("out", "data_path", "assets", "model", "mask", "size", "crop", "flame_model_path")),
+    ([str(clip_folder), f"--model={tmp_path}"], f"--model={tmp_path}: no head model"),
+  ):  # fmt: skip
+    assert export_cli.main([*argv, "--to=glb"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error) and "\n" not in error, error
+  assert not (clip_folder / "export").exists()
+
+
+def test_codes_of_another_head_are_not_exported(clip_folder, flame_head, tmp_path, capsys):
+  """FLAME's, ours or another tracker's, on the open head."""
+  config = TrackConfig.of(n_shape=300, n_expr=100, n_tex=flame_head.texture_basis.shape[-1])
+  results.save_tracked(tmp_path / "a" / results.FILE_NAME, make_result(flame_head), FRAMES, SIZE, config, flame_head)
+  export(scene_of_head(flame_head), "vhap", tmp_path / "vhap")
+  (vhap,) = (tmp_path / "vhap").glob("tracked_*.npz")
+  for path in (tmp_path / "a", vhap):
+    assert export_cli.main([str(path), "--to=glb", "--model=open", f"--out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "are another face" in error and "\n" not in error, error
+  assert not (tmp_path / "out").exists()
 
 
 def test_help_lists_every_format_and_option(capsys):

@@ -85,7 +85,8 @@ def load_target(path: str) -> FlameModel:
   """
   file = Path(expanded(path))
   if not file.is_file():
-    raise InputError(f"{path}: no such file; --flame_model_path names the FLAME pickle that the program evaluates")
+    found = "a folder" if file.is_dir() else "no such file"
+    raise InputError(f"--flame_model_path={path}: expected the FLAME pickle that the program evaluates; found {found}")
   return load_flame(file, [file.parent], None, None, 0)
 
 
