@@ -14,12 +14,12 @@ from absl import logging
 from vht_jax.errors import InputError
 from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_files import FLAME_SITE, MODEL_FILES, find_model, load_flame
-from vht_jax.head.load.flame_landmarks import of_mediapipe
+from vht_jax.head.load.flame_landmarks import of_mediapipe, open_head_on_flame
 from vht_jax.head.load.open_head import load_open_head, open_head_path
 from vht_jax.host.files import expanded
 from vht_jax.types import FlameModel
 
-__all__ = ["flame_model_from_arrays", "load_head", "of_mediapipe", "open_head_path"]
+__all__ = ["flame_model_from_arrays", "load_head", "of_mediapipe", "open_head_on_flame", "open_head_path"]
 
 ASSETS_VARIABLE = "VHT_ASSETS"
 DEFAULT_FOLDER = Path("assets/flame")  # VHT's, relative to the working directory
