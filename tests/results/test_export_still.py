@@ -25,6 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from vht_jax.errors import InputError
 from vht_jax.results.export import export, to_colmap, to_nerf
+from vht_jax.results.export.images import prepared
 
 
 def head_points(scene, i):
@@ -145,6 +146,30 @@ def test_masks_are_where_readers_look(clip_scene):
   assert np.asarray(Image.open(io.BytesIO(files[frame["mask_path"]])))[0, 0] == 80
   assert np.asarray(Image.open(io.BytesIO(files[frame["file_path"]])))[0, 0].tolist() == [40, 40, 40, 80]
   assert "masks/00005.png.png" in dict(to_colmap(masked))
+
+
+def test_one_frame_is_no_still_scene(clip_scene):
+  from vht_jax.results.export.selection import frames_of
+
+  for write, _ in READERS.values():
+    with pytest.raises(InputError, match="a still scene needs several views"):
+      dict(write(frames_of(clip_scene, np.array([2]))))
+
+
+def test_padding_is_masked_without_masks_too(clip_with_images):
+  """A crop that reaches beyond the image: what is added there is no part of the scene."""
+  scene = prepared(clip_with_images, mask="none", crop="square")
+  assert scene.size == (500, 500) and not scene.pictures.masks
+  added = np.ones((500, 500), bool)
+  added[70:430] = False
+  for kind, mask_name in (("nerf", "masks/00003.png"), ("colmap", "masks/00003.png.png")):
+    files = dict(READERS[kind][0](scene))
+    image = np.asarray(Image.open(io.BytesIO(files["images/00003.png"])))
+    mask = np.asarray(Image.open(io.BytesIO(files[mask_name])))
+    np.testing.assert_array_equal(image[..., 3], np.where(added, 0, 255))
+    np.testing.assert_array_equal(mask, image[..., 3])
+  frames = json.loads(dict(to_nerf(scene))["transforms.json"])["frames"]
+  assert frames[2]["mask_path"] == "masks/00003.png"
 
 
 def test_without_a_dataset(clip_scene, tmp_path):
