@@ -17,6 +17,7 @@ from vht_jax.head import flame
 from vht_jax.results.export import FORMATS, OPTIONS, export, make_scene, registry
 from vht_jax.results.export.format import Format
 from vht_jax.results.export.motion import axis_angles, matrices
+from vht_jax.results.export.record import JOURNAL, RECORD, Record
 
 
 @pytest.mark.parametrize("which", ["clip_scene", "flame_scene", "clip_with_images"])
@@ -147,8 +148,37 @@ def test_only_what_an_export_wrote_is_replaced(formats, clip_scene, tmp_path, mo
   with pytest.raises(InputError, match=r"mine\.txt: is there already"):
     export(clip_scene, "many", tmp_path)
   assert (tmp_path / "mine.txt").read_text() == "mine"
-  (tmp_path / registry.RECORD).write_text(json.dumps({"many": ["../outside"]}))
-  assert registry._record(tmp_path) == {"many": []}
+  (tmp_path / RECORD).write_text(json.dumps({"many": ["../outside"]}))
+  assert Record(tmp_path).known == {"many": []}
+
+
+def test_an_export_that_was_killed_or_had_no_room_is_replaced(formats, clip_scene, tmp_path, monkeypatch):
+  """What it wrote is known to be an export's, even where nothing could be said at its end."""
+  written = []
+
+  def full(path, content):
+    if written:
+      raise OSError(28, "No space left on device", "a temporary name")
+    written.append(path)
+    path.write_bytes(content)
+
+  monkeypatch.setattr(registry, "write_atomic", full)
+  monkeypatch.setattr("vht_jax.results.export.record.write_atomic", full)
+  with pytest.raises(InputError, match=r"cannot be written \(No space left") as error:
+    export(clip_scene, "many", tmp_path)
+  assert str(tmp_path) in str(error.value) and "temporary" not in str(error.value)
+  monkeypatch.undo()
+  assert (tmp_path / "a.txt").is_file() and (tmp_path / JOURNAL).is_file() and not (tmp_path / RECORD).exists()
+  with (tmp_path / JOURNAL).open("a") as file:
+    file.write('["many", "half')
+  assert Record(tmp_path).known == {"many": ["a.txt", "sub/b.txt"]}
+
+
+def test_a_file_is_no_folder(clip_scene, tmp_path):
+  with pytest.raises(InputError, match="head.glb: expected a folder to write to, found a file's name"):
+    export(clip_scene, "glb", tmp_path / "head.glb")
+  (tmp_path / "take.csv").mkdir()  # who has one may use it
+  export(clip_scene, "csv", tmp_path / "take.csv")
 
 
 # --- command line ----------------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def _search(named: list[Path], folders: list[Path], model: str, counts, detector
         return load_open_head(folder / _OPEN_HEAD, *counts)
     if model == "open" or not named:
       return load_open_head(open_head_path(), *counts)
+  instead = "" if model == "flame" else ", or use the embedded open head"
   raise InputError(
     f"no head model: looked for {', '.join(MODEL_FILES[:3])}, ... in {', '.join(map(str, folders))}. FLAME is at "
-    f"{FLAME_SITE}; put it there, or name its folder with --assets or ${ASSETS_VARIABLE}, or use the embedded open head"
+    f"{FLAME_SITE}; put it there, or name its folder with --assets or ${ASSETS_VARIABLE}{instead}"
   )

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vht_jax.errors import InputError
-from vht_jax.host.files import write_atomic
+from vht_jax.host.files import sweep, write_atomic
 from vht_jax.results.export import any_head, flame_family, images
 from vht_jax.results.export.format import Format, Option
+from vht_jax.results.export.record import Record
 from vht_jax.results.export.scene import Scene, is_flame
 from vht_jax.types import FlameModel
 
 FORMATS: dict[str, Format] = {f.name: f for room in (any_head, flame_family, images) for f in room.FORMATS}
 OPTIONS: dict[str, Option] = {o.name: o for room in (any_head, flame_family, images) for o in room.OPTIONS}
-RECORD = ".vht_export.json"  # in a folder: which of its files an export wrote, and may replace
 
 log = logging.getLogger("vht_jax")
 
@@ -92,8 +91,7 @@ def export(
   """
   chosen = named(formats)
   check(chosen, scene, options)
-  if Path(out).is_file():
-    raise InputError(f"{out}: expected a folder to write to, found a file; name a folder by --out")
+  _check_folder(Path(out))
   scene = images.prepared(scene, **{k: v for k, v in options.items() if k in images.SCENE_OPTIONS})
   if not scene.tracked.any():
     log.warning("no frame of this result was tracked: what is written is a guess")
@@ -119,47 +117,43 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
   Returns:
     The folder, or of a format without one its first file.
   """
+  path = folder
   try:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    record = _record(folder)
-    ours = {name for names in record.values() for name in names}
-    names: list[str] = []
-    try:
-      for name, content in one.load()(scene, **options):
-        path = folder / name
-        if name not in ours and path.exists():
-          raise InputError(f"{path}: is there already, and no export wrote it; choose another folder by --out")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
-        names.append(name)
-    except InputError as error:
-      raise InputError(str(error) if str(error).startswith(one.name) else f"{one.name}: {error}") from error
-    finally:
-      known = dict.fromkeys([*record.get(one.name, ()), *names])
-      if names:
-        write_atomic(folder / RECORD, json.dumps({**record, one.name: list(known)}).encode())
-      elif made:  # refused
-        with contextlib.suppress(OSError):
-          folder.rmdir()
+    sweep(folder)
+    record = Record(folder)
+    ours, before = record.names, record.known.get(one.name, [])
+    with record.adding(one.name) as journal:
+      try:
+        for name, content in one.load()(scene, **options):
+          path = folder / name
+          if name not in ours and path.exists():
+            raise InputError(f"{path}: is there already, and no export wrote it; choose another folder by --out")
+          path.parent.mkdir(parents=True, exist_ok=True)
+          journal.add(name)
+          write_atomic(path, content)
+      except InputError as error:
+        raise InputError(str(error) if str(error).startswith(one.name) else f"{one.name}: {error}") from error
+      finally:
+        if made and not journal.names:  # refused
+          with contextlib.suppress(OSError):
+            folder.rmdir()
+    names = journal.names
     if one.folder:
-      others = {name for key, held in record.items() if key != one.name for name in held}
-      for name in set(record.get(one.name, ())) - set(names) - others:
+      others = {name for kind, held in record.known.items() if kind != one.name for name in held}
+      for name in set(before) - set(names) - others:
         (folder / name).unlink(missing_ok=True)
-      write_atomic(folder / RECORD, json.dumps({**record, one.name: names}).encode())
+      record.save(one.name, names)
   except OSError as error:
-    raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
+    raise InputError(f"{path}: cannot be written ({error.strerror})") from error
   log.info("%s: %d files in %s", one.name, len(names), folder)
   return folder if one.folder else folder / names[0]
 
 
-def _record(folder: Path) -> dict[str, list[str]]:
-  """Format -> names of the files that earlier exports wrote into a folder."""
-  try:
-    found = json.loads((folder / RECORD).read_text())
-  except (OSError, ValueError):
-    return {}
-  inside = lambda name: isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
-  if not isinstance(found, dict):
-    return {}
-  return {k: [n for n in names if inside(n)] for k, names in found.items() if isinstance(names, list)}
+def _check_folder(out: Path) -> None:
+  """Refuses what is no folder, or is meant to be a file (`InputError`)."""
+  if out.exists() and not out.is_dir():
+    raise InputError(f"{out}: expected a folder to write to, found a file; name a folder by --out")
+  if not out.exists() and out.suffix[1:].lower() in (*FORMATS, "json", "npz", "zip"):
+    raise InputError(f"{out}: expected a folder to write to, found a file's name; files in it are named after the clip")
