@@ -244,3 +244,73 @@ def test_help_lists_every_format_and_option(capsys):
   assert export_cli.main(["--help"]) == 0
   text = capsys.readouterr().out
   assert all(f"  {name} " in text for name in FORMATS) and all(f"--{name}" in text for name in OPTIONS)
+
+
+# --- from Python -----------------------------------------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_one_sentence(clip_scene, tmp_path):
+  write = lambda formats, scene=clip_scene, **options: export(scene, formats, tmp_path / "out", **options)
+  for call, message in (
+    (lambda: write(5), "expected names of export formats, as 'glb,csv' or a list; found 5"),
+    (lambda: write([1]), "expected names of export formats"),
+    (lambda: write("csv", "out/clip"), "expected a scene, .* found str"),
+    (lambda: write("csv", size="512"), "--size: expected a whole number; found '512'"),
+    (lambda: write("csv", size=True), "--size: expected a whole number"),
+    (lambda: write("nerf", images="no"), "--images: expected True or False; found 'no'"),
+    (lambda: write("nerf", crop=3), "--crop: expected one of none, head"),
+    (lambda: write("csv", foo=1), "foo: no such option of an export"),
+  ):
+    with pytest.raises(InputError, match=message):
+      call()
+  assert not (tmp_path / "out").exists()
+  write("glb", compact=None)  # as if not given
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"size": (0, 500)}, "size: expected"),
+    ({"size": (360, 500, 3)}, "a size of"),
+    ({"fps": 0.0}, "fps: expected"),
+    ({"fps": float("nan")}, "fps: expected"),
+    ({"name": "../clip"}, "name: expected a file name without folders"),
+    ({"name": ""}, "name: expected"),
+    ({"frame_ids": [1, 2]}, "frame_ids: expected 6 different numbers"),
+    ({"frame_ids": [1, 2, 3, 4, 5, 5]}, "frame_ids: expected 6 different numbers"),
+    ({"times": [0, 1]}, "times: expected 6 rising"),
+    ({"times": "abc"}, "expected numbers for times"),
+  ],
+)
+def test_scenes_of_what_does_not_fit_are_refused(changes, message, open_head, clip_scene):
+  arguments = {"model": open_head, "result": clip_scene.result, "size": SIZE} | changes
+  with pytest.raises(InputError, match=message) as error:
+    make_scene(**arguments)
+  assert "\n" not in str(error.value)
+
+
+def test_a_result_of_another_head_is_no_scene(open_head, small_head, clip_scene):
+  with pytest.raises(InputError, match="expected 10 identity and 40 expression codes, .* found 100 and 40"):
+    make_scene(small_head, clip_scene.result, SIZE)
+  poses = clip_scene.result.poses
+  with pytest.raises(InputError, match=r"poses and status of 6 frames; found \[3, 6\]"):
+    make_scene(open_head, clip_scene.result.replace(poses=poses.replace(jaw=poses.jaw[:3])), SIZE)
+
+
+@pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if one.flame])
+def test_codes_of_the_open_head_are_not_handed_to_flame(name, clip_scene):
+  """By the functions themselves, too: the open head's file name says no release."""
+  scene = make_scene(clip_scene.model, clip_scene.result, (512, 512))  # as some of them want images
+  with pytest.raises(InputError, match=f"{name} hands FLAME's codes to a program that has FLAME.* export glb, usda"):
+    dict(FORMATS[name].load()(scene))
+
+
+def test_every_format_has_a_function_of_a_scene(clip_scene):
+  import vht_jax.results.export as public
+
+  for name, one in FORMATS.items():
+    function = getattr(public, "to_" + name.replace("-", "_"))
+    assert function is one.load(), name
+    if not one.flame and name != "usdc":
+      files = dict(function(clip_scene))
+      assert files and all(isinstance(content, bytes) for content in files.values())

@@ -92,7 +92,7 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
 def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
   """Exports a result; returns what was written. Arguments of `parse`."""
   from vht_jax.app.result.after import FOLDER
-  from vht_jax.app.result.source import open_result, scene_of
+  from vht_jax.app.result.source import NO_DATASET, open_result, scene_of
   from vht_jax.host.files import expanded
   from vht_jax.results.export.registry import export, named
 
@@ -101,6 +101,8 @@ def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
   source = open_result(expanded(path), own.get("data_path"), own.get("assets"), own.get("model", "auto"))
   scene = scene_of(source)
   for note in source.notes:
+    if note == NO_DATASET:  # formats with images say so themselves; the others need none
+      continue
     logging.getLogger("vht_jax").warning("%s", note)
   out = own.get("out")
   return export(scene, own["to"], out or source.path.parent / FOLDER, apart=out is None, **options)

@@ -32,6 +32,7 @@ from vht_jax.video.codec import DEFAULT_FPS
 log = logging.getLogger("vht_jax")
 
 OPEN_HEAD = "open head"  # how the names of open heads begin (`head.load.open_head`)
+NO_DATASET = "no dataset beside the result: shown without images; name it by --data_path"  # a note
 _DATASET = "dataset"  # folder of the frames in a run's output
 
 
@@ -259,7 +260,7 @@ def _images(
   if found is None:
     if data_path:
       raise InputError(f"{data_path}: no such dataset folder")
-    notes.append("no dataset beside the result: shown without images; name it by --data_path")
+    notes.append(NO_DATASET)
     return None
   try:
     face = config.get("face", "")

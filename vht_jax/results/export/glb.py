@@ -27,7 +27,7 @@ _JPEG_QUALITY = 92  # of the compact file's texture
 _texture = stored(flame.albedo)
 
 
-def to_glb(
+def glb_bytes(
   model: FlameModel,
   result: TrackResult,
   size: tuple[int, int],
@@ -105,9 +105,9 @@ def to_glb(
   return file.bytes(data)
 
 
-def to_glb_files(scene: Scene, *, compact: bool = False) -> Files:
+def to_glb(scene: Scene, *, compact: bool = False) -> Files:
   """NAME.glb of a scene."""
-  data = to_glb(
+  data = glb_bytes(
     scene.model, scene.result, scene.size, scene.times, texture=scene.texture, compact=compact, lens=scene.lens
   )
   yield f"{scene.name}.glb", data

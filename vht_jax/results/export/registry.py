@@ -11,9 +11,10 @@ from typing import Any
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep, write_atomic
 from vht_jax.results.export import any_head, flame_family, images
+from vht_jax.results.export.flame_codes.consumers import refuse_other_heads
 from vht_jax.results.export.format import Format, Option
 from vht_jax.results.export.record import Record
-from vht_jax.results.export.scene import Scene, is_flame
+from vht_jax.results.export.scene import Scene
 from vht_jax.types import FlameModel
 
 FORMATS: dict[str, Format] = {f.name: f for room in (any_head, flame_family, images) for f in room.FORMATS}
@@ -29,6 +30,8 @@ def named(names: str | Sequence[str]) -> list[Format]:
     InputError: none, or one that is not known.
   """
   names = names.split(",") if isinstance(names, str) else names
+  if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+    raise InputError(f"expected names of export formats, as 'glb,csv' or a list; found {names!r}")
   found = list(dict.fromkeys(n.strip().lower().replace("_", "-") for n in names if n.strip()))
   unknown = [name for name in found if name not in FORMATS]
   if unknown or not found:
@@ -43,30 +46,38 @@ def check(formats: Sequence[Format], scene: Scene, options: dict[str, Any] | Non
   Raises:
     InputError: FLAME's codes asked of another head, images without a dataset, an option that no format takes.
   """
+  check_scene(scene)
   check_head(formats, scene.model)
-  for one in formats:
-    if (one.pictures or (options or {}).get("images")) and scene.pictures is None:
-      raise InputError(
-        f"{one.name} needs the clip's images, and there is no dataset beside the result: name it by --data_path"
-      )
-  for name in options or {}:
+  for name, value in (options or {}).items():
     if name not in OPTIONS:
       raise InputError(f"{name}: no such option of an export; there are {', '.join(OPTIONS)}")
+    OPTIONS[name].check(value)
     if name in images.OF_PICTURES and not any(one.pictures or "images" in one.options for one in formats):
       raise InputError(f"--{name} has no effect on {', '.join(f.name for f in formats)}, which write no images")
     if name not in images.SCENE_OPTIONS and not any(name in one.options for one in formats):
       able = ", ".join(f.name for f in FORMATS.values() if name in f.options)
       raise InputError(f"--{name} has no effect on {', '.join(f.name for f in formats)}; it is for {able}")
+  for one in formats:
+    if (one.pictures or (options or {}).get("images")) and scene.pictures is None:
+      raise InputError(
+        f"{one.name} needs the clip's images, and there is no dataset beside the result: name it by --data_path"
+      )
+
+
+def check_scene(scene: Any) -> None:
+  """Refuses what is no `Scene` (`InputError`)."""
+  if not isinstance(scene, Scene):
+    raise InputError(
+      f"export: expected a scene, of app.result.source.open_scene(path) or make_scene(model, result, size); found "
+      f"{type(scene).__name__}"
+    )
 
 
 def check_head(formats: Sequence[Format], model: FlameModel) -> None:
   """Refuses formats of FLAME's codes for another head (`InputError`)."""
   for one in formats:
-    if one.flame and not is_flame(model):
-      raise InputError(
-        f"{one.name} hands FLAME's codes to a program that has FLAME, and this result is of the head {model.name!r}, "
-        f"whose codes mean nothing there: track with FLAME's files (--assets), or export {one.instead}"
-      )
+    if one.flame:
+      refuse_other_heads(one.name, model, one.instead)
 
 
 def export(
@@ -80,7 +91,7 @@ def export(
     out: folder. One format alone is written into it; of several, each that has many files gets a folder in it.
     apart: one format alone that has many files gets a folder in it, too.
     options: of the formats (`OPTIONS`): each goes to those that have it, those of images (`images.SCENE_OPTIONS`)
-      change what all of them are given.
+      change what all of them are given. None: as if it were not given.
 
   Returns:
     For every format its folder, or its first file if it has none of its own.
@@ -90,6 +101,7 @@ def export(
       was in the way, the disk refused: the other formats are written.
   """
   chosen = named(formats)
+  options = {name: value for name, value in options.items() if value is not None}
   check(chosen, scene, options)
   _check_folder(Path(out))
   scene = images.prepared(scene, **{k: v for k, v in options.items() if k in images.SCENE_OPTIONS})

@@ -8,7 +8,7 @@ FORMATS: tuple[Format, ...] = (
   Format(
     "glb",
     "animated head, skeleton and camera in one file: Blender, Unreal, Unity, three.js",
-    "vht_jax.results.export.glb:to_glb_files",
+    "vht_jax.results.export.glb:to_glb",
     options=("compact",),
   ),
   Format(
