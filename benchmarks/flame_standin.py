@@ -92,18 +92,12 @@ class Carrier:
 
   def __init__(self, source: Head, warped: np.ndarray):
     """`warped` (V, 3): the source's vertices laid on the other head."""
-    self.source = source
-    self.skin = source.skin[source.faces].all(1)
+    self.source, self.warped = source, warped
     self.eyeballs = source.eyeball[source.faces].all(1)
-    self.laid = Head(**{**source.__dict__, "vertices": warped})
 
   def find(self, points: np.ndarray, normals: np.ndarray, lips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Faces (n,) and barycentric coordinates (n, 3) of the source's skin for points (n, 3) of the other head's."""
-    face, bary, distance = nearest(points, normals, lips, self.laid, self.skin)
-    lost = np.flatnonzero(~(distance < 0.01))
-    if len(lost):
-      face[lost], bary[lost], _ = nearest(points[lost], normals[lost], lips[lost], self.laid, self.skin, cosine=-1.0)
-    return face, bary
+    return register.places_on_skin(self.source, self.warped, points, normals, lips)
 
   def find_on_eyeballs(self, head: Head, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same for points of the eyeballs: what lies in the same direction from the middle."""

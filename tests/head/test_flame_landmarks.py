@@ -84,6 +84,29 @@ def test_table_names_places_of_flames_mesh(table):
   assert (table["landmark_vertices"][68:] >= FIRST_EYEBALL).all()
 
 
+def test_table_names_places_of_the_open_head_for_flames_vertices(table, open_head):
+  corners, bary = table["surface_vertices"].astype(int), table["surface_bary"]
+  assert corners.shape == bary.shape == (N_VERTICES, 3)
+  np.testing.assert_allclose(bary.sum(1), np.arange(N_VERTICES) < FIRST_EYEBALL, atol=2e-5)
+  faces = {frozenset(f) for f in np.asarray(open_head.faces).tolist()}
+  known = [frozenset(c) in faces for c in corners[:FIRST_EYEBALL].tolist()]
+  assert np.mean(known) > 0.999  # a few triangles have no mirror image
+  balls = np.concatenate([np.flatnonzero(open_head.masks[f"{side}_eyeball"]) for side in ("left", "right")])
+  assert not np.isin(corners[:FIRST_EYEBALL], balls).any()
+
+
+def test_table_lays_the_open_head_on_flame(table, template, open_head):
+  """Its skin in FLAME's order of vertices, scaled and moved: a few millimetres of two heads' difference are left."""
+  skin = np.arange(FIRST_EYEBALL)
+  weight, corners = table["surface_bary"][skin], table["surface_vertices"][skin].astype(int)
+  a = np.einsum("vk,vkc->vc", weight, np.asarray(open_head.v_template, float)[corners])
+  b = np.asarray(template["v"])[skin]
+  front = b[:, 2] > np.median(b[:, 2])
+  a, b = a[front] - a[front].mean(0), b[front] - b[front].mean(0)
+  beside = np.linalg.norm(a * (a * b).sum() / np.square(a).sum() - b, axis=1)
+  assert np.median(beside) < 0.006 and beside.max() < 0.03
+
+
 def test_table_is_mirror_symmetric(table):
   """Partners have the same weights, at vertices that one map of the mesh onto its mirror image takes to each other."""
   image = {}
@@ -245,6 +268,8 @@ def test_table_is_what_the_script_makes(shared_data, table, template, monkeypatc
   for name, expected in (("landmark", template["lmk"]), ("dense", template["dense"])):
     found = np.einsum("nk,nkc->nc", made[f"{name}_bary"], template["v"][made[f"{name}_vertices"]])
     np.testing.assert_allclose(found, expected, atol=2e-5)  # another scipy may move last bits
+  same = (made["surface_vertices"] == table["surface_vertices"]).all(1)
+  assert same.mean() > 0.999 and np.abs(made["surface_bary"] - table["surface_bary"])[same].max() < 1e-3
 
 
 @pytest.mark.slow

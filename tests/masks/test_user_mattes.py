@@ -7,7 +7,7 @@ import pytest
 from vht_jax.dataset.layout import IMAGE, MASK
 from vht_jax.errors import InputError
 from vht_jax.masks import Kept, UserMattes
-from vht_jax.masks.files import matched
+from vht_jax.masks.matching import matched
 from vht_jax.video.codec import write_video
 
 SIZE = (48, 64)
@@ -72,8 +72,42 @@ def test_a_datasets_own_masks(tmp_path):
     UserMattes(tmp_path, VIDEO, IDS, SIZE)
 
 
-def test_as_many_without_numbers_are_taken_in_order():
-  assert matched(["anna.png", "bert.png"], ["x.mp4#0", "x.mp4#1"], [1, 2], "p") == [0, 1]
+def test_as_many_without_numbers_are_taken_in_order_which_is_told(caplog):
+  assert matched(["anna.png", "bert.png"], ["x.mp4#0", "x.mp4#1"], [1, 2], "p") == ([0, 1], "order")
+  (line,) = caplog.messages
+  assert "taken in their order, anna.png for x.mp4#0 to bert.png for x.mp4#1" in line
+
+
+NAMED = ["b.jpg", "a.jpg", "c.jpg"]
+NUMBERED = ["IMG_7.jpg", "IMG_8.jpg", "IMG_10.jpg"]
+
+
+@pytest.mark.parametrize("mattes, sources, expected", [
+  (["a.png", "b.png", "c.png"], NAMED, ([1, 0, 2], "name")),
+  (["a_m.png", "b_m.png", "c_m.png", "d.png"], NAMED, ([1, 0, 2], "name")),
+  (["m1_7.png", "m1_8.png", "m1_10.png", "m1_9.png"], ["7.jpg", "8.jpg", "10.jpg"], ([0, 1, 2], "name")),
+  (["alpha_0007.png", "alpha_0008.png", "alpha_0009.png", "alpha_0010.png"], NUMBERED, ([0, 1, 3], "number")),
+  (["m_0.png", "m_1.png", "m_2.png"], ["IMG_107.jpg", "IMG_108.jpg", "IMG_109.jpg"], ([0, 1, 2], "number")),
+  (["frame_1.png", "frame_2.png", "frame_3.png"], [f"frame_000{k}/{IMAGE}" for k in (1, 2, 3)], ([0, 1, 2], "number")),
+])  # fmt: skip
+def test_the_frames_own_names_come_first_and_their_numbers_next(mattes, sources, expected, caplog):
+  assert matched(mattes, sources, [1, 2, 3], "p") == expected
+  assert not caplog.messages
+
+
+@pytest.mark.parametrize("mattes, sources, missing", [
+  (["a.png", "b.png", "d.png"], NAMED, "c"),
+  (["0.png", "1.png", "2.png"], ["1.jpg", "2.jpg", "3.jpg"], "3"),
+  (["m_006.png", "m_007.png", "m_008.png"], NUMBERED, "IMG_10"),
+])  # fmt: skip
+def test_mattes_of_some_frames_are_not_laid_on_the_others(mattes, sources, missing):
+  with pytest.raises(InputError, match=f"found 2 such, and none for {missing}: add {missing}.png"):
+    matched(mattes, sources, [1, 2, 3], "p")
+
+
+def test_it_is_said_by_what_mattes_were_matched(tmp_path):
+  path = folder(tmp_path / "mattes", ["a.png", "b.png"])
+  assert UserMattes(path, ["b.jpg", "a.jpg"], [1, 2], SIZE).origin == f"mattes of {path}, matched by name"
 
 
 @pytest.mark.parametrize("names", [["m_17.png", "m_18.png", "m_19.png", "m_20.png"], ["0.png", "1.png", "2.png"],

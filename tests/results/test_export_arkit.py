@@ -17,6 +17,7 @@ from vht_jax.head import flame
 from vht_jax.head.load import load_head, open_head_path
 from vht_jax.results.export import make_scene, to_arkit
 from vht_jax.results.export import scene as scene_
+from vht_jax.results.export.any_head import arkit_shapes
 from vht_jax.results.export.any_head.arkit import NAMES, curves, frame_counts, timecode
 
 # From the specification: the columns of two recordings.
@@ -145,23 +146,35 @@ def test_frames_are_counted_at_the_clips_rate():
   assert frame_counts(np.array([0.0, 0.01, 0.04, 0.2]), 25.0).tolist() == [0, 1, 2, 5]
 
 
-def test_flame_is_fitted_by_units(open_head, caplog, monkeypatch):
-  """The open head under FLAME's name, its units mixed into unnamed codes: the fit has to find them again."""
-  rng = np.random.default_rng(0)
-  mixing = np.linalg.qr(rng.standard_normal((40, 40)))[0]
-  n = open_head.shapedirs.shape[-1]
-  j = open_head.j_shapedirs
+def unnamed(open_head, name):
+  """The open head with its units mixed into codes without names, and the matrix (E, E) of units to codes."""
+  mixing = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 40)))[0]
+  n, j = open_head.shapedirs.shape[-1], open_head.j_shapedirs
   mixed = lambda a: jnp.asarray(np.asarray(a) @ mixing, jnp.float32)
   head = open_head.replace(
     exprdirs=mixed(open_head.exprdirs), j_shapedirs=jnp.concatenate([j[..., :n], mixed(j[..., n:])], -1),
-    expr_names=(), expr_one_sided=False, name="FLAME (generic_model.pkl)",
+    expr_names=(), expr_one_sided=False, name=name,
   )  # fmt: skip
-  monkeypatch.setattr(scene_, "FLAME_VERTICES", len(head.v_template))
+  return head, mixing
+
+
+def expressions(open_head):
+  """Three faces: units (3, 40) and the jaw (3, 3)."""
   expr = np.zeros((3, 40))
   unit = open_head.expr_names.index
   expr[0, unit("mouthSmileLeft")], expr[1, unit("browInnerUp")], expr[1, unit("eyelidLeft")] = 0.7, 0.6, 1.0
   expr[2, unit("mouthPucker")] = 0.5
-  jaw = np.array([[0.0, 0, 0], [0, 0, 0], [0.2, 0, 0]])
+  return expr, np.array([[0.0, 0, 0], [0, 0, 0], [0.2, 0, 0]])
+
+
+def test_flame_is_fitted_by_units(open_head, caplog, monkeypatch):
+  """The open head under FLAME's name, its units mixed into unnamed codes: the fit has to find them again."""
+  head, mixing = unnamed(open_head, "FLAME (generic_model.pkl)")
+  number = len(head.v_template)
+  itself = np.tile(np.arange(number)[:, None], (1, 3)), np.tile([1.0, 0.0, 0.0], (number, 1))
+  monkeypatch.setattr(scene_, "FLAME_VERTICES", number)
+  monkeypatch.setattr(arkit_shapes, "open_head_on_flame", lambda: itself)
+  expr, jaw = expressions(open_head)
   scene = posed(head, expr=expr @ mixing, jaw=jaw)
   assert scene.is_flame
   with caplog.at_level(logging.INFO, "vht_jax"):
@@ -172,9 +185,61 @@ def test_flame_is_fitted_by_units(open_head, caplog, monkeypatch):
   assert np.abs(found - expr).max() < 0.05 and np.abs(opened - jaw[:, 0]).max() < 0.03
 
 
+def write_shapes(folder, open_head, names, order=None):
+  """The open head's units as meshes, in another program's axes (z up) and units (cm)."""
+  folder.mkdir()
+  neutral, dirs = (np.asarray(a, float) for a in (open_head.v_template, open_head.exprdirs))
+  order = np.arange(len(neutral)) if order is None else order
+  lids = {"eyeBlinkLeft": "eyelidLeft", "eyeBlinkRight": "eyelidRight"}
+  offsets = {n: dirs[..., open_head.expr_names.index(lids.get(n, n))] for n in names}
+  for name, offset in (("neutral", 0.0), *offsets.items()):
+    x, y, z = 100 * (neutral + offset)[order].T
+    (folder / f"{name}.obj").write_text("".join(f"v {a:.6f} {-c:.6f} {b:.6f}\n" for a, b, c in zip(x, y, z)))
+  return folder
+
+
+def test_the_users_own_shapes(open_head, tmp_path, caplog):
+  head, mixing = unnamed(open_head, "somebody's head")
+  expr, jaw = expressions(open_head)
+  scene = posed(head, expr=expr @ mixing, jaw=jaw)
+  names = ["mouthSmileLeft", "browInnerUp", "eyeBlinkLeft", "mouthPucker", "noseSneerLeft"]
+  folder = write_shapes(tmp_path / "shapes", open_head, names)
+  (folder / "frown.obj").write_text("v 0 0 0\n")
+  with caplog.at_level(logging.INFO, "vht_jax"):
+    files = dict(to_arkit(scene, arkit_shapes=str(folder)))
+  said = caplog.text
+  assert (
+    "ARKit has no such curves: frown.obj" in said and "no shapes of eyeSquintLeft" in said and "5 shapes of" in said
+  )
+  content = json.loads(files["clip_arkit.json"])
+  found = np.array([frame["weights"] for frame in content["frames"]])
+  true = np.zeros_like(found)
+  column = content["names"].index
+  true[0, column("mouthSmileLeft")], true[1, column("browInnerUp")], true[1, column("eyeBlinkLeft")] = 0.7, 0.6, 1.0
+  true[2, column("mouthPucker")], true[2, column("jawOpen")] = 0.5, 0.2 / OPEN
+  assert np.abs(found - true).max() < 0.05  # as above
+
+
+def test_shapes_that_do_not_fit_are_refused(open_head, tmp_path):
+  scene = posed(open_head, jaw=np.zeros((2, 3)))
+  rng = np.random.default_rng(0)
+  shuffled = write_shapes(tmp_path / "a", open_head, ["browInnerUp"], rng.permutation(len(open_head.v_template)))
+  shorter = write_shapes(tmp_path / "b", open_head, ["browInnerUp"], np.arange(100))
+  empty = tmp_path / "c"
+  empty.mkdir()
+  for path, message in (
+    (shuffled, "neutral.obj: its vertices are not those of the tracked head in their order"),
+    (shorter, f"expected the {len(open_head.v_template)} vertices of the tracked head, in its order; found 100"),
+    (empty, "expected a folder with neutral.obj .* found no .obj files"),
+    (tmp_path / "d", "found no such folder"),
+  ):
+    with pytest.raises(InputError, match=message):
+      dict(to_arkit(scene, arkit_shapes=str(path)))
+
+
 @pytest.mark.slow
 def test_flames_mesh_is_fitted_by_units(shared_data, tmp_path, monkeypatch):
-  """FLAME's topology and jaw with expressions that are mixed of known units."""
+  """FLAME's topology and jaw with expressions mixed of the open head's units: each of them alone comes back."""
   if not (shared_data / "parity" / "parity_model.npz").is_file():
     pytest.skip("the parity data are not present")
   monkeypatch.setattr(sys, "path", [str(REPO / "benchmarks"), *sys.path])
@@ -184,17 +249,33 @@ def test_flames_mesh_is_fitted_by_units(shared_data, tmp_path, monkeypatch):
   head = load_head(tmp_path)
   with np.load(open_head_path()) as archive:
     mixing, names = flame_standin.EXPRESSION_SCALE * archive["exp_pca_to_named"], archive["exp_names"].tolist()
-  wanted = [{"mouthSmileLeft": 0.8}, {"browInnerUp": 0.7}, {"mouthPucker": 0.6}, {"noseSneerRight": 0.7}]
-  expr = np.zeros((len(wanted), head.exprdirs.shape[-1]))
-  for row, units in zip(expr, wanted):
-    row[: mixing.shape[1]] = np.linalg.solve(mixing, [units.get(n, 0.0) for n in names])
-  jaw = np.zeros((len(wanted), 3))
-  jaw[1, 0] = 0.25
+  units = names + ["eyeBlinkLeft", "eyeBlinkRight"]
+  n = len(names)
+  expr = np.zeros((n + 3, head.exprdirs.shape[-1]))
+  expr[:n, :n] = np.linalg.solve(mixing, np.eye(n)).T
+  expr[[n, n + 1], [n, n + 1]] = 2.0  # a code is half a blink
+  jaw = np.zeros((n + 3, 3))
+  jaw[n + 2, 0] = 0.25
   found = curves(posed(head, expr=expr, jaw=jaw))
-  for row, units in zip(found, wanted):
+  for row, unit in zip(found, units):
     weights = dict(zip(NAMES, row))
-    assert 0.6 < weights["jawOpen"] < 1 if "browInnerUp" in units else weights["jawOpen"] < 0.02
-    assert all(abs(weights[n] - units.get(n, 0.0)) < 0.1 for n in NAMES if n != "jawOpen")
+    assert weights.pop(unit) > 0.95 and max(weights.values()) < 0.05, unit
+  opened = dict(zip(NAMES, found[-1]))
+  assert 0.6 < opened.pop("jawOpen") < 1 and max(opened.values()) < 0.02
+
+
+def test_each_look_by_itself(open_head):
+  """At the angle that the recordings have for a look of 1, of one eye."""
+  looks = {"Down": (0, 1 / 1.63), "Up": (0, -1 / 2.15), "In": (1, 1 / 1.85), "Out": (1, 1 / 1.3)}
+  wanted = [(side, name) for side in ("Left", "Right") for name in looks]
+  eyes = np.zeros((len(wanted), 2, 3))
+  for pose, (side, name) in zip(eyes, wanted):
+    axis, angle = looks[name]
+    towards_left = (name == "Out") == (side == "Left")  # out of the left eye is to the subject's left, +y
+    pose["LR".index(side[0]), axis] = angle if axis == 0 or towards_left else -angle
+  for row, (side, name) in zip(curves(posed(open_head, eyes=eyes)), wanted):
+    weights = dict(zip(NAMES, row))
+    assert weights.pop(f"eyeLook{name}{side}") > 0.999 and max(weights.values()) < 1e-6
 
 
 def test_heads_without_names_are_refused(open_head):

@@ -1,16 +1,31 @@
 """Cameras around a head at rest (nerfstudio, instant-ngp, COLMAP): readers of their own, and COLMAP's."""
 
+import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from export_clip import MISTAKES, SIZE, assert_reprojects, assert_wrong, background, mistaken
+from export_clip import (
+  BESIDE,
+  MISTAKES,
+  SIZE,
+  WITHIN,
+  assert_reprojects,
+  assert_wrong,
+  background,
+  mistaken,
+  true_pixels,
+)
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from vht_jax.errors import InputError
 from vht_jax.results.export import export, to_colmap, to_nerf
+from vht_jax.results.export.images import prepared
 
 
 def head_points(scene, i):
@@ -133,6 +148,30 @@ def test_masks_are_where_readers_look(clip_scene):
   assert "masks/00005.png.png" in dict(to_colmap(masked))
 
 
+def test_one_frame_is_no_still_scene(clip_scene):
+  from vht_jax.results.export.selection import frames_of
+
+  for write, _ in READERS.values():
+    with pytest.raises(InputError, match="a still scene needs several views"):
+      dict(write(frames_of(clip_scene, np.array([2]))))
+
+
+def test_padding_is_masked_without_masks_too(clip_with_images):
+  """A crop that reaches beyond the image: what is added there is no part of the scene."""
+  scene = prepared(clip_with_images, mask="none", crop="square")
+  assert scene.size == (500, 500) and not scene.pictures.masks
+  added = np.ones((500, 500), bool)
+  added[70:430] = False
+  for kind, mask_name in (("nerf", "masks/00003.png"), ("colmap", "masks/00003.png.png")):
+    files = dict(READERS[kind][0](scene))
+    image = np.asarray(Image.open(io.BytesIO(files["images/00003.png"])))
+    mask = np.asarray(Image.open(io.BytesIO(files[mask_name])))
+    np.testing.assert_array_equal(image[..., 3], np.where(added, 0, 255))
+    np.testing.assert_array_equal(mask, image[..., 3])
+  frames = json.loads(dict(to_nerf(scene))["transforms.json"])["frames"]
+  assert frames[2]["mask_path"] == "masks/00003.png"
+
+
 def test_without_a_dataset(clip_scene, tmp_path):
   with pytest.raises(InputError, match="--data_path"):
     export(clip_scene, "nerf", tmp_path, images=True)
@@ -150,3 +189,55 @@ def test_colmap_reads_it(clip_scene, tmp_path):
     points = image.cam_from_world() * head_points(clip_scene, i)
     found.append(image.camera.img_from_cam(points))
   assert_reprojects(found, clip_scene)
+
+
+# nerfstudio's own parser, and its own rays through our pixels: how far they pass by our vertices, px; its masks.
+NERFSTUDIO = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+folder, points, pixels, out = sys.argv[1:]
+points, pixels = np.load(points), np.load(pixels)
+config = NerfstudioDataParserConfig(
+  data=Path(folder), center_method="none", auto_scale_poses=False, downscale_factor=1, eval_mode="all")
+outputs = config.setup().get_dataparser_outputs("train")
+seen = outputs.cameras
+beside = []
+for i in range(len(points)):
+  pose = seen.camera_to_worlds[i].double().numpy()
+  rays = seen.generate_rays(i, coords=torch.tensor(pixels[i][:, ::-1].copy(), dtype=torch.float32))
+  origin, direction = rays.origins.double().numpy(), rays.directions.double().numpy()
+  to = points[i] - origin
+  to /= np.linalg.norm(to, axis=1, keepdims=True)
+  direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+  beside.append(np.linalg.norm(np.cross(to, direction), axis=1) * float(seen.fx[i]))
+names = [[Path(p).name for p in files] for files in (outputs.image_filenames, outputs.mask_filenames or [])]
+np.savez(out, beside=beside, images=names[0], masks=names[1])
+"""
+
+
+@pytest.mark.slow
+def test_nerfstudio_reads_it(clip_scene, tmp_path):
+  """With nerfstudio in this Python, or in that of $NERFSTUDIO_PYTHON: the package wants PyTorch and pins a lot."""
+  python = os.environ.get("NERFSTUDIO_PYTHON") or (sys.executable if importlib.util.find_spec("nerfstudio") else None)
+  if python is None:
+    pytest.skip("nerfstudio is not installed, and $NERFSTUDIO_PYTHON names no Python that has it")
+  import dataclasses
+
+  points = np.array([head_points(clip_scene, i) for i in range(6)])
+  np.save(tmp_path / "points.npy", points)
+  np.save(tmp_path / "pixels.npy", true_pixels(clip_scene))
+
+  def beside(scene, name):
+    export(dataclasses.replace(scene, pictures=Masked()), "nerf", tmp_path / name)
+    files = [tmp_path / name, *(tmp_path / f for f in ("points.npy", "pixels.npy", "found.npz"))]
+    subprocess.run([python, "-c", NERFSTUDIO, *map(str, files)], check=True, stdout=subprocess.DEVNULL, timeout=600)
+    with np.load(tmp_path / "found.npz") as found:
+      return dict(found)
+
+  found = beside(clip_scene, "right")
+  assert found["beside"].shape == points.shape[:2] and found["beside"].max() < WITHIN, found["beside"].max()
+  assert found["images"].tolist() == found["masks"].tolist() == [f"{i + 1:05d}.png" for i in range(6)]
+  for mistake, scene in mistaken(clip_scene).items():
+    assert beside(scene, mistake.replace(" ", "_"))["beside"].max() > BESIDE, mistake

@@ -191,6 +191,52 @@ def test_flame_arrays(scene_2020):
   assert_reprojects(found, scene_2020)
 
 
+def insta_pixels(files):
+  """INSTA: the mesh at rest through OpenCV's camera-to-world and K, of all frames of its three files."""
+  cameras = {}
+  for part in ("train", "val", "test"):
+    poses, K = readers.insta(files, part)
+    cameras |= {name: (pose, K) for name, pose in poses.items()}
+  found = []
+  for i, name in enumerate(sorted(cameras)):
+    vertices = np.frombuffer(files[f"mesh/{i:05d}.ply"].partition(b"end_header\n")[2], "<f4", 3 * 5023).reshape(-1, 3)
+    w2c = np.linalg.inv(cameras[name][0])
+    q = (vertices @ w2c[:3, :3].T + w2c[:3, 3]) @ cameras[name][1].T
+    found.append(q[:, :2] / q[:, 2:])
+  return np.array(found)
+
+
+READERS = {  # (files, the scene that is right, the one that was written) -> pixels in its images
+  "gaussian-avatars": lambda files, scene, of: read_gaussian_avatars(files, scene, of=of),
+  "gaussian-avatars --motion=head": lambda files, scene, of: read_gaussian_avatars(files, scene, of=of),
+  "vhap": lambda files, scene, of: read_vhap(files, scene, of=of),
+  "metrical": lambda files, scene, of: readers.metrical(files, scene.model, block="opencv"),
+  "metrical, its other camera": lambda files, scene, of: readers.metrical(files, scene.model, block="camera"),
+  "metrical, INSTA": lambda files, scene, of: insta_pixels(files),
+  "imavatar": lambda files, scene, of: readers.imavatar(files, scene.model, SIDE),
+  "nha": lambda files, scene, of: readers.nha(files, scene.model),
+  "nersemble": lambda files, scene, of: readers.nersemble(files, scene.model),
+  "gagavatar": lambda files, scene, of: readers.gagavatar(files, scene.model),
+}
+
+
+@pytest.mark.parametrize("mistake", export_clip.MISTAKES)
+@pytest.mark.parametrize("kind", READERS)
+def test_mistakes_of_every_writer_are_seen(kind, mistake, flame_scene, scene_2020, scene_without_neck, square_scene):
+  scene = {"vhap": flame_scene, "nersemble": flame_scene, "imavatar": square_scene, "nha": scene_2020}.get(kind)
+  if kind.startswith("metrical"):
+    scene = scene_without_neck
+  elif kind == "gagavatar":  # its camera is fixed: where the middle is the principal point there is none to mistake
+    scene = of_lens(scene_without_neck, 6.0, (0.5, 0.55 if "principal" in mistake else 0.5))
+  elif kind.startswith("gaussian"):
+    scene = flame_scene
+  options = {"motion": "head"} if "--motion" in kind else {}
+  read = lambda of: READERS[kind](written(kind.partition(",")[0].partition(" ")[0], of, **options), scene, of)
+  if scene.lens.cy == scene.size[0] / 2 or kind != "gagavatar":
+    assert_reprojects(read(scene), scene)
+  assert_wrong(read(export_clip.mistaken(scene)[mistake]), scene)
+
+
 def test_a_camera_that_does_not_stand_where_it_usually_does(scene_2020):
   """The same head in another world, seen by a camera with a place and a turn: the same exports."""
   flame_scene = scene_2020

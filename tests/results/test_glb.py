@@ -14,8 +14,7 @@ from glb_reader import Glb
 from vht_jax import cameras
 from vht_jax.errors import InputError
 from vht_jax.head import flame
-from vht_jax.results.export import to_glb
-from vht_jax.results.export.glb import to_glb_files
+from vht_jax.results.export.glb import glb_bytes, to_glb
 from vht_jax.results.export.motion import matrices, quaternions
 from vht_jax.types import Identity, Status, TrackResult
 
@@ -58,7 +57,7 @@ def truth(open_head, clip):
 
 @pytest.mark.parametrize("compact, most_mm", [(False, 0.001), (True, 0.05)])
 def test_another_reader_finds_the_same_vertices_and_pixels(open_head, clip, truth, compact, most_mm):
-  file = Glb(to_glb(open_head, clip, SIZE, compact=compact))
+  file = Glb(glb_bytes(open_head, clip, SIZE, compact=compact))
   times, vertices = file.frames()
   np.testing.assert_allclose(times, np.arange(8) / 25, atol=1e-6)
   mesh = file.json["meshes"][0]["primitives"][0]
@@ -74,7 +73,7 @@ def test_another_reader_finds_the_same_vertices_and_pixels(open_head, clip, trut
 
 def test_the_comparison_can_fail(open_head, clip, truth):
   """A transposed rotation, a flipped axis and a principal point counted from the bottom are seen."""
-  file = Glb(to_glb(open_head, clip, SIZE))
+  file = Glb(glb_bytes(open_head, clip, SIZE))
   number = file.array(file.json["meshes"][0]["primitives"][0]["attributes"]["_VERTEX"])[:, 0].astype(int)
   points = file.frames()[1](0)
   off = lambda p: np.abs(file.pixels(p) - truth[1][0][number]).max()
@@ -83,14 +82,14 @@ def test_the_comparison_can_fail(open_head, clip, truth):
   centre = points.mean(0)
   assert off((points - centre) @ matrices(np.asarray(clip.poses.neck[0])) + centre) > 5
   flipped = clip.replace(identity=clip.identity.replace(camera=cameras.make_camera(1.9, (0.46, 0.43))))
-  wrong = Glb(to_glb(open_head, flipped, SIZE))
+  wrong = Glb(glb_bytes(open_head, flipped, SIZE))
   assert np.abs(wrong.pixels(wrong.frames()[1](0)) - truth[1][0][number]).max() > 5
 
 
 def test_faces_texture_and_normals(open_head, clip):
   from PIL import Image
 
-  file = Glb(to_glb(open_head, clip, SIZE, compact=True))
+  file = Glb(glb_bytes(open_head, clip, SIZE, compact=True))
   mesh = file.json["meshes"][0]["primitives"][0]
   array = lambda name: file.array(mesh["attributes"][name])
   number, uv = array("_VERTEX")[:, 0].astype(int), array("TEXCOORD_0")
@@ -116,20 +115,20 @@ def test_faces_texture_and_normals(open_head, clip):
 
 def test_times_are_the_frames_own(open_head, clip):
   own = np.array([5.0, 5.1, 5.15, 5.2, 5.3, 5.4, 5.45, 5.5])
-  np.testing.assert_allclose(Glb(to_glb(open_head, clip, SIZE, own)).frames()[0], own - 5.0, atol=1e-6)
+  np.testing.assert_allclose(Glb(glb_bytes(open_head, clip, SIZE, own)).frames()[0], own - 5.0, atol=1e-6)
   for wrong in (own[:-1], own[::-1], np.full(8, np.nan)):
     with pytest.raises(InputError, match="8 rising"):
-      to_glb(open_head, clip, SIZE, wrong)
+      glb_bytes(open_head, clip, SIZE, wrong)
 
 
 def test_poses_that_are_not_finite_are_refused(open_head, clip):
   broken = clip.replace(poses=clip.poses.replace(jaw=clip.poses.jaw.at[2, 0].set(jnp.nan)))
   with pytest.raises(InputError, match="finite"):
-    to_glb(open_head, broken, SIZE)
+    glb_bytes(open_head, broken, SIZE)
 
 
 def test_same_bytes_for_the_same_clip(open_head, clip):
-  assert to_glb(open_head, clip, SIZE, compact=True) == to_glb(open_head, clip, SIZE, compact=True)
+  assert glb_bytes(open_head, clip, SIZE, compact=True) == glb_bytes(open_head, clip, SIZE, compact=True)
 
 
 def test_quaternions_are_continuous_and_right():
@@ -145,7 +144,7 @@ def test_quaternions_are_continuous_and_right():
 
 def test_an_independent_parser_reads_it(open_head, clip):
   pygltflib = pytest.importorskip("pygltflib")
-  data = to_glb(open_head, clip, SIZE)
+  data = glb_bytes(open_head, clip, SIZE)
   parsed = pygltflib.GLTF2.load_from_bytes(data)
   assert [n.name for n in parsed.nodes] == ["camera", "head", "root", "neck", "jaw", "eye_left", "eye_right"]
   assert parsed.animations[0].name == "clip" and len(parsed.animations[0].channels) == 11
@@ -154,7 +153,7 @@ def test_an_independent_parser_reads_it(open_head, clip):
 
 def pixels_of(scene):
   """(T, V', 2) px of the file's vertices, and their numbers on the head."""
-  ((name, data),) = to_glb_files(scene)
+  ((name, data),) = to_glb(scene)
   assert name == "clip.glb"
   file = Glb(data)
   times, vertices = file.frames()

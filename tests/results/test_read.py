@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from export_clip import FRAMES, SIZE, assert_reprojects, scene_of_head, true_pixels
+from flame_clip import within_limits
 from flame_file import flame_arrays, without_its_landmarks, write_flame
 
 from vht_jax import results
@@ -85,6 +86,14 @@ def test_metrical_comes_back(scene_2020, metrical_folder):
   for path in (metrical_folder, metrical_folder / "checkpoint", metrical_folder / "checkpoint/00002.frame"):
     assert results.kind_of(path) == "metrical-tracker"
     assert_same(results.load_tracked(path, scene_2020.model), scene_2020)
+
+
+def test_nha_comes_back(scene_2020, tmp_path):
+  """NHA's file is VHT's; angles are in the limits of its joints here."""
+  limited = within_limits(scene_2020)
+  export(limited, "nha", tmp_path)
+  assert results.kind_of(tmp_path / results.FILE_NAME) is None
+  assert_same(results.load_tracked(tmp_path / results.FILE_NAME, limited.model), limited)
 
 
 def test_ours_is_nobody_elses(clip_folder, open_head):

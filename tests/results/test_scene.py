@@ -2,19 +2,22 @@
 
 import dataclasses
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from export_clip import FRAMES, SIZE, TIMES, assert_reprojects, assert_wrong, background, make_result
+from export_clip import FRAMES, SIZE, TIMES, assert_reprojects, assert_wrong, background, make_result, scene_of_head
 
-from vht_jax import cameras
+from vht_jax import cameras, results
 from vht_jax.app.result import export_cli
+from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.results.export import FORMATS, OPTIONS, export, make_scene, registry
 from vht_jax.results.export.format import Format
 from vht_jax.results.export.motion import axis_angles, matrices
+from vht_jax.results.export.record import JOURNAL, RECORD, Record
 
 
 @pytest.mark.parametrize("which", ["clip_scene", "flame_scene", "clip_with_images"])
@@ -153,8 +156,37 @@ def test_only_what_an_export_wrote_is_replaced(formats, clip_scene, tmp_path, mo
   with pytest.raises(InputError, match=r"mine\.txt: is there already"):
     export(clip_scene, "many", tmp_path)
   assert (tmp_path / "mine.txt").read_text() == "mine"
-  (tmp_path / registry.RECORD).write_text(json.dumps({"many": ["../outside"]}))
-  assert registry._record(tmp_path) == {"many": []}
+  (tmp_path / RECORD).write_text(json.dumps({"many": ["../outside"]}))
+  assert Record(tmp_path).known == {"many": []}
+
+
+def test_an_export_that_was_killed_or_had_no_room_is_replaced(formats, clip_scene, tmp_path, monkeypatch):
+  """What it wrote is known to be an export's, even where nothing could be said at its end."""
+  written = []
+
+  def full(path, content):
+    if written:
+      raise OSError(28, "No space left on device", "a temporary name")
+    written.append(path)
+    path.write_bytes(content)
+
+  monkeypatch.setattr(registry, "write_atomic", full)
+  monkeypatch.setattr("vht_jax.results.export.record.write_atomic", full)
+  with pytest.raises(InputError, match=r"cannot be written \(No space left") as error:
+    export(clip_scene, "many", tmp_path)
+  assert str(tmp_path) in str(error.value) and "temporary" not in str(error.value)
+  monkeypatch.undo()
+  assert (tmp_path / "a.txt").is_file() and (tmp_path / JOURNAL).is_file() and not (tmp_path / RECORD).exists()
+  with (tmp_path / JOURNAL).open("a") as file:
+    file.write('["many", "half')
+  assert Record(tmp_path).known == {"many": ["a.txt", "sub/b.txt"]}
+
+
+def test_a_file_is_no_folder(clip_scene, tmp_path):
+  with pytest.raises(InputError, match="head.glb: expected a folder to write to, found a file's name"):
+    export(clip_scene, "glb", tmp_path / "head.glb")
+  (tmp_path / "take.csv").mkdir()  # who has one may use it
+  export(clip_scene, "csv", tmp_path / "take.csv")
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -184,7 +216,109 @@ def test_command_line_errors_are_one_line(argv, message, capsys):
   assert message in error and "\n" not in error
 
 
+def test_what_is_no_result_is_named(clip_folder, tmp_path, capsys):
+  video = tmp_path / "clip.mp4"
+  video.write_bytes(b"film")
+  (tmp_path / "text.npz").write_bytes(b"no archive")
+  for argv, message in (
+    ([str(video)], "expected the output folder of a run or its tracked_flame_params.npz; .* vht-track clip.mp4"),
+    ([str(clip_folder / "dataset")], "found a dataset, that is frames without a result"),
+    ([str(tmp_path / "text.npz")], "text.npz: expected an npz file"),
+    ([""], "RESULT: expected a value; found nothing"),
+    *(([str(clip_folder), f"--{flag}="], f"--{flag}: expected a value; found nothing")
+      for flag in ("out", "data_path", "assets", "model", "mask", "size", "crop", "flame_model_path")),
+    ([str(clip_folder), f"--model={tmp_path}"], f"--model={tmp_path}: no head model"),
+  ):  # fmt: skip
+    assert export_cli.main([*argv, "--to=glb"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error) and "\n" not in error, error
+  assert not (clip_folder / "export").exists()
+
+
+def test_codes_of_another_head_are_not_exported(clip_folder, flame_head, tmp_path, capsys):
+  """FLAME's, ours or another tracker's, on the open head."""
+  config = TrackConfig.of(n_shape=300, n_expr=100, n_tex=flame_head.texture_basis.shape[-1])
+  results.save_tracked(tmp_path / "a" / results.FILE_NAME, make_result(flame_head), FRAMES, SIZE, config, flame_head)
+  export(scene_of_head(flame_head), "vhap", tmp_path / "vhap")
+  (vhap,) = (tmp_path / "vhap").glob("tracked_*.npz")
+  for path in (tmp_path / "a", vhap):
+    assert export_cli.main([str(path), "--to=glb", "--model=open", f"--out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "are another face" in error and "\n" not in error, error
+  assert not (tmp_path / "out").exists()
+
+
 def test_help_lists_every_format_and_option(capsys):
   assert export_cli.main(["--help"]) == 0
   text = capsys.readouterr().out
   assert all(f"  {name} " in text for name in FORMATS) and all(f"--{name}" in text for name in OPTIONS)
+
+
+# --- from Python -----------------------------------------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_one_sentence(clip_scene, tmp_path):
+  write = lambda formats, scene=clip_scene, **options: export(scene, formats, tmp_path / "out", **options)
+  for call, message in (
+    (lambda: write(5), "expected names of export formats, as 'glb,csv' or a list; found 5"),
+    (lambda: write([1]), "expected names of export formats"),
+    (lambda: write("csv", "out/clip"), "expected a scene, .* found str"),
+    (lambda: write("csv", size="512"), "--size: expected a whole number; found '512'"),
+    (lambda: write("csv", size=True), "--size: expected a whole number"),
+    (lambda: write("nerf", images="no"), "--images: expected True or False; found 'no'"),
+    (lambda: write("nerf", crop=3), "--crop: expected one of none, head"),
+    (lambda: write("csv", foo=1), "foo: no such option of an export"),
+  ):
+    with pytest.raises(InputError, match=message):
+      call()
+  assert not (tmp_path / "out").exists()
+  write("glb", compact=None)  # as if not given
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"size": (0, 500)}, "size: expected"),
+    ({"size": (360, 500, 3)}, "a size of"),
+    ({"fps": 0.0}, "fps: expected"),
+    ({"fps": float("nan")}, "fps: expected"),
+    ({"name": "../clip"}, "name: expected a file name without folders"),
+    ({"name": ""}, "name: expected"),
+    ({"frame_ids": [1, 2]}, "frame_ids: expected 6 different numbers"),
+    ({"frame_ids": [1, 2, 3, 4, 5, 5]}, "frame_ids: expected 6 different numbers"),
+    ({"times": [0, 1]}, "times: expected 6 rising"),
+    ({"times": "abc"}, "expected numbers for times"),
+  ],
+)
+def test_scenes_of_what_does_not_fit_are_refused(changes, message, open_head, clip_scene):
+  arguments = {"model": open_head, "result": clip_scene.result, "size": SIZE} | changes
+  with pytest.raises(InputError, match=message) as error:
+    make_scene(**arguments)
+  assert "\n" not in str(error.value)
+
+
+def test_a_result_of_another_head_is_no_scene(open_head, small_head, clip_scene):
+  with pytest.raises(InputError, match="expected 10 identity and 40 expression codes, .* found 100 and 40"):
+    make_scene(small_head, clip_scene.result, SIZE)
+  poses = clip_scene.result.poses
+  with pytest.raises(InputError, match=r"poses and status of 6 frames; found \[3, 6\]"):
+    make_scene(open_head, clip_scene.result.replace(poses=poses.replace(jaw=poses.jaw[:3])), SIZE)
+
+
+@pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if one.flame])
+def test_codes_of_the_open_head_are_not_handed_to_flame(name, clip_scene):
+  """By the functions themselves, too: the open head's file name says no release."""
+  scene = make_scene(clip_scene.model, clip_scene.result, (512, 512))  # as some of them want images
+  with pytest.raises(InputError, match=f"{name} hands FLAME's codes to a program that has FLAME.* export glb, usda"):
+    dict(FORMATS[name].load()(scene))
+
+
+def test_every_format_has_a_function_of_a_scene(clip_scene):
+  import vht_jax.results.export as public
+
+  for name, one in FORMATS.items():
+    function = getattr(public, "to_" + name.replace("-", "_"))
+    assert function is one.load(), name
+    if not one.flame and name != "usdc":
+      files = dict(function(clip_scene))
+      assert files and all(isinstance(content, bytes) for content in files.values())

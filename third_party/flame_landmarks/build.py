@@ -1,4 +1,4 @@
-"""Makes assets/flame_landmarks.npz: where MediaPipe sees its points on FLAME's mesh.
+"""Makes assets/flame_landmarks.npz: where MediaPipe sees its points on FLAME's mesh, and where it is the open head's.
 
   python third_party/flame_landmarks/build.py --flame flame2023_Open.pkl --out assets/flame_landmarks.npz
 
@@ -71,6 +71,8 @@ def build(npz, v_template, faces, weights) -> dict[str, np.ndarray]:
   Returns:
     landmark_vertices (70, 3) and landmark_bary (70, 3): iBUG's 68 and the pupils of eyes 36-41 and 42-47;
     dense_vertices (468, 3) and dense_bary (468, 3): MediaPipe's face mesh. Every triple is a face of FLAME.
+    surface_vertices (5023, 3) and surface_bary (5023, 3): for each of FLAME's vertices a place on the open head, by the
+    corners of one of its faces; nothing counts for FLAME's eyeballs.
   """
   source, target = register.open_head(npz), register.flame_head(v_template, faces, weights)
   warped = register.warp(source, target)
@@ -87,7 +89,21 @@ def build(npz, v_template, faces, weights) -> dict[str, np.ndarray]:
       corners, weight = (np.concatenate([a, b]) for a, b in zip((corners, weight), zip(*pupils)))
     table[f"{name}_vertices"] = corners.astype(np.uint16)
     table[f"{name}_bary"] = weight.astype(np.float32)
-  return table
+  where, weight = surface(source, warped, target)
+  return table | {"surface_vertices": where.astype(np.uint16), "surface_bary": weight.round(5).astype(np.float32)}
+
+
+def surface(source: Head, warped: np.ndarray, target: Head) -> tuple[np.ndarray, np.ndarray]:
+  """Corners (V', 3) of the source's faces and their weights (V', 3) for the vertices of the target.
+
+  Vertices of the right side have the mirror images of those of the left.
+  """
+  normals = vertex_normals(target.vertices, target.faces)
+  face, weight = register.places_on_skin(source, warped, target.vertices, normals, target.lips)
+  corners = source.faces[face].copy()
+  right = np.flatnonzero(target.vertices[:, 0] < -1e-6)
+  corners[right], weight[right] = source.mirror[corners[target.mirror[right]]], weight[target.mirror[right]]
+  return corners, np.where(target.skin[:, None], weight, 0.0)
 
 
 def attach(source: Head, warped: np.ndarray, target: Head, face: np.ndarray, bary: np.ndarray, shift: np.ndarray):

@@ -26,6 +26,7 @@ HIDDEN = ("left_eyeball", "right_eyeball", "teeth", "tongue", "mouth_cavity", "e
 STIFFNESS = (400.0, 200.0, 100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 2.0)
 ANCHOR_WEIGHT = 20.0
 FARTHEST = 0.008  # m, of a closest point that is believed
+LOST = 0.01  # m, of a closest point that faces the same way; one farther off is looked for on either side
 
 
 def open_head(npz: Mapping[str, np.ndarray]) -> Head:
@@ -137,3 +138,19 @@ def warp(source: Head, target: Head) -> np.ndarray:
     pull = believed[:, None] * (place - moved) + ANCHOR_WEIGHT * select.T @ (goal - on(moved))
     moved = symmetric(moved + splu(matrix.tocsc()).solve(pull), source.mirror)
   return moved
+
+
+def places_on_skin(source: Head, warped: np.ndarray, points, normals, lips) -> tuple[np.ndarray, np.ndarray]:
+  """Faces (n,) and barycentric coordinates (n, 3) of the source's skin for places of the target's.
+
+  Args:
+    source: `warped` (V, 3) m are its vertices laid on the target (`warp`).
+    points, normals, lips: (n, 3) m, (n, 3), (n,) of the places; in folds the skins need not face the same way.
+  """
+  laid = Head(**{**source.__dict__, "vertices": warped})
+  skin = source.skin[source.faces].all(1)
+  face, bary, distance = nearest(points, normals, lips, laid, skin)
+  lost = np.flatnonzero(~(distance < LOST))
+  if len(lost):
+    face[lost], bary[lost], _ = nearest(points[lost], normals[lost], lips[lost], laid, skin, cosine=-1.0)
+  return face, bary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import weakref
@@ -15,6 +14,7 @@ from vht_jax.dataset.child import extract_in_child
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.layout import MASK, frame_folders, png_size, read_png
 from vht_jax.errors import InputError
+from vht_jax.masks.matching import matched
 
 
 class UserMattes:
@@ -53,7 +53,8 @@ class UserMattes:
       weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)  # with these mattes, at the latest at the end
       extract_in_child(path, place)
       self._folder = FrameFolder(place, cache_bytes=0)
-      self._rows = matched(self._folder.sources, sources, frame_ids, str(path))
+      self._rows, by = matched(self._folder.sources, sources, frame_ids, str(path))
+      self.origin += f", matched by {by}"
       sizes = [(path, self._folder.source_size)]
     for file, found in sizes:
       if found != tuple(size):
@@ -68,54 +69,6 @@ class UserMattes:
     row = self._rows[i]
     alpha = self._folder.alpha(row) if self._folder.has_alpha else None
     return np.round(self._folder.source_image(row).mean(axis=-1)).astype(np.uint8) if alpha is None else alpha
-
-
-def matched(mattes: Sequence[str], sources: Sequence[str], frame_ids: Sequence[int], path: str) -> list[int]:
-  """Which matte is each frame's.
-
-  By the file's name without its ending, if the frames were images; else by number: mattes that count from 0 or from 1
-  are counted as the frames of the video (or the dataset's folders) are. As many mattes as frames whose names are no
-  sequence at all are taken in their order.
-
-  Args:
-    mattes: their file names in natural order, or name#index of a video's frames.
-    sources: likewise, of the frames.
-    frame_ids: of the frames, from 1.
-    path: for messages.
-
-  Raises:
-    InputError: a frame has none.
-  """
-  stems = {Path(name).stem: k for k, name in enumerate(mattes) if "#" not in name}
-  wanted = [Path(name).stem for name in sources]
-  by_name = len(stems) == len(mattes) and not any("#" in name or "/" in name for name in sources)
-  if by_name and all(stem in stems for stem in wanted):
-    return [stems[stem] for stem in wanted]
-  numbers = _numbers(mattes)
-  if numbers is not None:
-    position = {number: k for k, number in enumerate(numbers)}
-    first = min(numbers)
-    index = [int(i) - 1 for i in frame_ids]
-    if all("#" in name for name in sources):
-      index = [int(name.rpartition("#")[2]) for name in sources]
-    if first in (0, 1) and all(i + first in position for i in index):
-      return [position[i + first] for i in index]
-  elif len(mattes) == len(sources):
-    return list(range(len(mattes)))
-  example = wanted[0] if by_name else ("0000" if numbers is None or min(numbers) == 0 else "0001")
-  raise InputError(
-    f"{path}: expected a matte for each of {len(sources)} frames, named as the frames are or numbered from 0 or 1 (the "
-    f"first: {example}.png); found {len(mattes)}, the first {mattes[0]}"
-  )
-
-
-def _numbers(names: Sequence[str]) -> list[int] | None:
-  """The last number of each name, if that is all in which they differ."""
-  parts = [re.fullmatch(r"(.*?)([0-9]+)([^0-9]*)", name if "#" in name else Path(name).stem) for name in names]
-  found = [(m.group(1), m.group(3), int(m.group(2))) for m in parts if m is not None]
-  if len(found) < len(names) or len({f[:2] for f in found}) > 1 or len({f[2] for f in found}) < len(names):
-    return None
-  return [f[2] for f in found]
 
 
 def _dataset_masks(path: Path) -> dict[int, Path]:

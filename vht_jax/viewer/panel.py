@@ -14,7 +14,7 @@ import numpy as np
 from vht_jax.errors import InputError, brief
 from vht_jax.results import FILE_NAME
 from vht_jax.results.export import make_scene
-from vht_jax.results.export.glb import to_glb_files
+from vht_jax.results.export.glb import to_glb
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer import export
@@ -229,7 +229,7 @@ class Panel:
     result = self.viewer.session.result(source.tracked.result)
     tracked = source.tracked
     scene = make_scene(source.whole_head, result, tracked.image_size, times=tracked.times, fps=fps)
-    ((_, data),) = to_glb_files(scene)
+    ((_, data),) = to_glb(scene)
     return data
 
   def picture(self) -> bytes:

@@ -21,7 +21,7 @@ from vht_jax.app.report.page_data import Run, page_data
 from vht_jax.errors import InputError
 from vht_jax.host.files import write_atomic
 from vht_jax.results.appearance import even_texture
-from vht_jax.results.export import to_glb
+from vht_jax.results.export.glb import glb_bytes
 from vht_jax.types import FlameModel, TrackResult
 
 WEB = Path(__file__).parent / "web"
@@ -51,7 +51,7 @@ def make_page(model: FlameModel, result: TrackResult, run: Run) -> str:
   data = page_data(model, result, run)
   try:
     texture = even_texture(model, result.identity)
-    head = to_glb(model, result, run.size, run.times, frame_rate=run.frame_rate, texture=texture, compact=True)
+    head = glb_bytes(model, result, run.size, run.times, frame_rate=run.frame_rate, texture=texture, compact=True)
   except InputError as error:  # the curves show what is wrong with such a result
     log.warning("the report has no 3D view (%s)", error)
     head = b""

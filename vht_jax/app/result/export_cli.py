@@ -82,6 +82,9 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
   if len(rest) != 1:
     raise InputError(f"expected one result; found {len(rest)}. vht-export out/clip --to=glb (see --help)")
   given = lambda names: {n: value for n in names if (value := values[n].value) is not None}
+  for name, value in (("RESULT", rest[0]), *((f"--{n}", v) for n, v in given((*_OWN, *OPTIONS)).items())):
+    if value == "":
+      raise InputError(f"{name}: expected a value; found nothing. Give one or leave it out (see --help)")
   options = {n: v if OPTIONS[n].kind is bool else OPTIONS[n].read(v) for n, v in given(OPTIONS).items()}
   return rest[0], given(_OWN), options
 
@@ -89,17 +92,20 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
 def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
   """Exports a result; returns what was written. Arguments of `parse`."""
   from vht_jax.app.result.after import FOLDER
-  from vht_jax.app.result.source import open_result, scene_of
+  from vht_jax.app.result.source import NO_DATASET, open_result, scene_of
   from vht_jax.host.files import expanded
   from vht_jax.results.export.registry import export, named
 
   named(own.get("to", ""))  # before anything is read
   own = {name: value if name == "to" else expanded(value) for name, value in own.items()}
   source = open_result(expanded(path), own.get("data_path"), own.get("assets"), own.get("model", "auto"))
+  scene = scene_of(source)
   for note in source.notes:
+    if note == NO_DATASET:  # formats with images say so themselves; the others need none
+      continue
     logging.getLogger("vht_jax").warning("%s", note)
   out = own.get("out")
-  return export(scene_of(source), own["to"], out or source.path.parent / FOLDER, apart=out is None, **options)
+  return export(scene, own["to"], out or source.path.parent / FOLDER, apart=out is None, **options)
 
 
 def usage() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from vht_jax import results
 from vht_jax.app.options.settings import read_ini
 from vht_jax.config import TrackConfig
 from vht_jax.dataset.folder import FrameFolder
-from vht_jax.dataset.layout import THUMBNAILS
+from vht_jax.dataset.layout import THUMBNAILS, frame_folders
 from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
 from vht_jax.head.load import ASSETS_VARIABLE, DEFAULT_FOLDER, load_head
@@ -23,6 +24,7 @@ from vht_jax.results import FILE_NAME, Tracked
 from vht_jax.results.export.flame_codes.releases import release_of
 from vht_jax.results.export.images.pictures import FolderPictures
 from vht_jax.results.export.scene import Scene, make_scene
+from vht_jax.results.heads import Verdict, judge
 from vht_jax.results.read.kinds import RELEASES, file_of
 from vht_jax.types import FlameModel
 from vht_jax.video.codec import DEFAULT_FPS
@@ -30,6 +32,7 @@ from vht_jax.video.codec import DEFAULT_FPS
 log = logging.getLogger("vht_jax")
 
 OPEN_HEAD = "open head"  # how the names of open heads begin (`head.load.open_head`)
+NO_DATASET = "no dataset beside the result: shown without images; name it by --data_path"  # a note
 _DATASET = "dataset"  # folder of the frames in a run's output
 
 
@@ -46,6 +49,7 @@ class Source:
   images: FrameFolder | None
   image_rows: np.ndarray  # (T,) position of each frame in `images`, -1: none
   shots: np.ndarray  # (T,) number of the shot, as far as it is known
+  verdict: Verdict  # whether the codes are of the head that was found
   notes: tuple[str, ...]  # what the user should know of how it was opened
 
   def image(self, frame: int) -> np.ndarray | None:
@@ -81,15 +85,21 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
   images = _images(file, tracked, data_path, config, of_images)
   detector = "mediapipe" if images is None else images.detector  # nobody compares points without images
   whole = _head(tracked, file, assets or config.get("assets"), model, config.get("model") or "auto", detector)
-  if whole.name != tracked.head and (tracked.head or whole.name.startswith(OPEN_HEAD)):
-    named = repr(tracked.head) if tracked.head else "a head that the file does not name (VHT: FLAME)"
-    notes.append(f"tracked with {named}, shown with {whole.name!r}: the codes mean something else there")
+  poses, identity = tracked.result.poses, tracked.result.identity
+  verdict = judge(
+    tracked.head, str(arrays.get("vht_jax_head_id", "")), np.asarray(identity.shape), np.asarray(poses.expr), whole
+  )
+  if not verdict.same:
+    notes.append(f"tracked with {verdict.reason}, shown with {whole.name!r}: the codes mean something else there")
+  elif verdict.reason:
+    notes.append(f"{file.name} {verdict.reason}; codes of FLAME mean something else there")
   head = flame.without_lower_neck(whole) if config.get("ignore_lower_neck", True) else whole
   tracked = dataclasses.replace(tracked, result=results.fit_components(tracked.result, whole))
   notes += of_images
   images, rows = _rows(tracked, images, notes)
   name = file.stem if file.name != FILE_NAME else file.resolve().parent.name
-  return Source(file, name, arrays, tracked, head, whole, images, rows, _shots(rows, images, config), tuple(notes))
+  shots = _shots(rows, images, config)
+  return Source(file, name, arrays, tracked, head, whole, images, rows, shots, verdict, tuple(notes))
 
 
 def open_scene(path: str, data_path: str | None = None, assets: str | None = None, model: str = "auto") -> Scene:
@@ -98,8 +108,17 @@ def open_scene(path: str, data_path: str | None = None, assets: str | None = Non
 
 
 def scene_of(source: Source) -> Scene:
-  """The scene of an opened result. Images that only some of its frames have are left out."""
+  """The scene of an opened result. Images that only some of its frames have are left out.
+
+  Raises:
+    InputError: the head is another one than the codes are of.
+  """
   tracked, images = source.tracked, source.images
+  if not source.verdict.same:
+    raise InputError(
+      f"{source.path}: its codes are of {source.verdict.reason}; on the head {source.whole_head.name!r} they are "
+      "another face: name its head by --model or --assets, or leave these out if it is the open head"
+    )
   n = tracked.n_processed if 0 < tracked.n_processed < len(tracked.frames) else len(tracked.frames)
   result = tracked.result
   if n < len(tracked.frames):
@@ -122,7 +141,12 @@ def scene_of(source: Source) -> Scene:
 def _open_foreign(path: str, data_path: str | None, assets: str | None, model: str) -> Source:
   """The same of another tracker's result, which is one of FLAME."""
   tracker = results.kind_of(path) or ""
-  file = _flame_file(RELEASES[tracker], assets) if model in ("auto", "open", "flame") else model
+  if model == "open":
+    raise InputError(
+      f"{path}: {tracker}'s codes are of FLAME {RELEASES[tracker]}; on the open head (--model=open) they are another "
+      "face: leave --model out, or name FLAME's file"
+    )
+  file = _flame_file(RELEASES[tracker], assets) if model in ("auto", "flame") else model
   try:
     whole = load_head(file, assets_dir=assets, model="flame" if file is None else "auto", n_texture=1)
   except InputError as error:
@@ -135,7 +159,8 @@ def _open_foreign(path: str, data_path: str | None, assets: str | None, model: s
   config = TrackConfig.of(n_shape=n_shape, n_expr=n_expr, n_tex=n_tex)
   arrays = results.tracked_arrays(tracked.result, tracked.frames, tracked.image_size, config, whole)
   head = flame.without_lower_neck(whole)
-  return Source(file, file.stem, arrays, tracked, head, whole, images, rows, _shots(rows, images, {}), tuple(notes))
+  verdict, shots = tracked.verdict or Verdict(True, ""), _shots(rows, images, {})
+  return Source(file, file.stem, arrays, tracked, head, whole, images, rows, shots, verdict, tuple(notes))
 
 
 def _flame_file(release: str, assets: str | None) -> Path | None:
@@ -178,11 +203,18 @@ def _result_file(path: Path) -> Path:
   if not path.exists():
     raise InputError(f"{path}: no such result; name the output folder of a run or its {FILE_NAME}")
   if not path.is_dir():
+    if path.suffix != ".npz" and not zipfile.is_zipfile(path):
+      raise InputError(
+        f"{path}: expected the output folder of a run or its {FILE_NAME}; found another kind of file. If it is a video "
+        f"or an image, track it first: vht-track {path.name}"
+      )
     return path
   if (path / FILE_NAME).is_file():
     return path / FILE_NAME
   people = sorted(p.parent.name for p in path.glob(f"face_*/{FILE_NAME}"))
-  people += sorted(p.name for p in path.glob("*.npz"))
+  people += sorted(p.name for p in path.glob("*.npz") if p.name != THUMBNAILS)
+  if not people and frame_folders(path):
+    raise InputError(f"{path}: expected the output folder of a run; found a dataset, that is frames without a result")
   hint = f"; it holds {', '.join(people)}: name one of these" if people else "; is the run finished?"
   raise InputError(f"{path}: expected a {FILE_NAME} in this folder{hint}")
 
@@ -200,6 +232,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_run: str, detector: str) -> FlameModel:
   """The head that the result was tracked with, or the one that the user names; its landmarks are the detector's."""
+  asked = model
   if model == "auto" and of_the_run not in ("auto", "open", "flame") and Path(of_the_run).is_file():
     model = of_the_run
   if model == "auto":
@@ -212,6 +245,8 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
       return load_head(assets_dir=assets, model=model, n_texture=n_texture, detector=detector)
     return load_head(model, assets_dir=assets, n_texture=n_texture, detector=detector)
   except InputError as error:
+    if asked != "auto":
+      raise InputError(f"--model={asked}: {error}") from None
     named = tracked.head or "FLAME"
     raise InputError(f"{file}: tracked with {named}, whose files are needed to show it: {error}") from None
 
@@ -225,7 +260,7 @@ def _images(
   if found is None:
     if data_path:
       raise InputError(f"{data_path}: no such dataset folder")
-    notes.append("no dataset beside the result: shown without images; name it by --data_path")
+    notes.append(NO_DATASET)
     return None
   try:
     face = config.get("face", "")

@@ -14,12 +14,12 @@ from absl import logging
 from vht_jax.errors import InputError
 from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_files import FLAME_SITE, MODEL_FILES, find_model, load_flame
-from vht_jax.head.load.flame_landmarks import of_mediapipe
+from vht_jax.head.load.flame_landmarks import of_mediapipe, open_head_on_flame
 from vht_jax.head.load.open_head import load_open_head, open_head_path
 from vht_jax.host.files import expanded
 from vht_jax.types import FlameModel
 
-__all__ = ["flame_model_from_arrays", "load_head", "of_mediapipe", "open_head_path"]
+__all__ = ["flame_model_from_arrays", "load_head", "of_mediapipe", "open_head_on_flame", "open_head_path"]
 
 ASSETS_VARIABLE = "VHT_ASSETS"
 DEFAULT_FOLDER = Path("assets/flame")  # VHT's, relative to the working directory
@@ -95,7 +95,8 @@ def _search(named: list[Path], folders: list[Path], model: str, counts, detector
         return load_open_head(folder / _OPEN_HEAD, *counts)
     if model == "open" or not named:
       return load_open_head(open_head_path(), *counts)
+  instead = "" if model == "flame" else ", or use the embedded open head"
   raise InputError(
     f"no head model: looked for {', '.join(MODEL_FILES[:3])}, ... in {', '.join(map(str, folders))}. FLAME is at "
-    f"{FLAME_SITE}; put it there, or name its folder with --assets or ${ASSETS_VARIABLE}, or use the embedded open head"
+    f"{FLAME_SITE}; put it there, or name its folder with --assets or ${ASSETS_VARIABLE}{instead}"
   )

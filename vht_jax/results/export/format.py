@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import numbers
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from vht_jax.errors import InputError
 
+INSTEAD = "glb, usda, obj or arkit"  # what other heads than FLAME are exported to
 Files = Iterator[tuple[str, bytes]]  # path below the folder that is written to, with "/", and content
 
 
@@ -29,7 +34,7 @@ class Format:
   folder: bool = False  # many files: they get a folder of their own
   pictures: bool = False  # cannot be without the clip's images
   options: tuple[str, ...] = ()  # names in an `OPTIONS` list that the function takes as keywords
-  instead: str = "glb, usda, obj or arkit"  # what other heads are exported to
+  instead: str = INSTEAD
 
   def load(self) -> Callable[..., Files]:
     module, _, name = self.function.partition(":")
@@ -44,6 +49,16 @@ class Option:
   help: str
   kind: type = str  # str, int, float or bool
   choices: tuple[str, ...] = ()
+
+  def check(self, value: Any) -> None:
+    """Refuses a value of another kind, or none of the choices (`InputError`)."""
+    kinds = {str: (str, os.PathLike), int: numbers.Integral, float: numbers.Real, bool: (bool, np.bool_)}
+    fits = isinstance(value, kinds[self.kind]) and (self.kind is bool or not isinstance(value, bool))
+    if self.choices and value not in self.choices:
+      raise InputError(f"--{self.name}: expected one of {', '.join(self.choices)}; found {value!r}")
+    if not fits:
+      named = {str: "text or a path", int: "a whole number", float: "a number", bool: "True or False"}
+      raise InputError(f"--{self.name}: expected {named[self.kind]}; found {value!r}")
 
   def read(self, text: str) -> Any:
     """The value of a flag's text.

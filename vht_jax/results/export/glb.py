@@ -29,7 +29,7 @@ _mean_light = stored(mouth.mean_light)
 _GAMMA = 2.2  # of sRGB: light in the mouth is a factor of the image's values, and vertex colours are linear
 
 
-def to_glb(
+def glb_bytes(
   model: FlameModel,
   result: TrackResult,
   size: tuple[int, int],
@@ -107,9 +107,9 @@ def to_glb(
   return file.bytes(data)
 
 
-def to_glb_files(scene: Scene, *, compact: bool = False) -> Files:
+def to_glb(scene: Scene, *, compact: bool = False) -> Files:
   """NAME.glb of a scene."""
-  data = to_glb(
+  data = glb_bytes(
     scene.model, scene.result, scene.size, scene.times, texture=scene.texture, compact=compact, lens=scene.lens
   )
   yield f"{scene.name}.glb", data

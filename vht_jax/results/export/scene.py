@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from vht_jax.cameras import OPENCV_TO_OPENGL
@@ -240,19 +242,49 @@ def make_scene(
     pictures: its images, in the result's order.
 
   Raises:
-    InputError: times that do not fit the frames, or poses that are not finite.
+    InputError: any of these does not fit the others, or poses that are not finite.
   """
   n = len(np.asarray(result.poses.expr))
-  seconds = np.arange(n) / fps if times is None else np.asarray(times, np.float64)
+  try:
+    seconds = np.arange(n) / (fps or np.nan) if times is None else np.asarray(times, np.float64)
+    ids = np.arange(1, n + 1) if frame_ids is None else np.asarray(frame_ids).astype(int)
+    height, width = (int(side) for side in size)
+  except (ValueError, TypeError, ZeroDivisionError) as error:
+    raise InputError(
+      f"export: expected numbers for times, fps, frame_ids and a size of (H, W); found {error}"
+    ) from None
+  for what, fits, found in (
+    ("frame_ids", ids.shape == (n,) and len(set(ids.tolist())) == n, f"shape {ids.shape}"),
+    ("size", height > 0 and width > 0, size),
+    ("fps", np.isfinite(fps) and fps > 0, fps),
+    ("name", Path(name).name == name and name not in ("", ".."), repr(name)),
+  ):
+    if not fits:
+      wanted = {"frame_ids": f"{n} different numbers", "size": "(H, W) px", "fps": "a number above 0"}
+      raise InputError(f"export: {what}: expected {wanted.get(what, 'a file name without folders')}; found {found}")
   if n == 0 or seconds.shape != (n,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
     raise InputError(f"export: times: expected {n} rising numbers of seconds; found shape {seconds.shape}")
+  _check_codes(model, result, n)
   lens = np.array(lens_of(result.identity.camera, size))
   scene = Scene(
-    model, result, (int(size[0]), int(size[1])), np.tile(lens, (n, 1)),
-    np.arange(1, n + 1) if frame_ids is None else np.asarray(frame_ids), seconds - seconds[0], float(fps), name,
-    pictures,
+    model, result, (height, width), np.tile(lens, (n, 1)), ids, seconds - seconds[0], float(fps), name, pictures,
   )  # fmt: skip
   finite = (*scene.motion, scene.expr, scene.shape, scene.intrinsics)
   if not all(np.isfinite(a).all() for a in finite):
     raise InputError("export: expected finite poses; found NaN or infinity in the result")
   return scene
+
+
+def _check_codes(model: FlameModel, result: TrackResult, n: int) -> None:
+  """Refuses codes that are not as many as the head's, and poses that are not of n frames (`InputError`)."""
+  poses, shape = result.poses, result.identity.shape
+  codes = (np.shape(shape)[-1], np.shape(poses.expr)[-1])
+  of_head = (model.shapedirs.shape[-1], model.exprdirs.shape[-1])
+  if codes != of_head:
+    raise InputError(
+      f"export: expected {of_head[0]} identity and {of_head[1]} expression codes, as the head {model.name!r} has; "
+      f"found {codes[0]} and {codes[1]}: another head's? (results.fit_components cuts and pads those of the same head)"
+    )
+  lengths = {len(np.asarray(a)) for a in (*jax.tree.leaves(poses), result.status)}
+  if lengths != {n}:
+    raise InputError(f"export: expected poses and status of {n} frames; found {sorted(lengths)}")

@@ -8,7 +8,7 @@ FORMATS: tuple[Format, ...] = (
   Format(
     "glb",
     "animated head, skeleton and camera in one file: Blender, Unreal, Unity, three.js",
-    "vht_jax.results.export.glb:to_glb_files",
+    "vht_jax.results.export.glb:to_glb",
     options=("compact",),
   ),
   Format(
@@ -21,7 +21,7 @@ FORMATS: tuple[Format, ...] = (
   Format("pc2", "point cache and its mesh: Blender's Mesh Cache, 3ds Max", f"{_HERE}.meshes:to_pc2", folder=True),
   Format(
     "arkit", "ARKit's 52 curves, head and eye angles: CSV as Live Link Face writes it (Unreal, Blender add-ons), JSON",
-    f"{_HERE}.arkit:to_arkit", instead="csv or glb",
+    f"{_HERE}.arkit:to_arkit", instead="csv or glb", options=("arkit_shapes",),
   ),
   Format(
     "nerf", "transforms.json of cameras around a head at rest: nerfstudio, instant-ngp", f"{_HERE}.nerf:to_nerf",
@@ -36,5 +36,10 @@ FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 OPTIONS: tuple[Option, ...] = (
   Option("compact", "glb: integers, a JPEG texture and only the units in use (within 0.02 mm)", bool),
+  Option(
+    "arkit_shapes",
+    "arkit: your own shapes instead of the open head's units: a folder with neutral.obj, jawOpen.obj, browInnerUp.obj, "
+    "... in the tracked head's topology",
+  ),
   Option("images", "write the images too (--noimages: not), with their masks if they have any", bool),
 )

@@ -43,13 +43,18 @@ _OUTSIDE = 0.05  # beyond 0 to 1 that is worth a word
 log = logging.getLogger("vht_jax")
 
 
-def to_arkit(scene: Scene) -> Files:
+def to_arkit(scene: Scene, *, arkit_shapes: str | None = None) -> Files:
   """NAME_arkit.csv and NAME_arkit.json.
 
+  Args:
+    scene: the clip.
+    arkit_shapes: a folder with meshes of the curves in the tracked head's topology, for heads whose expressions have
+      other names (`arkit_shapes.of_folder`); None: for FLAME the open head's units.
+
   Raises:
-    InputError: a head whose expressions have neither ARKit's names nor FLAME's topology.
+    InputError: a head whose expressions have neither ARKit's names nor FLAME's topology; shapes that do not fit it.
   """
-  weights, angles = curves(scene), face_angles(scene)
+  weights, angles = curves(scene, arkit_shapes), face_angles(scene)
   yield f"{scene.name}_arkit.csv", _csv(scene, weights, angles)
   order = np.argsort(NAMES)
   frames = [
@@ -62,21 +67,28 @@ def to_arkit(scene: Scene) -> Files:
   yield f"{scene.name}_arkit.json", json.dumps(content, separators=(",", ":")).encode()
 
 
-def curves(scene: Scene) -> np.ndarray:
-  """(T, 52) weights in [0, 1] in the order of `NAMES`."""
+def curves(scene: Scene, shapes: str | None = None) -> np.ndarray:
+  """(T, 52) weights in [0, 1] in the order of `NAMES`; `shapes`: as for `to_arkit`."""
   jaw = scene.angles["jaw"]
-  if scene.model.expr_names:
+  if shapes is not None:
+    from vht_jax.results.export.any_head import arkit_flame, arkit_shapes
+
+    units = arkit_flame.fitted_curves(scene, arkit_shapes.of_folder(shapes, scene))
+  elif scene.model.expr_names:
     units = {LIDS.get(n, n): scene.expr[:, k] for k, n in enumerate(scene.model.expr_names)}
     if not set(units) & set(NAMES):
       raise InputError(f"arkit: the head {scene.model.name!r} has none of ARKit's units; export csv or glb")
     units["jawOpen"] = jaw[:, 0] / JAW_OPEN
     units["jawLeft"], units["jawRight"] = jaw[:, 1] / JAW_ASIDE, -jaw[:, 1] / JAW_ASIDE
   elif scene.is_flame:
-    from vht_jax.results.export.any_head.arkit_flame import fitted_units
+    from vht_jax.results.export.any_head import arkit_flame, arkit_shapes
 
-    units = fitted_units(scene)
+    units = arkit_flame.fitted_curves(scene, arkit_shapes.of_open_head(scene))
   else:
-    raise InputError(f"arkit: the expressions of the head {scene.model.name!r} have no names; export csv or glb")
+    raise InputError(
+      f"arkit: the expressions of the head {scene.model.name!r} have no names; export csv or glb, or name meshes of "
+      "ARKit's curves by --arkit_shapes"
+    )
   halves = ("jawLeft", "jawRight")  # one is minus the other
   outside = {n: max(-v.min(), v.max() - 1.0) for n, v in units.items() if n in NAMES and n not in halves}
   if outside and max(outside.values()) > _OUTSIDE:

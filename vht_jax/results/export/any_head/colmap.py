@@ -5,8 +5,6 @@ World-to-camera with OpenCV's axes, metres, FLAME's head frame as the world; pix
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from vht_jax.results.export.any_head import still_head
@@ -14,16 +12,15 @@ from vht_jax.results.export.flame_codes import places
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.motion import quaternions
 from vht_jax.results.export.scene import Scene
-from vht_jax.results.export.selection import tracked_only
-
-log = logging.getLogger("vht_jax")
 
 
 def to_colmap(scene: Scene, *, images: bool = True) -> Files:
-  """sparse/0/*.txt and, if there is a dataset, images/ and masks/ (named as COLMAP wants them: 00001.png.png)."""
-  scene = tracked_only(scene, "colmap")
-  if images and scene.pictures is None:
-    log.warning("colmap: there is no dataset beside the result (--data_path): images/ is left for you to fill")
+  """sparse/0/*.txt and, if there is a dataset, images/ and masks/ (named as COLMAP wants them: 00001.png.png).
+
+  Raises:
+    InputError: a single frame, or none that was tracked.
+  """
+  scene = still_head.views(scene, "colmap", images)
   height, width = scene.size
   lenses = scene.intrinsics if np.ptp(scene.intrinsics, axis=0).max() > 1e-6 else scene.intrinsics[:1]
   lines = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"]

@@ -7,23 +7,18 @@ nerfstudio `--center-method none --auto-scale-poses False` to keep that world.
 from __future__ import annotations
 
 import json
-import logging
 import math
 
 import numpy as np
 
-from vht_jax.errors import InputError
 from vht_jax.results.export.any_head import still_head
 from vht_jax.results.export.any_head.meshes import ply
 from vht_jax.results.export.flame_codes import places
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.scene import OPENGL, Scene
-from vht_jax.results.export.selection import tracked_only
 
 # instant-ngp's unit cube: a head with its neck, 0.35 m high, fills two thirds of it; its cameras may be outside.
 _NGP_SCALE, _NGP_AABB = 2.0, 4
-
-log = logging.getLogger("vht_jax")
 
 
 def to_nerf(scene: Scene, *, images: bool = True) -> Files:
@@ -32,14 +27,10 @@ def to_nerf(scene: Scene, *, images: bool = True) -> Files:
   Raises:
     InputError: a single frame, or none that was tracked.
   """
-  scene = tracked_only(scene, "nerf")
-  if len(scene) < 2:
-    raise InputError("nerf: a still scene needs several views; this result has one frame")
+  scene = still_head.views(scene, "nerf", images)
   pictured = images and scene.pictures is not None
-  if images and not pictured:
-    log.warning("nerf: there is no dataset beside the result (--data_path): images/ is left for you to fill")
   poses = places.camera_to_world(*places.still_head(scene, neck=True), OPENGL)
-  masked = pictured and scene.pictures is not None and bool(scene.pictures.masks)
+  masked = pictured and still_head.masked(scene)
   one_lens = np.ptp(scene.intrinsics, axis=0).max() < 1e-6
   frames = []
   for i in range(len(scene)):

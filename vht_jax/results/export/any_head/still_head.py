@@ -6,13 +6,41 @@ is the camera's motion here. Expression, jaw and eyes still move, and so do the 
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
+from vht_jax.errors import InputError
 from vht_jax.results.export.any_head.meshes import vertex_colors
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.masks import mask_of
 from vht_jax.results.export.images.png import grey_png, rgb_png, rgba_png
 from vht_jax.results.export.scene import Scene
+from vht_jax.results.export.selection import tracked_only
+
+log = logging.getLogger("vht_jax")
+
+
+def views(scene: Scene, name: str, images: bool) -> Scene:
+  """The frames that methods for still scenes are given; `name`: the format, `images`: whether pictures are wanted.
+
+  Raises:
+    InputError: a single frame, or none that was tracked.
+  """
+  scene = tracked_only(scene, name)
+  if len(scene) < 2:
+    raise InputError(f"{name}: a still scene needs several views; this result has one frame")
+  if images and scene.pictures is None:
+    log.warning("%s: there is no dataset beside the result (--data_path): images/ is left for you to fill", name)
+  return scene
+
+
+def masked(scene: Scene) -> bool:
+  """Whether the images have masks: the person's, or of padding, which is not part of the scene either."""
+  pictures = scene.pictures
+  return pictures is not None and (
+    bool(pictures.masks) or any(pictures.alpha(i) is not None for i in range(len(scene)))
+  )
 
 
 def points(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -32,9 +60,10 @@ def images(scene: Scene, mask_name: str) -> Files:
   """
   if scene.pictures is None:
     return
+  with_masks = masked(scene)
   for i in range(len(scene)):
     rgb = scene.pictures.rgb(i)
-    if not scene.pictures.masks:
+    if not with_masks:
       yield f"images/{image_name(i)}", rgb_png(rgb)
       continue
     mask = mask_of(scene, i)

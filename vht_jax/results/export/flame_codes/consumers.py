@@ -18,8 +18,9 @@ from vht_jax.head.load.flame_files import load_flame
 from vht_jax.host.files import expanded
 from vht_jax.results.export.flame_codes.refit import refit
 from vht_jax.results.export.flame_codes.releases import FILES, release_of
+from vht_jax.results.export.format import INSTEAD
 from vht_jax.results.export.images.masks import mask_of
-from vht_jax.results.export.scene import Scene
+from vht_jax.results.export.scene import Scene, is_flame
 from vht_jax.results.export.selection import tracked_only
 from vht_jax.results.heads import head_id
 from vht_jax.types import FlameModel
@@ -57,8 +58,10 @@ def for_consumer(
     training: only frames that were tracked; others are bridged, and would teach a wrong pose.
 
   Raises:
-    InputError: codes of another release, and the program's file is not named; a file that is no FLAME.
+    InputError: another head than FLAME; codes of another release, and the program's file is not named; a file that is
+      no FLAME.
   """
+  refuse_other_heads(consumer.name, scene.model)
   if training:
     scene = tracked_only(scene, consumer.name)
   target = None if flame_model_path is None else load_target(flame_model_path)
@@ -77,6 +80,15 @@ def for_consumer(
   return Fitted(moved, notes)
 
 
+def refuse_other_heads(name: str, model: FlameModel, instead: str = INSTEAD) -> None:
+  """Refuses to hand codes of another head to a program that has FLAME (`InputError`); `name`: the format."""
+  if not is_flame(model):
+    raise InputError(
+      f"{name} hands FLAME's codes to a program that has FLAME, and this result is of the head {model.name!r}, "
+      f"whose codes mean nothing there: track with FLAME's files (--assets), or export {instead}"
+    )
+
+
 def load_target(path: str) -> FlameModel:
   """A consumer's FLAME file.
 
@@ -85,7 +97,8 @@ def load_target(path: str) -> FlameModel:
   """
   file = Path(expanded(path))
   if not file.is_file():
-    raise InputError(f"{path}: no such file; --flame_model_path names the FLAME pickle that the program evaluates")
+    found = "a folder" if file.is_dir() else "no such file"
+    raise InputError(f"--flame_model_path={path}: expected the FLAME pickle that the program evaluates; found {found}")
   return load_flame(file, [file.parent], None, None, 0)
 
 

@@ -22,6 +22,7 @@ from vht_jax.results.export.flame_codes.consumers import (
   padded,
   picture,
   pictured,
+  refuse_other_heads,
 )
 from vht_jax.results.export.flame_codes.refit import first_components, fitted
 from vht_jax.results.export.format import Files
@@ -42,8 +43,9 @@ def to_cap4d(
   """`fit.npz`; with images also `reference_images.json`, images/cam0/ and bg/cam0/, the most frontal frame first.
 
   Raises:
-    InputError: CAP4D's FLAME file is not named.
+    InputError: another head than FLAME; CAP4D's FLAME file is not named.
   """
+  refuse_other_heads("cap4d", scene.model)
   if flame_model_path is None or flame_release is not None:
     raise InputError(
       "cap4d turns FLAME's joints in its own way, so that codes are always fitted anew: name its FLAME file, "

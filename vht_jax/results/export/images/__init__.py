@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 
@@ -37,7 +38,7 @@ SCENE_OPTIONS = ("mask", "crop", "size")  # those of `OPTIONS` that change the s
 OF_PICTURES = ("mask",)  # those that mean nothing to formats without images
 
 
-def prepared(scene: Scene, mask: str = "auto", crop: str = "none", size: int | None = None) -> Scene:
+def prepared(scene: Scene, mask: str | os.PathLike[str] = "auto", crop: str = "none", size: int | None = None) -> Scene:
   """The scene with the images that the options ask for, and the camera that belongs to them.
 
   Images are those that the dataset has, even if the clip was tracked at a smaller size.
@@ -49,6 +50,7 @@ def prepared(scene: Scene, mask: str = "auto", crop: str = "none", size: int | N
   Raises:
     InputError: a mask that cannot be made, or a crop that cannot be.
   """
+  mask = os.fspath(mask)
   check_kind(mask)
   pictures = scene.pictures
   if isinstance(pictures, FolderPictures):
