@@ -31,8 +31,7 @@ HEAD = ("v_template", "shapedirs", "exprdirs", "posedirs", "j_template", "j_shap
 SPREADS = ("sd_landmark", "sd_closure", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze")
 POSE = ("expr", "rotation", "translation", "neck", "jaw", "eyes")
 BAR = 1e-4  # relative
-# To rounding, as differences of small steps ask: the cost alone would fix a solution to 1e-8 of its spread.
-CONVERGED = Implicit(max_steps=60, tol=1e-12, polish=12)
+CONVERGED = Implicit(accuracy=1e-12)  # to rounding, as differences of small steps ask
 QUIET = 0.05  # px of noise: only the outlier is beyond Huber's kink and nothing near it, where a derivative jumps
 
 
