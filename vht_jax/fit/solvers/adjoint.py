@@ -52,7 +52,7 @@ class Implicit:
 
   max_steps: int = 60  # of the solver, both kinds together
   tol: float = 1e-3  # relative decrease of the cost below which Newton takes over
-  accuracy: float | None = None  # standard deviations at which the solver stops; None: 3 roots of the precision
+  accuracy: float | None = None  # standard deviations at which the solver stops; None: a third of the precision's root
   # How far a frame, or what frames share, may be from where the gradient vanishes, in its own standard deviations.
   # Beyond that the theorem does not hold and `unconverged` says what follows: "nan" for the whole fit, or "zero" to
   # leave the frame out, as if it stayed where it is (all of them, if it is what they share).

@@ -145,12 +145,12 @@ def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float
   Args:
     max_steps: of both kinds together.
     tol: relative decrease of the cost below which Newton takes over.
-    accuracy: standard deviations, of every frame and of what they share, at which it stops; None: 3 roots of the
-      precision. It stops before that where rounding hides all progress.
+    accuracy: standard deviations, of every frame and of what they share, at which it stops; None: a third of the root
+      of the precision, where rounding begins. It stops before that where rounding hides all progress.
   """
   dtype = jax.tree.leaves(x0)[0].dtype
   eps = float(jnp.finfo(dtype).eps)
-  accuracy = 3 * eps**0.5 if accuracy is None else accuracy
+  accuracy = eps**0.5 / 3 if accuracy is None else accuracy
   slope = jax.grad(lambda x: 0.5 * problem.normal(theta, x).cost)
   pick = lambda which, a, b: jax.tree.map(lambda p, q: jnp.where(which, p, q), a, b)
 
@@ -200,7 +200,6 @@ def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float
     x0, model, roots, distance, jnp.asarray(1e-3, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no
   )
   s = lax.while_loop(lambda s: ~s.done, step, start)
-  # In float32 distances below the root of the precision are rounding.
   return Minimum(s.x, s.k - 1, jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance), s.roots)
 
 

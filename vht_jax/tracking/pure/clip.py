@@ -16,7 +16,15 @@ from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.head import flame
 from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.pure.frame import frame_and_distance, frames_and_distance, landmark_problem
-from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, image_size, used_weights
+from vht_jax.tracking.pure.requests import (
+  check_adjoint,
+  check_shapes,
+  fits_dense,
+  frames_with_face,
+  image_size,
+  used_observations,
+  used_weights,
+)
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.tracking.state import identity_of, plain_appearance
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, TrackResult
@@ -53,12 +61,15 @@ def track_fn(
     reads them: images have no influence on a fit of landmarks, and neither have, with `Implicit`, the start poses.
 
   Raises:
-    InputError: a method without derivatives, an adjoint that does not fit the method, or a derivative with respect to
-      a weight that the method does not know.
+    InputError: a method without derivatives, an adjoint that does not fit the method, observations of other shapes, or
+      a derivative with respect to what has no influence (`without_influence`).
   """
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
-  weights = used_weights(weights, config)
+  check_shapes(model, observations, config)
+  dense = fits_dense(model, observations, config)
+  weights = used_weights(weights, config, known_identity=init is not None, dense=dense)
+  observations = used_observations(observations, config, dense=dense)
   seen = frames_with_face(observations)
   how: Any = dict(size=size, adjoint=adjoint)
   distance = None

@@ -12,7 +12,7 @@ from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.landmarks import predict
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
-from vht_jax.tracking.pure.requests import check_adjoint, image_size
+from vht_jax.tracking.pure.requests import check_adjoint, check_shapes, fits_dense, image_size
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
@@ -41,6 +41,7 @@ def frame_and_distance(
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
 ) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
   """`fit_frame`, and how far its landmarks' fit ended from the minimum; None for Adam."""
+  check_shapes(model, observation, config, frames=False)
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint)
   if config.photometric and start is not None:
@@ -108,8 +109,8 @@ def landmark_problem(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, size: tuple[int, int]
 ) -> tuple[LandmarkModel, ObservedLandmarks]:
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
-  dense = observations.dense if config.landmarks.dense_landmarks else None
-  step = DENSE_STEP if dense is not None and model.dense_index.shape[0] else 0
+  dense = observations.dense if fits_dense(model, observations, config) else None
+  step = DENSE_STEP if dense is not None else 0
   lm = observed.landmark_model(model, weights, step)
   points, confidence = fitted_points(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step
