@@ -20,9 +20,11 @@ be differentiated is refused as well (`check_adjoint`, `without_influence`).
 from vht_jax.tracking.pure.clip import fit_frames_in_turn, fit_identity, track_fn
 from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem, residuals
 from vht_jax.tracking.pure.heads import PosedHead, landmarks_only, with_pose
+from vht_jax.tracking.pure.inputs import initial_result, observations, observations_from
 from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, without_influence
 
 __all__ = [
   "PosedHead", "check_adjoint", "fit_frame", "fit_frames", "fit_frames_in_turn", "fit_identity", "frames_with_face",
-  "landmark_problem", "landmarks_only", "residuals", "track_fn", "with_pose", "without_influence",
+  "initial_result", "landmark_problem", "landmarks_only", "observations", "observations_from", "residuals", "track_fn",
+  "with_pose", "without_influence",
 ]  # fmt: skip
