@@ -6,15 +6,12 @@ import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_layers import FLOORS
-from tiny import SIZE, clip, quick_jit, tiny_head
+from tiny import quick_jit
 
 from vht_jax.config import Weights
-from vht_jax.head import flame
-from vht_jax.head.load import load_head
 
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "vht_jax"
@@ -146,25 +143,19 @@ def test_weights_of_the_method_are_the_defaults():
 
 @pytest.mark.slow
 @pytest.mark.differentiable
-def test_the_page_on_training_runs_from_top_to_bottom(open_head, tmp_path, monkeypatch):
-  """With fewer components of the head, and programs that are not optimised."""
-  few = dict(n_shape=3, n_expr=5)
+def test_the_page_on_training_runs_from_top_to_bottom(tmp_path, monkeypatch):
+  """As somebody pastes it, with fewer components of the head, and programs that are not optimised."""
   monkeypatch.chdir(tmp_path)
-  seen = clip(tiny_head(open_head, **few), n_frames=8)[0]
-  given = {
-    "quick_jit": quick_jit,
-    "landmarks": 4.0 * seen.landmarks,
-    "confidence": jnp.ones((8, 70)),
-    "whole_head": flame.without_lower_neck(load_head(model="open", **few)),
-    "images_and_landmarks": seen.replace(rgb=jnp.full((8, *SIZE, 3), 0.5)),
-    "clips": jax.tree.map(lambda a: a[None], seen),
-  }
   page = text_of(REPO / "docs" / "differentiable.md").replace("jax.jit(", "quick_jit(")
   page = page.replace("n_shape=20, n_expr=20", "n_shape=3, n_expr=5")
   blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-  assert len(blocks) == 6
+  assert len(blocks) == 7
+  given = {"quick_jit": quick_jit}
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as of somebody who pastes it
     for block in blocks:
       exec(block, given)
-  for name in ("slope", "tracked", "results", "out"):
-    assert all(np.isfinite(a).all() for a in jax.tree.leaves(given[name]) if a.dtype.kind == "f"), name
+  for name in ("slope", "bent", "by_spread", "by_pixels", "results", "out"):
+    leaves = [np.asarray(a) for a in jax.tree.leaves(given[name])]
+    assert all(np.isfinite(a).all() for a in leaves if a.dtype.kind == "f"), name
+    assert any((a != 0).any() for a in leaves), name
+  assert int(given["result"].left_out) == 0

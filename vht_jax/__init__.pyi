@@ -41,7 +41,10 @@ from .tracking.pure import (
   fit_frame as fit_frame,
   fit_frames as fit_frames,
   fit_identity as fit_identity,
+  initial_result as initial_result,
   landmarks_only as landmarks_only,
+  observations as observations,
+  observations_from as observations_from,
   residuals as residuals,
   track_fn as track_fn,
   with_pose as with_pose,
@@ -54,6 +57,7 @@ from .types import (
   Observations as Observations,
   Pose as Pose,
   RawPose as RawPose,
+  Stationary as Stationary,
   Status as Status,
   TrackResult as TrackResult,
 )

@@ -164,8 +164,8 @@ class Weights(flax.struct.PyTreeNode):
 
   lr: float = option(5e-3, "learning rate of everything without its own", method=Adam, source=_VHT)
   pos_lr: float = option(1e-3, "learning rate of the translation", method=Adam, source=_VHT)
-  light_lr: float = option(5e-3, "learning rate of the light", method=Adam, source=_VHT)
-  cam_lr: float = option(5e-3, "learning rate of the camera", method=Adam, source=_VHT)
+  light_lr: float = option(5e-3, "learning rate of the light", method=Adam, estimates=True, source=_VHT)
+  cam_lr: float = option(5e-3, "learning rate of the camera", method=Adam, estimates=True, source=_VHT)
 
   w_lmk: float = option(5.0, "weight of the landmarks", method=Adam, source=_VHT)
   w_eyes_lmk: float = option(2.0, "weight of the irises", method=Adam, source=_VHT)
@@ -188,7 +188,7 @@ class Weights(flax.struct.PyTreeNode):
   # The bias of a dense landmark is not estimated, so it counts as noise.
   sd_dense: float = option(
     0.02, "noise and bias of a dense landmark", unit="outer eye distances", positive=True, method=Landmarks,
-    source=_STUDY,
+    needs="dense_landmarks", source=_STUDY,
   )  # fmt: skip
   sd_offset: float = option(
     0.005, "constant bias of the detector per landmark", unit="outer eye distances", positive=True, method=Landmarks,

@@ -140,6 +140,13 @@ class Status(enum.IntEnum):
   DIVERGED = 3  # the fit gave a non-finite or absurd pose; replaced by its neighbours'
 
 
+class Stationary(flax.struct.PyTreeNode):
+  """How far a fit ended from where the gradient of its cost vanishes, in standard deviations of what it estimates."""
+
+  frames: Array  # (T,) of each frame's unknowns, what frames share being held
+  shared: Array  # () of what frames share, the frames being at their minima; 0 where it was given
+
+
 class TrackResult(flax.struct.PyTreeNode):
   """A tracked clip of T frames."""
 
@@ -155,4 +162,8 @@ class TrackResult(flax.struct.PyTreeNode):
   # Standard deviations of every number of `poses` as its own frame knows it (`uncertainty`), inf where not tracked.
   pose_sd: Pose | None = None  # leading axis T
   focal_sd: Array | None = None  # () relative standard deviation of the focal length; 0: given
+  # Of fits of landmarks by `track_fn`: what their derivatives rest on (`Implicit.stationary`).
+  stationary: Stationary | None = None
+  # () i32, frames without a derivative, because they or what all share are farther away; only `Implicit` has any.
+  left_out: Array | None = None
   timing: dict[str, Any] = flax.struct.field(pytree_node=False, default_factory=dict)  # stage -> seconds

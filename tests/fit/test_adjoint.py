@@ -11,7 +11,8 @@ from tiny import quick_jit
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers import adjoint
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise, minimise_shared, no_derivative
-from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal
+from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, levenberg_marquardt
+from vht_jax.types import Stationary
 
 pytestmark = pytest.mark.differentiable
 
@@ -40,7 +41,7 @@ def outcome(theta, x0, how):
   return jnp.sum(jnp.array([1.0, -2.0, 0.5], x0.dtype) * minimise(normal, theta, x0, how, 30).x)
 
 
-EXACT = Implicit(max_steps=60, tol=1e-15)
+EXACT = Implicit(accuracy=1e-12)
 
 
 def test_implicit_equals_central_differences_and_gauss_newton_alone_does_not(points):
@@ -84,16 +85,29 @@ def test_a_fit_that_did_not_converge_has_no_derivative(points):
   assert np.isfinite(slope(Implicit())).all()
 
 
-def test_polish_finds_the_gradient_s_zero(points):
-  """The solver alone stops where the cost rounds, at the root of the precision."""
+def test_the_solver_finds_the_gradient_s_zero(points):
+  """Levenberg-Marquardt alone stops where the cost rounds, at the root of the precision."""
   with jax.enable_x64(True):
     theta, x0 = jnp.asarray(points), jnp.zeros(3)
-    left = []
-    for polish in (0, 40):
-      how = Implicit(max_steps=60, tol=1e-8, polish=polish)
-      found = quick_jit(lambda p: minimise(normal, p, x0, how, 30))(theta)
-      left.append(float(jnp.abs(found.normal.gradient).max()))
+    at = functools.partial(normal, theta)
+    alone = quick_jit(lambda x0: levenberg_marquardt(at, x0, max_steps=60, tol=1e-8))(x0)
+    found = quick_jit(lambda p: minimise(normal, p, x0, EXACT, 30))(theta)
+    left = [float(jnp.abs(f.normal.gradient).max()) for f in (alone, found)]
     assert left[1] < 1e-12 < left[0]
+    assert float(found.distance.frames) < 1e-12
+
+
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+def test_second_derivatives_are_those_of_the_gradient(points, outer):
+  with jax.enable_x64(True):
+    theta, x0 = jnp.asarray(points), jnp.zeros(3)
+    slope = jax.grad(lambda p: outcome(p, x0, EXACT))
+    direction = np.random.default_rng(2).standard_normal(points.shape)
+    along = lambda p: jnp.sum(slope(p) * direction)
+    found = quick_jit(outer(along))(theta)
+    run = quick_jit(slope)
+    numeric = (run(theta + 1e-5 * direction) - run(theta - 1e-5 * direction)) / 2e-5
+    np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-6)
 
 
 def test_vmap_differentiates_each_fit_by_itself(points):
@@ -135,6 +149,43 @@ def test_shared_unknowns_equal_central_differences():
     assert float(jnp.sum(gradient * direction)) == pytest.approx(float(numeric), rel=1e-4)
     unrolled = quick_jit(jax.grad(functools.partial(run, how=Unrolled(max_steps=40))))(theta)
     assert float(jnp.sum(unrolled * direction)) == pytest.approx(float(numeric), rel=1e-4)
+
+
+class WithoutTheSecond(Implicit):
+  """As if the second of four frames had not converged."""
+
+  def kept(self, distance):
+    return Stationary(frames=jnp.arange(4) != 1, shared=jnp.ones((), bool))
+
+
+def test_a_frame_that_is_left_out_stays_where_it_is():
+  """What the frames share then has the derivative of a fit in which that frame's unknowns are held."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(3)
+    theta, xs0 = jnp.asarray(rng.standard_normal((4, 6))), jnp.full((4, 2), 0.3)
+    weigh = lambda found: found.shared[0] - 2 * found.shared[1] + jnp.sum(found.frames[:, 1] * jnp.arange(4.0))
+    run = lambda p: weigh(minimise_shared(arrow, p, xs0, jnp.zeros(2), EXACT, 30))
+    there = quick_jit(lambda p: minimise_shared(arrow, p, xs0, jnp.zeros(2), EXACT, 30))(theta).frames[1]
+
+    def holding(theta, xs, shared):
+      model = arrow(theta, xs.at[1].set(there), shared)
+      return model.replace(
+        cost=model.cost + jnp.sum((xs[1] - there) ** 2),
+        frame_gradient=model.frame_gradient.at[1].set(xs[1] - there),
+        frame_matrix=model.frame_matrix.at[1].set(jnp.eye(2)),
+        cross=model.cross.at[1].set(0.0),
+      )
+
+    def with_held(p):
+      return weigh(minimise_shared(holding, p, xs0, jnp.zeros(2), EXACT, 30))
+
+    expected = quick_jit(jax.grad(with_held))(theta)
+    left_out = WithoutTheSecond(unconverged="zero", accuracy=1e-12)
+    partly = lambda p: weigh(minimise_shared(arrow, p, xs0, jnp.zeros(2), left_out, 30))
+    np.testing.assert_allclose(quick_jit(jax.grad(partly))(theta), expected, atol=1e-8)
+    assert np.abs(quick_jit(jax.grad(run))(theta) - expected).max() > 1e-2
+    loud = lambda p: weigh(minimise_shared(arrow, p, xs0, jnp.zeros(2), WithoutTheSecond(), 30))
+    assert np.isnan(quick_jit(jax.grad(loud))(theta)).any()
 
 
 @pytest.mark.parametrize("checkpoint", [0, 1, 3, 7, 20])
@@ -189,5 +240,3 @@ def test_options_are_checked():
     Unrolled(checkpoint=-1)
   with pytest.raises(InputError, match="unconverged"):
     Implicit(unconverged="ignore")
-  with pytest.raises(InputError, match="polish"):
-    Implicit(polish=-1)

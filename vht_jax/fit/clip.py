@@ -26,8 +26,9 @@ from vht_jax.fit import assemble
 from vht_jax.fit.assemble import Reduced
 from vht_jax.fit.frame import initial_unknowns, landmark_entries, with_common
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.solvers import factor
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise_shared
-from vht_jax.fit.solvers.least_squares import ArrowNormal, damped_cholesky
+from vht_jax.fit.solvers.least_squares import ArrowNormal, damped_root
 from vht_jax.fit.terms.colour import Colours, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError
 from vht_jax.fit.terms.priors import HELD_SD, SmallOffsets, identity_priors
@@ -36,7 +37,7 @@ from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import CAMERA, Shared, Unknowns, extract, insert, n_unknowns, unknowns
 from vht_jax.layout import Layout
-from vht_jax.types import Array
+from vht_jax.types import Array, Stationary
 
 
 def initial_shared(model: LandmarkModel, focal: float | None = None) -> Shared:
@@ -88,6 +89,7 @@ class BundleResult(flax.struct.PyTreeNode):
   cost: Array  # ()
   steps: Array  # () i32
   focal_relative_sd: Array  # () predicted standard deviation of log focal
+  distance: Stationary | None = None  # from the minimum; None without an adjoint
 
 
 def bundle_adjust(
@@ -144,6 +146,7 @@ def bundle_adjust(
     cost=solution.cost,
     steps=solution.steps,
     focal_relative_sd=focal_deviation(solution.shared_information, layout),
+    distance=solution.distance,
   )
 
 
@@ -222,7 +225,7 @@ def shared_step(
   prior = assemble.shared_normal(identity_priors(model, weights, focal_prior), free, shared, flat)
   matrix = scale * total.matrix + prior.matrix
   gradient = scale * total.gradient + prior.gradient
-  step = -jax.scipy.linalg.cho_solve((damped_cholesky(matrix, damping), True), gradient)
+  step = -factor.solve_vector(damped_root(matrix, damping), gradient)
   step = jnp.where(jnp.all(jnp.isfinite(step)), step, 0.0)
   moved = insert(free.shared, flat + step, shared)
   return moved, scale * total.cost + prior.cost

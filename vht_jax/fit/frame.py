@@ -11,6 +11,7 @@ from vht_jax import rotation
 from vht_jax.config import Weights
 from vht_jax.fit import assemble, unknowns
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
+from vht_jax.fit.solvers import factor
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise
 from vht_jax.fit.solvers.least_squares import Normal, Solution, levenberg_marquardt
 from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
@@ -70,8 +71,7 @@ def marginal(found: Normal, n: int) -> Normal:
   """The normal equations of the first n unknowns at the minimum, the others marginalised."""
   H = found.matrix
   cross = H[:n, n:]
-  factor = jax.scipy.linalg.cho_factor(H[n:, n:], lower=True)
-  known = jnp.matmul(cross, jax.scipy.linalg.cho_solve(factor, cross.T), precision=HIGHEST)
+  known = jnp.matmul(cross, factor.solve(factor.inverse_root(H[n:, n:]), cross.T), precision=HIGHEST)
   return Normal(found.cost, found.gradient[:n], H[:n, :n] - known)
 
 

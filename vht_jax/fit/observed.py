@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import Weights
+from vht_jax.fit.solvers import factor
 from vht_jax.head import points as pts
 from vht_jax.head import view_bias
 from vht_jax.head.mesh_points import IBUG68, IRISES
@@ -66,16 +67,16 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   vertices = jnp.concatenate([model.lmk_vertices, model.dense_vertices[pick]])
   bary = jnp.concatenate([model.lmk_bary, model.dense_bary[pick]])
   points = pts.surface_points(model, vertices, bary)
-  factor = np.ones(70)
-  factor[:17] = 3.0
-  factor[17:27] = 1.5
-  factor = jnp.asarray(factor, points.template.dtype)
-  dense = jnp.ones(len(pick), factor.dtype)
+  times = np.ones(70)
+  times[:17] = 3.0
+  times[17:27] = 1.5
+  times = jnp.asarray(times, points.template.dtype)
+  dense = jnp.ones(len(pick), times.dtype)
   # A point of the mesh that is one of the 68 is seen once.
   again = jnp.isin(model.dense_index[pick], np.concatenate([IBUG68, IRISES]))
-  sd = jnp.concatenate([weights.sd_landmark * factor, jnp.where(again, jnp.inf, weights.sd_dense * dense)])
+  sd = jnp.concatenate([weights.sd_landmark * times, jnp.where(again, jnp.inf, weights.sd_dense * dense)])
   # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze.
-  bias_factor = factor.at[36:48].set(2.0).at[68:].set(2.0)
+  bias_factor = times.at[36:48].set(2.0).at[68:].set(2.0)
   bias = jnp.concatenate([weights.sd_offset * bias_factor, 2 * weights.sd_offset * dense])
   p68 = points.template[:68]
   centred = p68 - jnp.mean(p68, axis=0, keepdims=True)
@@ -226,6 +227,6 @@ def affine_camera(model: LandmarkModel, uv: Array, seen: Array) -> tuple[Array, 
   mean_h, mean_u = jnp.sum(w * head, 0) / total, jnp.sum(w * uv, 0) / total
   a, b = (head - mean_h[None]) * w, (uv - mean_u[None]) * w
   ridge = 1e-6 * jnp.eye(3, dtype=a.dtype)
-  factor = jnp.linalg.cholesky(jnp.matmul(a.T, a, precision=HIGHEST) + ridge)
-  affine = jax.scipy.linalg.cho_solve((factor, True), jnp.matmul(a.T, b, precision=HIGHEST)).T
+  root = factor.inverse_root(jnp.matmul(a.T, a, precision=HIGHEST) + ridge)
+  affine = factor.solve(root, jnp.matmul(a.T, b, precision=HIGHEST)).T
   return *nearest_rotation(affine), mean_h, mean_u

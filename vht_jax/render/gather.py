@@ -7,6 +7,7 @@ even more. Both visit only the runs of pixels in which a face is seen, in a loop
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,43 @@ _RUN = 64  # consecutive pixels that are visited or skipped together
 _CHUNK = 32  # runs per trip on a CPU: what is gathered for them stays in cache
 
 
+_machine: ContextVar[bool | None] = ContextVar("on_cpu", default=None)  # what is being traced is for a CPU
+
+
+def on_cpu() -> bool:
+  """Whether what is traced now is for a CPU: as `for_each_machine` says, outside of it by JAX's default device."""
+  known = _machine.get()
+  return jax.default_backend() == "cpu" if known is None else known
+
+
+def for_each_machine(fun: Callable) -> Callable:
+  """`fun` of arrays, traced once for a CPU and once for accelerators: the platform that is lowered for has its own.
+
+  A program that is exported on a CPU for a GPU (`jax.export`) is to be the GPU's. Of the two, only what a program is
+  lowered for remains in it.
+  """
+
+  def for_one(cpu: bool):
+    def traced(*args):
+      token = _machine.set(cpu)
+      try:
+        return fun(*args)
+      finally:
+        _machine.reset(token)
+
+    return traced
+
+  def both(*args):
+    if _machine.get() is not None:
+      return fun(*args)
+    return lax.platform_dependent(*args, cpu=for_one(True), default=for_one(False))
+
+  return both
+
+
 def frames_in_turn() -> bool:
   """Whether batched frames are treated one after the other: on a CPU, whose caches hold one frame's working set."""
-  return jax.default_backend() == "cpu"
+  return on_cpu()
 
 
 def map_frames(fun: Callable, in_axes: tuple[int | None, ...] | int = 0) -> Callable:
@@ -46,14 +81,19 @@ def map_frames(fun: Callable, in_axes: tuple[int | None, ...] | int = 0) -> Call
     axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
     if len(axes) != len(args) or 0 not in axes or any(axis not in (0, None) for axis in axes):
       raise ValueError(f"map_frames: in_axes must have a 0 or None for each of {len(args)} arguments, got {in_axes}")
-    if not frames_in_turn():
-      return jax.vmap(fun, axes)(*args)
 
-    def one(frame):
-      frame = iter(frame)
-      return fun(*(arg if axis is None else next(frame) for arg, axis in zip(args, axes, strict=True)))
+    @for_each_machine
+    def all_frames(*args):
+      if not frames_in_turn():
+        return jax.vmap(fun, axes)(*args)
 
-    return lax.map(one, tuple(arg for arg, axis in zip(args, axes, strict=True) if axis == 0))
+      def one(frame):
+        frame = iter(frame)
+        return fun(*(arg if axis is None else next(frame) for arg, axis in zip(args, axes, strict=True)))
+
+      return lax.map(one, tuple(arg for arg, axis in zip(args, axes, strict=True) if axis == 0))
+
+    return all_frames(*args)
 
   return mapped
 
@@ -71,22 +111,25 @@ def merge_vmap(fun: Callable) -> Callable:
   Returns:
     `fun` with its batching rule; `fun` itself gives reverse mode no derivative, so wrap it in a `custom_vjp`.
   """
-  merged = jax.custom_batching.custom_vmap(fun)
+  merged = jax.custom_batching.custom_vmap(for_each_machine(fun))
 
   @merged.def_vmap
   def rule(axis_size, in_batched, *args):
-    if frames_in_turn():
+    @for_each_machine
+    def batch(*args):
+      if frames_in_turn():
 
-      def one(batched):
-        batched = iter(batched)
-        return merged(*(next(batched) if b else a for a, b in zip(args, in_batched, strict=True)))
+        def one(batched):
+          batched = iter(batched)
+          return merged(*(next(batched) if b else a for a, b in zip(args, in_batched, strict=True)))
 
-      out = lax.map(one, [a for a, b in zip(args, in_batched, strict=True) if b])
-    else:
+        return lax.map(one, [a for a, b in zip(args, in_batched, strict=True) if b])
       args = [a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip(args, in_batched, strict=True)]
       n_frames = args[0].shape[1]
       out = merged(*(a.reshape(axis_size * n_frames, *a.shape[2:]) for a in args))
-      out = jax.tree.map(lambda o: o.reshape(axis_size, n_frames, *o.shape[1:]), out)
+      return jax.tree.map(lambda o: o.reshape(axis_size, n_frames, *o.shape[1:]), out)
+
+    out = batch(*args)
     return out, jax.tree.map(lambda _: True, out)
 
   return merged

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
-from vht_jax.render.gather import frames_in_turn
+from vht_jax.render.gather import for_each_machine, frames_in_turn
 from vht_jax.render.interpolate import depth_and_bary
 from vht_jax.render.tiles import Blocks
 from vht_jax.types import Array, Fragments
@@ -93,6 +93,7 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   """The kernel (B, V, 3), (F, 3) -> (B, H, W) i32 for a static size, with its rule for `vmap`."""
 
   @jax.custom_batching.custom_vmap
+  @for_each_machine
   def kernel(screen, faces):
     n_tiles = math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
     if screen.shape[0] > 1 and screen.shape[0] * faces.shape[0] * n_tiles >= 2**31:  # block numbers are int32
@@ -105,10 +106,14 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
     if faces_batched:  # other faces in each frame
       frames = screen if screen_batched else jnp.broadcast_to(screen, (axis_size, *screen.shape))
       return lax.map(lambda args: kernel(*args), (frames, faces)), True
-    if frames_in_turn():
-      return lax.map(lambda s: kernel(s, faces), screen), True
-    out = kernel(screen.reshape(-1, *screen.shape[2:]), faces)
-    return out.reshape(axis_size, -1, *size), True
+
+    @for_each_machine
+    def batch(screen, faces):
+      if frames_in_turn():
+        return lax.map(lambda s: kernel(s, faces), screen)
+      return kernel(screen.reshape(-1, *screen.shape[2:]), faces).reshape(axis_size, -1, *size)
+
+    return batch(screen, faces), True
 
   return kernel
 

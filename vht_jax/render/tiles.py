@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vht_jax.render.gather import on_cpu
 from vht_jax.types import Array
 
 
@@ -97,4 +97,4 @@ class Blocks:
 
 def default_chunk_size() -> int:
   """In cache on a CPU; few trips, each with launches and a host sync, on an accelerator."""
-  return 2048 if jax.default_backend() == "cpu" else 16384
+  return 2048 if on_cpu() else 16384

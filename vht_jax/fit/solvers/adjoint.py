@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -33,36 +32,41 @@ from vht_jax.fit.solvers.least_squares import (
   ArrowSolution,
   Normal,
   Solution,
-  damped_cholesky,
   eliminate_frames,
   levenberg_marquardt,
   levenberg_marquardt_shared,
 )
-from vht_jax.types import Array
+from vht_jax.fit.solvers.newton import Arrow, Frame, Minimum, Problem, along, dot, minimum
+from vht_jax.types import Array, Stationary
 
-HIGHEST = lax.Precision.HIGHEST
 MAX_CG = 100  # iterations of the conjugate gradients; some ten are needed
+NEAR = 3e-4  # of the right side that they may leave where rounding ends their progress
 
 
 @dataclasses.dataclass(frozen=True)
 class Implicit:
-  """Derivatives of the solution of a least-squares fit (Levenberg-Marquardt), by the implicit function theorem."""
+  """Derivatives of the solution of a least-squares fit, by the implicit function theorem.
 
-  max_steps: int = 30  # of the solver, which has to converge
-  tol: float = 1e-5  # relative decrease of the cost at which the solver stops
-  # How far the solution may be from where the gradient vanishes, in its own standard deviations. Beyond that the
-  # theorem does not hold and `unconverged` says what the derivative of that fit is: "nan", or "zero" to leave it out.
+  The fit is Levenberg-Marquardt's, and Newton's (`newton.minimum`) from where it has become slow.
+  """
+
+  max_steps: int = 60  # of the solver, both kinds together
+  tol: float = 1e-3  # relative decrease of the cost below which Newton takes over
+  accuracy: float | None = None  # standard deviations at which the solver stops; None: a third of the precision's root
+  # How far a frame, or what frames share, may be from where the gradient vanishes, in its own standard deviations.
+  # Beyond that the theorem does not hold and `unconverged` says what follows: "nan" for the whole fit, or "zero" to
+  # leave the frame out, as if it stayed where it is (all of them, if it is what they share).
   stationary: float = 0.05
   unconverged: str = "nan"
-  # Gauss-Newton steps after the solver, which stops where rounding hides the decrease of the cost: there the solution
-  # is known to the root of the precision only. The gradient's zero is sharper. For comparing with finite differences.
-  polish: int = 0
 
   def __post_init__(self):
-    if self.polish < 0:
-      raise InputError(f"Implicit: polish must not be negative, got {self.polish}")
     if self.unconverged not in ("nan", "zero"):
       raise InputError(f"Implicit: unconverged must be 'nan' or 'zero', got {self.unconverged!r}")
+
+  def kept(self, distance: Stationary) -> Stationary:
+    """() bool for what frames share and (F,) bool for frames: which of them have a derivative."""
+    shared = distance.shared < self.stationary
+    return Stationary(frames=(distance.frames < self.stationary) & shared, shared=shared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +140,14 @@ def minimise(
     began. `normal` is differentiable through x and theta.
   """
   if isinstance(adjoint, Implicit):
-    problem = _Frame(normal, adjoint)
-    x, (steps, converged) = _argmin(problem, adjoint, theta, lax.stop_gradient(x0))
-    return Solution(x, normal(theta, x), steps, converged)
+    x, found = _argmin(Frame(normal), adjoint, theta, lax.stop_gradient(x0))
+    distance = found.distance
+    return Solution(x, normal(theta, x), found.steps, adjoint.kept(distance).frames, distance)
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
-    return levenberg_marquardt(at, x0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
+    found = levenberg_marquardt(at, x0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
+    return found.replace(distance=_distance(Frame(normal), found.normal))
   return levenberg_marquardt(at, x0, max_steps=max_steps)
 
 
@@ -156,15 +161,19 @@ def minimise_shared(
 ) -> ArrowSolution:
   """`minimise` for frames0 (F, n) that share shared0 (m,); `normal` takes (theta, frames, shared)."""
   if isinstance(adjoint, Implicit):
-    problem = _Arrow(normal, adjoint)
-    (frames, shared), (steps, converged) = _argmin(problem, adjoint, theta, lax.stop_gradient((frames0, shared0)))
+    problem = Arrow(lambda theta, x: normal(theta, *x))
+    (frames, shared), found = _argmin(problem, adjoint, theta, lax.stop_gradient((frames0, shared0)))
     model = normal(theta, frames, shared)
     information = eliminate_frames(model, jnp.zeros((), shared.dtype))[2]
-    return ArrowSolution(frames, shared, model.cost, steps, converged, information)
+    kept = jnp.all(adjoint.kept(found.distance).frames)
+    return ArrowSolution(frames, shared, model.cost, found.steps, kept, information, found.distance)
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
-    return levenberg_marquardt_shared(at, frames0, shared0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
+    found = levenberg_marquardt_shared(at, frames0, shared0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
+    problem = Arrow(lambda theta, x: normal(theta, *x))
+    there = lax.stop_gradient((theta, (found.frames, found.shared)))
+    return found.replace(distance=_distance(problem, problem.normal(*there)))
   return levenberg_marquardt_shared(at, frames0, shared0, max_steps=max_steps)
 
 
@@ -178,129 +187,71 @@ def _bounded_loop(running, step, state, max_steps, *, checkpoint):
   return scan(trip, state, None, max_steps, checkpoint)[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Frame:
-  """A least-squares problem as `_argmin` sees it."""
-
-  normal: Callable
-  options: Implicit
-
-  def solve(self, theta, x0):
-    solution = levenberg_marquardt(
-      functools.partial(self.normal, theta), x0, max_steps=self.options.max_steps, tol=self.options.tol
-    )
-    x, model = _polish(self, functools.partial(self.normal, theta), solution.x, solution.normal)
-    return x, (solution.steps, solution.converged), model
-
-  def cost(self, theta, x):
-    return self.normal(theta, x).cost
-
-  def metric(self, model: Normal):
-    """J^T r, and the product with the inverse of J^T J."""
-    factor = damped_cholesky(model.matrix, jnp.zeros((), model.matrix.dtype))
-    return model.gradient, lambda b: jax.scipy.linalg.cho_solve((factor, True), b)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Arrow:
-  """The same for frames that share unknowns."""
-
-  normal: Callable
-  options: Implicit
-
-  def solve(self, theta, start):
-    solution = levenberg_marquardt_shared(
-      functools.partial(self.normal, theta), *start, max_steps=self.options.max_steps, tol=self.options.tol
-    )
-    at = lambda x: self.normal(theta, *x)
-    x = solution.frames, solution.shared
-    x, model = _polish(self, at, x, at(x))
-    return x, (solution.steps, solution.converged), model
-
-  def cost(self, theta, x):
-    return self.normal(theta, *x).cost
-
-  def metric(self, model: ArrowNormal):
-    factors, solved, matrix, _ = eliminate_frames(model, jnp.zeros((), model.shared_matrix.dtype))
-    crossed, reduced = solved[..., :-1], jnp.linalg.cholesky(matrix)
-    triangular = functools.partial(lax.linalg.triangular_solve, factors, left_side=True, lower=True)
-
-    def inverse(b):
-      half = triangular(b[0][..., None])
-      rest = b[1] - jnp.einsum("fns,fn->s", crossed, half[..., 0], precision=HIGHEST)
-      shared = jax.scipy.linalg.cho_solve((reduced, True), rest)
-      half = half - jnp.matmul(crossed, shared[:, None], precision=HIGHEST)
-      return triangular(half, transpose_a=True)[..., 0], shared
-
-    return (model.frame_gradient, model.shared_gradient), inverse
-
-
-def _polish(problem: _Frame | _Arrow, normal: Callable, x: Any, model: Any) -> tuple[Any, Any]:
-  """A solution and the model there after `options.polish` steps that nothing judges."""
-
-  def step(_, state):
-    x, model = state
-    gradient, inverse = problem.metric(model)
-    x = jax.tree.map(jnp.subtract, x, inverse(gradient))
-    return x, normal(x)
-
-  return lax.fori_loop(0, problem.options.polish, step, (x, model)) if problem.options.polish else (x, model)
+def _distance(problem: Problem, model: Any) -> Stationary:
+  model = lax.stop_gradient(model)
+  gradient = problem.gradient(model)
+  return problem.distance(problem.decompose(model, jnp.zeros_like(model.cost)), gradient)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _argmin(problem, options: Implicit, theta, x0):
-  x, counts, _ = problem.solve(theta, x0)
-  return x, counts
+def _argmin(problem: Problem, options: Implicit, theta, x0) -> tuple[Any, Minimum]:
+  """The minimum; everything of it but the place itself counts as constant."""
+  found = minimum(
+    problem, theta, x0, max_steps=options.max_steps, tol=options.tol, accuracy=options.accuracy
+  )  # fmt: skip
+  return found.x, found
 
 
 @_argmin.defjvp
 def _argmin_jvp(problem, options, primals, tangents):
   theta, x0 = primals
-  x, counts, model = problem.solve(theta, x0)
-  gradient, inverse = problem.metric(model)
-  # The step that Gauss-Newton would still make; its length in standard deviations, for costs that are chi squares.
-  remaining = _dot(gradient, inverse(gradient))
-  valid = remaining < options.stationary**2
-  slope = jax.grad(problem.cost, argnums=1)
+  x, found = _argmin(problem, options, theta, x0)  # itself, so that its derivative has one
+  kept = options.kept(found.distance)
+  only = functools.partial(problem.only, kept)
+  slope = jax.grad(lambda theta, x: 0.5 * problem.normal(theta, x).cost, argnums=1)
   _, mixed = jax.jvp(lambda theta: slope(theta, x), (theta,), (tangents[0],))
+  # On both sides of the solve, where frames that are left out are cut off: each mode ends at another one.
+  loud = (options.unconverged == "nan") & ~(jnp.all(kept.frames) & kept.shared)
+  known = jnp.where(loud, jnp.nan, 1.0)
+  mixed = jax.tree.map(lambda d: d * known, mixed)
   _, hessian = jax.linearize(lambda x: slope(theta, x), x)
+
+  # Frames that are left out stay where they are, for what they share too.
+  rest = lambda d: jax.tree.map(jnp.subtract, d, only(d))
+  with_rest = lambda apply, d: jax.tree.map(jnp.add, only(apply(only(d))), rest(d))
+  inverse = functools.partial(with_rest, functools.partial(problem.inverse, found.roots))
 
   def solve(matvec, b):
     return _conjugate_gradients(matvec, b, inverse)
 
-  dx = lax.custom_linear_solve(hessian, mixed, solve, symmetric=True)
-  if options.unconverged == "zero":
-    dx = jax.tree.map(lambda d: jnp.where(valid, -d, 0.0), dx)
-  else:
-    dx = jax.tree.map(lambda d: d * jnp.where(valid, -1.0, jnp.nan), dx)
-  return (x, counts), (dx, jax.tree.map(lambda a: np.zeros(a.shape, jax.dtypes.float0), counts))
+  dx = lax.custom_linear_solve(functools.partial(with_rest, hessian), only(mixed), solve, symmetric=True)
+  dx = jax.tree.map(lambda d: -d * known, dx)
+  still = jax.tree.map(_no_tangent, found)
+  return (x, found), (dx, still._replace(x=dx))
 
 
-def _dot(a, b) -> Array:
-  products = (jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-  return functools.reduce(operator.add, products)
+def _no_tangent(a: Array):
+  return jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else np.zeros(a.shape, jax.dtypes.float0)
 
 
 def _conjugate_gradients(matvec, b, inverse):
-  """Solves matvec(x) = b, preconditioned by twice `inverse`; NaN if it does not get there: then b is no minimum's."""
-  combine = lambda s, x, y: jax.tree.map(lambda p, q: s * p + q, x, y)
-  dtype = jax.tree.leaves(b)[0].dtype
-  tol = float(jnp.finfo(dtype).eps) ** 0.6
+  """Solves matvec(x) = b, preconditioned by `inverse`; NaN if it does not get near: then b is no minimum's."""
+  tol = float(jnp.finfo(jax.tree.leaves(b)[0].dtype).eps) ** 0.6
 
   def step(state):
     x, r, p, rz, k, _ = state
     Hp = matvec(p)
-    curvature = _dot(p, Hp)
+    curvature = dot(p, Hp)
     alpha = rz / jnp.where(curvature > 0, curvature, 1.0)
-    x, r = combine(alpha, p, x), combine(-alpha, Hp, r)
+    x, r = along(alpha, p, x), along(-alpha, Hp, r)
     z = inverse(r)
-    new = _dot(r, z)
-    return x, r, combine(new / jnp.where(rz > 0, rz, 1.0), p, z), new, k + 1, curvature > 0
+    new = dot(r, z)
+    return x, r, along(new / jnp.where(rz > 0, rz, 1.0), p, z), new, k + 1, curvature > 0
 
-  zero = jax.tree.map(jnp.zeros_like, b)
   z = inverse(b)
-  rz0 = _dot(b, z)
+  rz0 = dot(b, z)
   more = lambda state: (state[3] > tol**2 * rz0) & (state[4] < MAX_CG) & state[5]
-  x, _, _, rz, _, convex = lax.while_loop(more, step, (zero, b, z, rz0, jnp.int32(0), jnp.bool_(True)))
-  good = convex & (rz <= tol**2 * rz0)
+  start = (jax.tree.map(jnp.zeros_like, b), b, z, rz0, jnp.int32(0), jnp.bool_(True))
+  x, _, _, rz, _, convex = lax.while_loop(more, step, start)
+  good = convex & (rz <= max(tol, NEAR) ** 2 * rz0)
   return jax.tree.map(lambda a: jnp.where(good, a, jnp.nan), x)

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.types import Array
+from vht_jax.fit.solvers import factor
+from vht_jax.types import Array, Stationary
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -36,17 +37,18 @@ class Solution(flax.struct.PyTreeNode):
   normal: Normal  # the model there
   steps: Array  # () i32, iterations spent
   converged: Array  # () bool, the last accepted step lowered the cost by less than `tol`
+  distance: Stationary | None = None  # from the minimum, by fits that are differentiated
 
 
-def damped_cholesky(matrix: Array, damping: Array | float) -> Array:
-  """Cholesky factor of matrix + damping * diag(matrix) (Marquardt's scaling).
+def damped_root(matrix: Array, damping: Array | float) -> Array:
+  """`factor.inverse_root` of matrix + damping * diag(matrix) (Marquardt's scaling), (..., n, n).
 
   An unknown that nothing depends on (a zero on the diagonal: the pose of a frame without landmarks) gets a one
   there, so that it stays where it is.
   """
   eye = jnp.eye(matrix.shape[-1], dtype=bool).reshape((1,) * (matrix.ndim - 2) + matrix.shape[-2:])
   damped = jnp.where(matrix == 0, 1.0, matrix * (1 + damping))
-  return jnp.linalg.cholesky(jnp.where(eye, damped, matrix))
+  return factor.inverse_root(jnp.where(eye, damped, matrix))
 
 
 def while_running(running: Callable, step: Callable, state, max_steps: int):
@@ -67,10 +69,9 @@ def levenberg_marquardt(
 
   def step(state):
     x, model, lam, k, done = state
-    factor = damped_cholesky(model.matrix, lam)
-    trial = x - jax.scipy.linalg.cho_solve((factor, True), model.gradient)
+    trial = x - factor.solve_vector(damped_root(model.matrix, lam), model.gradient)
     new = normal(trial)
-    accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
+    accept, lam, done = judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
     return pick(trial, x), jax.tree.map(pick, new, model), lam, k + 1, done
 
@@ -81,7 +82,7 @@ def levenberg_marquardt(
   return Solution(x, model, k - 1, done)
 
 
-def _judge(cost: Array, new: Array, lam: Array, k: Array, tol: float) -> tuple[Array, Array, Array]:
+def judge(cost: Array, new: Array, lam: Array, k: Array, tol: float) -> tuple[Array, Array, Array]:
   """Whether step k from `cost` to the cost `new` is accepted, the damping after it, and whether it is the last.
 
   Step 0 evaluates the start, which is taken as it is.
@@ -122,31 +123,32 @@ class ArrowSolution(flax.struct.PyTreeNode):
   steps: Array  # () i32
   converged: Array  # () bool
   shared_information: Array  # (m, m), inverse covariance of the shared unknowns with the frames marginalised
+  distance: Stationary | None = None  # as in `Solution`
 
 
 def eliminate_frames(model: ArrowNormal, damping: Array | float):
-  """Schur complement of the frames: (factors, their solves, reduced matrix (m, m), reduced gradient (m,)).
+  """Schur complement of the frames: (inverse roots, their solves, reduced matrix (m, m), reduced gradient (m,)).
 
-  Damped as `damped_cholesky` does it, the shared unknowns too.
+  Damped as `damped_root` does it, the shared unknowns too.
   """
-  factors = damped_cholesky(model.frame_matrix, damping)
+  roots = damped_root(model.frame_matrix, damping)
   right = jnp.concatenate([model.cross, model.frame_gradient[..., None]], axis=-1)
-  solved = lax.linalg.triangular_solve(factors, right, left_side=True, lower=True)  # (F, n, m + 1)
+  solved = factor.dot(roots, right)  # (F, n, m + 1)
   m = model.shared_gradient.shape[0]
   flat = solved.reshape(-1, m + 1)
   reduced = jnp.matmul(flat[:, :m].T, flat, precision=HIGHEST)
   eye = jnp.eye(m, dtype=bool)
   damped = model.shared_matrix * jnp.where(eye, 1 + damping, 1)
   damped = damped + jnp.where(eye & (model.shared_matrix == 0), 1.0, 0.0)
-  return factors, solved, damped - reduced[:, :m], model.shared_gradient - reduced[:, m]
+  return roots, solved, damped - reduced[:, :m], model.shared_gradient - reduced[:, m]
 
 
 def arrow_step(model: ArrowNormal, damping: Array | float) -> tuple[Array, Array]:
   """The damped Gauss-Newton step of the frames (F, n) and of what they share (m,)."""
-  factors, solved, matrix, gradient = eliminate_frames(model, damping)
-  shared = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient)
+  roots, solved, matrix, gradient = eliminate_frames(model, damping)
+  shared = -factor.solve_vector(factor.inverse_root(matrix), gradient)
   back = solved[..., -1] + jnp.matmul(solved[..., :-1], shared, precision=HIGHEST)
-  frames = -lax.linalg.triangular_solve(factors, back[..., None], left_side=True, lower=True, transpose_a=True)
+  frames = -factor.dot(factor.transposed(roots), back[..., None])
   return frames[..., 0], shared
 
 
@@ -174,7 +176,7 @@ def levenberg_marquardt_shared(
     trial = frames + d_frames, shared + d_shared
     last = k == max_steps
     new = normal(*trial, ~last) if only_cost else normal(*trial)
-    accept, lam, done = _judge(model.cost, new.cost, lam, k, tol)
+    accept, lam, done = judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
     known = accept & ~last if only_cost else accept
     model = jax.tree.map(lambda a, b: jnp.where(known, a, b), new, model).replace(cost=pick(new.cost, model.cost))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vht_jax.fit.solvers.factor import inverse_root
 from vht_jax.types import Array, Pose
 
 HIGHEST = lax.Precision.HIGHEST
@@ -27,8 +28,7 @@ def root_covariance(information: Array) -> Array:
   """
   unit = 1.0 / jnp.sqrt(jnp.maximum(jnp.diagonal(information), 1e-30))
   eye = jnp.eye(len(unit), dtype=unit.dtype)
-  factor = jnp.linalg.cholesky(information * jnp.outer(unit, unit) + RIDGE * eye)
-  return jax.scipy.linalg.solve_triangular(factor, eye, lower=True) * unit[None]
+  return inverse_root(information * jnp.outer(unit, unit) + RIDGE * eye) * unit[None]
 
 
 def marginal_variance(information: Array) -> Array:

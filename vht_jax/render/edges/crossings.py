@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vht_jax.render.gather import on_cpu
 from vht_jax.types import Array
 
 LINES = 3  # scan lines per pixel on which silhouettes compete
@@ -101,7 +101,7 @@ class Crossings:
     self.count = jnp.where(visible, jnp.maximum(last - first + 1, 0), 0)
     self.cumulative = jnp.cumsum(self.count, dtype=jnp.int32)
     # In cache on a CPU; few trips, each with launches and a host sync, on an accelerator.
-    self.chunk_size = 2048 if jax.default_backend() == "cpu" else 32768
+    self.chunk_size = 2048 if on_cpu() else 32768
 
   def loop(self, body: Callable, init):
     """`init` carried through `body(k, carry)` for every chunk k."""

@@ -14,22 +14,17 @@ Nothing here looks at values, talks to the host or keeps state. Two methods are 
 
 Photometric Gauss-Newton (`photometric`, what the app does by default) has no adjoint and is refused here: its image
 slopes are not the derivatives of the image lookup, so its result is no stationary point of any cost. What else cannot
-be differentiated is refused as well (`check_adjoint`, `used_weights`).
+be differentiated is refused as well (`check_adjoint`, `without_influence`).
 """
 
 from vht_jax.tracking.pure.clip import fit_frames_in_turn, fit_identity, track_fn
 from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem, residuals
 from vht_jax.tracking.pure.heads import PosedHead, landmarks_only, with_pose
-from vht_jax.tracking.pure.requests import (
-  ENERGY_WEIGHTS,
-  LEARNING_RATES,
-  check_adjoint,
-  frames_with_face,
-  used_weights,
-)
+from vht_jax.tracking.pure.inputs import initial_result, observations, observations_from
+from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, without_influence
 
 __all__ = [
-  "ENERGY_WEIGHTS", "LEARNING_RATES", "PosedHead", "check_adjoint", "fit_frame", "fit_frames", "fit_frames_in_turn",
-  "fit_identity", "frames_with_face", "landmark_problem", "landmarks_only", "residuals", "track_fn", "used_weights",
-  "with_pose",
+  "PosedHead", "check_adjoint", "fit_frame", "fit_frames", "fit_frames_in_turn", "fit_identity", "frames_with_face",
+  "initial_result", "landmark_problem", "landmarks_only", "observations", "observations_from", "residuals", "track_fn",
+  "with_pose", "without_influence",
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +15,16 @@ from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, scan
 from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.head import flame
 from vht_jax.tracking.motion.gaps import bridge
-from vht_jax.tracking.pure.frame import fit_frame, fit_frames, landmark_problem
-from vht_jax.tracking.pure.requests import check_adjoint, frames_with_face, image_size, used_weights
+from vht_jax.tracking.pure.frame import frame_and_distance, frames_and_distance, landmark_problem
+from vht_jax.tracking.pure.requests import (
+  check_adjoint,
+  check_shapes,
+  fits_dense,
+  frames_with_face,
+  image_size,
+  used_observations,
+  used_weights,
+)
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.tracking.state import identity_of, plain_appearance
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, TrackResult
@@ -45,28 +55,41 @@ def track_fn(
     adjoint: how derivatives pass; None: `Implicit()` for landmarks, `Unrolled()` for Adam.
 
   Returns:
-    Identity, poses (T, ...), energies (T,), status (T,). Differentiable with respect to landmarks, confidences,
-    images, weights, learning rates, the arrays of the head and `init`, as far as the method reads them: images have
-    no influence on a fit of landmarks, and neither have, with `Implicit`, the start poses.
+    Identity, poses (T, ...), energies (T,), status (T,); of fits of landmarks also how far they ended from their
+    minimum (`stationary`), and how many frames have no derivative therefore (`left_out`). Differentiable with respect
+    to landmarks, confidences, images, weights, learning rates, the arrays of the head and `init`, as far as the method
+    reads them: images have no influence on a fit of landmarks, and neither have, with `Implicit`, the start poses.
 
   Raises:
-    InputError: a method without derivatives, an adjoint that does not fit the method, or a derivative with respect to
-      a weight that the method does not know.
+    InputError: a method without derivatives, an adjoint that does not fit the method, observations of other shapes, or
+      a derivative with respect to what has no influence (`without_influence`).
   """
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
-  weights = used_weights(weights, config)
+  check_shapes(model, observations, config)
+  dense = fits_dense(model, observations, config)
+  weights = used_weights(weights, config, known_identity=init is not None, dense=dense)
+  observations = used_observations(observations, config, dense=dense)
   seen = frames_with_face(observations)
+  how: Any = dict(size=size, adjoint=adjoint)
+  distance = None
   if init is None:
-    identity, start, energies = fit_identity(model, observations, config, weights, size=size, adjoint=adjoint)
+    identity, start, energies, distance = _identity_and_distance(model, observations, config, weights, **how)
   else:
     identity, start, energies = init.identity, init.poses, {}
   if init is not None or config.photometric:
-    fit = fit_frames_in_turn if config.schedule == "sequential" else fit_frames
-    start, energies = fit(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)
+    fit = _in_turn if config.schedule == "sequential" else frames_and_distance
+    start, energies, distance = fit(model, observations, identity, config, weights, start, **how)
   good = jnp.all(jnp.isfinite(start.rotation), -1) & jnp.all(jnp.isfinite(start.expr), -1)
   poses, status = bridge(start, seen, good)
-  return TrackResult(identity=identity, poses=poses, energies=energies, status=status)
+  result = TrackResult(identity=identity, poses=poses, energies=energies, status=status)
+  if distance is None:
+    return result
+  distance = distance.replace(shared=jnp.max(distance.shared))  # of frames that are fitted one by one: 0 each
+  left_out = jnp.zeros((), jnp.int32)
+  if isinstance(adjoint, Implicit):
+    left_out = jnp.sum(seen & ~adjoint.kept(distance).frames, dtype=jnp.int32)
+  return result.replace(stationary=distance, left_out=left_out)
 
 
 def fit_identity(
@@ -81,6 +104,11 @@ def fit_identity(
   Returns:
     Identity, poses (T, ...), and {"landmarks": (T,) cost of each frame's landmarks and priors}.
   """
+  return _identity_and_distance(model, observations, config, weights, size=size, adjoint=adjoint)[:3]
+
+
+def _identity_and_distance(model, observations, config, weights, *, size, adjoint):
+  """`fit_identity`, and the `Stationary` of the bundle adjustment."""
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
   lm, observed = landmark_problem(model, observations, config, weights, size)
@@ -109,7 +137,7 @@ def fit_identity(
     )
     raw = jax.tree.map(lambda a, b: a.at[index].set(b), raw, key)
     poses = jax.vmap(flame.limit_pose)(raw)
-  return identity, poses, {"landmarks": cost}
+  return identity, poses, {"landmarks": cost}, found.distance
 
 
 def fit_frames_in_turn(
@@ -120,16 +148,21 @@ def fit_frames_in_turn(
 
   A frame without a face keeps its predecessor's pose.
   """
+  return _in_turn(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
+
+
+def _in_turn(model, observations, identity, config, weights, start, *, size, adjoint):
+  """`fit_frames_in_turn` with the distances of `frame_and_distance` (T,)."""
   adjoint = check_adjoint(config, adjoint)
   seen = frames_with_face(observations)
 
   def one(previous, frame):
     observation, seen = frame
-    pose, energies = fit_frame(model, observation, identity, config, weights, previous, size=size, adjoint=adjoint)
+    how: Any = dict(size=size, adjoint=adjoint)
+    pose, energies, distance = frame_and_distance(model, observation, identity, config, weights, previous, **how)
     pose = jax.tree.map(lambda a, b: jnp.where(seen, a, b), pose, previous)
-    return pose, (pose, energies)
+    return pose, (pose, energies, distance)
 
   first = jax.tree.map(lambda a: a[0], start)
   groups = adjoint.checkpoint if isinstance(adjoint, Unrolled) else 0
-  _, (poses, energies) = scan(one, first, (observations, seen), seen.shape[0], groups)
-  return poses, energies
+  return scan(one, first, (observations, seen), seen.shape[0], groups)[1]

@@ -12,10 +12,10 @@ from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.landmarks import predict
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
-from vht_jax.tracking.pure.requests import check_adjoint, image_size
+from vht_jax.tracking.pure.requests import check_adjoint, check_shapes, fits_dense, image_size
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
-from vht_jax.types import Array, FlameModel, Identity, Observations, Pose
+from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
 from vht_jax.vht import adam
 
 
@@ -33,6 +33,15 @@ def fit_frame(
   Returns:
     The pose; energies () at it: {"landmarks": cost in squared standard deviations}, or VHT's terms and "total".
   """
+  return frame_and_distance(model, observation, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
+
+
+def frame_and_distance(
+  model: FlameModel, observation: Observations, identity: Identity, config: TrackConfig, weights: Weights,
+  start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
+  """`fit_frame`, and how far its landmarks' fit ended from the minimum; None for Adam."""
+  check_shapes(model, observation, config, frames=False)
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint)
   if config.photometric and start is not None:
@@ -40,7 +49,7 @@ def fit_frame(
     raw, energies = adam.fit_frame(
       model, observation, identity, to_raw(start), start.translation, config, weights, adjoint=adjoint
     )
-    return flame.limit_pose(raw), {name: value[-1, -1] for name, value in energies.items()}
+    return flame.limit_pose(raw), {name: value[-1, -1] for name, value in energies.items()}, None
   lm, seen = landmark_problem(model, jax.tree.map(lambda a: a[None], observation), config, weights, size)
   seen = jax.tree.map(lambda a: a[0], seen)
   shared = shared_of(identity, lm.points.template.shape[0], size)
@@ -49,8 +58,8 @@ def fit_frame(
   found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint)
   pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
   if config.photometric:
-    return fit_frame(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
-  return pose, {"landmarks": found.normal.cost}
+    return frame_and_distance(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
+  return pose, {"landmarks": found.normal.cost}, found.distance
 
 
 def fit_frames(
@@ -58,9 +67,17 @@ def fit_frames(
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
 ) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
   """`fit_frame` for frames side by side: leading axis T on observations, start and the results."""
+  return frames_and_distance(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
+
+
+def frames_and_distance(
+  model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
+  start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
+  """`fit_frames` with the distances of `frame_and_distance` (T,)."""
 
   def one(observation, start):
-    return fit_frame(model, observation, identity, config, weights, start, size=size, adjoint=adjoint)
+    return frame_and_distance(model, observation, identity, config, weights, start, size=size, adjoint=adjoint)
 
   return jax.vmap(one)(observations, start)
 
@@ -92,8 +109,8 @@ def landmark_problem(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, size: tuple[int, int]
 ) -> tuple[LandmarkModel, ObservedLandmarks]:
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
-  dense = observations.dense if config.landmarks.dense_landmarks else None
-  step = DENSE_STEP if dense is not None and model.dense_index.shape[0] else 0
+  dense = observations.dense if fits_dense(model, observations, config) else None
+  step = DENSE_STEP if dense is not None else 0
   lm = observed.landmark_model(model, weights, step)
   points, confidence = fitted_points(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from vht_jax.config import TrackConfig, Weights
+from vht_jax.config import Adam, GaussNewton, Landmarks, TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, no_derivative
-from vht_jax.types import Array, Observations
-
-LEARNING_RATES = ("lr", "pos_lr", "light_lr", "cam_lr")
-ENERGY_WEIGHTS = (
-  "w_lmk", "w_eyes_lmk", "w_eyes_sym", "w_photo", "w_shape_reg", "w_expr_reg", "w_tex_reg",
-  "w_pos_neck", "w_pos_jaw", "w_pos_eyes", "w_pos_trans",
-)  # fmt: skip
+from vht_jax.option import options
+from vht_jax.types import Array, FlameModel, Observations
 
 
 def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> Implicit | Unrolled:
@@ -37,20 +32,86 @@ def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> I
   return Unrolled() if adjoint is None else adjoint
 
 
-def used_weights(weights: Weights, config: TrackConfig) -> Weights:
+def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool) -> dict[str, str]:
+  """The weights that a method does not read, by name, and why: from what the settings themselves say (`option.Facts`).
+
+  Args:
+    known_identity: it is given and kept.
+    dense: dense points are fitted.
+  """
+  reads = {Adam} if config.photometric else {Landmarks}
+  if config.photometric and not known_identity:
+    reads.add(Landmarks)  # which the start comes from
+  whose = {Adam: "solver='adam'", GaussNewton: "Gauss-Newton on images", Landmarks: "the fit of landmarks"}
+  found = {}
+  for name, weight in options(Weights).items():
+    facts = weight.facts
+    if facts.ignored:
+      found[name] = "nothing reads it"
+    elif weight.method not in reads:
+      found[name] = f"it belongs to {whose[weight.method]}, and this fit does not read it"
+    elif facts.estimates and known_identity:
+      found[name] = "it shapes the estimate of the identity, which is given here and kept"
+    elif facts.needs == "dense_landmarks" and not dense:
+      found[name] = "there are no dense points"
+  return found
+
+
+def used_weights(weights: Weights, config: TrackConfig, *, known_identity: bool, dense: bool) -> Weights:
   """The weights, of which those that the method does not read refuse to be differentiated.
 
   Such a derivative would be zero and look like an answer. Differentiate with respect to the weights that you mean:
   `jax.grad(lambda sd: loss(weights.replace(sd_landmark=sd)))`.
   """
-  if config.photometric:
-    return weights
-  fields = {}
-  for name in (*LEARNING_RATES, *ENERGY_WEIGHTS):
-    kind = "Levenberg-Marquardt has no learning rate" if name in LEARNING_RATES else "it belongs to solver='adam'"
-    message = f"track_fn: no derivative with respect to weights.{name}: {kind}"
-    fields[name] = no_derivative(getattr(weights, name), f"{message}, and a fit of landmarks does not read it")
-  return weights.replace(**fields)
+  why = without_influence(config, known_identity=known_identity, dense=dense)
+  message = "track_fn: no derivative with respect to weights.{}: {}"
+  return weights.replace(**{n: no_derivative(getattr(weights, n), message.format(n, why[n])) for n in why})
+
+
+def used_observations(observations: Observations, config: TrackConfig, *, dense: bool) -> Observations:
+  """The same for what is observed."""
+  why = {"alpha": "no method of track_fn looks at masks"}
+  if not config.photometric:
+    why["rgb"] = "a fit of landmarks does not look at images"
+  if not dense:
+    why["dense"] = "the dense points are not fitted"
+  fields = {name: getattr(observations, name) for name in why}
+  message = "track_fn: no derivative with respect to observations.{}: {}"
+  return observations.replace(
+    **{n: no_derivative(a, message.format(n, why[n])) for n, a in fields.items() if a is not None}
+  )
+
+
+def fits_dense(model: FlameModel, observations: Observations, config: TrackConfig) -> bool:
+  """Whether dense points are there, and wanted."""
+  return config.landmarks.dense_landmarks and observations.dense is not None and model.dense_index.shape[0] > 0
+
+
+def check_shapes(model: FlameModel, observations: Observations, config: TrackConfig, *, frames: bool = True) -> None:
+  """Raises `InputError` for observations that are no clip (`frames`), or no frame, and for a head that lacks a mesh."""
+  lead = ("T",) if frames else ()
+  points = jnp.shape(observations.landmarks)
+  if frames and len(points) == 2:
+    raise InputError(
+      f"track_fn: landmarks {points} have no time axis; expected (T, 70, 2): add it to every field"
+      " (jax.tree.map(lambda a: a[None], observations)), or call fit_frame"
+    )
+  if points[-2:] == (68, 2):
+    raise InputError(
+      "track_fn: landmarks of 68 points; expected 70: append the irises, or two points of confidence 0"
+      " (vht.observations does)"
+    )
+  expected = {"landmarks": (70, 2), "confidence": (70,), "valid": ()}
+  count = points[:1]
+  for name, rest in expected.items():
+    shape = jnp.shape(getattr(observations, name))
+    if len(shape) != len(lead) + len(rest) or shape[len(lead) :] != rest or (frames and shape[:1] != count):
+      wanted = f"({', '.join(map(str, (*lead, *rest)))}{',' if len(lead + rest) == 1 else ''})"
+      raise InputError(f"track_fn: observations.{name} of shape {shape}; expected {wanted}")
+  if config.photometric and not model.faces.shape[0]:
+    raise InputError("track_fn: this head has no faces (landmarks_only): a fit of images needs the whole head")
+  if config.photometric and observations.rgb is None:
+    raise InputError("track_fn: photometric, but observations.rgb is None; give images, or photometric=False")
 
 
 def frames_with_face(observations: Observations) -> Array:
