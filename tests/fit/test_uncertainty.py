@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny import landmark_model
 
 from vht_jax.cameras import make_camera
 from vht_jax.config import Weights
