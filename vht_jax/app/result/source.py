@@ -133,7 +133,8 @@ def _open_foreign(path: str, data_path: str | None, assets: str | None, model: s
   images, rows = _rows(tracked, images, notes)
   n_shape, n_expr, n_tex = (d.shape[-1] for d in (whole.shapedirs, whole.exprdirs, whole.texture_basis))
   config = TrackConfig.of(n_shape=n_shape, n_expr=n_expr, n_tex=n_tex)
-  arrays = results.tracked_arrays(tracked.result, tracked.frames, tracked.image_size, config, whole)
+  named = dataclasses.replace(tracked, head=whole.name, head_id=results.head_id(whole))
+  arrays = results.tracked_arrays(named, config)
   head = flame.without_lower_neck(whole)
   return Source(file, file.stem, arrays, tracked, head, whole, images, rows, _shots(rows, images, {}), tuple(notes))
 
