@@ -76,7 +76,7 @@ def test_derivatives():
   by_pose, by_shared, by_point = jax.jit(rigid.jacobians)(problem, state)
 
   def along(d, moved):
-    return rigid.residuals(problem, rigid.move(state, d, moved))
+    return rigid.residuals(problem, rigid.move(state, d).replace(moved=state.moved + moved))
 
   n = 6 * 4
   J = jax.jit(jax.jacfwd(along, (0, 1)))(jnp.zeros(n + rigid.N_SHARED), jnp.zeros((5, 3)))
@@ -109,8 +109,8 @@ def test_the_step_is_that_of_a_dense_solve():
 
 def test_the_system_is_the_gradient_of_the_cost():
   problem, state, _ = make(2, n_frames=3, n_points=6)
-  found = system(problem, state)
-  cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d, moved))
+  found = rigid.system(problem, state)
+  cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d).replace(moved=state.moved + moved))
   g, gx = jax.jit(jax.grad(cost, (0, 1)))(jnp.zeros(18 + rigid.N_SHARED), jnp.zeros((6, 3)))
   np.testing.assert_allclose(2 * found.shared_gradient, g, rtol=2e-3, atol=2e-3 * np.abs(g).max())
   np.testing.assert_allclose(2 * found.frame_gradient, gx, rtol=2e-3, atol=2e-3 * np.abs(gx).max())
