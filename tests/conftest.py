@@ -1,5 +1,6 @@
-"""Strict promotion for every test, and the data that tests share."""
+"""Strict promotion for every test, how programs are compiled and kept here, and the data that tests share."""
 
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -19,10 +20,12 @@ def _compile_quickly() -> None:
   In this process alone: the runs that tests start as others do are compiled as the user's.
   """
   jax.config.update("jax_disable_most_optimizations", True)
-  if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) > (0, 10):
-    return  # a later one has no other emitters than these, and ends the process of who asks for it
+  gc.set_threshold(50_000, 20, 50)  # tracing makes many objects and no cycles: a twentieth of its time
+  flags = "--xla_cpu_parallel_codegen_split_count=1"  # in one piece: workers take the cores, and pieces cost a tenth
+  if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
+    flags += " --xla_cpu_use_fusion_emitters=false"  # a later one has no others, and ends the process of who asks
   given = os.environ.get("XLA_FLAGS")
-  os.environ["XLA_FLAGS"] = f"{given or ''} --xla_cpu_use_fusion_emitters=false"
+  os.environ["XLA_FLAGS"] = f"{given or ''} {flags}"
   jax.jit(lambda: 0)()  # the flags are read now
   if given is None:
     del os.environ["XLA_FLAGS"]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax import cameras
+from vht_jax.fit import observed
 from vht_jax.head import flame
 from vht_jax.types import Identity, Observations, TrackResult
 
@@ -16,6 +17,10 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 def quick_jit(fun, **kwargs):
   return jax.jit(fun, compiler_options=QUICK, **kwargs)
+
+
+# As one program: of its hundred operations each would be compiled alone.
+landmark_model = quick_jit(observed.landmark_model, static_argnums=2)
 
 
 def tiny_head(head, n_shape=3, n_expr=5, n_texture=2, dtype=np.float32):

@@ -51,7 +51,7 @@ def test_truth_is_what_the_clip_shows(frames, truth, open_head):
 
   k, margin = 20, 6
   pose = jax.tree.map(lambda a: a[k], truth.result.poses)
-  picture = render_head(open_head, truth.result.identity, pose, (512, 512))
+  picture = jax.jit(lambda *of: render_head(*of, (512, 512)))(open_head, truth.result.identity, pose)
   face = np.asarray(open_head.masks["face"])[np.asarray(open_head.faces)].all(-1)
   pix = np.asarray(picture.fragments.pix_to_face)
   shown = (pix >= 0) & face[np.maximum(pix, 0)]

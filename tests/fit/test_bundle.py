@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import landmark_model
 
 from vht_jax import cameras, rotation
 from vht_jax.config import Weights
@@ -27,7 +28,7 @@ def weights():
 @pytest.fixture(scope="module")
 def lm(small_head, weights):
   """The 68 + 2 landmarks only."""
-  return observed.landmark_model(small_head, weights, 0)
+  return landmark_model(small_head, weights, 0)
 
 
 def frames(rng, n_expr: int, yaw_deg: float = 35.0, n_frames: int = F) -> np.ndarray:
@@ -113,7 +114,7 @@ def rotation_error_deg(xs, truth):
 
 
 def test_landmark_model_points_and_units(small_head, lm, weights):
-  dense = observed.landmark_model(small_head, weights, 6)
+  dense = landmark_model(small_head, weights, 6)
   assert dense.points.template.shape[0] == 70 + len(np.arange(0, len(small_head.dense_index), 6))
   assert lm.points.template.shape[0] == 70
   np.testing.assert_allclose(lm.relative_sd[30], weights.sd_landmark)
@@ -424,7 +425,7 @@ def test_openings_without_landmarks_have_derivatives(lm, weights):
 
 def test_points_that_face_away_lose_their_weight(small_head, weights):
   """Of the turned head's jaw line the far half is a guess; seen from the front nothing is lost that is in sight."""
-  lm = observed.landmark_model(small_head, weights, 3)
+  lm = landmark_model(small_head, weights, 3)
   np.testing.assert_allclose(jnp.linalg.norm(lm.normals, axis=-1), 1.0, rtol=1e-5)
   counted = np.flatnonzero(np.isfinite(lm.relative_sd))
 
@@ -449,7 +450,7 @@ def test_visibility_needs_no_mesh(small_head, weights):
   """The head reduced to its landmarks' triangles knows the same normals."""
   reduced = landmarks_only(small_head)
   assert not len(reduced.faces)
-  whole, part = (observed.landmark_model(h, weights, 3).normals for h in (small_head, reduced))
+  whole, part = (landmark_model(h, weights, 3).normals for h in (small_head, reduced))
   np.testing.assert_allclose(whole, part, atol=1e-6)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import landmark_model
 
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, unknowns
@@ -23,7 +24,7 @@ def weights():
 @pytest.fixture(scope="module")
 def problem(small_head, weights):
   """(landmark model, tracks, true unknowns, true shared) of F frames without errors."""
-  lm = observed.landmark_model(small_head, weights, 0)
+  lm = landmark_model(small_head, weights, 0)
   rng = np.random.default_rng(3)
   n_expr, n_shape = lm.points.exprdirs.shape[-1], lm.points.shapedirs.shape[-1]
   x = np.zeros((F, n_expr + pts.N_POSE), np.float32)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import landmark_model
 
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed
@@ -43,7 +44,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def lm(small_head, weights):
-  return observed.landmark_model(small_head, weights, 0)
+  return landmark_model(small_head, weights, 0)
 
 
 @pytest.fixture(scope="module")

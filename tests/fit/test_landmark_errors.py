@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import cast, quick_jit, tiny_head
+from tiny import cast, landmark_model, quick_jit, tiny_head
 
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, own_slide, unknowns
@@ -16,6 +16,7 @@ from vht_jax.head import view_bias
 from vht_jax.head.mesh_points import IBUG68, IRISES
 
 SIZE = (1000, 800)  # H, W px
+predict, locate = quick_jit(landmarks.predict), quick_jit(pts.locate)
 DENSE_STEP = 20
 
 
@@ -26,7 +27,7 @@ def head(open_head):
 
 @pytest.fixture(scope="module")
 def lm(head):
-  return observed.landmark_model(head, Weights(), DENSE_STEP)
+  return landmark_model(head, Weights(), DENSE_STEP)
 
 
 def a_frame(lm, seed=0, yaw=0.5):
@@ -64,7 +65,7 @@ def test_landmarks_derivatives_are_differences(lm):
     n, n_points = len(x), len(shared.offset)
     rng = np.random.default_rng(1)
     common = jnp.asarray(rng.standard_normal(landmarks.N_COMMON))
-    uv = landmarks.predict(lm, x, shared, common)
+    uv = predict(lm, x, shared, common)
     seen = observed.ObservedLandmarks(
       uv + 1e-3 * rng.standard_normal(uv.shape), jnp.full(n_points, 300.0), jnp.ones(())
     )
@@ -86,12 +87,12 @@ def test_landmarks_derivatives_are_differences(lm):
     found = [rows.frame["head"], rows.frame["common"], *(rows.shared[k] for k in names), by_offset[..., None]]
     found = np.moveaxis(np.concatenate(found, -1), -1, 0)
     expected = central(residual, z)
-    np.testing.assert_allclose(rows.residual, residual(z), atol=1e-12)
+    np.testing.assert_allclose(rows.residual, quick_jit(residual)(z), atol=1e-12)
     largest = np.abs(expected).max((1, 2), keepdims=True)
     assert (largest[:, 0, 0] > 0).all()
     np.testing.assert_allclose(found / largest, expected / largest, atol=1e-6)
     # The slide is among them: without it the derivatives by the head's turn are others.
-    still = landmarks.predict_and_jacobian(lm.replace(slide=0 * lm.slide), x, shared, common)
+    still = quick_jit(landmarks.predict_and_jacobian)(lm.replace(slide=0 * lm.slide), x, shared, common)
     turn = unknowns.where("rotation")
     assert (
       np.abs(still.d_x[..., turn] - rows.frame["head"][..., turn] / 300).max()
@@ -109,9 +110,9 @@ def test_an_offset_is_of_the_head(lm):
   other = lm.points.replace(template=lm.points.template + shared.offset)
   for yaw in (-1.0, 0.0, 0.7):
     at = rigid(x, yaw)
-    seen = landmarks.predict(model, at, shared)
-    np.testing.assert_allclose(seen, pts.locate(other, at, shared), atol=2e-6)
-    assert np.abs(seen - pts.locate(lm.points, at, shared)).max() > 1e-3
+    seen = predict(model, at, shared)
+    np.testing.assert_allclose(seen, locate(other, at, shared), atol=2e-6)
+    assert np.abs(seen - locate(lm.points, at, shared)).max() > 1e-3
 
 
 def test_points_slide_with_the_view_and_err_together(lm):
@@ -119,21 +120,26 @@ def test_points_slide_with_the_view_and_err_together(lm):
   x, shared = a_frame(lm)
   common = jnp.asarray(np.random.default_rng(2).standard_normal(6), jnp.float32)
   focal = jnp.exp(shared.log_focal)
-  shaped, joints = pts.shaped_points(lm.points, shared.shape, unknowns.part(x, "expr"))
-  X, (t, R) = pts.camera_points(lm.points, shaped, joints, x[-14:], focal, shared.principal)
-  R, t = pts.rigid(unknowns.split(x), focal, shared.principal)
+
+  @quick_jit
+  def place():
+    shaped, joints = pts.shaped_points(lm.points, shared.shape, unknowns.part(x, "expr"))
+    X, _ = pts.camera_points(lm.points, shaped, joints, x[-14:], focal, shared.principal)
+    return X, *pts.rigid(unknowns.split(x), focal, shared.principal)
+
+  X, R, t = place()
   camera = np.asarray(R).T @ -np.asarray(t) / np.linalg.norm(t)  # from the head
   sines = np.array([-camera[0], camera[1]])
   assert np.abs(sines).min() > 0.05 and np.abs(lm.slide).max() > 1e-3
   moved = np.asarray(shared.offset) + np.asarray(lm.slide) @ sines + np.asarray(lm.common) @ np.asarray(common)
   expected = pts.project(X + jnp.asarray(moved @ np.asarray(R).T), focal, shared.principal)
-  np.testing.assert_allclose(landmarks.predict(lm, x, shared, common), expected, atol=2e-6)
-  np.testing.assert_allclose(landmarks.view_of(x, shared), sines, atol=1e-5)
+  np.testing.assert_allclose(predict(lm, x, shared, common), expected, atol=2e-6)
+  np.testing.assert_allclose(quick_jit(landmarks.view_of)(x, shared), sines, atol=1e-5)
 
 
 def test_openings_know_nothing_of_offsets_and_slides(lm):
   x, shared = a_frame(lm)
-  uv = landmarks.predict(lm, x, shared)
+  uv = predict(lm, x, shared)
   seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 300.0), jnp.float32(3.0))
   linearise = quick_jit(lambda lm, x, shared, own: openings.Openings(lm).linearise(At(x, shared, own), seen))
   rows = linearise(lm, x, shared, {"common": jnp.ones(6)})
@@ -170,7 +176,7 @@ def test_landmarks_alone_keep_their_pose_and_know_how_little_they_know(lm):
   x = x.at[unknowns.where("jaw")].set(unknowns.raw_jaw(jnp.float32(0.001)))
   shared = shared.replace(shape=0 * shared.shape, offset=0 * shared.offset)
   model, known = frame.fold_landmarks(lm, shared)
-  uv = pts.locate(lm.points, x, shared)
+  uv = locate(lm.points, x, shared)
   seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 640.0), jnp.float32(3.0))
   fit = quick_jit(lambda model: frame.fit_frame(model, seen, known, Weights(), x))
   found, sure = fit(model), fit(model.replace(common=1e-4 * model.common))
@@ -185,7 +191,7 @@ def test_landmarks_alone_keep_their_pose_and_know_how_little_they_know(lm):
 
 
 def test_dense_points_that_are_landmarks_have_no_weight(head):
-  every = observed.landmark_model(head, Weights(), 1)
+  every = landmark_model(head, Weights(), 1)
   again = np.isin(np.asarray(head.dense_index), np.concatenate([IBUG68, IRISES]))
   assert again.sum() > 20
   np.testing.assert_array_equal(np.isinf(every.relative_sd[70:]), again)
@@ -200,7 +206,7 @@ def test_points_without_weight_have_derivatives(lm):
   """An infinite standard deviation stays out of the others' slopes."""
   assert np.isinf(lm.relative_sd).any()
   x, shared = a_frame(lm)
-  px = landmarks.predict(lm, x, shared) * max(SIZE) + 400.0
+  px = predict(lm, x, shared) * max(SIZE) + 400.0
   total = lambda px, lm: jnp.sum(observed.observe_landmarks(lm, px, jnp.ones(len(px)), SIZE).inverse_sd)
   by_px, by_model = quick_jit(jax.grad(total, (0, 1), allow_int=True))(px, lm)
   assert np.isfinite(by_px).all() and np.abs(by_px).max() > 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_landmark_errors import a_frame, central
-from tiny import cast, quick_jit, tiny_head
+from tiny import cast, landmark_model, quick_jit, tiny_head
 
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, unknowns
@@ -26,7 +26,7 @@ def head(open_head):
 
 @pytest.fixture(scope="module")
 def lm(head):
-  return observed.landmark_model(head, Weights(), 0)
+  return landmark_model(head, Weights(), 0)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def points(head):
   on_face = faces[np.asarray(head.masks["face"])[faces].all(1)]
   corners = jnp.asarray(rng.choice(on_face, K, replace=False))
   bary = jnp.asarray(rng.dirichlet([2.0, 2.0, 2.0], K), jnp.float32)
-  found = pts.surface_points(head, corners, bary)
-  return pts.fold_shape(found, jnp.asarray(0.5 * rng.standard_normal(found.shapedirs.shape[-1]), jnp.float32))
+  shape = jnp.asarray(0.5 * rng.standard_normal(head.shapedirs.shape[-1]), jnp.float32)
+  return quick_jit(lambda: pts.fold_shape(pts.surface_points(head, corners, bary), shape))()
 
 
 @pytest.mark.differentiable
@@ -50,7 +50,7 @@ def test_tracks_derivatives_are_differences(lm, points):
     n = len(x)
     layout = unknowns.shared_layout(shared).only(("log_focal", "principal"))
     rng = np.random.default_rng(1)
-    uv = pts.locate(points, x, shared.replace(shape=shared.shape[:0]))
+    uv = quick_jit(pts.locate)(points, x, shared.replace(shape=shared.shape[:0]))
     off = 1e-3 * rng.standard_normal(uv.shape) * np.linspace(0.2, 8, K)[:, None]  # beyond Cauchy's bend as well
     seen = sk.ObservedSkin(uv + off, jnp.full(K, 400.0).at[3].set(0.0))
     at = lambda z: At(z[:n], unknowns.insert(layout, z[n:], shared))
@@ -89,11 +89,16 @@ def test_points_are_put_at_their_places(lm, points):
     lm, points = cast(lm, np.float64), cast(points, np.float64)
     x, shared = a_frame(lm)
     places = jnp.asarray(np.asarray(points.template) + 2e-3 * np.random.default_rng(2).standard_normal((K, 3)))
-    put = sk.at_places(points, places, x.at[unknowns.where("rotation", "place")].set(0.3))
-    shaped, joints = pts.shaped_points(put, x[:0], unknowns.part(x, "expr"))
-    focal = jnp.exp(shared.log_focal)
-    X, _ = pts.camera_points(put, shaped, joints, x[-pts.N_POSE :], focal, shared.principal)
-    R, t = pts.rigid(unknowns.split(x), focal, shared.principal)
+
+    @quick_jit
+    def placed(x):
+      put = sk.at_places(points, places, x.at[unknowns.where("rotation", "place")].set(0.3))
+      shaped, joints = pts.shaped_points(put, x[:0], unknowns.part(x, "expr"))
+      focal = jnp.exp(shared.log_focal)
+      X, _ = pts.camera_points(put, shaped, joints, x[-pts.N_POSE :], focal, shared.principal)
+      return put, X, *pts.rigid(unknowns.split(x), focal, shared.principal)
+
+    put, X, R, t = placed(x)
     back = (np.asarray(X) - np.asarray(t)) @ np.asarray(R) + np.asarray(put.pivot)
     np.testing.assert_allclose(back, places, atol=1e-9)
     assert np.abs(put.template - points.template).max() > 5e-3  # more than by the 2 mm: they are unposed

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import quick_jit, tiny_head
+from tiny import landmark_model, quick_jit, tiny_head
 
 from vht_jax.config import Weights
 from vht_jax.fit import assemble, clip, frame, observed, unknowns
@@ -53,7 +53,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def lm(head, weights):
-  return observed.landmark_model(head, weights, 0)
+  return landmark_model(head, weights, 0)
 
 
 @pytest.fixture(scope="module")

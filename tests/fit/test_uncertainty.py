@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny import landmark_model
 
 from vht_jax.cameras import make_camera
 from vht_jax.config import Weights
@@ -45,7 +46,7 @@ def test_what_nothing_is_known_of_is_not_claimed():
 
 def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   weights, camera, n = Weights(), make_camera(1.8), 200
-  lm = observed.landmark_model(small_head, weights, 0)
+  lm = landmark_model(small_head, weights, 0)
   lm, shared = frame.fold_landmarks(lm, clip.initial_shared(lm, 1.8))
   rng = np.random.default_rng(0)
   n_expr = lm.points.exprdirs.shape[-1]

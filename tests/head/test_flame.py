@@ -15,6 +15,11 @@ from vht_jax.head import flame
 from vht_jax.head.load import flame_model_from_arrays
 from vht_jax.types import Pose, RawPose
 
+limit_pose, pose_matrices, skin, skin_head = map(
+  jax.jit, (flame.limit_pose, flame.pose_matrices, flame.skin, flame.skin_head)
+)
+many_matrices = jax.jit(jax.vmap(flame.pose_matrices))
+
 
 @pytest.fixture(scope="module")
 def golden(shared_data):
@@ -43,24 +48,24 @@ def random_pose(model, seed=0, scale=0.3):
   rng = np.random.default_rng(seed)
 
   def draw(*shape):
-    return jnp.asarray(rng.normal(size=shape) * scale, jnp.float32)
+    return np.asarray(rng.normal(size=shape) * scale, np.float32)
 
   n_expr = model.exprdirs.shape[-1]
   raw = RawPose(expr=draw(n_expr), rotation=draw(3), translation=draw(3), neck=draw(3), jaw=draw(3), eyes=draw(2, 3))
-  return flame.limit_pose(raw), draw(model.shapedirs.shape[-1])
+  return limit_pose(raw), jnp.asarray(draw(model.shapedirs.shape[-1]))
 
 
 # Golden values: the original's own code (tolerances: the pack's recommendation)
 
 
 def test_limits_and_matrices_equal_the_originals(golden, raw_poses):
-  poses = flame.limit_pose(raw_poses)
+  poses = limit_pose(raw_poses)
   np.testing.assert_allclose(poses.neck, golden["neck_limited"], atol=1e-6)
   np.testing.assert_allclose(poses.jaw, golden["jaw_limited"], atol=1e-6)
   np.testing.assert_allclose(poses.eyes.reshape(-1, 6), golden["eyes_limited"], atol=1e-6)
   full = jnp.concatenate([poses.rotation, poses.neck, poses.jaw, poses.eyes.reshape(-1, 6)], axis=1)
   np.testing.assert_allclose(full, golden["full_pose"], atol=1e-6)
-  np.testing.assert_allclose(jax.vmap(flame.pose_matrices)(poses), golden["rot_mats"], atol=1e-6)
+  np.testing.assert_allclose(many_matrices(poses), golden["rot_mats"], atol=1e-6)
   for name, key in (("neck", "neck_limits"), ("jaw", "jaw_limits"), ("eyes", "eye_limits")):
     np.testing.assert_allclose(np.stack(flame.JOINT_LIMITS[name], -1), golden[key], atol=1e-6)
 
@@ -71,20 +76,20 @@ def test_neutral_pose_equals_the_originals(model, golden):
   np.testing.assert_allclose(raw.jaw, golden["neutral_jaw"], atol=1e-5)
   np.testing.assert_allclose(raw.eyes[0], golden["neutral_eyes"], atol=1e-6)
   pose = flame.neutral_pose(model, jnp.zeros(3)).replace(rotation=jnp.zeros(3))
-  vertices = flame.skin(model, jnp.zeros(40), pose)
+  vertices = skin(model, jnp.zeros(40), pose)
   np.testing.assert_allclose(vertices, golden["neutral_vertices"][0], atol=1e-6)
   np.testing.assert_allclose(flame.landmarks(model, vertices), golden["neutral_landmarks"][0], atol=1e-6)
 
 
 def test_vertices_and_landmarks_equal_the_originals(model, golden, raw_poses):
   shape = jnp.asarray(golden["shape"])
-  poses = flame.limit_pose(raw_poses)
+  poses = limit_pose(raw_poses)
   vertices = jax.jit(jax.vmap(flame.skin, (None, None, 0)))(model, shape, poses)
   np.testing.assert_allclose(vertices, golden["vertices"], atol=1e-6)
-  landmarks = jax.vmap(lambda v: flame.landmarks(model, v))(vertices)
+  landmarks = jax.jit(jax.vmap(lambda v: flame.landmarks(model, v)))(vertices)
   np.testing.assert_allclose(landmarks, golden["landmarks"], atol=1e-6)
-  skin_head = jax.vmap(lambda expr, matrices: flame.skin_head(model, shape, expr, matrices))
-  vertices, joints = skin_head(poses.expr, jax.vmap(flame.pose_matrices)(poses))
+  of_expr = jax.jit(jax.vmap(lambda expr, matrices: flame.skin_head(model, shape, expr, matrices)))
+  vertices, joints = of_expr(poses.expr, many_matrices(poses))
   np.testing.assert_allclose(vertices, golden["lbs_vertices"], atol=1e-6)
   np.testing.assert_allclose(joints, golden["lbs_joints"], atol=1e-6)
 
@@ -121,7 +126,7 @@ def test_vertex_normals_equal_the_originals(model, golden, shared_data):
   shading = parity_file(shared_data, "parity_shading.npz")
   vertices = jnp.asarray(golden["vertices"])
   for faces, key in ((flame.without_lower_neck(model).faces, "r0_verts_normals"), (model.faces, "r3_verts_normals")):
-    normals = jax.vmap(lambda v, faces=faces: flame.vertex_normals(v, faces))(vertices)
+    normals = jax.jit(jax.vmap(lambda v, faces=faces: flame.vertex_normals(v, faces)))(vertices)
     np.testing.assert_allclose(normals, shading[key], atol=3e-4)
 
 
@@ -145,7 +150,7 @@ def test_skinning_equals_flame_2023(shared_data):
   with np.load(folder / "golden_lbs.npz") as golden:
     for betas, angles, vertices, joints in zip(*(golden[k] for k in ("betas", "pose", "vertices", "joints"))):
       matrices = jax.vmap(rotation.axis_angle_to_matrix)(jnp.asarray(angles))
-      found = flame.skin_head(model, jnp.asarray(betas), jnp.zeros(0), matrices)
+      found = skin_head(model, jnp.asarray(betas), jnp.zeros(0), matrices)
       np.testing.assert_allclose(found[0], vertices, atol=1e-6)
       np.testing.assert_allclose(found[1], joints, atol=1e-6)
 
@@ -155,16 +160,16 @@ def test_skinning_equals_flame_2023(shared_data):
 
 def test_root_joint_lies_at_the_translation(open_head):
   pose, shape = random_pose(open_head)
-  vertices, joints = flame.skin_head(open_head, shape, pose.expr, flame.pose_matrices(pose))
-  moved = flame.skin(open_head, shape, pose)
+  vertices, joints = skin_head(open_head, shape, pose.expr, pose_matrices(pose))
+  moved = skin(open_head, shape, pose)
   np.testing.assert_allclose(moved, vertices + (pose.translation - joints[0])[None], atol=1e-6)
   np.testing.assert_allclose(joints[0], flame.joints(open_head, shape, pose.expr)[0], atol=1e-7)
 
 
 def test_rotation_is_rigid_about_the_root_joint(open_head):
   pose, shape = random_pose(open_head)
-  turned = flame.skin(open_head, shape, pose)
-  straight = flame.skin(open_head, shape, pose.replace(rotation=jnp.zeros(3)))
+  turned = skin(open_head, shape, pose)
+  straight = skin(open_head, shape, pose.replace(rotation=jnp.zeros(3)))
   R = rotation.axis_angle_to_matrix(pose.rotation)
   np.testing.assert_allclose(turned - pose.translation[None], (straight - pose.translation[None]) @ R.T, atol=2e-6)
 
@@ -172,7 +177,7 @@ def test_rotation_is_rigid_about_the_root_joint(open_head):
 def test_rest_pose_is_the_blendshape_head(open_head):
   pose, shape = random_pose(open_head)
   matrices = jnp.broadcast_to(jnp.eye(3), (5, 3, 3))
-  vertices, joints = flame.skin_head(open_head, shape, pose.expr, matrices)
+  vertices, joints = skin_head(open_head, shape, pose.expr, matrices)
   np.testing.assert_allclose(vertices, flame.shape_blend(open_head, shape, pose.expr), atol=1e-6)
   np.testing.assert_allclose(joints, flame.joints(open_head, shape, pose.expr), atol=1e-6)
 
@@ -185,15 +190,16 @@ def test_folded_identity_gives_the_same_head(open_head):
   pose, shape = random_pose(open_head, seed=3)
   folded = flame.with_identity(open_head, shape)
   assert folded.shapedirs.shape == (*open_head.v_template.shape, 0)
-  expected = flame.skin(open_head, shape, pose)
-  np.testing.assert_allclose(flame.skin(folded, jnp.zeros(0), pose), expected, atol=1e-6)
+  expected = skin(open_head, shape, pose)
+  np.testing.assert_allclose(skin(folded, jnp.zeros(0), pose), expected, atol=1e-6)
 
   def folded_skin(shape):
     return flame.skin(flame.with_identity(open_head, shape), jnp.zeros(0), pose)
 
   # the identity stays differentiable through the fold
   slopes = [
-    jax.jvp(f, (shape,), (jnp.ones_like(shape),))[1] for f in (folded_skin, partial(skin_shape, open_head, pose))
+    jax.jit(lambda shape, f=f: jax.jvp(f, (shape,), (jnp.ones_like(shape),))[1])(shape)
+    for f in (folded_skin, partial(skin_shape, open_head, pose))
   ]
   np.testing.assert_allclose(*slopes, atol=1e-5)
 

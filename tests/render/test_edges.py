@@ -180,10 +180,13 @@ def test_polygons_and_discs_have_the_right_area_and_its_derivative(n, phase):
   np.testing.assert_allclose(grad.sum(0), 0, atol=0.05 if n > 3 else 0.7)  # moving it does not change its area
 
 
+rasterized = jax.jit(rasterize, static_argnums=2)
+
+
 def test_coverage_of_a_polygon_is_that_of_a_supersampled_render():
   for seed in range(4):
     screen, faces = regular(9, 17.0, phase=0.3 * seed)
-    fine = rasterize(jnp.asarray(screen * [24, 24, 1], jnp.float32), faces, (24 * SIZE[0], 24 * SIZE[1]))
+    fine = rasterized(jnp.asarray(screen * [24, 24, 1], jnp.float32), faces, (24 * SIZE[0], 24 * SIZE[1]))
     fine = np.asarray(fine.pix_to_face >= 0).reshape(SIZE[0], 24, SIZE[1], 24).mean((1, 3))
     np.testing.assert_allclose(draw(screen, faces), fine, atol=0.012)  # the render's own error
 
@@ -205,7 +208,7 @@ def test_gradient_is_the_derivative_of_the_value():
 
 def test_blend_is_linear_in_the_image_and_transposed_exactly(open_head):
   screen, faces, _ = head_on_screen(open_head, SIZE)
-  edges, fragments = edge_table(faces), rasterize(screen, faces, SIZE)
+  edges, fragments = edge_table(faces), rasterized(screen, faces, SIZE)
   rng = np.random.RandomState(2)
   image, tangent, cotangent = (jnp.asarray(rng.randn(*SIZE, 5), jnp.float32) for _ in range(3))
 
@@ -217,7 +220,7 @@ def test_blend_is_linear_in_the_image_and_transposed_exactly(open_head):
 
   image = image.at[..., 4].set(1.0)
   out, out_tangent, transposed = run(image, tangent, cotangent)
-  np.testing.assert_allclose(jnp.vdot(transposed, tangent), jnp.vdot(cotangent, out_tangent), rtol=1e-4)
+  np.testing.assert_allclose(np.vdot(transposed, tangent), np.vdot(cotangent, out_tangent), rtol=1e-4)
   changed = np.any(np.asarray(out) != np.asarray(image), axis=-1)
   assert 50 < changed.sum() < 0.2 * changed.size
   np.testing.assert_allclose(out[..., 4], 1.0, atol=1e-6)
@@ -367,14 +370,14 @@ def test_nothing_is_dropped_however_many_crossings():
 
 def test_rejects_wrong_shapes():
   screen, faces = rectangle(4, 4, 9, 9)
-  edges, fragments = edge_table(faces), rasterize(screen, faces, SIZE)
+  edges, fragments = edge_table(faces), rasterized(screen, faces, SIZE)
   with pytest.raises(ValueError, match="image"):
     antialias(jnp.zeros((3, 4, 1)), screen, faces, edges, fragments)
   with pytest.raises(ValueError, match="screen"):
     antialias(jnp.zeros((*SIZE, 1)), screen[None], faces, edges, fragments)
   none = jax.tree.map(lambda e: e[:0], edges)
   image = jnp.ones((*SIZE, 2))
-  assert jnp.all(antialias(image, screen, faces, none, fragments) == image)
+  assert np.all(np.asarray(antialias(image, screen, faces, none, fragments)) == 1)
 
 
 # Transformations

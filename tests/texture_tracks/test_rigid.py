@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from vht_jax import rotation
-from vht_jax.fit.solvers.least_squares import arrow_step
+from vht_jax.fit.solvers import least_squares
 from vht_jax.texture_tracks.bundle import rigid, uncertainty
 
 SIDE = 640.0
+turn = jax.jit(jax.vmap(rotation.axis_angle_to_matrix))
+system, arrow_step = jax.jit(rigid.system), jax.jit(least_squares.arrow_step)
 
 
 def make(
@@ -37,7 +39,6 @@ def make(
   X -= X.mean(0)
   phase = np.linspace(0, 2 * np.pi, n_frames)
   angles = np.stack([0.25 * yaw * np.sin(2 * phase + 1), yaw * np.sin(phase), 0.1 * np.cos(phase)], -1)
-  turn = jax.vmap(rotation.axis_angle_to_matrix)
   R = np.asarray(turn(jnp.asarray(angles, jnp.float32)), np.float64) @ np.diag([1.0, -1, -1])
   t = np.stack([0.02 * np.sin(phase), 0.01 * np.cos(phase), focal * 0.4 + 0.03 * np.sin(3 * phase)], -1)
   face = np.random.default_rng([seed, 1])
@@ -50,7 +51,7 @@ def make(
     group = np.linalg.norm(X[:, None] - rng.choice(X, 40, replace=False)[None], axis=-1).argmin(1)
     uv += common / yaw * angles[:, None, 1:2] * rng.standard_normal((40, 2))[group]
   seen = rng.random((n_frames, n_points)) < 0.7
-  f32 = lambda a: jnp.asarray(a, jnp.float32)
+  f32 = lambda a: jnp.asarray(np.asarray(a, np.float32))
   sd = stated or noise
   thought = expression if thought is None else thought
   problem = rigid.Problem(
@@ -72,13 +73,13 @@ def run(problem, start):
 
 def test_derivatives():
   problem, state, _ = make(0, n_frames=4, n_points=5, expression=0.004)
-  by_pose, by_shared, by_point = rigid.jacobians(problem, state)
+  by_pose, by_shared, by_point = jax.jit(rigid.jacobians)(problem, state)
 
   def along(d, moved):
-    return rigid.residuals(problem, rigid.move(state, d, moved))
+    return rigid.residuals(problem, rigid.move(state, d).replace(moved=state.moved + moved))
 
   n = 6 * 4
-  J = jax.jacfwd(along, (0, 1))(jnp.zeros(n + rigid.N_SHARED), jnp.zeros((5, 3)))
+  J = jax.jit(jax.jacfwd(along, (0, 1)))(jnp.zeros(n + rigid.N_SHARED), jnp.zeros((5, 3)))
   for t in range(4):
     np.testing.assert_allclose(by_pose[t], J[0][t, :, :, 6 * t : 6 * t + 6], rtol=1e-3, atol=2e-2)
   np.testing.assert_allclose(by_shared, J[0][..., n:], rtol=1e-3, atol=2e-2)
@@ -88,7 +89,7 @@ def test_derivatives():
 
 def test_the_step_is_that_of_a_dense_solve():
   problem, state, _ = make(1, n_frames=4, n_points=7)
-  found = rigid.system(problem, state)
+  found = system(problem, state)
   damping = 1e-2
   moved, d = arrow_step(found, damping)
   m = len(found.shared_gradient)
@@ -109,8 +110,8 @@ def test_the_step_is_that_of_a_dense_solve():
 def test_the_system_is_the_gradient_of_the_cost():
   problem, state, _ = make(2, n_frames=3, n_points=6)
   found = rigid.system(problem, state)
-  cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d, moved))
-  g, gx = jax.grad(cost, (0, 1))(jnp.zeros(18 + rigid.N_SHARED), jnp.zeros((6, 3)))
+  cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d).replace(moved=state.moved + moved))
+  g, gx = jax.jit(jax.grad(cost, (0, 1)))(jnp.zeros(18 + rigid.N_SHARED), jnp.zeros((6, 3)))
   np.testing.assert_allclose(2 * found.shared_gradient, g, rtol=2e-3, atol=2e-3 * np.abs(g).max())
   np.testing.assert_allclose(2 * found.frame_gradient, gx, rtol=2e-3, atol=2e-3 * np.abs(gx).max())
 
@@ -196,5 +197,5 @@ def test_noise_of_a_region_that_moves():
   problem = problem.replace(
     uv=problem.uv + jnp.where(problem.region[None, :, None] == 2, jitter, 0.0).astype(jnp.float32)
   )
-  noise = rigid.region_noise(problem, run(problem, start)[0])
+  noise = jax.jit(rigid.region_noise)(problem, run(problem, start)[0])
   assert float(noise[2]) > 3 and float(noise[0]) < 1.3 and float(noise[1]) < 1.3

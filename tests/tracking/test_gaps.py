@@ -18,7 +18,7 @@ def poses_along(signal, turns=None):
   x = np.asarray(signal, np.float32)
   x = x if x.ndim == 2 else np.stack([x, -2 * x, 0 * x + 1], axis=1)
   n = len(x)
-  f32 = lambda a: jnp.asarray(a, jnp.float32)
+  f32 = lambda a: np.asarray(a, np.float32)
   return Pose(
     expr=f32(x), rotation=f32(np.zeros((n, 3)) if turns is None else turns), translation=f32(x),
     neck=f32(np.zeros((n, 3))), jaw=f32(0.1 * x), eyes=f32(np.zeros((n, 2, 3))),
@@ -26,7 +26,7 @@ def poses_along(signal, turns=None):
 
 
 def without(poses, known, value=np.nan):
-  rows = lambda a: jnp.where(known.reshape(-1, *[1] * (a.ndim - 1)), a, value)
+  rows = lambda a: jnp.asarray(np.where(known.reshape(-1, *[1] * (a.ndim - 1)), a, np.float32(value)))
   return jax.tree.map(rows, poses)
 
 
@@ -36,14 +36,17 @@ def gap(n, first, last):
   return known
 
 
+matrices_of, angles_of = (jax.jit(jax.vmap(f)) for f in (rotation.axis_angle_to_matrix, rotation.matrix_to_axis_angle))
+
+
 def matrices(r):
-  return np.asarray(jax.vmap(rotation.axis_angle_to_matrix)(jnp.asarray(r, jnp.float32)))
+  return np.asarray(matrices_of(np.asarray(r, np.float32)))
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 40])
 def test_steady_motion_goes_on_exactly(length):
   """Also of a head that turns about one axis, through |r| = pi."""
-  n = length + 12
+  n = 52  # of all, so that they share a program
   k = np.arange(n)
   turns = (np.pi - 0.3 + 0.05 * k)[:, None] * np.array([[0.0, 0.8, 0.6]])
   truth, known = poses_along(0.02 * k, turns), gap(n, 6, 6 + length)
@@ -66,7 +69,7 @@ def test_known_frames_stay_bit_by_bit():
 
 def test_a_short_gap_is_the_cubic_with_the_speeds_at_its_ends():
   """Straight motion before and after, at different speeds: between them the one cubic that fits both."""
-  n, first, last = 24, 8, 17  # the gap goes from frame 7 to frame 17
+  n, first, last = 30, 8, 17  # the gap goes from frame 7 to frame 17
   k = np.arange(n, dtype=float)
   a, b, va, vb = 0.3, 0.1, 0.05, -0.04
   size = last - (first - 1)
@@ -90,7 +93,7 @@ def test_speeds_of_a_turning_head_are_kept_across_axes():
   turns[last:] = tilt
   found, _ = bridge(without(poses_along(np.zeros(n), turns), known), known)
   R = matrices(found.rotation)
-  angle = lambda A: np.asarray(jax.vmap(rotation.matrix_to_axis_angle)(jnp.asarray(A)))
+  angle = lambda A: np.asarray(angles_of(A))
   steps = angle(np.swapaxes(R[:-1], -1, -2) @ R[1:])  # (n - 1, 3) rad per frame, in the head's own axes
   jumps = np.linalg.norm(np.diff(steps, axis=0), axis=1)  # [i]: at frame i + 1
   ends = np.isin(np.arange(n), [first - 1, last])
@@ -196,8 +199,8 @@ def test_steady_motion_goes_on_at_uneven_times():
 
 def test_even_times_bridge_as_none_do():
   rng = np.random.default_rng(4)
-  truth, known = poses_along(rng.standard_normal((20, 3)), rng.uniform(-1, 1, (20, 3))), gap(20, 8, 13)
-  pairs = zip(*(jax.tree.leaves(bridge(without(truth, known), known, times=t)[0]) for t in (None, np.arange(20.0))))
+  truth, known = poses_along(rng.standard_normal((30, 3)), rng.uniform(-1, 1, (30, 3))), gap(30, 8, 13)
+  pairs = zip(*(jax.tree.leaves(bridge(without(truth, known), known, times=t)[0]) for t in (None, np.arange(30.0))))
   for a, b in pairs:
     np.testing.assert_array_equal(a, b)
 

@@ -9,7 +9,9 @@ from vht_jax.fit.solvers import uncertainty
 from vht_jax.tracking.motion import smooth
 from vht_jax.tracking.stages import smooth as smooth_stage
 
-f32 = lambda a: jnp.asarray(a, jnp.float32)
+f32 = lambda a: np.asarray(a, np.float32)
+smoothed, left_out = (jax.jit(f, static_argnames="tail") for f in (smooth.smooth, smooth.left_out))
+measure_noise, white_share, followed = map(jax.jit, (smooth.measure_noise, smooth.white_share, smooth.followed))
 
 
 def test_equals_the_least_squares_solution():
@@ -21,7 +23,7 @@ def test_equals_the_least_squares_solution():
   weight *= 11 / weight.sum()
   D = np.diff(np.eye(T), n=2, axis=0)
   expected = np.linalg.solve(np.diag(weight / noise) + D.T @ D / acceleration, weight / noise * x)
-  found = smooth.smooth(f32(x), f32(variance), f32(noise), f32(acceleration), tail=0.0)
+  found = smoothed(f32(x), f32(variance), f32(noise), f32(acceleration), tail=0.0)
   np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
@@ -30,7 +32,7 @@ def test_a_straight_line_is_not_changed_and_gaps_are_bridged_along_it():
   seen = np.ones(20, bool)
   seen[7:10] = False
   variance = np.where(seen, 1.0, np.inf)
-  found = smooth.smooth(f32(np.where(seen, line, line + 0.3)), f32(variance), f32(1.0), f32(0.01))
+  found = smoothed(f32(np.where(seen, line, line + 0.3)), f32(variance), f32(1.0), f32(0.01))
   np.testing.assert_allclose(found, line, atol=5e-3)
 
 
@@ -40,7 +42,7 @@ def test_noise_and_motion_are_told_apart():
   signal = np.stack([np.sin(t / 20), np.sin(t / 5), 0 * t])
   sd = np.array([0.01, 0.01, 0.02])
   x = f32(signal + sd[:, None] * rng.standard_normal(signal.shape))
-  noise, acceleration = jax.vmap(smooth.measure_noise)(x, jnp.full(x.shape, 2e-4))
+  noise, acceleration = jax.jit(jax.vmap(smooth.measure_noise))(x, f32(np.full(x.shape, 2e-4)))
   np.testing.assert_allclose(np.sqrt(noise), sd, rtol=0.05)
   np.testing.assert_allclose(acceleration[1], np.diff(signal[1], n=2).var(), rtol=0.2)
   assert acceleration[2] < 0.5 * noise[2]
@@ -49,8 +51,8 @@ def test_noise_and_motion_are_told_apart():
 def test_smoothing_brings_the_estimate_closer_to_the_truth_without_lag():
   rng = np.random.default_rng(2)
   truth = np.sin(np.arange(400) / 15)
-  x, claimed = f32(truth + 0.02 * rng.standard_normal(400)), jnp.full(400, 1e-3)
-  found = np.asarray(smooth.smooth(x, claimed, *smooth.measure_noise(x, claimed)))
+  x, claimed = f32(truth + 0.02 * rng.standard_normal(400)), f32(np.full(400, 1e-3))
+  found = np.asarray(smoothed(x, claimed, *measure_noise(x, claimed)))
   error = lambda a: np.sqrt(((a - truth) ** 2).mean())
   assert error(found) < 0.7 * error(np.asarray(x))
   jitter = lambda a: np.abs(np.diff(a, n=2)).mean()
@@ -63,7 +65,7 @@ def test_smoothing_brings_the_estimate_closer_to_the_truth_without_lag():
 def test_an_uncertain_frame_gives_way():
   x, variance = np.zeros(30), np.ones(30)
   x[15], variance[15] = 1.0, 1e4
-  found = smooth.smooth(f32(x), f32(variance), f32(1.0), f32(1.0))
+  found = smoothed(f32(x), f32(variance), f32(1.0), f32(1.0))
   assert abs(found[15]) < 0.01
 
 
@@ -73,19 +75,22 @@ def test_it_is_a_minimum_of_what_it_says():
   x = f32(np.cumsum(rng.standard_t(2, 60)) + rng.standard_normal(60))
   noise, acceleration, tail = 0.5, 0.3, 1.0
 
+  @jax.jit
+  @jax.value_and_grad
   def cost(y):
     z = jnp.diff(y, n=2) ** 2 / acceleration
     return jnp.sum((y - x) ** 2) / noise + (1 + 1 / tail) * jnp.sum(jnp.log1p(tail * z))
 
-  found = smooth.smooth(x, jnp.ones(60), f32(noise), f32(acceleration), tail)
-  assert cost(found) < 0.8 * cost(x)
-  assert jnp.linalg.norm(jax.grad(cost)(found)) < 0.2 * jnp.linalg.norm(jax.grad(cost)(x))
+  found = smoothed(x, f32(np.ones(60)), f32(noise), f32(acceleration), tail=tail)
+  (end, slope), (begin, steep) = cost(found), cost(x)
+  assert end < 0.8 * begin
+  assert np.linalg.norm(slope) < 0.2 * np.linalg.norm(steep)
 
 
 def noisy(signal, sd=0.01, seed=6):
   x = f32(signal + sd * np.random.default_rng(seed).standard_normal(len(signal)))
-  claimed = jnp.full(len(signal), sd**2)
-  return x, np.asarray(smooth.smooth(x, claimed, *smooth.measure_noise(x, claimed)))
+  claimed = f32(np.full(len(signal), sd**2))
+  return x, np.asarray(smoothed(x, claimed, *measure_noise(x, claimed)))
 
 
 def test_a_step_between_two_frames_is_not_smeared():
@@ -125,8 +130,8 @@ def test_fast_motion_is_followed_while_rest_is_smoothed():
 
 def test_unrelated_pictures_are_left_alone():
   rng = np.random.default_rng(4)
-  x, claimed = f32(rng.standard_normal(40)), jnp.full(40, 1e-4)
-  found = smooth.smooth(x, claimed, *smooth.measure_noise(x, claimed))
+  x, claimed = f32(rng.standard_normal(40)), f32(np.full(40, 1e-4))
+  found = smoothed(x, claimed, *measure_noise(x, claimed))
   np.testing.assert_allclose(found, x, atol=0.02)
 
 
@@ -143,10 +148,10 @@ def test_marginal_variance_is_the_diagonal_of_the_inverse():
 def follow(x, variance, others=(), times=None):
   """What the tracker does with one unknown of a clip; `others` move as the head does."""
   rows = [f32(x), *map(f32, others)]
-  share = smooth.white_share(jnp.stack(rows), jnp.stack([f32(variance)] * len(rows)), times)
-  noise, acceleration = smooth.measure_noise(f32(x), f32(variance), times, share)
-  left = smooth.left_out(f32(x), f32(variance), noise, smooth.USUAL * acceleration, times=times)
-  return np.asarray(x + smooth.followed(*left, f32(variance), noise))
+  share = white_share(np.stack(rows), np.stack([f32(variance)] * len(rows)), times)
+  noise, acceleration = measure_noise(f32(x), f32(variance), times, share)
+  left = left_out(f32(x), f32(variance), noise, smooth.USUAL * acceleration, times=times)
+  return np.asarray(x + followed(*left, f32(variance), noise))
 
 
 @pytest.mark.parametrize("uneven", [False, True])
@@ -155,15 +160,15 @@ def test_leaving_one_out_in_closed_form(uneven):
   n, noise, acceleration = 14, 0.4, 0.3
   x, variance = rng.standard_normal(n), rng.uniform(0.5, 2.0, n)
   times = f32(np.cumsum(rng.uniform(0.5, 2, n))) if uneven else None
-  error, free = smooth.left_out(f32(x), f32(variance), f32(noise), f32(acceleration), tail=0.0, times=times)
+  error, free = left_out(f32(x), f32(variance), f32(noise), f32(acceleration), tail=0.0, times=times)
   for t in (0, 5, 13):
     without = np.where(np.arange(n) == t, np.inf, variance)
     # The noise is that of a usual frame: which is another one now.
     usual = float(smooth.claimed_variance(f32(without)) / smooth.claimed_variance(f32(variance)))
     others = np.where(np.arange(n) == t, 0.0, x)
-    y = smooth.smooth(f32(others), f32(without), f32(noise * usual), f32(acceleration), 0.0, times)
+    y = smoothed(f32(others), f32(without), f32(noise * usual), f32(acceleration), tail=0.0, times=times)
     np.testing.assert_allclose(error[t], x[t] - y[t], atol=2e-2)
-  y = smooth.smooth(f32(x), f32(variance), f32(noise), f32(acceleration), 0.0, times)
+  y = smoothed(f32(x), f32(variance), f32(noise), f32(acceleration), tail=0.0, times=times)
   np.testing.assert_allclose(x - np.asarray(error * free), y, atol=1e-4)
 
 
@@ -216,9 +221,9 @@ def test_how_white_motion_is():
   rng = np.random.default_rng(14)
   variance = np.ones((2, 200))
   slow = 100 * np.stack([np.sin(np.arange(200) / 10), np.cos(np.arange(200) / 15)])
-  assert smooth.white_share(f32(100 * rng.standard_normal((2, 200))), f32(variance)) > 0.9
-  assert smooth.white_share(f32(slow + rng.standard_normal((2, 200))), f32(variance)) < 0.1
-  assert smooth.white_share(f32(2 * rng.standard_normal((2, 200))), f32(variance)) < 0.1  # may be noise
+  assert white_share(f32(100 * rng.standard_normal((2, 200))), f32(variance)) > 0.9
+  assert white_share(f32(slow + rng.standard_normal((2, 200))), f32(variance)) < 0.1
+  assert white_share(f32(2 * rng.standard_normal((2, 200))), f32(variance)) < 0.1  # may be noise
 
 
 def test_errors_in_the_coordinates_are_independent():
@@ -250,33 +255,31 @@ def test_what_accelerates_at_the_same_moments_is_smoothed_better_together():
   truth = np.cumsum(np.cumsum(burst * rng.standard_normal((6, 120)), axis=1), axis=1)
   x, ones = truth + rng.standard_normal((6, 120)), np.ones((6, 120))
   noise, acceleration = f32(np.ones(6)), f32(np.full(6, 0.1))
-  together = smooth.smooth(f32(x), f32(ones), noise, acceleration)
-  alone = jax.vmap(smooth.smooth)(f32(x), f32(ones), noise, acceleration)
+  together = smoothed(f32(x), f32(ones), noise, acceleration)
+  alone = jax.jit(jax.vmap(smooth.smooth))(f32(x), f32(ones), noise, acceleration)
   error = lambda y: np.sqrt(np.square(np.asarray(y) - truth).mean())
   assert error(together) < 0.95 * error(alone)
   # One sequence in k is the same as by itself.
-  np.testing.assert_allclose(
-    smooth.smooth(f32(x[:1]), f32(ones[:1]), noise[:1], acceleration[:1])[0], alone[0], atol=1e-5
-  )
+  np.testing.assert_allclose(smoothed(f32(x[:1]), f32(ones[:1]), noise[:1], acceleration[:1])[0], alone[0], atol=1e-5)
 
 
 def test_even_times_change_nothing():
   rng = np.random.default_rng(16)
   x, variance, times = rng.standard_normal(40), rng.uniform(0.5, 2, 40), f32(np.arange(40))
-  for a, b in zip(smooth.measure_noise(f32(x), f32(variance)), smooth.measure_noise(f32(x), f32(variance), times)):
+  for a, b in zip(measure_noise(f32(x), f32(variance)), measure_noise(f32(x), f32(variance), times)):
     np.testing.assert_allclose(a, b, rtol=1e-6)
   of = (f32(x), f32(variance), f32(0.3), f32(0.2))
-  np.testing.assert_allclose(smooth.smooth(*of), smooth.smooth(*of, times=times), atol=1e-6)
+  np.testing.assert_allclose(smoothed(*of), smoothed(*of, times=times), atol=1e-6)
 
 
 def test_noise_and_motion_at_uneven_times():
   rng = np.random.default_rng(17)
   times = np.cumsum(rng.choice([0.5, 1.0, 1.5, 3.0], 3000))
   x = np.sin(times / 40) + 0.02 * rng.standard_normal(3000)
-  noise, _ = smooth.measure_noise(f32(x), jnp.full(3000, 4e-4), f32(times))
+  noise, _ = measure_noise(f32(x), f32(np.full(3000, 4e-4)), f32(times))
   np.testing.assert_allclose(np.sqrt(noise), 0.02, rtol=0.05)
   steady = 0.1 * times[:60]
-  found = smooth.smooth(f32(steady), jnp.ones(60), f32(1.0), f32(0.01), times=f32(times[:60]))
+  found = smoothed(f32(steady), f32(np.ones(60)), f32(1.0), f32(0.01), times=f32(times[:60]))
   np.testing.assert_allclose(found, steady, atol=5e-3)
 
 

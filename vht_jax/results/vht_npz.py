@@ -45,6 +45,7 @@ class Tracked:
   verdict: heads.Verdict | None = None  # whether the codes are of the model that was asked about
   times: np.ndarray | None = None  # (T,) s, when each frame was taken; None in VHT's files
   sources: np.ndarray | None = None  # (T,) str, what each frame was made from; None in VHT's files
+  head_id: str = ""  # of the head model (`heads.head_id`); '' where only its name is known
 
 
 def save_tracked(
@@ -70,21 +71,15 @@ def save_tracked(
     times: (T,) s, when each frame was taken.
     sources: (T,) what each frame was made from.
   """
-  write_npz(path, tracked_arrays(result, frames, size, config, head, times=times, sources=sources))
-
-
-def tracked_arrays(
-  result: TrackResult,
-  frames: np.ndarray,
-  size: tuple[int, int],
-  config: TrackConfig,
-  head: str | FlameModel = "",
-  *,
-  times: np.ndarray | None = None,
-  sources: Sequence[str] | None = None,
-) -> dict[str, np.ndarray]:
-  """What `save_tracked` writes, by its key in the file."""
   name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
+  names = None if sources is None else np.asarray(sources, str)
+  tracked = Tracked(result, frames, len(frames), size, name, times=times, sources=names, head_id=identifier)
+  write_npz(path, tracked_arrays(tracked, config))
+
+
+def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarray]:
+  """What `save_tracked` writes, by its key in the file."""
+  result, times, sources = tracked.result, tracked.times, tracked.sources
   identity, poses = result.identity, result.poses
   n = len(np.asarray(poses.expr))
   raw = in_chunks(lambda index: vht_keys.unlimit(rows_of(poses, index)), n, vht_keys.CHUNK)
@@ -109,17 +104,17 @@ def tracked_arrays(
     arrays |= {f"vht_jax_sd_{f.name}": getattr(result.pose_sd, f.name) for f in dataclasses.fields(Pose)}
   arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
   arrays |= {
-    "frame": np.asarray(frames, np.int64),
+    "frame": np.asarray(tracked.frames, np.int64),
     "view": np.array(["image_0000.png"] * n, "<U14"),
-    "n_processed": np.asarray(n, np.int64),
-    "image_size": np.asarray(size, np.int64),
+    "n_processed": np.asarray(tracked.n_processed, np.int64),
+    "image_size": np.asarray(tracked.image_size, np.int64),
     **_layer(identity),
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
-    "vht_jax_head": np.asarray(name),
-    **({"vht_jax_head_id": np.asarray(identifier)} if identifier else {}),
+    "vht_jax_head": np.asarray(tracked.head),
+    **({"vht_jax_head_id": np.asarray(tracked.head_id)} if tracked.head_id else {}),
     **({} if times is None else {"vht_jax_times": np.asarray(times, np.float64)}),
-    **({} if sources is None else {"vht_jax_source": np.asarray(sources, str)}),
+    **({} if sources is None else {"vht_jax_source": sources}),
   }
   regions = {"vht_jax_confidence_regions": result.region_confidence, "vht_jax_visible_regions": result.visible}
   regions = {name: np.asarray(rows, np.float32) for name, rows in regions.items() if rows is not None}
@@ -252,7 +247,7 @@ def tracked_of(
   return Tracked(
     result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict,
     times=vht_keys.of_frames(arrays, path, "vht_jax_times", n, "f"),
-    sources=vht_keys.of_frames(arrays, path, "vht_jax_source", n, "U"),
+    sources=vht_keys.of_frames(arrays, path, "vht_jax_source", n, "U"), head_id=identifier,
   )  # fmt: skip
 
 

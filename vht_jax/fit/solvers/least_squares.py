@@ -9,6 +9,7 @@ it, and a second copy would double the time that compilation takes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -33,7 +34,7 @@ class Normal(flax.struct.PyTreeNode):
 
 
 class Solution(flax.struct.PyTreeNode):
-  x: Array  # (n,) the best point seen
+  x: Any  # the best point seen, of the start's structure
   normal: Normal  # the model there
   steps: Array  # () i32, iterations spent
   converged: Array  # () bool, the last accepted step lowered the cost by less than `tol`
@@ -57,25 +58,36 @@ def while_running(running: Callable, step: Callable, state, max_steps: int):
   return lax.while_loop(running, step, state)
 
 
+class Chart(NamedTuple):
+  """Unknowns that are no vector, as rotations are: how a step moves them."""
+
+  n: int  # numbers of a step
+  move: Callable[[Any, Array], Any]  # from a point of theirs along (n,)
+
+
 def levenberg_marquardt(
-  normal: Callable[[Array], Normal], x0: Array, *, max_steps: int, tol: float = 1e-5, damping: float = 1e-3,
-  loop: Callable = while_running,
+  normal: Callable[[Any], Normal], x0: Any, *, max_steps: int, tol: float = 1e-5, damping: float = 1e-3,
+  loop: Callable = while_running, chart: Chart | None = None,
 ) -> Solution:  # fmt: skip
   """Minimises a sum of squares from x0 (n,); write it for one frame and `vmap` it.
 
   Damping falls sixfold on an accepted step and rises fivefold on a rejected one. A step to a non-finite cost is
   rejected, so a finite start stays finite.
+
+  Args:
+    chart: of an x0 that is a pytree; `normal` is by the steps from there.
   """
+  n, move = chart or Chart(len(x0), jnp.add)
 
   def step(state):
     x, model, lam, k, done = state
-    trial = x - factor.solve_vector(damped_root(model.matrix, lam), model.gradient)
+    trial = move(x, -factor.solve_vector(damped_root(model.matrix, lam), model.gradient))
     new = normal(trial)
     accept, lam, done = judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
-    return pick(trial, x), jax.tree.map(pick, new, model), lam, k + 1, done
+    return jax.tree.map(pick, trial, x), jax.tree.map(pick, new, model), lam, k + 1, done
 
-  n, dtype = x0.shape[0], x0.dtype
+  dtype = jax.tree.leaves(x0)[0].dtype
   nothing = Normal(jnp.full((), jnp.inf, dtype), jnp.zeros(n, dtype), jnp.eye(n, dtype=dtype))
   start = (x0, nothing, jnp.asarray(damping, dtype), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
   x, model, _, k, done = loop(lambda s: (s[3] <= max_steps) & ~s[4], step, start, max_steps + 1)
@@ -118,7 +130,7 @@ class ArrowNormal(flax.struct.PyTreeNode):
 
 class ArrowSolution(flax.struct.PyTreeNode):
   frames: Array  # (F, n)
-  shared: Array  # (m,)
+  shared: Any  # (m,), or of the start's structure
   cost: Array  # ()
   steps: Array  # () i32
   converged: Array  # () bool
@@ -155,35 +167,38 @@ def arrow_step(model: ArrowNormal, damping: Array | float) -> tuple[Array, Array
 def levenberg_marquardt_shared(
   normal: Callable[..., ArrowNormal],
   frames0: Array,
-  shared0: Array,
+  shared0: Any,
   *,
-  max_steps: int,
+  max_steps: Array | int,
   tol: float = 1e-5,
   damping: float = 1e-3,
   loop: Callable = while_running,
   only_cost: bool = False,
+  chart: Chart | None = None,
 ) -> ArrowSolution:
   """`levenberg_marquardt` for frames0 (F, n) that share shared0 (m,), eliminating the frames by Schur complement.
 
   Args:
     normal: of frames and shared unknowns; with `only_cost` also of whether more than the cost is wanted, () bool.
     only_cost: of the last step's end nothing else is asked for. Then `shared_information` is that of its start.
+    chart: of a `shared0` that is a pytree.
   """
+  m, move = chart or Chart(len(shared0), jnp.add)
 
   def step(state):
     frames, shared, model, lam, k, done = state
     d_frames, d_shared = arrow_step(model, lam)
-    trial = frames + d_frames, shared + d_shared
+    trial = frames + d_frames, move(shared, d_shared)
     last = k == max_steps
     new = normal(*trial, ~last) if only_cost else normal(*trial)
     accept, lam, done = judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
     known = accept & ~last if only_cost else accept
     model = jax.tree.map(lambda a, b: jnp.where(known, a, b), new, model).replace(cost=pick(new.cost, model.cost))
-    return pick(trial[0], frames), pick(trial[1], shared), model, lam, k + 1, done
+    return pick(trial[0], frames), jax.tree.map(pick, trial[1], shared), model, lam, k + 1, done
 
-  dtype = shared0.dtype
-  F, n, m = *frames0.shape, shared0.shape[0]
+  dtype = frames0.dtype
+  F, n = frames0.shape
   nothing = ArrowNormal(
     cost=jnp.full((), jnp.inf, dtype),
     frame_gradient=jnp.zeros((F, n), dtype),

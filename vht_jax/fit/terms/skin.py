@@ -18,7 +18,7 @@ from vht_jax.head.points import Points
 from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
-CAUCHY = 1.0  # standard deviations at which a residual counts half, as in the rigid bundle
+CAUCHY = 1.0  # standard deviations at which a residual counts half, in the rigid bundle too
 # m, of a point's place across the skin, beyond which it counts ever less: 0.2 to 0.4 mm from two scans on
 # average, but neighbours err together: a hundred say what twenty would.
 PLACE_SD = 0.001

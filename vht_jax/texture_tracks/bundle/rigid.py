@@ -20,15 +20,22 @@ import numpy as np
 
 from vht_jax import rotation
 from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
-from vht_jax.fit.solvers.least_squares import ArrowNormal, arrow_step
+from vht_jax.fit.solvers.least_squares import (
+  ArrowNormal,
+  Chart,
+  Normal,
+  levenberg_marquardt,
+  levenberg_marquardt_shared,
+)
+from vht_jax.fit.terms.skin import cauchy
 from vht_jax.texture_tracks.types import REGIONS
 from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 POINT_SD = 0.005  # m, prior of a point against the mesh, each direction: it works from 3 to 5 mm
-CAUCHY = 1.0  # standard deviations at which a residual counts half
 STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
-TOL = 1e-5
+POSE_STEPS = 8  # of a frame beside a head that is known
+DAMPING = 1e-4  # to begin with: the start is the tracked head
 FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
 N_SHARED = 3 + len(REGIONS)  # of `State.shared`
 GAIN_MEAN, GAIN_SD = 0.5, 0.5  # of a region's share of the expression: nothing and all of it are one sd away
@@ -118,12 +125,6 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   return jnp.concatenate([turn, lateral, grow], -1), shared, by_point
 
 
-def cauchy(r: Array) -> tuple[Array, Array]:
-  """IRLS weights (T, K) and cost () of residuals (T, K, 2)."""
-  square = jnp.sum(r**2, -1) / CAUCHY**2
-  return 1 / (1 + square), CAUCHY**2 * jnp.sum(jnp.log1p(square))
-
-
 def usual_camera() -> tuple[np.ndarray, np.ndarray]:
   """Mean and standard deviations of `State.shared` when nothing is known of the camera."""
   f32 = lambda *a: np.array(a, np.float32)  # noqa: E731
@@ -138,12 +139,12 @@ def cost_of(problem: Problem, state: State) -> Array:
 
 
 def system(problem: Problem, state: State) -> ArrowNormal:
-  """Gauss-Newton with the weights of `cauchy` and all priors.
+  """Gauss-Newton with Cauchy's weights and all priors.
 
   The points take the part of its frames, n = 3; they share the 6 T + N_SHARED unknowns of poses, camera and gains.
   """
   r = residuals(problem, state)
-  w, _ = cauchy(r)
+  w = cauchy(r)[0] ** 2
   by_pose, by_shared, by_point = jacobians(problem, state)
   n_frames, n = r.shape[0], 6 * r.shape[0]
   product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
@@ -171,38 +172,25 @@ def system(problem: Problem, state: State) -> ArrowNormal:
   )
 
 
-def move(state: State, d: Array, moved: Array) -> State:
-  """The state after a step."""
-  poses = d[:-N_SHARED].reshape(-1, 6)
-  turns = jax.vmap(rotation.axis_angle_to_matrix)(poses[:, :3])
-  return State(
-    R=jnp.matmul(turns, state.R, precision=HIGHEST),
-    place=state.place + poses[:, 3:],
-    shared=state.shared + d[-N_SHARED:],
-    moved=state.moved + moved,
-  )
+def turned(R: Array, place: Array, d: Array) -> tuple[Array, Array]:
+  """A pose after a step (6,)."""
+  return jnp.matmul(rotation.axis_angle_to_matrix(d[:3]), R, precision=HIGHEST), place + d[3:]
+
+
+def move(state: State, d: Array) -> State:
+  """The state after a step of the poses and of what is shared; the points stay."""
+  R, place = jax.vmap(turned)(state.R, state.place, d[:-N_SHARED].reshape(-1, 6))
+  return state.replace(R=R, place=place, shared=state.shared + d[-N_SHARED:])
 
 
 def solve(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
-  """Levenberg-Marquardt; the state and the steps taken. A step to a higher or no finite cost is not taken.
-
-  A loop of its own, because poses move by rotations; `levenberg_marquardt_shared` adds vectors.
-  """
-
-  def body(carry):
-    state, cost, lam, k, _ = carry
-    moved, d = arrow_step(system(problem, state), lam)
-    trial = move(state, d, moved)
-    new = cost_of(problem, trial)
-    lower = jnp.isfinite(new) & (new < cost)
-    state = jax.tree.map(lambda a, b: jnp.where(lower, a, b), trial, state)
-    done = (lower & (cost - new < TOL * cost)) | (lam > 1e6)
-    return state, jnp.where(lower, new, cost), jnp.where(lower, jnp.maximum(lam / 8, 1e-7), lam * 8), k + 1, done
-
-  lam = jnp.asarray(1e-4, state.place.dtype)
-  init = state, cost_of(problem, state), lam, jnp.int32(0), jnp.zeros((), bool)
-  state, _, _, k, _ = jax.lax.while_loop(lambda c: (c[3] < steps) & ~c[4], body, init)
-  return state, k
+  """Levenberg-Marquardt; the state and the steps taken."""
+  normal = lambda moved, rest: system(problem, rest.replace(moved=moved))  # noqa: E731
+  found = levenberg_marquardt_shared(
+    normal, state.moved, state.replace(moved=None), max_steps=steps, damping=DAMPING,
+    chart=Chart(6 * len(state.R) + N_SHARED, move),
+  )  # fmt: skip
+  return found.shared.replace(moved=found.frames), found.steps
 
 
 def region_noise(problem: Problem, state: State) -> Array:
@@ -219,33 +207,22 @@ def region_noise(problem: Problem, state: State) -> Array:
   return jnp.maximum(jnp.stack([one(k) for k in range(len(REGIONS))]), 1.0)
 
 
-def resect(problem: Problem, state: State, steps: int = 8) -> State:
+def resect(problem: Problem, state: State) -> State:
   """The poses alone, each from its own frame, with points and camera as they are."""
 
   def one(uv, inverse_sd, bent, R, place):
     alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None], bent=bent[None])
 
-    def body(_, carry):
-      R, place, cost, lam = carry
-      here = State(R=R[None], place=place[None], shared=state.shared, moved=state.moved)
+    def normal(pose):
+      here = state.replace(R=pose[0][None], place=pose[1][None])
       r, J = residuals(alone, here)[0], jacobians(alone, here)[0][0]
-      w = cauchy(r)[0]
-      H = jnp.einsum("kab,kac,k->bc", J, J, w, precision=HIGHEST)
-      diagonal = jnp.diagonal(H)
-      H = H + jnp.diag(jnp.where(diagonal > 0, lam * diagonal, 1.0))
-      d = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(H), True), jnp.einsum("kab,ka,k->b", J, r, w))
-      trial = here.replace(
-        R=jnp.matmul(rotation.axis_angle_to_matrix(d[:3]), R, precision=HIGHEST)[None], place=(place + d[3:])[None]
-      )
-      new = cauchy(residuals(alone, trial))[1]
-      lower = jnp.isfinite(new) & (new <= cost)
-      pick = lambda a, b: jnp.where(lower, a, b)  # noqa: E731
-      return pick(trial.R[0], R), pick(trial.place[0], place), pick(new, cost), pick(lam / 8, lam * 8)
+      root, cost = cauchy(r)
+      r, J = r * root[:, None], J * root[:, None, None]
+      product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
+      return Normal(cost, product("kab,ka->b", J, r), product("kab,kac->bc", J, J))
 
-    here = State(R=R[None], place=place[None], shared=state.shared, moved=state.moved)
-    init = R, place, cauchy(residuals(alone, here))[1], jnp.asarray(1e-4, place.dtype)
-    R, place, _, _ = jax.lax.fori_loop(0, steps, body, init)
-    return R, place
+    chart = Chart(6, lambda pose, d: turned(pose[0], pose[1], d))
+    return levenberg_marquardt(normal, (R, place), max_steps=POSE_STEPS, damping=DAMPING, chart=chart).x
 
   R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, problem.bent, state.R, state.place)
   return state.replace(R=R, place=place)

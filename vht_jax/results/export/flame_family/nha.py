@@ -20,7 +20,8 @@ from vht_jax.results.export.flame_codes.places import before_usual_camera
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.png import rgb_png
 from vht_jax.results.export.scene import Scene
-from vht_jax.results.vht_npz import FILE_NAME, tracked_arrays
+from vht_jax.results.heads import head_id
+from vht_jax.results.vht_npz import FILE_NAME, Tracked, tracked_arrays
 
 NHA = Consumer("nha", "2020", 300, 100)
 _TRAIN_SHARE = 0.7
@@ -41,8 +42,11 @@ def to_nha(
   notes["cut_degrees"] = beyond
   n_texture = len(np.asarray(scene.result.identity.texture))
   config = TrackConfig.of(n_shape=NHA.n_shape, n_expr=NHA.n_expr, n_tex=n_texture)
-  arrays = tracked_arrays(result, scene.frame_ids, scene.size, config, scene.model, times=scene.times)
-  yield FILE_NAME, npz_bytes(arrays)
+  tracked = Tracked(
+    result, scene.frame_ids, len(scene.frame_ids), scene.size, scene.model.name, times=scene.times,
+    head_id=head_id(scene.model),
+  )  # fmt: skip
+  yield FILE_NAME, npz_bytes(tracked_arrays(tracked, config))
   ids = [int(k) for k in scene.frame_ids]
   n_train = math.ceil(_TRAIN_SHARE * len(ids))
   yield "split.json", json.dumps({"train": ids[:n_train], "val": ids[n_train:]}).encode()
