@@ -57,7 +57,7 @@ def _other_side(
 ) -> tuple[np.ndarray, np.ndarray]:
   """`difference` and `belief` at the mirror image of every texel, in coarse steps."""
   import cv2
-  from scipy.spatial import cKDTree
+  from scipy.spatial import KDTree
 
   side = min(MIRROR_SIDE, len(belief))
   step = len(belief) // side
@@ -66,7 +66,7 @@ def _other_side(
   row, column = np.nonzero(faces >= 0)
   # The middle of its face is where a texel is, within a face: coarse, as the steps are.
   places = np.asarray(model.v_template)[np.asarray(model.faces)].mean(axis=1)[faces[row, column]]
-  nearest = cKDTree(places).query(places * [-1.0, 1.0, 1.0])[1]
+  nearest = KDTree(places).query(places * [-1.0, 1.0, 1.0])[1]
   small = [cv2.resize(a, (side, side), interpolation=cv2.INTER_AREA) for a in (difference, belief)]
   out = []
   for a in small:
