@@ -75,7 +75,7 @@ def test_three_js_in_a_browser(scene, file, tmp_path):
   if browser.find() is None:
     pytest.skip("no chromium here")
   path, extras = file
-  three = (WEB / "lib" / "three.min.js").read_text(encoding="utf-8")
+  three = (WEB / "vendor" / "three.min.js").read_text(encoding="utf-8")
   page = PAGE.replace("@@glb", base64.b64encode(path.read_bytes()).decode()).replace("@@three", three)
   (tmp_path / "page.html").write_text(page, encoding="utf-8")
   (tmp_path / "browser").mkdir()
