@@ -39,9 +39,12 @@ REPO = Path(__file__).resolve().parent.parent
 # What takes longest comes first: workers take file by file (`--dist loadfile`), and a long one that is left for the end
 # keeps one of them busy alone.
 LONGEST = (
-  "tracking/test_track_fn.py", "render/test_render.py", "fit/test_colours.py", "fit/test_bundle.py", "app/test_main.py",
-  "render/test_edges.py", "vht/test_energy.py", "test_notebook.py", "vht/test_descent.py", "fit/test_skin.py",
-  "fit/test_landmark_errors.py", "fit/test_terms.py", "texture_tracks/test_follow.py",
+  "tracking/test_track_fn.py", "app/test_main.py", "fit/test_colours.py", "render/test_soft.py",
+  "render/test_render.py", "render/test_edges.py", "fit/test_bundle.py", "vht/test_energy.py",
+  "render/test_raster.py", "render/test_shade.py", "results/test_images.py", "vht/test_descent.py",
+  "fit/test_terms.py", "fit/test_adjoint.py",
+  "tracking/test_gaps.py", "fit/test_skin.py", "app/test_overlay.py", "texture_tracks/test_rigid.py",
+  "app/test_ahead.py",
 )  # fmt: skip
 
 

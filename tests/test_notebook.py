@@ -7,6 +7,7 @@ import pytest
 NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipynb"
 
 
+@pytest.mark.slow  # the whole tracker in a process that begins with nothing
 def test_quickstart(tmp_path):
   nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
   pytest.importorskip("ipykernel")

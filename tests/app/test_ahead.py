@@ -17,7 +17,7 @@ SMALL = TrackConfig.of(
 LANDMARKS = {"_landmark_model", "_observe", "initial", "_bundle", "fold_landmarks", "_fit_frames", "_to_poses"}
 IMAGES = {"_surface", "_fit_keyframes", "_person", "_fit_photometric"}
 SMOOTH = {"_matrices", "_information", "_variance", "_noise", "_left_out", "_followed", "_within"}
-# Of all frames at once, what a clip's noise is and who follows it: another length is another program, of the rough ones.
+# Of all frames at once: how noisy a clip is and who follows it. For another length they are other programs, small ones.
 OF_THE_LENGTH = {"_noise", "_followed"}
 
 
