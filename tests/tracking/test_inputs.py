@@ -52,6 +52,35 @@ def test_observations_of_a_dataset(clip_folder, tmp_path):
     vht.observations_from(clip_folder / "dataset")
 
 
+class Film:
+  """Four frames, the last without a face."""
+
+  size = (6, 5)
+
+  def __len__(self):
+    return 4
+
+  def landmarks(self):
+    confidence = np.ones((4, 70), np.float32)
+    confidence[3] = 0.0
+    dense = np.ones((4, 478, 2), np.float32)
+    dense[3] = np.nan
+    return POINTS, confidence, dense
+
+  def images(self, indices):
+    return np.stack([np.full((6, 5, 3), 51 * i, np.uint8) for i in indices])
+
+
+def test_observations_of_some_frames_of_a_clip():
+  found = vht.observations_from(Film(), [1, 3], images=True)
+  np.testing.assert_array_equal(found.landmarks, POINTS[[1, 3]])
+  assert list(np.asarray(found.valid)) == [True, False]
+  np.testing.assert_allclose(found.rgb[:, 0, 0, 0], [0.2, 0.6], rtol=1e-6)
+  assert np.isfinite(found.dense).all()
+  with pytest.raises(InputError, match="no landmarks"):
+    vht.observations_from(Film(), [3])
+
+
 def test_a_known_person_to_start_from(open_head):
   head = tiny_head(open_head)
   found = vht.initial_result(head, 3, focal=1.8, shape=jnp.array([1.0, 2.0, 3.0]))

@@ -221,11 +221,10 @@ from tiny import SIZE, clip, quick_jit, tiny_head
 from vht_jax.head.load import load_head
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.tracking.pure import landmarks_only, track_fn
-n_devices, how, given = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "given"
+n_devices, how, given, n_frames = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "given", int(sys.argv[4])
 assert jax.device_count() == n_devices
 head = landmarks_only(tiny_head(load_head(model="open")), dense=False)
-# So many frames that XLA gives a factorisation to several threads.
-clips = [clip(head, n_frames=48, seed=k, noise_px=0.5) for k in range(n_devices)]
+clips = [clip(head, n_frames=n_frames, seed=k, noise_px=0.5) for k in range(n_devices)]
 observations, truth = (jax.tree.map(lambda *a: jnp.stack(a), *t) for t in zip(*clips))
 
 def one(o, t):
@@ -250,16 +249,17 @@ print("equal")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "n_devices, how, start", [(2, "map", "none"), (4, "map", "none"), (4, "split", "none"), (4, "split", "given")]
+  "n_devices, how, start, n_frames", [(2, "map", "none", 48), (4, "map", "none", 48), (4, "split", "given", 2)]
 )
-def test_sharded_over_devices_equals_one(n_devices, how, start):
-  """By `shard_map` and by XLA's own splitting; it must not hang where there are fewer cores than devices."""
+def test_sharded_over_devices_equals_one(n_devices, how, start, n_frames):
+  """By `shard_map` and by XLA's own splitting. It must not hang where there are fewer cores than devices; 48 frames are
+  so many that XLA would give a factorisation of its own to several threads."""
   env = os.environ | {
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={n_devices}",
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(Path(__file__).parents[1]),
   }
-  command = [sys.executable, "-c", SHARDED, str(n_devices), how, start]
+  command = [sys.executable, "-c", SHARDED, str(n_devices), how, start, str(n_frames)]
   out = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=600)
   assert out.stdout.strip().endswith("equal"), out.stderr[-2000:]
 

@@ -20,6 +20,7 @@ from vht_jax.fit.solvers import factor
 from vht_jax.types import Array, Stationary
 
 HIGHEST = lax.Precision.HIGHEST
+SAME = 4.0  # times the precision, relative: costs that differ by less are the same but for rounding
 
 
 class Normal(flax.struct.PyTreeNode):
@@ -102,6 +103,8 @@ def judge(cost: Array, new: Array, lam: Array, k: Array, tol: float) -> tuple[Ar
   first = k == 0
   lower = jnp.isfinite(new) & (new < cost)
   done = (lower & (cost - new < tol * cost)) | (lam > 1e8)
+  if tol > 0:  # higher by no more than rounding: a shorter step would not be seen to be lower
+    done |= ~lower & (new - cost <= SAME * float(jnp.finfo(cost.dtype).eps) * cost)
   damping = jnp.where(lower, jnp.maximum(lam / 6, 1e-9), lam * 5)
   return first | lower, jnp.where(first, lam, damping), ~first & done
 

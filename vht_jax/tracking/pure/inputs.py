@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.cameras import make_camera
-from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.tracking.protocols import Clip
 from vht_jax.tracking.state import plain_appearance
 from vht_jax.types import AnyArray, FlameModel, Identity, Observations, Pose, TrackResult
 
@@ -73,32 +73,35 @@ def observations(
 
 
 def observations_from(
-  folder: str | Path | FrameFolder, frames: Iterable[int] | None = None, *, images: bool = False
+  folder: str | Path | Clip, frames: Iterable[int] | None = None, *, images: bool = False
 ) -> Observations:
   """A dataset as `track_fn` takes it: its landmarks and, if they are wanted, its images.
 
   Args:
-    folder: of frames with landmark files (`annotate` writes them), or a `FrameFolder`. Without images `track_fn` has
-      to be told their size, which is `FrameFolder(folder).size`.
+    folder: of frames with landmark files (`annotate` writes them), or a `FrameFolder`, or any other `Clip`. Without
+      images `track_fn` has to be told their size, which is `FrameFolder(folder).size`.
     frames: positions; None: all.
 
   Raises:
     InputError: no such folder, no frame there, or no landmarks.
   """
-  clip = folder if isinstance(folder, FrameFolder) else FrameFolder(folder)
+  if isinstance(folder, str | Path):
+    from vht_jax.dataset.folder import FrameFolder  # reads images, which nothing else here does
+
+    clip, name = FrameFolder(folder), str(folder)
+  else:
+    clip, name = folder, "observations_from"
   index = list(range(len(clip))) if frames is None else [int(i) for i in frames]
   wrong = [i for i in index if not 0 <= i < len(clip)]
   if wrong or not index:
-    raise InputError(f"{clip.path}: has frames 0 to {len(clip) - 1}; asked for {wrong[0] if wrong else 'none'}")
-  if not any(clip.valid[index]):
-    raise InputError(f"{clip.path}: no landmarks in these frames; vht_jax.annotate (or vht-track) makes them")
-  if images:
-    return jax.tree.map(jnp.asarray, clip.observations(index))
+    raise InputError(f"{name}: has frames 0 to {len(clip) - 1}; asked for {wrong[0] if wrong else 'none'}")
   points, confidence, dense = (None if a is None else a[index] for a in clip.landmarks())
-  valid = np.asarray(clip.valid)[index]
+  assert points is not None and confidence is not None
+  if not (confidence > 0).any():
+    raise InputError(f"{name}: no landmarks in these frames; vht_jax.annotate (or vht-track) makes them")
   if dense is not None:
-    dense = np.where(valid[:, None, None], dense, 0.0)
-  return observations(points, confidence, valid=valid, dense=dense)
+    dense = np.nan_to_num(dense)  # of frames without a face
+  return observations(points, confidence, rgb=clip.images(index) if images else None, dense=dense)
 
 
 def initial_result(
