@@ -68,6 +68,20 @@ def test_log_has_everything_and_the_terminal_only_warnings(tmp_path, capsys):
   assert capsys.readouterr().err == "vht-track: loud\n"
 
 
+def test_what_the_summary_says_again_is_short_while_it_runs(tmp_path, capsys):
+  stop = console.start_log(tmp_path / "track.log")
+  try:
+    console.Progress().note("the head turns by only 7 degrees: the focal length is a guess (+-1.5 %). Give --fov")
+    logging.getLogger("vht_jax").warning("nobody repeats this. So it is whole")
+  finally:
+    stop()
+  assert capsys.readouterr().err == (
+    "vht-track: the head turns by only 7 degrees: the focal length is a guess (+-1.5 %).\n"
+    "vht-track: nobody repeats this. So it is whole\n"
+  )
+  assert "Give --fov" in (tmp_path / "track.log").read_text()
+
+
 def test_a_stage_is_one_line_of_the_log(caplog):
   caplog.set_level(logging.INFO, logger="vht_jax")
   progress = console.Progress()

@@ -1,5 +1,6 @@
 """The viewer without a browser: editor, light, colours, sliders, opening, command line, and the server's widgets."""
 
+import contextlib
 import dataclasses
 import json
 import struct
@@ -27,6 +28,7 @@ from vht_jax.viewer.editing.controls import Options, frame_controls, person_cont
 from vht_jax.viewer.editing.light import LUMINANCE, handles, with_handles
 from vht_jax.viewer.editing.session import EDITED, Session
 from vht_jax.viewer.surface import Surface, behind_pixels, scale_colors, split_corners
+from vht_jax.viewer.viewer import SHEET
 
 SIZE = (120, 100)
 
@@ -701,6 +703,44 @@ def test_server_shows_edits_compares_and_saves(page, open_head):
   panel.act("Redo")
   assert viewer.session.edited.nonzero()[0].tolist() == [4]
   assert panel.ply().startswith(b"ply") and b"\nf " in panel.obj()
+
+
+def test_the_slider_has_the_numbers_of_the_frames(page):
+  """From 1, as frames.csv and the result's file; of a number that is missing the frame before it is shown."""
+  server, viewer, panel = page
+  assert (panel.frame.min, panel.frame.max, panel.frame.value) == (1, 21, 1)
+  viewer.go_to(viewer.position(21))
+  assert viewer.frame == 20 and panel.status_text().startswith("frame 21,")
+  tracked = dataclasses.replace(viewer.source.tracked, frames=np.array([3, 4, 9, *range(10, 28)]))
+  object.__setattr__(viewer.source, "tracked", tracked)
+  assert [viewer.position(number) for number in (3, 4, 5, 8, 9, 27)] == [0, 1, 1, 1, 2, 20]
+
+
+def test_on_a_phone_the_head_is_above_the_controls(page):
+  """The camera turns where it stands, so the head stays over the image, which is in the part that they leave free."""
+  server, viewer, panel = page
+
+  class Client:
+    atomic = contextlib.nullcontext
+
+    def __init__(self, aspect):
+      self.camera = types.SimpleNamespace(aspect=aspect)
+
+  def place(aspect):
+    client = Client(aspect)
+    viewer.camera_view(client)
+    camera = client.camera
+    ahead = np.asarray(camera.look_at) - camera.position
+    ahead, up = ahead / np.linalg.norm(ahead), np.asarray(camera.up_direction, float)
+    up = up - (up @ ahead) * ahead
+    return camera, ahead, up / np.linalg.norm(up)
+
+  wide, forward, _ = place(1.6)
+  phone, ahead, up = place(0.47)
+  np.testing.assert_allclose(phone.position, wide.position)
+  # Where the old middle of the picture is now, from the window's top in its height.
+  height = 0.5 - 0.5 * (forward @ up) / (forward @ ahead) / np.tan(phone.fov / 2)
+  assert height == pytest.approx(0.5 - SHEET / 2, abs=0.01) and 0.15 < height < 1 - SHEET
 
 
 def test_the_exported_clip_has_the_edit_and_the_frames_own_times(page, open_head):

@@ -69,7 +69,7 @@ class Progress:
     self.advance(done - self.step)
 
   def note(self, message: str) -> None:
-    log.warning(message)
+    log.warning(message, extra={"comes_again": True})  # with the summary: `report.advice`
 
   def remark(self, message: str) -> None:
     """Something that is no warning: in the log, and if there is a terminal on it, beside the bar."""
@@ -97,7 +97,10 @@ class _BesideBars(logging.Handler):
     from tqdm import tqdm
 
     if record.levelno < logging.ERROR:
-      tqdm.write(f"vht-track: {record.getMessage()}", file=sys.stderr)
+      text = record.getMessage()
+      if hasattr(record, "comes_again"):  # what it means and what to do is told when all is done
+        text = re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0]
+      tqdm.write(f"vht-track: {text}", file=sys.stderr)
 
 
 class _Once(logging.Filter):

@@ -27,8 +27,9 @@ log = logging.getLogger("vht_jax")
 COMPARE = ("side by side", DIFFERENCE, "hidden")
 SETTLE = 0.08  # s that the browser has to unpack a mesh before it is shown, when no newer one comes
 MAX_RATE = 30.0  # pictures per second that are sent at most
-NARROW = 640  # px: in a window that is not wider viser has the controls in a sheet over its lower part,
-SHEET = 0.6  # which covers as much of its height
+# A phone: windows so narrow (width / height; pixels of fine screens are smaller) have viser's controls in a sheet over
+# this part of their height, from below.
+NARROW, SHEET = 0.75, 0.6
 _GAP = 1.04  # distance of two results side by side, in widths of the image plane
 
 
@@ -125,7 +126,7 @@ class Viewer:
       aspect = client.camera.aspect or 1.0
       fov = field_of_view(camera, scene.size, aspect)
     # A camera that turns where it stands goes on seeing the head over the image: above the sheet.
-    lower = SHEET * np.tan(0.5 * fov) if client.camera.image_width <= NARROW else 0.0
+    lower = SHEET * np.tan(0.5 * fov) if aspect < NARROW else 0.0
     with client.atomic():
       client.camera.up_direction = up
       client.camera.position = position + offset
