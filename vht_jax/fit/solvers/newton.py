@@ -196,9 +196,7 @@ def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float
   no, yes = jnp.zeros((), bool), jnp.ones((), bool)
   roots = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(problem.decompose, model, zero))
   distance = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(problem.distance, roots, x0))
-  start = _State(
-    x0, model, roots, distance, jnp.asarray(1e-3, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no
-  )
+  start = _State(x0, model, roots, distance, jnp.asarray(1e-3, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no)
   s = lax.while_loop(lambda s: ~s.done, step, start)
   return Minimum(s.x, s.k - 1, jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance), s.roots)
 
