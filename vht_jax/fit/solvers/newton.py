@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
@@ -116,7 +116,17 @@ class Arrow:
     return jnp.where(kept.frames[:, None], x[0], 0.0), jnp.where(kept.shared, x[1], 0.0)
 
 
-Problem = Frame | Arrow
+class Problem(Protocol):
+  """What both are."""
+
+  @property
+  def normal(self) -> Callable[[Any, Any], Any]: ...
+  def nothing(self, x: Any) -> Any: ...
+  def gradient(self, model: Any) -> Any: ...
+  def decompose(self, model: Any, damping: Array) -> Any: ...
+  def inverse(self, root: Any, b: Any, /) -> Any: ...
+  def distance(self, root: Any, gradient: Any, /) -> Stationary: ...
+  def only(self, kept: Stationary, x: Any) -> Any: ...
 
 
 class Minimum(NamedTuple):
@@ -150,7 +160,7 @@ def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float
   """
   dtype = jax.tree.leaves(x0)[0].dtype
   eps = float(jnp.finfo(dtype).eps)
-  accuracy = eps**0.5 / 3 if accuracy is None else accuracy
+  enough = eps**0.5 / 3 if accuracy is None else accuracy
   slope = jax.grad(lambda x: 0.5 * problem.normal(theta, x).cost)
   pick = lambda which, a, b: jax.tree.map(lambda p, q: jnp.where(which, p, q), a, b)
 
@@ -161,7 +171,7 @@ def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float
     plain = problem.inverse(roots, gradient)
     left = dot(gradient, plain)
     distance = problem.distance(roots, gradient)
-    last = out_of_steps | (s.newton & (largest(distance) < accuracy))
+    last = out_of_steps | (s.newton & (largest(distance) < enough))
 
     radius = jnp.where(s.radius > 0, s.radius, FIRST_RADIUS * jnp.sqrt(left))
     _, hessian = jax.linearize(slope, s.x)

@@ -131,9 +131,8 @@ def initial_result(
   if code.shape != (n_shape,):
     raise InputError(f"initial_result: shape of {code.shape}; this head has ({n_shape},)")
   neutral = flame.neutral_pose(model)
-  if poses is None:
-    poses = jax.tree.map(lambda a: jnp.broadcast_to(a, (n_frames, *a.shape)), neutral)
-  for (path, found), expected in zip(jax.tree.leaves_with_path(poses), jax.tree.leaves(neutral), strict=True):
+  begin = poses or jax.tree.map(lambda a: jnp.broadcast_to(a, (n_frames, *a.shape)), neutral)
+  for (path, found), expected in zip(jax.tree.leaves_with_path(begin), jax.tree.leaves(neutral), strict=True):
     if jnp.shape(found) != (n_frames, *expected.shape):
       name = jax.tree_util.keystr(path, simple=True)
       raise InputError(f"initial_result: poses.{name} of {jnp.shape(found)}; expected {(n_frames, *expected.shape)}")
@@ -143,7 +142,7 @@ def initial_result(
     shape=code, texture=appearance.texture, light=appearance.light, camera=camera,
     lmk_offset=jnp.zeros((70, 3), dtype),
   )  # fmt: skip
-  return TrackResult(identity=identity, poses=poses, energies={}, status=jnp.zeros(n_frames, jnp.int32))
+  return TrackResult(identity=identity, poses=begin, energies={}, status=jnp.zeros(n_frames, jnp.int32))
 
 
 def _array(value: AnyArray) -> jax.Array:

@@ -39,7 +39,7 @@ def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool)
     known_identity: it is given and kept.
     dense: dense points are fitted.
   """
-  reads = {Adam} if config.photometric else {Landmarks}
+  reads: set[type] = {Adam} if config.photometric else {Landmarks}
   if config.photometric and not known_identity:
     reads.add(Landmarks)  # which the start comes from
   whose = {Adam: "solver='adam'", GaussNewton: "Gauss-Newton on images", Landmarks: "the fit of landmarks"}
