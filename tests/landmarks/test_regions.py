@@ -69,11 +69,9 @@ def test_covered_regions_and_wrong_frames_lose_their_weight():
 def test_points_that_the_detector_doubts_lose_their_weight():
   seen = Evidence(np.ones((2, 4), np.float32), np.zeros(2, np.float32), np.zeros(2, bool))
   belief = np.ones((2, 478), np.float32)
-  belief[1, IBUG68[36:42]], belief[1, 473], belief[1, IBUG68[48:68]] = 0.2, 0.5, 0.1  # the mouth is believed all the same
-  regions = np.full(478, -1)
-  regions[IBUG68[36:42]], regions[IBUG68[48:68]] = 0, 2
+  belief[1, IBUG68[36:42]], belief[1, 473] = 0.2, 0.5
   points = np.zeros((2, 70, 2), np.float32), np.ones((2, 70), np.float32), np.zeros((2, 478, 2), np.float32)
-  _, confidence, dense = weigh(*points, seen, regions, belief)
+  _, confidence, dense = weigh(*points, seen, np.full(478, -1), belief)
   assert (confidence[0] == 1).all() and np.isfinite(dense[0]).all()
   np.testing.assert_allclose(confidence[1, 36:42], 0.2)
   assert confidence[1, 69] == 0.5 and confidence[1].sum() == pytest.approx(70 - 6 * 0.8 - 0.5, abs=1e-4)

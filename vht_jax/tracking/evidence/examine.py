@@ -25,9 +25,6 @@ from vht_jax.types import FlameModel
 CHUNK = 16  # frames read at once
 LEAST = 0.1  # a region of less visibility has no weight at all
 _IRIS_OF = (0, 1)  # region of points 68 and 69
-# Brows, eyes and irises, which the bridge of the nose may hide: there two meshes that disagree have guessed. Elsewhere
-# their difference says less of the error (docs/accuracy.md), and the head's place and the lens hang on these points.
-_GUESSED = np.r_[17:27, 36:48, 68:70]
 
 
 class Evidence(flax.struct.PyTreeNode):
@@ -127,12 +124,11 @@ def weigh(
   """
   confidence = faded(confidence, evidence.visible)
   if belief is not None:
-    of_points = belief[:, np.concatenate([IBUG68, IRISES])]
-    confidence[:, _GUESSED] *= of_points[:, _GUESSED]
+    confidence *= belief[:, np.concatenate([IBUG68, IRISES])]
   confidence[evidence.wrong] = 0.0
   if dense is not None:
     gone = evidence.wrong[:, None] | ((regions >= 0) & (evidence.visible[:, regions] < COVERED))
-    gone = gone if belief is None else gone | ((belief < UNUSABLE) & np.isin(regions, _IRIS_OF))
+    gone = gone if belief is None else gone | (belief < UNUSABLE)
     dense = np.where(gone[..., None], np.nan, dense).astype(np.float32)
   return landmarks, confidence, dense
 
