@@ -6,7 +6,6 @@ from drawn import face, landmarks
 
 from vht_jax.app.report import summary as summary_
 from vht_jax.app.report.advice import covered_text
-from vht_jax.head.mesh_points import IBUG68
 from vht_jax.landmarks.regions import COVERED, REGIONS, visibility
 from vht_jax.tracking.evidence.examine import Evidence, faded, mask_hidden, weigh
 from vht_jax.types import Status
@@ -64,18 +63,6 @@ def test_covered_regions_and_wrong_frames_lose_their_weight():
   assert np.isfinite(dense[0]).all() and np.isnan(dense[2]).all()
   assert np.isnan(dense[1, :20]).all() and np.isfinite(dense[1, 20:]).all()
   np.testing.assert_array_equal(faded(np.ones((3, 70)), visible)[1], confidence[1])
-
-
-def test_points_that_the_detector_doubts_lose_their_weight():
-  seen = Evidence(np.ones((2, 4), np.float32), np.zeros(2, np.float32), np.zeros(2, bool))
-  belief = np.ones((2, 478), np.float32)
-  belief[1, IBUG68[36:42]], belief[1, 473] = 0.2, 0.5
-  points = np.zeros((2, 70, 2), np.float32), np.ones((2, 70), np.float32), np.zeros((2, 478, 2), np.float32)
-  _, confidence, dense = weigh(*points, seen, np.full(478, -1), belief)
-  assert (confidence[0] == 1).all() and np.isfinite(dense[0]).all()
-  np.testing.assert_allclose(confidence[1, 36:42], 0.2)
-  assert confidence[1, 69] == 0.5 and confidence[1].sum() == pytest.approx(70 - 6 * 0.8 - 0.5, abs=1e-4)
-  assert set(np.flatnonzero(np.isnan(dense[1, :, 0]))) == set(IBUG68[36:42])  # an iris of half the weight stays
 
 
 def test_what_covers_the_face_is_no_part_of_its_picture():

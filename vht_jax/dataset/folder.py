@@ -27,7 +27,7 @@ from vht_jax.dataset.layout import (
 from vht_jax.errors import InputError
 from vht_jax.host.npz import read_npz
 from vht_jax.host.prefetch import prefetched
-from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, point_belief
+from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence
 from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
@@ -290,14 +290,6 @@ class FrameFolder:
     dense = [p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points if p.dense is not None]
     landmarks, confidence = np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points])
     return landmarks, confidence, np.stack(dense) if self.has_dense else None
-
-  def beliefs(self) -> np.ndarray:
-    """(n, 478) f32 in (0, 1]: `point_belief` of MediaPipe's points; 1 where nothing can be said."""
-    found = np.ones((len(self), N_DENSE), np.float32)
-    for row, d in zip(found, self.detections):
-      if d is not None and d.dense is not None and d.apart is not None:
-        row[:] = point_belief(d.dense, d.apart)
-    return found
 
   def images(self, indices: Iterable[int]) -> np.ndarray:
     """(n, H, W, 3) uint8 RGB at the tracked size."""

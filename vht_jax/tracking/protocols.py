@@ -28,7 +28,6 @@ class Clip(Protocol):
     """
     ...
 
-  # `beliefs()`, (T, 478) in (0, 1]: the share of its usual weight that each of MediaPipe's points has.
   # And, where frames are not evenly spaced, `times` (T,) in seconds or `frame_ids` (T,) (`keyframes.frame_times`).
 
 

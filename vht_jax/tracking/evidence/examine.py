@@ -13,8 +13,6 @@ import flax.struct
 import numpy as np
 
 from vht_jax.config import TrackConfig
-from vht_jax.head.mesh_points import IBUG68, IRISES
-from vht_jax.landmarks.detection import UNUSABLE
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.tracking.evidence import outliers
@@ -88,8 +86,7 @@ class Weighed:
     self.clip, self.size = clip, clip.size
     self.evidence = evidence
     landmarks, confidence, dense = clip.landmarks()
-    belief = clip.beliefs() if hasattr(clip, "beliefs") else None
-    self._points = weigh(landmarks, confidence, dense, evidence, dense_regions(model), belief)
+    self._points = weigh(landmarks, confidence, dense, evidence, dense_regions(model))
     self.hidden = [_hidden_points(points, rows) for points, rows in zip(landmarks, evidence.visible)]
 
   def __len__(self) -> int:
@@ -107,28 +104,23 @@ class Weighed:
 
 
 def weigh(
-  landmarks: np.ndarray, confidence: np.ndarray, dense: np.ndarray | None, evidence: Evidence, regions: np.ndarray,
-  belief: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:  # fmt: skip
+  landmarks: np.ndarray, confidence: np.ndarray, dense: np.ndarray | None, evidence: Evidence, regions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
   """`Clip.landmarks` with the evidence in it.
 
   Args:
     landmarks, confidence, dense: (T, 70, 2), (T, 70), (T, 478, 2) or None.
     evidence: of the T frames.
     regions: (478,) of `dense_regions`.
-    belief: (T, 478) of the dense points; None: all of it.
 
   Returns:
-    The same landmarks; confidence 0 in frames that are wrong and less in regions that are covered and where the
-    detector contradicts itself; dense points of these are NaN, because they have no confidence.
+    The same landmarks; confidence 0 in frames that are wrong and less in regions that are covered; dense points of
+    both are NaN, because they have no confidence.
   """
   confidence = faded(confidence, evidence.visible)
-  if belief is not None:
-    confidence *= belief[:, np.concatenate([IBUG68, IRISES])]
   confidence[evidence.wrong] = 0.0
   if dense is not None:
     gone = evidence.wrong[:, None] | ((regions >= 0) & (evidence.visible[:, regions] < COVERED))
-    gone = gone if belief is None else gone | (belief < UNUSABLE)
     dense = np.where(gone[..., None], np.nan, dense).astype(np.float32)
   return landmarks, confidence, dense
 
