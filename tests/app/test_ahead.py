@@ -26,6 +26,7 @@ class Frames:
 
   def __init__(self, n=40, size=SIZE):
     self.times, self.size, self.has_alpha = np.arange(n) / 25.0, size, False
+    self.frame_ids = list(range(1, n + 1))
 
   def __len__(self):
     return len(self.times)

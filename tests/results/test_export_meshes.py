@@ -40,7 +40,7 @@ def read_pc2(data):
 def meshes(files, kind):
   if kind == "pc2":
     return read_pc2(files["clip.pc2"])
-  names = [f["file"] for f in json.loads(files["camera.json"])["frames"]]
+  names = [f["file"] for f in json.loads(files[f"clip_{kind}_camera.json"])["frames"]]
   if kind == "ply":
     return np.array([read_ply(files[name])[0] for name in names])
   points = lambda data: [line.split()[1:] for line in data.decode().splitlines() if line.startswith("v ")]
@@ -49,7 +49,7 @@ def meshes(files, kind):
 
 def pixels(files, kind):
   """Through camera.json: an OpenGL camera at the origin."""
-  vertices, camera = meshes(files, kind), json.loads(files["camera.json"])
+  vertices, camera = meshes(files, kind), json.loads(files[f"clip_{kind}_camera.json"])
   found = []
   for points, frame in zip(vertices.astype(float), camera["frames"], strict=True):
     x, y, z = points.T
@@ -62,7 +62,7 @@ def pixels(files, kind):
 def test_all_vertices_reproject(kind, clip_scene):
   files = dict(FORMATS[kind](clip_scene))
   assert_reprojects(pixels(files, kind), clip_scene)
-  camera = json.loads(files["camera.json"])
+  camera = json.loads(files[f"clip_{kind}_camera.json"])
   assert (camera["w"], camera["h"]) == (500, 360)
   np.testing.assert_allclose([f["time"] for f in camera["frames"]], TIMES)
 

@@ -112,7 +112,7 @@ else:
   cache = bpy.context.object.modifiers.new("cache", "MESH_CACHE")
   cache.cache_format, cache.filepath = "PC2", path
   at = float(frame)  # a sample per frame
-  lens = json.loads((pathlib.Path(path).parent / "camera.json").read_text())["frames"][int(frame)]
+  lens = json.loads(next(pathlib.Path(path).parent.glob("*_pc2_camera.json")).read_text())["frames"][int(frame)]
   camera = bpy.data.cameras.new("camera")
   camera.sensor_fit, camera.sensor_width, camera.lens = "HORIZONTAL", 36, 36 * lens["fl_x"] / width
   camera.shift_x, camera.shift_y = 0.5 - lens["cx"] / width, (lens["cy"] - height / 2) / width

@@ -263,7 +263,7 @@ def make_scene(
       wanted = {"frame_ids": f"{n} different numbers", "size": "(H, W) px", "fps": "a number above 0"}
       raise InputError(f"export: {what}: expected {wanted.get(what, 'a file name without folders')}; found {found}")
   if n == 0 or seconds.shape != (n,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
-    raise InputError(f"export: times: expected {n} rising numbers of seconds; found shape {seconds.shape}")
+    raise InputError(f"export: times: expected {n} rising numbers of seconds; found {_found(seconds, n)}")
   _check_codes(model, result, n)
   lens = np.array(lens_of(result.identity.camera, size))
   scene = Scene(
@@ -288,3 +288,13 @@ def _check_codes(model: FlameModel, result: TrackResult, n: int) -> None:
   lengths = {len(np.asarray(a)) for a in (*jax.tree.leaves(poses), result.status)}
   if lengths != {n}:
     raise InputError(f"export: expected poses and status of {n} frames; found {sorted(lengths)}")
+
+
+def _found(seconds: np.ndarray, n: int) -> str:
+  """What is wrong with times that are not (n,) rising numbers, in words."""
+  if seconds.shape != (n,):
+    return f"shape {seconds.shape}"
+  bad = np.flatnonzero(~np.isfinite(seconds))
+  if len(bad):
+    return f"{seconds[bad[0]]} for frame {bad[0] + 1}"
+  return f"no more than the frame before for frame {np.flatnonzero(np.diff(seconds) <= 0)[0] + 2}"

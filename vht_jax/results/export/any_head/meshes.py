@@ -1,7 +1,7 @@
 """A mesh per frame: OBJ and PLY sequences, and a PC2 cache. All vertices in the head's order, metres.
 
 Axes are those of the .glb: an OpenGL camera at the origin (x right, y up, z towards the camera), which also is what
-three.js and, after their usual import, Blender and Unity expect. The camera itself is in camera.json.
+three.js and, after their usual import, Blender and Unity expect. The camera itself is in NAME_FORMAT_camera.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ UNIT = "# vht_jax: metres\n"  # the first line of an OBJ
 
 
 def to_obj(scene: Scene) -> Files:
-  """NAME_00001.obj, ... with texture coordinates, NAME.mtl and NAME.png, camera.json. Numbers count the frames."""
+  """NAME_00001.obj, ... with texture coordinates, NAME.mtl and NAME.png, NAME_obj_camera.json. Numbers
+  count the frames."""
   yield from _surroundings(scene, "obj")
   yield from _material(scene)
   surface = obj_surface(np.asarray(scene.model.faces), np.asarray(scene.model.uv))
@@ -31,7 +32,7 @@ def to_obj(scene: Scene) -> Files:
 
 
 def to_ply(scene: Scene) -> Files:
-  """NAME_00001.ply, ...: binary, with the texture's colours at the vertices; camera.json."""
+  """NAME_00001.ply, ...: binary, with the texture's colours at the vertices; NAME_ply_camera.json."""
   yield from _surroundings(scene, "ply")
   faces, colors = np.asarray(scene.model.faces), vertex_colors(scene)
   for i in range(len(scene)):
@@ -135,4 +136,5 @@ def _material(scene: Scene) -> Files:
 
 
 def _surroundings(scene: Scene, suffix: str) -> Files:
-  yield "camera.json", camera_json(scene, suffix if suffix != "pc2" else "")
+  # A name of its own: of two formats or two clips in one folder each keeps its camera.
+  yield f"{scene.name}_{suffix}_camera.json", camera_json(scene, suffix if suffix != "pc2" else "")
