@@ -64,7 +64,9 @@ def test_clips_and_formats_share_a_folder(clip_scene, tmp_path):
     export(dataclasses.replace(clip_scene, name=name), formats, tmp_path)
   found = {p.name for p in tmp_path.iterdir()}
   assert {"one.glb", "one.usda", "one.png", "one.obj", "one.mtl", "one.pc2", "two.glb", "two.mtl"} <= found
-  assert not any(name.startswith("one_") for name in found)  # an older sequence of that format
+  # The older sequence of that format is gone with its camera; the other format's camera stays.
+  assert {name for name in found if name.startswith("one_")} == {"one_pc2_camera.json"}
+  assert "two_obj_camera.json" in found
 
 
 def test_a_file_is_no_folder_to_write_to(clip_scene, tmp_path):
