@@ -14,12 +14,16 @@ def some(n, batch=(), dtype=np.float64):
   return jnp.asarray(np.einsum("...ij,...ik->...jk", J, J), dtype)
 
 
+BOTH = pytest.mark.parametrize("root", [factor.by_library, factor.by_products])
+
+
+@BOTH
 @pytest.mark.parametrize("n", [1, 3, factor.ROWS, factor.ROWS + 1, 70, factor.HALVED + 5])
-def test_inverse_root_is_that_of_lapack(n):
+def test_inverse_root_is_that_of_lapack(n, root):
   """By rows, halves, blocks, and halves of blocks."""
   with jax.enable_x64(True):
     A = some(n)
-    X = jax.jit(factor.inverse_root)(A)
+    X = jax.jit(root)(A)
     np.testing.assert_allclose(X @ A @ X.T, np.eye(n), atol=1e-9)
     np.testing.assert_array_equal(np.triu(X, 1), 0.0)
     np.testing.assert_allclose(X @ np.linalg.cholesky(A), np.eye(n), atol=1e-9)
@@ -27,12 +31,13 @@ def test_inverse_root_is_that_of_lapack(n):
     np.testing.assert_allclose(A @ factor.solve_vector(X, b), b, rtol=1e-6)
 
 
-def test_batches_are_factored_one_by_one():
+@BOTH
+def test_batches_are_factored_one_by_one(root):
   A = some(20, (2, 3), np.float32)
-  X = jax.jit(factor.inverse_root)(A)
+  X = jax.jit(root)(A)
   for i, j in np.ndindex(2, 3):
-    np.testing.assert_allclose(X[i, j], factor.inverse_root(A[i, j]), rtol=1e-4, atol=1e-2)
-  assert np.isnan(factor.inverse_root(-A)).any()  # not positive definite
+    np.testing.assert_allclose(X[i, j], root(A[i, j]), rtol=1e-4, atol=1e-2)
+  assert np.isnan(root(-A)).any()  # not positive definite
 
 
 def test_derivatives_of_the_inverse_root():

@@ -1,8 +1,9 @@
-"""Symmetric positive definite systems in plain operations: one small program for every machine and any batch.
+"""Symmetric positive definite systems, any batch of them.
 
 XLA's own factorisations of a batch wait, on a CPU, for the few threads that other devices' programs hold: with
-several devices on two cores a solver that calls them in its loop waits for ever. On a GPU each is a call to a library
-at every step. So matrices are factored here, by products, and by a loop over rows only in the last few dozen.
+several devices on two cores a solver that calls them in its loop waits for ever. So with more than one device matrices
+are factored here, by products, and by a loop over rows only in the last few dozen. With one the library's are taken:
+ours take longer to compile (the first run of the app by 10 s of 56) and, beyond a hundred unknowns, to run.
 """
 
 from __future__ import annotations
@@ -35,15 +36,27 @@ def inverse_root(matrix: Array) -> Array:
   With it half of a solve is X b, all of it `solve`. NaN for matrices that are not positive definite. Only the lower
   triangle is read.
   """
+  return by_library(matrix) if jax.local_device_count() == 1 else by_products(matrix)
+
+
+def by_library(matrix: Array) -> Array:
+  """`inverse_root` by XLA's own factorisation."""
+  eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+  factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+  return lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+
+
+def by_products(matrix: Array) -> Array:
+  """`inverse_root` in plain operations."""
   n = matrix.shape[-1]
   if n <= ROWS:
     return _by_rows(matrix)
   if 2 * ROWS < n <= HALVED:
     return _by_blocks(matrix)
   k = -(-n // 2)
-  left = inverse_root(matrix[..., :k, :k])
+  left = by_products(matrix[..., :k, :k])
   below = dot(matrix[..., k:, :k], transposed(left))  # of the Cholesky factor
-  right = inverse_root(matrix[..., k:, k:] - dot(below, transposed(below)))
+  right = by_products(matrix[..., k:, k:] - dot(below, transposed(below)))
   corner = -dot(right, dot(below, left))
   nothing = jnp.zeros((*matrix.shape[:-2], k, n - k), matrix.dtype)
   return jnp.concatenate([jnp.concatenate([left, nothing], -1), jnp.concatenate([corner, right], -1)], -2)
