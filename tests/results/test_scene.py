@@ -18,6 +18,7 @@ from vht_jax.results.export import FORMATS, OPTIONS, export, make_scene, registr
 from vht_jax.results.export.format import Format
 from vht_jax.results.export.motion import axis_angles, matrices
 from vht_jax.results.export.record import JOURNAL, RECORD, Record
+from vht_jax.results.export.scene import from_zero
 
 
 @pytest.mark.parametrize("which", ["clip_scene", "flame_scene", "clip_with_images"])
@@ -322,3 +323,12 @@ def test_every_format_has_a_function_of_a_scene(clip_scene):
     if not one.flame and name != "usdc":
       files = dict(function(clip_scene))
       assert files and all(isinstance(content, bytes) for content in files.values())
+
+
+@pytest.mark.parametrize(
+  "times, n, found",
+  [([], 0, "shape"), ([0, 1], 3, "shape"), ([0, np.nan, 2], 3, "nan for frame 2"), ([0, 1, 1], 3, "for frame 3")],
+)
+def test_times_that_do_not_rise_are_named(times, n, found):
+  with pytest.raises(InputError, match=f"x: times: expected {n} rising numbers of seconds; found .*{found}"):
+    from_zero("x", np.array(times, float), n)

@@ -8,6 +8,7 @@ Formulation of FLAME (Li, Bolkart, Black, Li, Romero, "Learning a model of facia
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -216,6 +217,12 @@ def albedo(
     map_, layer = (part if part.shape == size else jax.image.resize(part, size, "linear") for part in (map_, layer))
     map_ = map_ + layer
   return jnp.clip(map_, 0.0, 1.0)
+
+
+def region(model: FlameModel, names: Iterable[str]) -> np.ndarray:
+  """(V,) bool: the vertices of these masks together, of those that the head has. Host side."""
+  there = [np.asarray(model.masks[name], bool) for name in names if name in model.masks]
+  return np.any(there, axis=0) if there else np.zeros(model.v_template.shape[0], bool)
 
 
 def without_lower_neck(model: FlameModel) -> FlameModel:

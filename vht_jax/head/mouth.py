@@ -35,13 +35,7 @@ class Opening(NamedTuple):
 
 def inside_mouth(model: FlameModel) -> np.ndarray:
   """(V,) bool: teeth, tongue and mouth cavity without the lips; all False on heads that have none."""
-  inside = np.zeros(len(model.v_template), bool)
-  for name in INSIDE:
-    if name in model.masks:
-      inside |= np.asarray(model.masks[name], bool)
-  if "lips" in model.masks:
-    inside &= ~np.asarray(model.masks["lips"], bool)
-  return inside
+  return flame.region(model, INSIDE) & ~flame.region(model, ("lips",))
 
 
 def opening(vertices: Array, lips: Array, inside: Array) -> Opening:

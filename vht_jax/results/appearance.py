@@ -18,7 +18,7 @@ import numpy as np
 
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
-from vht_jax.render.shade import SH_FACTORS, shade
+from vht_jax.render.shade import shade, shading
 from vht_jax.types import Array, FlameModel, Identity
 
 EYEBALLS = ("left_eyeball", "right_eyeball")  # masks
@@ -29,6 +29,7 @@ _BALL = 33  # px, of the ball's picture
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 _albedo = stored(flame.albedo)
+_shade_of = stored(shading, static_argnames=("formula",))
 
 
 def even_light(identity: Identity) -> np.ndarray:
@@ -44,9 +45,8 @@ def even_light(identity: Identity) -> np.ndarray:
 
 def _shading(identity: Identity, normals: np.ndarray) -> np.ndarray:
   """(N, 3) `render.shade.shading` at normals (N, 3) in the camera's frame, z away from it."""
-  x, y, z = (normals @ np.asarray(identity.camera.R, np.float64)).T
-  basis = np.stack([np.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3.0 * z * z - 1.0])
-  return (np.array(SH_FACTORS)[:, None] * basis).T @ np.asarray(identity.light, np.float64)
+  world = (normals @ np.asarray(identity.camera.R, np.float64)).astype(np.float32)
+  return np.asarray(_shade_of(identity.light, world), np.float64)
 
 
 def relative_light(identity: Identity) -> np.ndarray:
@@ -68,11 +68,7 @@ def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
 
 def eyeballs(model: FlameModel) -> np.ndarray:
   """(V,) bool."""
-  eyes = np.zeros(len(model.v_template), bool)
-  for name in EYEBALLS:
-    if name in model.masks:
-      eyes |= np.asarray(model.masks[name], bool)
-  return eyes
+  return flame.region(model, EYEBALLS)
 
 
 def lit(even: Array, shading: Array, eye: Array) -> Array:

@@ -160,8 +160,8 @@ def minimise_shared(
   max_steps: int,
 ) -> ArrowSolution:
   """`minimise` for frames0 (F, n) that share shared0 (m,); `normal` takes (theta, frames, shared)."""
+  problem = Arrow(lambda theta, x: normal(theta, *x))
   if isinstance(adjoint, Implicit):
-    problem = Arrow(lambda theta, x: normal(theta, *x))
     (frames, shared), found = _argmin(problem, adjoint, theta, lax.stop_gradient((frames0, shared0)))
     model = normal(theta, frames, shared)
     information = eliminate_frames(model, jnp.zeros((), shared.dtype))[2]
@@ -171,7 +171,6 @@ def minimise_shared(
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
     found = levenberg_marquardt_shared(at, frames0, shared0, max_steps=adjoint.max_steps, tol=0.0, loop=loop)
-    problem = Arrow(lambda theta, x: normal(theta, *x))
     there = lax.stop_gradient((theta, (found.frames, found.shared)))
     return found.replace(distance=_distance(problem, problem.normal(*there)))
   return levenberg_marquardt_shared(at, frames0, shared0, max_steps=max_steps)

@@ -6,6 +6,8 @@ and one compiled program serves all videos.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -45,11 +47,16 @@ class Surface(flax.struct.PyTreeNode):
 
 def explained_faces(model: FlameModel) -> Array:
   """(F,) bool: faces whose colour the model can explain: not those inside the mouth or behind the eyeballs."""
-  hidden = jnp.zeros(model.faces.shape[0], bool)
-  for name in UNEXPLAINED:
+  return ~faces_within(model, UNEXPLAINED)
+
+
+def faces_within(model: FlameModel, names: Iterable[str]) -> Array:
+  """(F,) bool: faces all of whose corners are in one of these masks, of those that the head has."""
+  found = jnp.zeros(model.faces.shape[0], bool)
+  for name in names:
     if name in model.masks:
-      hidden = hidden | jnp.all(model.masks[name][model.faces], axis=1)
-  return ~hidden
+      found = found | jnp.all(model.masks[name][model.faces], axis=1)
+  return found
 
 
 def make_surface(model: FlameModel, shape: Array) -> Surface:

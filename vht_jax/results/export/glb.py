@@ -19,7 +19,7 @@ from vht_jax.host.programs import rows_of, stored
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.gltf import ARRAY, ELEMENTS, SMOOTH, GltfFile
 from vht_jax.results.export.motion import JOINTS, PARENTS, Motion, joint_motion, morph_targets, quaternions
-from vht_jax.results.export.scene import Lens, Scene, lens_of
+from vht_jax.results.export.scene import Lens, Scene, from_zero, lens_of
 from vht_jax.types import FlameModel, TrackResult
 
 _JPEG_QUALITY = 92  # of the compact file's texture
@@ -116,10 +116,7 @@ def to_glb(scene: Scene, *, compact: bool = False) -> Files:
 
 
 def _seconds(times: np.ndarray | None, n: int, frame_rate: float) -> np.ndarray:
-  seconds = np.arange(n) / frame_rate if times is None else np.asarray(times, np.float64)
-  if seconds.shape != (n,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
-    raise InputError(f"glb: times: expected {n} rising numbers of seconds; found shape {seconds.shape}")
-  return seconds - seconds[0]
+  return from_zero("glb", np.arange(n) / frame_rate if times is None else np.asarray(times, np.float64), n)
 
 
 def mouth_colours(model: FlameModel, result: TrackResult) -> np.ndarray | None:

@@ -262,12 +262,11 @@ def make_scene(
     if not fits:
       wanted = {"frame_ids": f"{n} different numbers", "size": "(H, W) px", "fps": "a number above 0"}
       raise InputError(f"export: {what}: expected {wanted.get(what, 'a file name without folders')}; found {found}")
-  if n == 0 or seconds.shape != (n,) or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
-    raise InputError(f"export: times: expected {n} rising numbers of seconds; found {_found(seconds, n)}")
+  seconds = from_zero("export", seconds, n)
   _check_codes(model, result, n)
   lens = np.array(lens_of(result.identity.camera, size))
   scene = Scene(
-    model, result, (height, width), np.tile(lens, (n, 1)), ids, seconds - seconds[0], float(fps), name, pictures,
+    model, result, (height, width), np.tile(lens, (n, 1)), ids, seconds, float(fps), name, pictures,
   )  # fmt: skip
   finite = (*scene.motion, scene.expr, scene.shape, scene.intrinsics)
   if not all(np.isfinite(a).all() for a in finite):
@@ -290,11 +289,23 @@ def _check_codes(model: FlameModel, result: TrackResult, n: int) -> None:
     raise InputError(f"export: expected poses and status of {n} frames; found {sorted(lengths)}")
 
 
-def _found(seconds: np.ndarray, n: int) -> str:
-  """What is wrong with times that are not (n,) rising numbers, in words."""
-  if seconds.shape != (n,):
-    return f"shape {seconds.shape}"
-  bad = np.flatnonzero(~np.isfinite(seconds))
-  if len(bad):
-    return f"{seconds[bad[0]]} for frame {bad[0] + 1}"
-  return f"no more than the frame before for frame {np.flatnonzero(np.diff(seconds) <= 0)[0] + 2}"
+def from_zero(what: str, seconds: np.ndarray, n: int) -> np.ndarray:
+  """(n,) s of the frames, the first 0.
+
+  Args:
+    what: for whom, in messages.
+    seconds: expected (n,) rising.
+
+  Raises:
+    InputError: they are not.
+  """
+  bad, back = np.flatnonzero(~np.isfinite(seconds)), np.flatnonzero(np.diff(seconds, axis=0) <= 0)
+  if n == 0 or seconds.shape != (n,):
+    found = f"shape {seconds.shape}"
+  elif len(bad):
+    found = f"{seconds[bad[0]]} for frame {bad[0] + 1}"
+  elif len(back):
+    found = f"no more than the frame before for frame {back[0] + 2}"
+  else:
+    return seconds - seconds[0]
+  raise InputError(f"{what}: times: expected {n} rising numbers of seconds; found {found}")

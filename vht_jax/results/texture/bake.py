@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.fit.terms.surface import explained_faces
+from vht_jax.fit.terms.surface import explained_faces, faces_within
 from vht_jax.head import flame
 from vht_jax.host.programs import prefetched, rows_of, stored
 from vht_jax.render.shade import shade, shading, unshade
@@ -85,10 +85,7 @@ def _rounds(result: TrackResult) -> tuple[np.ndarray, np.ndarray]:
 def _texels(model, texture, side):
   """`rasterize_uv`, which texels (side, side) are wanted, and the basis' albedo (side, side, 3)."""
   texels = rasterize_uv(model.uv, (side, side))
-  used = explained_faces(model)
-  for name in EYEBALLS:  # they turn, and lie in the shade of the lids
-    if name in model.masks:
-      used = used & ~jnp.all(model.masks[name][model.faces], axis=1)
+  used = explained_faces(model) & ~faces_within(model, EYEBALLS)  # which turn, and lie in the shade of the lids
   wanted = (texels.pix_to_face >= 0) & used[jnp.maximum(texels.pix_to_face, 0)]
   base = model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=jax.lax.Precision.HIGHEST)
   return texels, wanted, jax.image.resize(base, (side, side, 3), "linear")
