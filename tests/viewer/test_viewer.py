@@ -442,6 +442,19 @@ def test_glb_holds_what_it_was_given():
   assert document["materials"][0]["alphaMode"] == "BLEND"
 
 
+def test_of_two_faces_on_a_texel_the_one_that_looks_ahead_is_lit(open_head, result, session):
+  """An eyeball's back lies over its front in the texture."""
+  surface = Surface(open_head, session, result.identity)
+  found, _ = surface._texels
+  eye = flame.region(open_head, ("left_eyeball", "right_eyeball"))[surface.faces].all(axis=1)
+  ahead = np.asarray(flame.vertex_normals(open_head.v_template, open_head.faces))[surface.faces, 2].sum(axis=1)
+  front = np.flatnonzero(eye & (ahead > 1.5))
+  u, v = np.asarray(open_head.uv)[front].mean(axis=1).T  # middles of the faces
+  height, width = found.shape
+  there = np.asarray(found)[(height * (1 - v)).astype(int), (width * u).astype(int)]
+  assert len(front) > 100 and (ahead[there] >= ahead[front] - 0.3).all()  # itself, or a neighbour
+
+
 def test_textured_glb_has_the_texture(open_head):
   display = np.full((8, 8, 3), [0.8, 0.6, 0.5])
   jpeg = glb.texture_jpeg(display)

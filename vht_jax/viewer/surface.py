@@ -102,8 +102,12 @@ class Surface:
   def _texels(self) -> tuple[jax.Array, jax.Array]:
     """Face (Ht, Wt) and barycentrics (Ht, Wt, 3) of each texel; beside the islands those of the nearest texel."""
     height, width = self.albedo.shape[:2]
-    seen = _rasterize_uv(self.head.uv, (height, width))
+    # An eyeball's back lies over its front in the texture: of two faces the one that looks ahead is the one to light.
+    ahead = np.asarray(flame.vertex_normals(self.head.v_template, self.head.faces))[:, 2]
+    order = np.argsort(-ahead[self.faces].sum(axis=1), kind="stable")
+    seen = _rasterize_uv(self.head.uv[order], (height, width))
     faces, bary = np.array(seen.pix_to_face), np.array(seen.bary_coords)
+    faces = np.where(faces < 0, -1, order[faces])
     outside = (faces < 0).astype(np.uint8)
     _, found = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
     labels = np.asarray(found, int)
