@@ -39,6 +39,8 @@ def test_summary_fits_one_screen_and_leaves_out_what_is_unknown(tmp_path):
   assert "nan" not in text and "truth" not in text
   assert len(text.splitlines()) < 24 and max(map(len, text.splitlines()[:-1])) < 120
   assert "vertices 1.50 mm" in summary.summary_text({**SUMMARY, "vertex_mm": 1.5}, tmp_path, [])
+  assert "browser" not in text  # there is no page
+  assert str(tmp_path / "report.html") in summary.summary_text(SUMMARY, tmp_path, ["report.html"]).splitlines()[-1]
 
 
 def test_colours_are_for_terminals_alone(monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.app.record import FILES
 from vht_jax.app.report.advice import DOUBTFUL
 from vht_jax.host.files import write_atomic
 from vht_jax.landmarks.regions import COVERED, REGIONS
@@ -22,8 +23,9 @@ from vht_jax.types import Status
 WIDTH = 110  # columns of the warnings on the terminal
 # Order and meaning of the summary's lines; the names are those of summary.json.
 _LINES = (
-  ("landmarks", (("nme68_median", "68 points {:.2f} %"), ("nme51_median", "inner 51 {:.2f} %"),
-                 ("iris_median", "irises {:.2f} %"), ("jitter_ratio", "jitter {:.2f} x the detector's"))),
+  ("landmarks", (("nme68_median", "68 points {:.2f} % of the eyes' distance off"),
+                 ("nme51_median", "without the contour {:.2f} %"), ("iris_median", "irises {:.2f} %"))),
+  ("", (("jitter_ratio", "trembling {:.2f} times that of the detected points"),)),
   ("image", (("photometric_l1", "mean difference {:.4f} of 1 (all of the head, as drawn)"),
              ("photometric_l1_fitted", "{:.4f} (what is fitted: not the mouth's inside)"))),
   # Every frame is first moved, turned and scaled onto the truth by the very vertices that are counted.
@@ -123,7 +125,10 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
   for level, mark in (("warnings", "!"), ("notes", "-")):
     for text in summary.get(level) or ():
       lines += textwrap.wrap(text, WIDTH, initial_indent=f"  {mark} ", subsequent_indent="    ", break_on_hyphens=False)
+  files = list(files)
   lines.append(f"results in {output}: {', '.join(files)}")
+  if FILES["report"] in files:
+    lines.append(f"open {output / FILES['report']} in a browser to look at it")
   return "\n".join(lines)
 
 
