@@ -17,7 +17,7 @@ import pytest
 
 from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.host import programs
-from vht_jax.host.programs import in_chunks, stored
+from vht_jax.host.programs import in_chunks, kept, stored
 
 REPO = Path(__file__).resolve().parents[2]
 traces = []
@@ -127,7 +127,7 @@ def test_whatever_changes_the_program_changes_the_key(change, arguments, folder,
     case "sources":
 
       def other():
-        monkeypatch.setattr(programs, "sources", lambda: "edited")
+        monkeypatch.setattr(kept, "sources", lambda: "edited")
         return call()
     case "function":
       call, other = (lambda: fresh(double)(np.ones(3))), (lambda: fresh(triple)(np.ones(3)))
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_made_anew(damage, arguments, folder):
   elif damage == "no program":  # whole as a file, but nothing that can be run
     key, kinds = ast.literal_eval(whole[32:].partition(b"\n")[0].decode())
     assert kinds == ["vht_jax.fit.solvers.least_squares:Normal"]
-    programs.keep(path, key, kinds, b"nonsense")
+    kept.keep(path, key, kinds, b"nonsense")
   else:
     at = len(whole) // 2
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
@@ -182,7 +182,7 @@ def test_a_disk_that_cannot_be_written(arguments, folder):
 
 
 def test_few_are_kept(folder, monkeypatch):
-  monkeypatch.setattr(programs, "KEEP", 3)
+  monkeypatch.setattr(kept, "KEEP", 3)
   for n in range(1, 4):
     fresh(double)(np.ones(n))
   for i, path in enumerate(sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime)):
@@ -267,8 +267,8 @@ def test_a_file_cannot_have_foreign_modules_imported(foreign, arguments, folder)
   fresh()(*arguments)
   (path,) = folder.iterdir()
   head, _, program = path.read_bytes()[32:].partition(b"\n")
-  programs.keep(path, ast.literal_eval(head.decode())[0], [foreign], program)
-  assert programs.read(path, ast.literal_eval(head.decode())[0]) is None
+  kept.keep(path, ast.literal_eval(head.decode())[0], [foreign], program)
+  assert kept.read(path, ast.literal_eval(head.decode())[0]) is None
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])

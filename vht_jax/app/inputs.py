@@ -285,6 +285,8 @@ def environment() -> dict[str, str]:
 
   import jax
 
+  from vht_jax.host.programs import spread
+
   def version(name: str) -> str:
     try:
       return importlib.metadata.version(name)
@@ -292,4 +294,5 @@ def environment() -> dict[str, str]:
       return "unknown"
 
   names = ("vht-jax", "jax", "jaxlib")
-  return {name: version(name) for name in names} | {"device": jax.default_backend()}
+  used = "" if spread.mesh is None else f" x {spread.mesh.size}"
+  return {name: version(name) for name in names} | {"device": f"{jax.default_backend()}{used}"}

@@ -31,6 +31,7 @@ from vht_jax.head.load import of_mediapipe
 from vht_jax.host import programs
 from vht_jax.host.device import start_jax
 from vht_jax.host.files import locked, write_atomic
+from vht_jax.host.programs.spread import over_devices
 from vht_jax.option import having
 from vht_jax.results import Tracked
 from vht_jax.results.texture import baked, n_looks
@@ -132,6 +133,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
   progress = console.Progress(writer, app.output.energy_log_freq, silent=app.output.quiet)
   held = contextlib.ExitStack()
   try:
+    spreading = held.enter_context(over_devices(app.machine.devices)) > 1
     compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.output.quiet))
     model = inputs.load_model(app, config)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
@@ -139,7 +141,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     init = inputs.former_result(app, config, model)
 
     def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
-      if init is None and not record.finished and programs.folder is not None:
+      if init is None and not record.finished and programs.folder is not None and not spreading:
         track = having(config, cutframes=cuts, focal=lens.known_focal(app, config, frames))
         dense = of_mediapipe(inputs.expected_detector(app))
         textured = app.output.overlay != "landmarks"

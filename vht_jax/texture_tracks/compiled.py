@@ -75,20 +75,20 @@ def _look(head, faces, cam, pose, correction, lens, grey):
   return see(faces, X, R[2], grey, lens)
 
 
-@stored
+@functools.partial(stored, by_frame={"poses": 0, "correction": 0, "lens": 0, "grey": 0})
 def views(head, faces, cam, poses, correction, lens, grey):
   one = lambda pose, correction, lens, grey: _look(head, faces, cam, pose, correction, lens, grey)
   return map_frames(one)(poses, correction, lens, grey)
 
 
-@functools.partial(stored, static_argnames=("factor",))
+@functools.partial(stored, static_argnames=("factor",), by_frame={"views": 0})
 def coarse(faces, views, keys, corners, factor):
   """Displacements (B, K, 2), see `follow.coarse`."""
   images = jax.vmap(lambda a: pool(a, factor))(keys.image)
   return map_frames(lambda view: follow.coarse(faces, view, keys, corners, images, factor))(views)
 
 
-@stored
+@functools.partial(stored, by_frame={"views": 0, "shift": 0})
 def fine(faces, views, keys, corners, shift):
   return map_frames(lambda view, shift: follow.fine(faces, view, keys, corners, shift))(views, shift)
 

@@ -137,6 +137,9 @@ class Machine:
   """Machine"""
 
   device: str = option("auto", "auto, cpu, gpu (cuda), tpu", role="run", usual=True)
+  devices: int = option(
+    1, "spread the frames of a clip over so many devices of one kind; 0: all there are", at_least=0, role="run"
+  )
   compilation_cache: bool = option(
     True, "keep compiled programs in the user's cache folder, which makes the next start faster", role="run"
   )

@@ -55,6 +55,8 @@ def _reason(option: Option, settings: Settings) -> str:
     return "with Gauss-Newton (--solver=gn): it belongs to VHT's method (--solver=adam, or --config=vht)"
   if option.method is Landmarks and adam and config.adam.init == "calibration":
     return "with --init=calibration, which starts from OpenCV's calibration"
+  if name == "devices" and adam and app.machine.devices != 1:
+    return "with --solver=adam, whose frames are not spread over devices"
   if name == "solver" and config.solver == "adam" and not config.photometric:
     return without_images
   if name == "smooth" and config.smooth and (config.schedule == "sequential" or adam):

@@ -94,7 +94,7 @@ def neck_fade(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
   return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-@functools.partial(stored, static_argnames=("size", "clay"))
+@functools.partial(stored, static_argnames=("size", "clay"), by_frame={"poses": 0, "origins": 0})
 def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
   """rgb (n, h, w, 3) and alpha (n, h, w) of n poses, see `picture`."""
   one = lambda row: picture(model, look, identity, row[0], row[1], scale, frame, size, clay=clay)

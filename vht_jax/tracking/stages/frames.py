@@ -128,7 +128,10 @@ def _person(model, lm, shape, believed, appearance):
   return surface, albedo_map(surface, appearance), *frame.fold_landmarks(lm, believed)
 
 
-@functools.partial(stored, static_argnames=("n_samples", "outer_steps"))
+@functools.partial(
+  stored, static_argnames=("n_samples", "outer_steps"),
+  by_frame={"observed": 0, "crops": 0, "x0": 0, "more": frames_axis},
+)  # fmt: skip
 def _fit_photometric(
   surface, lm, albedo, light, shared, observed, crops, weights, pixels, x0, cam, more, n_samples, outer_steps
 ):

@@ -21,6 +21,7 @@ from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.frames import fit_frames
 from vht_jax.tracking.stages.identity import focal_prior
+from vht_jax.tracking.stages.landmarks import frames_axis
 from vht_jax.tracking.state import TrackState, known
 
 JOINT_STEPS = 2  # of the identity from all frames
@@ -85,7 +86,10 @@ def _coloured(model, shape, appearance):
   return surface, albedo_map(surface, appearance)
 
 
-@functools.partial(stored, static_argnames=("n_samples",))
+@functools.partial(
+  stored, static_argnames=("n_samples",), total=True,
+  by_frame={"observed": 0, "crops": 0, "xs": 0, "valid": 0, "more": frames_axis},
+)  # fmt: skip
 def _reduce(surface, lm, albedo, light, shared, observed, crops, weights, pixels, xs, valid, more, n_samples):
   weights = weights.replace(photo_pixels=pixels)  # as in the identity stage
   return clip.reduce_frames(

@@ -89,18 +89,18 @@ def fold_landmarks(model, shared):
   return frame.fold_landmarks(model, shared)
 
 
-@stored
+def frames_axis(more: list) -> list:
+  """`in_axes` of terms with their observations: only these have the frames' axis."""
+  return [(None, 0) for _ in more]
+
+
+@functools.partial(stored, by_frame={"observed": 0, "x0": 0, "more": frames_axis})
 def _fit_frames(model, observed, shared, weights, x0, cam, more):
   def one(t, x, more):
     found = frame.fit_frame(model, t, shared, weights, x, more=more)
     return found.x, found.normal.cost, pose_deviation(model.points, found.x, shared, cam, found.normal.matrix)
 
   return jax.vmap(one, in_axes=(0, 0, frames_axis(more)))(observed, x0, more)
-
-
-def frames_axis(more: list) -> list:
-  """`in_axes` of terms with their observations: only these have the frames' axis."""
-  return [(None, 0) for _ in more]
 
 
 @functools.partial(stored, rough=True)

@@ -16,16 +16,13 @@ other threads compile their programs in the order in which they are going to be 
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import dataclasses
 import functools
 import hashlib
-import importlib
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -33,25 +30,21 @@ from typing import Any
 import jax
 import jax.core
 import jax.export
-import jax.lax.linalg
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from vht_jax.host import prefetch
-from vht_jax.host.files import write_atomic
+from vht_jax.host.programs import kept, spread
 
 log = logging.getLogger("vht_jax")
 
 folder: Path | None = None  # where programs are kept; None: nowhere
-KEEP = 256  # programs, some 100 kB each; those that were longest not used make room
 
 # XLA's options on a CPU. Its older emitters compile our programs in 0.6 of the time, `ROUGH` ones in 0.4 of that; they
 # run four times as long (docs/benchmarks.md).
 QUICK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 ROUGH: dict[str, Any] = QUICK | {"xla_backend_optimization_level": 0}
 
-_PACKAGE = Path(__file__).parents[1]
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
 _rehearsed = threading.local()  # .by: this thread's `Rehearsal`
 # What changes a trace, and what makes `jit` do something else than run a compiled program.
@@ -60,7 +53,10 @@ _TRACING += ("jax_default_prng_impl", "jax_threefry_partitionable")
 _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks", "jax_enable_checks")
 
 
-def stored(fun: Callable, *, static_argnames: tuple[str, ...] = (), rough: bool = False) -> Callable:
+def stored(
+  fun: Callable, *, static_argnames: tuple[str, ...] = (), rough: bool = False,
+  by_frame: Mapping[str, spread.Axes] | None = None, total: bool = False,
+) -> Callable:  # fmt: skip
   """`jax.jit(fun, static_argnames=...)` whose traced programs are kept on disk.
 
   The first process calls the stored program as well, so that all of them get the same bits.
@@ -70,6 +66,9 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = (), rough: bool 
       the package's dataclasses.
     static_argnames: as for `jax.jit`; their values have to have a `repr` that says all of them.
     rough: that it is compiled soon counts more than how fast it runs (`ROUGH`).
+    by_frame: of a function that does the same for every frame, the arguments that have frames, see `spread.spread`;
+      with several devices (`spread.over_devices`) each does its share. Results have frames.
+    total: results are sums over frames instead.
   """
   jitted = jax.jit(fun, static_argnames=static_argnames)
   signature = inspect.signature(fun)
@@ -78,13 +77,15 @@ def stored(fun: Callable, *, static_argnames: tuple[str, ...] = (), rough: bool 
   @functools.wraps(fun)
   def call(*args, **kwargs):
     rehearsal = getattr(_rehearsed, "by", None)
-    if folder is None:
+    if folder is None and spread.mesh is None:
       return jitted(*args, **kwargs)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     static = {name: bound.arguments.pop(name) for name in static_argnames}
+    if by_frame and (mesh := spread.mesh_for(bound.arguments, by_frame)) is not None:
+      return spread.spread(fun, mesh, bound.arguments, static, by_frame, total)
     leaves, tree = jax.tree.flatten(bound.arguments)
-    if not _plain(leaves):
+    if folder is None or not _plain(leaves):
       return jitted(*args, **kwargs)
     kinds = tuple((t.shape, t.dtype.name, t.weak_type) for t in map(jax.typeof, leaves))
     state = tuple(getattr(jax.config, name, None) for name in _TRACING)
@@ -226,16 +227,16 @@ def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], No
   """The program of `flat` for such leaves, from disk or else traced and kept."""
   if folder is None or " at 0x" in text:
     raise ValueError("no folder, or an argument without a name of its own")
-  key = hashlib.sha256(f"{text} {_environment()}".encode()).hexdigest()
+  key = hashlib.sha256(f"{text} {QUICK} {kept.environment()}".encode()).hexdigest()
   path = folder / f"{flat.__name__}-{key[:32]}.program"
-  found = read(path, key)
+  found = kept.read(path, key)
   if found is None:
     missing(flat.__name__)
     found = jax.export.export(jax.jit(flat))(*leaves)
-    kinds = sorted(set(_dataclasses(found.out_tree)))
+    kinds = sorted(set(kept.dataclasses_of(found.out_tree)))
     for kind in kinds:
-      _register(kind)
-    keep(path, key, kinds, bytes(found.serialize()))
+      kept.register(kind)
+    kept.keep(path, key, kinds, bytes(found.serialize()))
   return found
 
 
@@ -251,100 +252,3 @@ def _compile(exported: jax.export.Exported, name: str, rough: bool) -> jax.stage
     except jax.errors.JaxRuntimeError as error:  # JAX 0.12's XLA has no other emitters any more
       log.debug("%s: %s", name, error)
   return lowered.compile()
-
-
-def _environment() -> str:
-  """Everything beside function and arguments that a program depends on."""
-  versions = [f"{module.__name__} {module.__version__}" for module in (jax, jaxlib, np)]
-  return f"{jax.default_backend()} {QUICK} {' '.join(versions)} {sources()}"
-
-
-@functools.cache
-def sources() -> str:
-  """Digest of the package's modules."""
-  digest = hashlib.sha256()
-  for path in sorted(_PACKAGE.rglob("*.py")):
-    digest.update(f"{path.relative_to(_PACKAGE)} {path.stat().st_size}\n".encode() + path.read_bytes())
-  return digest.hexdigest()
-
-
-# Files: a digest of the rest, a line with the key and the dataclasses in the result, and the program.
-
-
-def keep(path: Path, key: str, kinds: list[str], program: bytes) -> None:
-  """Writes a program, and deletes some if there are more than `KEEP`; a disk that cannot be written is no error."""
-  body = repr((key, kinds)).encode() + b"\n" + program
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, hashlib.sha256(body).digest() + body)
-    # With what killed processes left half written.
-    newest_first = sorted(path.parent.glob("*.program*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in newest_first[KEEP:]:
-      old.unlink(missing_ok=True)
-  except OSError as error:
-    log.debug("%s: %s", path, error)
-
-
-def read(path: Path, key: str) -> jax.export.Exported | None:
-  """The program of a file; None if there is none or it is not whole and of this key."""
-  try:
-    data = path.read_bytes()
-    digest, body = data[:32], data[32:]
-    if hashlib.sha256(body).digest() != digest:
-      raise ValueError("damaged")
-    head, _, program = body.partition(b"\n")
-    named, kinds = ast.literal_eval(head.decode())
-    if named != key:
-      raise ValueError("another program's")
-    for kind in kinds:
-      _register(kind)
-    found = jax.export.deserialize(bytearray(program))
-    _find_lapack()
-    with contextlib.suppress(OSError):  # a folder that is not ours
-      path.touch()  # when it was last used
-    return found
-  except FileNotFoundError:
-    return None
-  except Exception as error:  # whatever a foreign file does to the readers
-    log.debug("%s is made anew: %s", path, error)
-    return None
-
-
-@functools.cache
-def _find_lapack() -> None:
-  """JAX 0.8 finds LAPACK's functions when it lowers a call of one; a program from disk would call where nothing is."""
-  jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), np.float32))
-
-
-def _dataclasses(tree: Any) -> Iterator[str]:
-  """'module:class' of every node of a structure that is neither a container of Python nor None."""
-  if (node := tree.node_data()) is not None and node[0] not in (tuple, list, dict, type(None)):
-    yield f"{node[0].__module__}:{node[0].__qualname__}"
-  for child in tree.children():
-    yield from _dataclasses(child)
-
-
-@functools.cache
-def _register(name: str) -> None:
-  """Teaches `jax.export` to write and read a dataclass of this package, by 'module:class'.
-
-  Raises:
-    TypeError: something else. What a file names is imported, so it has to be ours.
-  """
-  module, _, attribute = name.partition(":")
-  if module.partition(".")[0] != _PACKAGE.name:
-    raise TypeError(f"{name} is not of this package")
-  kind = getattr(importlib.import_module(module), attribute)
-  if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-    raise TypeError(f"{name} is no dataclass")
-  jax.export.register_pytree_node_serialization(
-    kind, serialized_name=name, serialize_auxdata=_literal, deserialize_auxdata=lambda b: ast.literal_eval(b.decode())
-  )
-
-
-def _literal(static: Any) -> bytes:
-  """The static fields of a dataclass as a Python literal."""
-  text = repr(static)
-  if ast.literal_eval(text) != static:
-    raise TypeError(f"static fields {text}")
-  return text.encode()
