@@ -14,6 +14,7 @@ from vht_jax.fit import clip, frame, observed
 from vht_jax.fit.identity import fit_keyframes, mean_square
 from vht_jax.fit.layer import LAYER_SIZE, Appearance, albedo_map, estimate_layer
 from vht_jax.fit.terms import colour, landmarks
+from vht_jax.fit.terms import samples as samples_
 from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
 from vht_jax.fit.terms.surface import (
   Crop,
@@ -191,6 +192,35 @@ def tracks(lm, shared, x_true):
 
 
 # --- the surface and its samples -------------------------------------------------------------------------------------
+
+
+def where(sample, x, shared):
+  """(N, 2) x, y of the pixels that are sampled: the image shows them."""
+  y, x_of = np.mgrid[:SIZE, :SIZE].astype(np.float32) / SIZE
+  seen = sample(x, shared, empty_crop().replace(rgb=jnp.asarray(np.stack([x_of, y, y], -1))))
+  return np.round(np.asarray(seen.color)[:, :2] * SIZE).astype(int), int((np.asarray(seen.weight) > 0).sum())
+
+
+def test_a_head_that_moves_a_little_is_looked_at_in_the_same_pixels(sample, x_true, shared):
+  """Else every step of a fit sees another noise, and rounding another result."""
+  pixels = lambda x: {tuple(p) for p in where(sample, x, shared)[0].tolist()}
+  begun = pixels(x_true)
+  assert len(begun) > 0.95 * N
+  for change in (1e-6, 1e-4, 1e-3):  # of angles in rad, codes, places
+    moved = pixels(x_true + change)
+    assert len(begun & moved) > (0.97 if change < 1e-3 else 0.9) * N
+
+
+def test_pixels_are_spread_evenly(sample, x_true, shared):
+  found, _ = where(sample, x_true, shared)
+  away = np.linalg.norm((found[:, None] - found[None]).astype(float), axis=-1) + 1e3 * np.eye(len(found))
+  area = np.prod(np.ptp(found, axis=0) + 1)  # about what the face covers
+  assert away.min(1).mean() > 0.55 * np.sqrt(area / len(found))
+
+
+@pytest.mark.parametrize("side, first", [(64, 0), (65, 7), (256, 200_000)])
+def test_the_order_of_pixels_holds_each_once(side, first):
+  assert sorted(np.asarray(samples_.scattered(side, first)).tolist()) == list(range(side * side))
 
 
 def test_surface_normals_are_linearised_where_they_are_taken(small_head, surface, shared):

@@ -29,6 +29,7 @@ LIGHT_SD = 1.0  # of the light coefficients beyond the constant one
 CONSTANT_LIGHT_SD = 100.0  # of that one: it is as good as free
 AVERAGED = 0.4  # share of the keyframe stage's steps, the last ones, whose mean is its result
 APPEARANCE_STEPS = 3  # rasterisations of the keyframe stage that fit colours only
+STRIDE = 4001  # pixels of `scattered` from those of one step to those of the next: few are the same
 HELD = 1e8  # precision of everything else in these steps
 FEWEST_PIXELS = 10.0  # a frame counts for at least so many
 PLAUSIBLE_SHAPE = 0.8  # rms of an identity code that the colours may ask for, in standard deviations
@@ -70,7 +71,7 @@ def fit_keyframes(
     hold = jnp.where(step < APPEARANCE_STEPS, HELD, 0.0)
     held = [(Near(name, blocks(shared)[name], 1.0 / jnp.sqrt(hold)), None) for name in geometry]
     colours, gains = _observe(
-      surface, appearance, shared, crops, images9, xs, weights, pixels, step > 0, n_samples=n_samples
+      surface, appearance, shared, crops, images9, xs, weights, pixels, step > 0, step * STRIDE, n_samples=n_samples
     )
     start = shared.replace(own={**(shared.own or {}), "texture": appearance.texture, "light": appearance.light})
     free = with_landmarks(model, start)
@@ -105,11 +106,11 @@ def fit_keyframes(
 
 def _observe(
   surface: Surface, appearance: Appearance, shared: Shared, crops: Crop, images9: Array, xs: Array, weights: Weights,
-  pixels: Array, exposed: Array, *, n_samples: int,
+  pixels: Array, exposed: Array, first: Array, *, n_samples: int,
 ) -> tuple[ObservedColours, Array]:  # fmt: skip
   """The keyframes' colours and their exposures (F,), which are 1 as long as it is not `exposed` ()."""
   F, n_texture = xs.shape[0], appearance.texture.shape[0]
-  samples = jax.lax.map(lambda a: sample_pixels(surface, a[0], shared, a[1], n_samples, pixels), (xs, crops))
+  samples = jax.lax.map(lambda a: sample_pixels(surface, a[0], shared, a[1], n_samples, pixels, first), (xs, crops))
   flat_basis = surface.texture_basis.reshape(*surface.texture_basis.shape[:2], -1)
   basis = jax.lax.map(lambda uv: shade.sample_texture(flat_basis, uv), samples.uv)
   basis = basis.reshape(F, n_samples, 3, n_texture)
