@@ -13,12 +13,13 @@ import pytest
 
 from vht_jax import landmarks as lm
 from vht_jax.dataset import annotate
+from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.keypoints import read_keypoints, write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.landmarks.crop import CropTracker, square_crop
-from vht_jax.landmarks.detection import AZIMUTH, inside_polygon
+from vht_jax.landmarks.detection import AZIMUTH, USUALLY_APART, inside_polygon, point_belief
 from vht_jax.landmarks.mirror import MIRROR, Seen, mirrored_mean
 from vht_jax.landmarks.person import ALIKE, Person, overlap, portrait
 from vht_jax.video.codec import read_video, write_video
@@ -145,7 +146,11 @@ def test_file_round_trip_and_vhts_layout(tmp_path):
 
   write_keypoints(path, lm.Detection(box(1, 2, 3), face, disagreement=0.00512), "test")
   assert json.loads(path.read_text())["people"][0]["disagreement"] == 0.00512
-  assert read_keypoints(path).disagreement == 0.00512
+  assert read_keypoints(path).disagreement == 0.00512 and read.apart is None
+
+  apart = rng.uniform(0, 0.1, 478).astype(np.float32)
+  write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris, dense, 0.9, 0.005, apart), "test")
+  np.testing.assert_allclose(read_keypoints(path).apart, apart, atol=1e-4)
 
   iris[0] = np.nan
   write_keypoints(path, lm.Detection(box(1, 2, 3), face, iris), "test")
@@ -322,7 +327,59 @@ def test_mirrored_mean_averages_and_guards():
   assert mirrored_mean(lambda *_: None, model(0.0, "b"))(crop, False) is None
   one = mirrored_mean(model(0.0, "a"), lambda *_: None)(crop, False)
   np.testing.assert_allclose(one.points, points)
-  assert one.disagreement == np.inf  # so that nobody believes it
+  assert one.disagreement == np.inf and one.apart is None  # so that nobody believes it
+
+
+def test_the_two_meshes_say_where_they_are_apart():
+  points = np.random.default_rng(0).uniform(0.3, 0.7, (478, 2))
+
+  def mesh(error):
+    return lambda crop, _: (points if crop[0, 0, 0] else points[MIRROR] * [-1, 1] + [1, 0]) + error
+
+  crop = np.zeros((8, 8, 3), np.uint8)
+  crop[:, :4] = 255
+  one = np.zeros((478, 2))
+  one[33] = [0.0, 0.03]
+  seen = mirrored_mean(mesh(one), mesh(np.array([0.0, 0.01])))(crop, True)  # all are shifted: that is none of them
+  size = np.ptp(points + one, axis=0).max()
+  assert seen.apart[33] == pytest.approx(0.015 / size, rel=1e-6)
+  np.testing.assert_allclose(np.delete(seen.apart, 33), 0, atol=1e-12)
+
+
+def test_points_lose_belief_with_their_neighbours_disagreement():
+  grid = np.stack(np.meshgrid(np.linspace(0, 100, 21), np.linspace(0, 100, 21)), -1).reshape(-1, 2)
+  even = lambda apart: point_belief(grid, np.full(len(grid), apart))
+  np.testing.assert_array_equal(even(0.5 * USUALLY_APART), 1.0)
+  np.testing.assert_allclose(even(3 * USUALLY_APART), 1 / 9, rtol=1e-5)
+  apart = np.where((np.abs(grid - 20) < 11).all(1), 4 * USUALLY_APART, 0.2 * USUALLY_APART)
+  belief = point_belief(grid, apart)
+  at = lambda x, y: belief[np.abs(grid - [x, y]).sum(1).argmin()]
+  assert 1 / 16 < at(20, 20) < 1 / 10 and at(20, 20) < at(20, 30) < 1
+  np.testing.assert_array_equal(belief[(grid > 60).any(1)], 1.0)
+  np.testing.assert_allclose(point_belief(7 * grid, apart), belief, rtol=1e-4)  # whatever the face's size
+
+
+def test_a_folder_says_how_far_points_are_believed(tmp_path):
+  write_video(tmp_path / "clip.mp4", (np.full((64, 64, 3), 20 * i, np.uint8) for i in range(3)), 25)
+  extract_frames(tmp_path / "clip.mp4", tmp_path / "data")
+  rng = np.random.default_rng(0)
+  dense = rng.uniform(10, 50, (478, 2)).astype(np.float32)
+  apart = rng.uniform(0, 0.03, 478).astype(np.float32)
+  face = dense[IBUG68]
+  write = lambda i, *of: write_keypoints(tmp_path / f"data/frame_{i:04d}/keypoints_static_0000.json", *of)
+  for i in (1, 2, 3):
+    write(i, lm.Detection(box(10, 10, 40), face, None, dense, 0.9, 0.005), "test")
+  folder = FrameFolder(tmp_path / "data")
+  assert folder.beliefs() is None
+  write(2, lm.Detection(box(10, 10, 40), face, None, dense, 0.9, 0.005, apart), "test")
+  write(3, lm.Detection(box(10, 10, 40), face + 3, None, dense, 0.9, 0.005, apart), "test")  # another detector's points
+  folder.reload_keypoints()
+  landmarks, mesh = folder.beliefs()
+  np.testing.assert_allclose(mesh[1], point_belief(dense, apart), rtol=0.05)  # rounded in the file
+  assert (mesh[0] == 1).all() and (landmarks[0] == 1).all() and mesh[1].min() < 0.2
+  np.testing.assert_array_equal(landmarks[1:, 68:], mesh[1:, IRISES])
+  np.testing.assert_array_equal(landmarks[1, :68], mesh[1, IBUG68])
+  assert (landmarks[2, :68] == 1).all()
 
 
 # --- MediaPipe on real faces ---

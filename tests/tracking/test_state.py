@@ -83,15 +83,15 @@ def test_a_stage_kept_by_another_version_is_done_again():
   memory = Memory(camera=save(TrackState(done=1)), landmarks={**save(TrackState(done=2)), "pixels": np.ones(())})
   progress = Notes()
   state, rest = pipeline.resumed(stages, progress, memory)
-  assert state.done == 1 and [stage.name for stage in rest] == ["landmarks", "tracks", "smooth"]
+  assert state.done == 1 and [stage.name for stage in rest] == ["landmarks", "tracks", "settle", "smooth"]
   assert len(progress.notes) == 1 and "landmarks" in progress.notes[0] and "pixels" in progress.notes[0]
 
 
 @pytest.mark.parametrize(
   "settings, going_on, names",
   [
-    ({"photometric": False}, False, ["camera", "landmarks", "tracks", "smooth"]),
-    ({"photometric": False, "tracks": False}, False, ["camera", "landmarks", "smooth"]),
+    ({"photometric": False}, False, ["camera", "landmarks", "tracks", "settle", "smooth"]),
+    ({"photometric": False, "tracks": False}, False, ["camera", "landmarks", "settle", "smooth"]),
     ({}, True, ["camera", "landmarks", "frames", "smooth"]),
     ({"solver": "adam"}, False, ["camera", "landmarks", "identity", "frames"]),
     ({"solver": "adam", "init": "calibration"}, False, ["identity", "frames"]),

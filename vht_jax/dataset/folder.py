@@ -25,13 +25,16 @@ from vht_jax.dataset.layout import (
   read_png,
 )
 from vht_jax.errors import InputError
+from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.host.npz import read_npz
 from vht_jax.host.prefetch import prefetched
-from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence
+from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, point_belief
 from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
 from vht_jax.video.pixels import resize_antialiased, tracked_size
+
+SAME_POINT = 0.5  # px between a landmark and its point of the mesh, if both are one
 
 
 class Keypoints(NamedTuple):
@@ -290,6 +293,21 @@ class FrameFolder:
     dense = [p.dense if p.valid else np.full_like(p.dense, np.nan) for p in points if p.dense is not None]
     landmarks, confidence = np.stack([p.landmarks for p in points]), np.stack([p.confidence for p in points])
     return landmarks, confidence, np.stack(dense) if self.has_dense else None
+
+  def beliefs(self) -> tuple[np.ndarray, np.ndarray] | None:
+    """(n, 70) and (n, 478) f32 in (0, 1], `point_belief` of the landmarks and of MediaPipe's points: 1 where nothing
+    can be said, as of another detector's landmarks; None where nothing can be said of any."""
+    if all(d is None or d.apart is None for d in self.detections):
+      return None
+    landmarks, dense = np.ones((len(self), 70), np.float32), np.ones((len(self), N_DENSE), np.float32)
+    for i, d in enumerate(self.detections):
+      if d is None or d.dense is None or d.apart is None:
+        continue
+      dense[i] = point_belief(d.dense, d.apart)
+      landmarks[i, 68:] = dense[i, IRISES]
+      if np.abs(d.landmarks - d.dense[IBUG68]).max() < SAME_POINT:
+        landmarks[i, :68] = dense[i, IBUG68]
+    return landmarks, dense
 
   def images(self, indices: Iterable[int]) -> np.ndarray:
     """(n, H, W, 3) uint8 RGB at the tracked size."""

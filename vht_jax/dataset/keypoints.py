@@ -18,8 +18,8 @@ FARTHEST = 1e5  # px, of a coordinate in a file
 def write_keypoints(path: Path, detection: Detection | None, origin: str) -> None:
   """Writes VHT's keypoints_static_0000.json, whole or not at all; without a face as `absent` says.
 
-  VHT stores the irises as [eye 42-47, eye 36-41] and a missing one as -1, -1, -1. `dense_keypoints_2d` and
-  `disagreement` are ours.
+  VHT stores the irises as [eye 42-47, eye 36-41] and a missing one as -1, -1, -1. `dense_keypoints_2d`, `disagreement`
+  and `dense_apart` are ours.
   """
   if detection is None:
     write_absent(path, np.zeros((N_FACE, 2)), origin)
@@ -37,6 +37,8 @@ def write_keypoints(path: Path, detection: Detection | None, origin: str) -> Non
     person["dense_keypoints_2d"] = _triplets(detection.dense)
   if detection.disagreement is not None:
     person["disagreement"] = round(float(detection.disagreement), 5)
+  if detection.apart is not None:
+    person["dense_apart"] = np.round(np.asarray(detection.apart, np.float64), 4).tolist()
   write_atomic(Path(path), json.dumps({"origin": origin, "people": [person]}).encode())
 
 
@@ -69,7 +71,9 @@ def read_keypoints(path: Path) -> Detection | None:
     dense = None if dense is None else np.array(dense, np.float32).reshape(N_DENSE, 3)[:, :2]
     disagreement = person.get("disagreement")
     disagreement = None if disagreement is None else float(disagreement)
-    for points in (face, dense):
+    apart = person.get("dense_apart")
+    apart = None if apart is None else np.array(apart, np.float32).reshape(N_DENSE)
+    for points in (face, dense, apart):
       if points is not None and not (np.abs(points) < FARTHEST).all():  # NaN is not less either
         raise ValueError("a coordinate is not finite, or far outside any image")
   except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -85,7 +89,7 @@ def read_keypoints(path: Path) -> Detection | None:
   if box.size < 4:
     box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
   score = float(box[4]) if box.size > 4 else 1.0
-  return Detection(np.append(box[:4], np.float32(score)), landmarks, iris, dense, score, disagreement)
+  return Detection(np.append(box[:4], np.float32(score)), landmarks, iris, dense, score, disagreement, apart)
 
 
 def _triplets(points: np.ndarray) -> list[float]:

@@ -190,7 +190,8 @@ class CropTracker:
     score = found * belief(disagreement)
     landmarks = points[IBUG68]
     box = np.append(bounds(points), np.float32(score)).astype(np.float32)
-    return Detection(box, landmarks, plausible_iris(landmarks, points[IRISES]), points, score, disagreement)
+    iris = plausible_iris(landmarks, points[IRISES])
+    return Detection(box, landmarks, iris, points, score, disagreement, seen.apart)
 
   def _run(self, rgb: np.ndarray, crop: Crop) -> Seen | None:
     origin, side, quarter = crop
@@ -203,7 +204,7 @@ class CropTracker:
     box = bounds(points)
     frame = np.array([0, 0, rgb.shape[1], rgb.shape[0]])
     visible = np.concatenate([np.maximum(box[:2], 0), np.minimum(box[2:], frame[2:])])
-    seen = Seen(points, seen.disagreement)
+    seen = seen._replace(points=points)
     return seen if area(visible) > 0.4 * area(box) and min(box[2:] - box[:2]) > 4 else None
 
   def _follow(self, rgb: np.ndarray) -> Seen | None:

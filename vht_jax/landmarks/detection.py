@@ -27,6 +27,7 @@ class Detection:
   # Of the mesh on the image and on its mirror image, see `mirror.Seen`: about a fifth of the landmarks' mean error in
   # eye distances. None for a detector without a mesh, and in VHT's files.
   disagreement: float | None = None
+  apart: np.ndarray | None = None  # (478,) f32, the same of each point of `dense`, see `point_belief`
 
 
 # Share of the face's size by which the meshes of an image and of its mirror image may be apart: a face for certain, one
@@ -37,6 +38,27 @@ AGREED, DOUBTED, GIVEN_UP = 0.01, 0.015, 0.02
 def belief(disagreement: float) -> float:
   """1 up to `AGREED`, falling to 0 at `GIVEN_UP`: what is left of a face finder's score."""
   return float(np.clip((GIVEN_UP - disagreement) / (GIVEN_UP - AGREED), 0.0, 1.0))
+
+
+# How far apart a point and its neighbours usually are in the two meshes, over the face's size. Of rendered people the
+# errors of eyes, brows and mouth grow from there on nearly in proportion (docs/accuracy.md): what is hidden behind the
+# bridge of the nose or shut is guessed, and guessed differently.
+USUALLY_APART = 0.005
+NEIGHBOURS = 0.06  # of the face's size: who counts as a neighbour; an eye has three times that
+
+
+def point_belief(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
+  """(N,) in (0, 1]: the share of its usual weight that each point has, as the two meshes agree on it.
+
+  Args:
+    points: (N, 2) px of a face.
+    apart: (N,) as in `Detection`.
+  """
+  points, square = np.asarray(points, np.float32), np.asarray(apart, np.float32) ** 2
+  size = max(float(np.ptp(points, axis=0).max()), 1e-6)
+  near = np.exp(-0.5 * ((points[:, None] - points[None]) ** 2).sum(-1) / (NEIGHBOURS * size) ** 2)
+  local = near @ square / near.sum(1)
+  return np.minimum(1.0, USUALLY_APART**2 / np.maximum(local, 1e-12)).astype(np.float32)
 
 
 # Direction in which the surface faces at each landmark, degrees about the vertical axis, 0 straight ahead, positive to

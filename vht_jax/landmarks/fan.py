@@ -130,7 +130,8 @@ class FaceAlignmentDetector:
     apart = np.hypot(*(landmarks - mesh.landmarks).T).mean()
     if apart > _APART * max(float(np.hypot(*(mesh.landmarks[45] - mesh.landmarks[36]))), 1.0):
       return None
-    return Detection(box, landmarks, plausible_iris(landmarks, mesh.iris), mesh.dense, float(box[4]), mesh.disagreement)
+    iris = plausible_iris(landmarks, mesh.iris)
+    return Detection(box, landmarks, iris, mesh.dense, float(box[4]), mesh.disagreement, mesh.apart)
 
   def cut(self) -> None:
     """The next frame is the first of another shot."""

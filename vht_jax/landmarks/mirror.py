@@ -27,6 +27,7 @@ class Seen(NamedTuple):
 
   points: np.ndarray  # (478, 2)
   disagreement: float  # inf where one of the two found nothing
+  apart: np.ndarray | None = None  # (478,) the same of each point, without what all have in common
 
 
 Mesh = Callable[[np.ndarray, bool], np.ndarray | None]
@@ -80,7 +81,9 @@ def mirrored_mean(mesh: Mesh, mirror_mesh: Mesh) -> Callable[[np.ndarray, bool],
       return Seen(points, np.inf)
     mirrored = mirrored[MIRROR] * [-1, 1] + [1, 0]
     # Far apart they do not see the same face, or one of them is wrong; then the plain image counts.
-    disagreement = float(np.abs(points - mirrored).mean() / max(np.ptp(points, axis=0).max(), 1e-9))
-    return Seen((points + mirrored) / 2 if disagreement < 0.05 else points, disagreement)
+    difference = (points - mirrored) / max(np.ptp(points, axis=0).max(), 1e-9)
+    disagreement = float(np.abs(difference).mean())
+    apart = np.abs(difference - np.median(difference, axis=0)).mean(axis=1)
+    return Seen((points + mirrored) / 2 if disagreement < 0.05 else points, disagreement, apart)
 
   return run

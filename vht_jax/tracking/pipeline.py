@@ -6,6 +6,7 @@
            tracks     points of the skin's texture in every frame; camera, identity and poses anew by them
   stage 3  identity   shape, texture, light and camera from the images of a few keyframes
   stage 4  frames     every pose from its image, many frames at once
+           settle     (without images) every pose from its landmarks once more, with less of what is guessed
            joint      (schedule 'joint') identity and camera from all images, and the poses again
   stage 5  smooth     all poses together, as far as their noise asks for it
 
@@ -36,7 +37,7 @@ from vht_jax.tracking.stages.camera import adjust_camera
 from vht_jax.tracking.stages.frames import fit_frames
 from vht_jax.tracking.stages.identity import fit_identity
 from vht_jax.tracking.stages.joint import fit_jointly
-from vht_jax.tracking.stages.landmarks import fit_landmarks
+from vht_jax.tracking.stages.landmarks import fit_landmarks, settle
 from vht_jax.tracking.stages.smooth import smooth_frames
 from vht_jax.tracking.stages.tracks import follow_skin
 from vht_jax.tracking.state import TrackState, restore, save
@@ -57,6 +58,7 @@ class Stage(NamedTuple):
 TRACKS = Stage("tracks", follow_skin)
 CAMERA, LANDMARKS = Stage("camera", adjust_camera), Stage("landmarks", fit_landmarks)
 IDENTITY, JOINT = Stage("identity", fit_identity), Stage("joint", fit_jointly)
+SETTLE = Stage("settle", settle, kept=False)
 FRAMES = Stage("frames", fit_frames, kept=False, resumes=True)
 SMOOTH = Stage("smooth", smooth_frames, kept=False)
 ADAM_IDENTITY = Stage("identity", adam.adam_identity)
@@ -68,10 +70,10 @@ def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
   if by_adam(config):
     return [*([] if config.adam.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
   if going_on:
-    return [CAMERA, LANDMARKS, *([FRAMES] if config.photometric else []), SMOOTH]
+    return [CAMERA, LANDMARKS, FRAMES if config.photometric else SETTLE, SMOOTH]
   tracks = [TRACKS] if config.tracks else []
   if not config.photometric:
-    return [CAMERA, LANDMARKS, *tracks, SMOOTH]
+    return [CAMERA, LANDMARKS, *tracks, SETTLE, SMOOTH]
   return [CAMERA, LANDMARKS, *tracks, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), SMOOTH]
 
 

@@ -28,6 +28,8 @@ class Clip(Protocol):
     """
     ...
 
+  # `beliefs()`, (T, 70) and (T, 478) in (0, 1], or None: the share of its usual weight that each point has where frames
+  # are fitted one by one.
   # And, where frames are not evenly spaced, `times` (T,) in seconds or `frame_ids` (T,) (`keyframes.frame_times`).
 
 

@@ -41,6 +41,7 @@ class Run:
   no_skin: Skin | None  # in place of texture tracks in clips without; None: they are not wanted
   lm: LandmarkModel  # the points of the head that the landmarks are compared with
   observed: ObservedLandmarks  # the landmarks in the units of the fit, leading axis T
+  belief: np.ndarray | None  # (T, N) factor on their `inverse_sd` where frames are fitted one by one; None: 1
   landmarks: np.ndarray  # (T, 70, 2) px
   confidence: np.ndarray  # (T, 70), 0 for what is missing
   seen: np.ndarray  # (T,) bool, frames with a face
@@ -93,6 +94,15 @@ class Run:
   def observed_of(self, index: np.ndarray) -> ObservedLandmarks:
     return rows_of(self.observed, index)
 
+  def believed_of(self, index: np.ndarray) -> ObservedLandmarks:
+    """`observed_of` for a frame's own fit, in which points that the detector guesses count less (`Clip.beliefs`).
+
+    Not for what frames share: there the same points would be missing wherever the head turns away, and a focal length
+    would hang on the others (8 % on one scan).
+    """
+    observed = self.observed_of(index)
+    return observed if self.belief is None else observed.replace(inverse_sd=observed.inverse_sd * self.belief[index])
+
   def given(self) -> tuple[np.float32 | None, np.ndarray | None]:
     """Focal length and principal point (as in `Shared`) that are known."""
     if self.held is not None:
@@ -119,6 +129,7 @@ def make_run(
   dense = None if dense is None else f32(dense)
   points, weight = fitted_points(model, f32(landmarks), f32(confidence), dense, step)
   observe = lambda index: _observe(lm, points[index], weight[index], clip.size)
+  beliefs = clip.beliefs() if hasattr(clip, "beliefs") else None
   return Run(
     model=model,
     colored=flame.without_lower_neck(model) if config.photometric and config.components.ignore_lower_neck else model,
@@ -128,6 +139,7 @@ def make_run(
     no_skin=nowhere(model, len(points)) if config.tracks and init is None else None,
     lm=lm,
     observed=in_chunks(observe, len(points), LANDMARK_CHUNK),
+    belief=None if beliefs is None else fitted_belief(model, *beliefs, step),
     landmarks=landmarks,
     confidence=confidence,
     seen=np.any(weight[:, :68] > 0, axis=1),
@@ -170,6 +182,13 @@ def fitted_points(
     confidence = xp.concatenate([confidence, xp.ones(extra.shape[:2], confidence.dtype)], axis=1)
   there = xp.all(xp.isfinite(landmarks), axis=-1)
   return xp.where(there[..., None], landmarks, 0.0), xp.where(there, confidence, 0.0)
+
+
+def fitted_belief(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray, step: int) -> np.ndarray | None:
+  """(T, N) factor on 1 / sd of the points of `fitted_points` from `Clip.beliefs`; None if all of it is 1."""
+  picked = dense[:, np.asarray(model.dense_index)[::step]] if step and model.dense_index.shape[0] else dense[:, :0]
+  root = np.sqrt(np.concatenate([landmarks, picked], axis=1)).astype(np.float32)
+  return None if (root == 1).all() else root
 
 
 @functools.partial(stored, static_argnames=("dense_step",), rough=True)

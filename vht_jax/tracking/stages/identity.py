@@ -60,7 +60,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
     photo_pixels=float(pixels),
   )
   run.progress.advance(1, cost=float(cost[-1]))
-  return refit(state, run)[0]
+  return refit(state, run, settled=True)[0]
 
 
 def focal_is_free(state: TrackState, run: Run) -> bool:
