@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import struct
 from pathlib import Path
@@ -19,7 +20,7 @@ from vht_jax.errors import InputError
 from vht_jax.landmarks import Detection
 from vht_jax.video.codec import open_video, read_video, write_video
 from vht_jax.video.cuts import find_cuts, thumbnail
-from vht_jax.video.pixels import resize_antialiased
+from vht_jax.video.pixels import resize_antialiased, tracked_size
 
 RED = (255, 0, 0)
 
@@ -464,6 +465,18 @@ def test_tracked_size_scales_images_and_landmarks(tmp_path, options, size):
   assert dataset.image(0).shape == (*size, 3)
   scale = np.array([size[1] / 128, size[0] / 96])
   np.testing.assert_allclose(dataset.keypoints(0).landmarks, full.keypoints(0).landmarks * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "size, factor, words",
+  [
+    ((1, 1), 1.0, "expected sides of 16 to 16384 pixels, found frames of 1x1 (height x width)"),
+    ((20, 30), 2.0, "found frames of 20x30 (height x width), of which downscale_factor 2.0 makes 10x15"),
+  ],
+)
+def test_frames_that_are_too_small_are_told_of_by_their_size(size, factor, words):
+  with pytest.raises(InputError, match=f"{re.escape(words)}$"):
+    tracked_size(size, None, factor)
 
 
 def test_reduction_is_an_antialiased_triangle_filter():

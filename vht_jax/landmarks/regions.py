@@ -46,29 +46,11 @@ def visibility(rgb: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -
   Returns:
     (4,) f32 in [0, 1]; 1 where nothing can be said.
   """
-  import cv2  # late: a tracker without pictures needs no OpenCV
-
   found = np.ones(len(REGIONS), np.float32)
-  eye = float(np.linalg.norm(landmarks[36] - landmarks[45]))
-  # A turned head's eye corners are near each other, its face is not small.
-  size = max(eye, 0.6 * float(np.linalg.norm(landmarks[27] - landmarks[8])))
-  if not np.isfinite(size) or size < SMALLEST:
+  there = _look(rgb, landmarks)
+  if there is None or there[0][..., 0].std() < _BLANK:
     return found
-  height, width = rgb.shape[:2]
-  low, high = landmarks.min(axis=0) - 0.4 * size, landmarks.max(axis=0) + 0.4 * size
-  x0, y0 = np.clip(np.floor(low), 0, [width, height]).astype(int)
-  x1, y1 = np.clip(np.ceil(high), 0, [width, height]).astype(int)
-  if x1 - x0 < 8 or y1 - y0 < 8:
-    return found
-  scale = min(1.0, 120.0 / size)  # all faces are looked at with the same resolution, as far as they have it
-  face = rgb[y0:y1, x0:x1]
-  if scale < 1.0:
-    face = cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-  points = (landmarks.astype(np.float64) - [x0, y0]) * [face.shape[1] / (x1 - x0), face.shape[0] / (y1 - y0)]
-  soft = cv2.GaussianBlur(face, (0, 0), max(scale * size / 60, 0.5)).astype(np.float32) / 255
-  lab = cv2.cvtColor(soft, cv2.COLOR_RGB2LAB)
-  if lab[..., 0].std() < _BLANK:
-    return found
+  lab, points = there
   mouth = _sampled(lab, mouth_lines(points))
   eyes = [_sampled(lab, eye_lines(points, points[part])) for part in POINTS[:2]]
   for k, (part, seen) in enumerate(zip(POINTS, (*map(_eye_seen, eyes), _mouth_seen(mouth)))):
@@ -76,6 +58,49 @@ def visibility(rgb: np.ndarray, landmarks: np.ndarray, confidence: np.ndarray) -
       found[k] = seen
   found[3] = _contour_seen(lab, points, [*eyes, mouth], found[:3])
   return found
+
+
+def eye_colours(rgb: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+  """(2, 3) median colours in Lab between the lids of both eyes, and (2, 3) of the skin above and below them.
+
+  Args:
+    rgb: (H, W, 3) uint8.
+    landmarks: (68, 2) px.
+
+  Returns:
+    None where nothing can be said.
+  """
+  there = _look(rgb, landmarks)
+  if there is None:
+    return None
+  lab, points = there
+  eyes = np.stack([_sampled(lab, eye_lines(points, points[part])) for part in POINTS[:2]])
+  middle = lambda rows: np.median(eyes[:, rows].reshape(2, -1, 3), axis=1)
+  return middle(slice(4, 9)), middle([0, 1, 2, 10, 11])
+
+
+def _look(rgb: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+  """The face in Lab, softened, all faces as large, and its landmarks (68, 2) px there; None: too small or not there."""
+  import cv2  # late: a tracker without pictures needs no OpenCV
+
+  eye = float(np.linalg.norm(landmarks[36] - landmarks[45]))
+  # A turned head's eye corners are near each other, its face is not small.
+  size = max(eye, 0.6 * float(np.linalg.norm(landmarks[27] - landmarks[8])))
+  if not np.isfinite(size) or size < SMALLEST:
+    return None
+  height, width = rgb.shape[:2]
+  low, high = landmarks.min(axis=0) - 0.4 * size, landmarks.max(axis=0) + 0.4 * size
+  x0, y0 = np.clip(np.floor(low), 0, [width, height]).astype(int)
+  x1, y1 = np.clip(np.ceil(high), 0, [width, height]).astype(int)
+  if x1 - x0 < 8 or y1 - y0 < 8:
+    return None
+  scale = min(1.0, 120.0 / size)  # all faces are looked at with the same resolution, as far as they have it
+  face = rgb[y0:y1, x0:x1]
+  if scale < 1.0:
+    face = cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+  points = (landmarks.astype(np.float64) - [x0, y0]) * [face.shape[1] / (x1 - x0), face.shape[0] / (y1 - y0)]
+  soft = cv2.GaussianBlur(face, (0, 0), max(scale * size / 60, 0.5)).astype(np.float32) / 255
+  return cv2.cvtColor(soft, cv2.COLOR_RGB2LAB), points
 
 
 def mouth_lines(p: np.ndarray) -> np.ndarray:

@@ -108,10 +108,10 @@ def tracked_size(source: tuple[int, int], resolution: Sequence[int] | None, fact
   if not factor > 0:
     raise InputError(f"downscale_factor: expected a number above 0, found {factor}")
   size = int(source[0] / factor), int(source[1] / factor)
-  if max(size) > MAX_SIDE:
-    raise InputError(f"downscale_factor: {factor} makes {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
-  if min(size) < 16:
-    raise InputError(f"downscale_factor: {factor} leaves {size[0]}x{size[1]} of frames of {source[0]}x{source[1]}")
+  if not (16 <= min(size) and max(size) <= MAX_SIDE):
+    found = f"found frames of {source[0]}x{source[1]} (height x width)"
+    made = "" if size == tuple(source) else f", of which downscale_factor {factor} makes {size[0]}x{size[1]}"
+    raise InputError(f"expected sides of 16 to {MAX_SIDE} pixels, {found}{made}")
   return size
 
 

@@ -16,11 +16,13 @@ from vht_jax.config import TrackConfig
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.tracking.evidence import outliers
+from vht_jax.tracking.evidence.blinks import without_blinks
 from vht_jax.tracking.evidence.retrial import retried
 from vht_jax.tracking.protocols import Clip, Progress
 from vht_jax.types import FlameModel
 
 CHUNK = 16  # frames read at once
+USUAL_RATE = 25.0  # frames per second, of clips without times
 LEAST = 0.1  # a region of less visibility has no weight at all
 _IRIS_OF = (0, 1)  # region of points 68 and 69
 
@@ -67,6 +69,8 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   wrong, misplaced, compared = np.zeros(n, bool), np.zeros(n), np.zeros(n)
   if in_order:
     points = np.asarray(landmarks[:, :68], np.float32)
+    shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+    visible = without_blinks(visible, points, seen, _seconds(clip, n), shot, lambda i: clip.images([i])[0])
     same = outliers.copies(points, seen)
     misplaced, compared = outliers.explain(n, links, away, np.where(same, outliers.COPY_BELIEF, 1.0))
     asked = outliers.doubtful(seen, misplaced, links, away, compared, same)
@@ -77,6 +81,12 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False
   return Evidence(visible, np.where(compared > 0, misplaced, np.nan).astype(np.float32), wrong)
+
+
+def _seconds(clip: Clip, n: int) -> np.ndarray:
+  """(n,) s, when the frames were taken, as far as the clip says so."""
+  times = getattr(clip, "times", None)
+  return np.arange(n) / USUAL_RATE if times is None else np.asarray(times, np.float64)
 
 
 class Weighed:
