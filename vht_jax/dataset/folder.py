@@ -25,16 +25,13 @@ from vht_jax.dataset.layout import (
   read_png,
 )
 from vht_jax.errors import InputError
-from vht_jax.head.mesh_points import IBUG68, IRISES
 from vht_jax.host.npz import read_npz
 from vht_jax.host.prefetch import prefetched
-from vht_jax.landmarks.detection import N_DENSE, Detection, landmark_confidence, point_belief
+from vht_jax.landmarks.detection import N_DENSE, Detection, beliefs, landmark_confidence
 from vht_jax.types import Observations
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.video.cuts import SIDE, find_cuts, thumbnail
 from vht_jax.video.pixels import resize_antialiased, tracked_size
-
-SAME_POINT = 0.5  # px between a landmark and its point of the mesh, if both are one
 
 
 class Keypoints(NamedTuple):
@@ -299,15 +296,8 @@ class FrameFolder:
     can be said, as of another detector's landmarks; None where nothing can be said of any."""
     if all(d is None or d.apart is None for d in self.detections):
       return None
-    landmarks, dense = np.ones((len(self), 70), np.float32), np.ones((len(self), N_DENSE), np.float32)
-    for i, d in enumerate(self.detections):
-      if d is None or d.dense is None or d.apart is None:
-        continue
-      dense[i] = point_belief(d.dense, d.apart)
-      landmarks[i, 68:] = dense[i, IRISES]
-      if np.abs(d.landmarks - d.dense[IBUG68]).max() < SAME_POINT:
-        landmarks[i, :68] = dense[i, IBUG68]
-    return landmarks, dense
+    landmarks, dense = zip(*(beliefs(d) for d in self.detections))
+    return np.stack(landmarks), np.stack(dense)
 
   def images(self, indices: Iterable[int]) -> np.ndarray:
     """(n, H, W, 3) uint8 RGB at the tracked size."""

@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from vht_jax.head.mesh_points import IBUG68, IRISES
+
 N_FACE = 68
 N_DENSE = 478  # MediaPipe's face mesh with irises
 EYES = (slice(36, 42), slice(42, 48))  # eye on the image's left, on its right (of a face that looks at the camera)
@@ -59,6 +61,21 @@ def point_belief(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
   near = np.exp(-0.5 * ((points[:, None] - points[None]) ** 2).sum(-1) / (NEIGHBOURS * size) ** 2)
   local = near @ square / near.sum(1)
   return np.minimum(1.0, USUALLY_APART**2 / np.maximum(local, 1e-12)).astype(np.float32)
+
+
+SAME_POINT = 0.5  # px between a landmark and its point of the mesh, if both are one
+
+
+def beliefs(detection: Detection | None) -> tuple[np.ndarray, np.ndarray]:
+  """(70,) and (478,) f32 in (0, 1], `point_belief` of the landmarks and of MediaPipe's points; 1 where nothing can be
+  said, as of another detector's landmarks."""
+  landmarks, dense = np.ones(70, np.float32), np.ones(N_DENSE, np.float32)
+  if detection is not None and detection.dense is not None and detection.apart is not None:
+    dense = point_belief(detection.dense, detection.apart)
+    landmarks[68:] = dense[np.array(IRISES)]
+    if np.abs(detection.landmarks - detection.dense[np.array(IBUG68)]).max() < SAME_POINT:
+      landmarks[:68] = dense[np.array(IBUG68)]
+  return landmarks, dense
 
 
 # Direction in which the surface faces at each landmark, degrees about the vertical axis, 0 straight ahead, positive to

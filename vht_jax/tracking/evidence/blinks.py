@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from vht_jax.landmarks.detection import eye_openness
-from vht_jax.landmarks.regions import COVERED, eye_colours
+from vht_jax.landmarks.regions import COVERED, REGIONS, eye_colours
 
 LONGEST = 0.5  # s from open to open; people's blinks last 0.1 to 0.4 s
 SHUT = 0.5  # times the opening before and after
 ALIKE = 10.0  # Lab: colours that are farther apart are different at a glance
-_EYES, _CONTOUR = slice(0, 2), 3  # of `regions.REGIONS`
+_EYES, _CONTOUR = slice(0, 2), REGIONS.index("contour")
 
 
 def without_blinks(
