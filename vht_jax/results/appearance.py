@@ -19,6 +19,7 @@ import numpy as np
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.render.shade import shade, shading
+from vht_jax.results.seams import without_seams
 from vht_jax.types import Array, FlameModel, Identity
 
 EYEBALLS = ("left_eyeball", "right_eyeball")  # masks
@@ -57,6 +58,7 @@ def relative_light(identity: Identity) -> np.ndarray:
 def evenly_lit(model: FlameModel, identity: Identity) -> np.ndarray:
   """(Ht, Wt, 3) f32 in the image's values, not clipped: the head in the clip's light, the same on all sides."""
   albedo = np.asarray(_albedo(model, identity.texture, identity.texture_layer), np.float64)
+  albedo = without_seams(model, albedo)
   even = (albedo + 1.0) * even_light(identity) - 1.0
   return painted_eyes(model, identity, even).astype(np.float32)
 
