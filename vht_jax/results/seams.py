@@ -52,7 +52,7 @@ def without_seams(model: FlameModel, texture: np.ndarray) -> np.ndarray:
   centres = (np.arange(SIDE) + 0.5) / SIDE
   texels = np.stack(np.meshgrid(centres, 1.0 - centres), axis=-1).reshape(-1, 2)
   near = np.flatnonzero(island[KDTree(at).query(texels)[1]] == skin)
-  away, which = KDTree(at[seam]).query(texels[near], k=np.arange(1, min(_NEAREST, len(seam)) + 1))
+  away, which = KDTree(at[seam]).query(texels[near], k=min(_NEAREST, len(seam)))
   weight = np.exp(-((away / REACH) ** 2))
   mixed = (weight[..., None] * step[seam][which]).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-12)[:, None]
   change = np.zeros((SIDE * SIDE, 3))
