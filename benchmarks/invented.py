@@ -48,6 +48,31 @@ class Tampered:
     return self.clip.images(indices)
 
 
+@dataclasses.dataclass
+class Absent:
+  """The same clip as if nobody had seen a face in the tampered frames; implements `track.Clip`."""
+
+  tampered: Tampered
+
+  @property
+  def size(self):
+    return self.tampered.size
+
+  def __len__(self):
+    return len(self.tampered)
+
+  def landmarks(self):
+    points, confidence, dense = (None if a is None else np.array(a) for a in self.tampered.landmarks())
+    for _, start, stop in self.tampered.runs:
+      confidence[start:stop] = 0.0
+      if dense is not None:
+        dense[start:stop] = np.nan
+    return points, confidence, dense
+
+  def images(self, indices):
+    return self.tampered.images(indices)
+
+
 def tamper(clip, other_points, seed: int, n_runs: int = 4) -> Tampered:
   """`n_runs` corruptions of a clip, of 1 to 6 frames (frozen: 3 to 15), as far as they fit.
 
@@ -202,14 +227,16 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=400, help="of the first corruptions")
   parser.add_argument("--photometric", action="store_true", help="with the images")
   parser.add_argument("--slide", action="store_true", help="of a detector that slides over the face as well")
+  parser.add_argument("--notracks", action="store_true", help="without the skin's texture")
+  parser.add_argument("--absent", action="store_true", help="neighbours against the clip without these frames")
   parser.add_argument("--frames", type=int, default=72)
   parser.add_argument("--size", type=int, default=320)
   options = parser.parse_args()
   model = load_head(model="open", n_shape=50, n_texture=20)
-  config, weights = TrackConfig(photometric=options.photometric), Weights()
+  config, weights = TrackConfig(photometric=options.photometric, tracks=not options.notracks), Weights()
   size, realism = (options.size,) * 2, Realism(slide=options.slide)
   clips = [make_clip(model, options.person + k, options.frames, size, realism) for k in range(options.people)]
-  rows = run(model, clips, config, weights, options.n, options.seed)
+  rows = run(model, clips, config, weights, options.n, options.seed, options.absent)
   for kind in KINDS:
     of = [r for r in rows if r["kind"] == kind]
     if of:
@@ -220,8 +247,12 @@ def main() -> None:
             f"<= {worst['beside']:.2f} %, {kept:.0%} of them sure")  # fmt: skip
 
 
-def run(model, clips, config, weights, n: int, seed: int = 0) -> list[dict]:
-  """`verdict` of n corruptions, some per run, over the clips in turn, from a seed on; prints those that fail."""
+def run(model, clips, config, weights, n: int, seed: int = 0, absent: bool = False) -> list[dict]:
+  """`verdict` of n corruptions, some per run, over the clips in turn, from a seed on; prints those that fail.
+
+  With `absent` the neighbours are compared with those of the same clip without landmarks in the tampered frames: what
+  is left is what the wrong landmarks do, without what the lack of right ones does.
+  """
   truth = [truth_of(model, clip) for clip in clips]
   clean = [track_and_judge(model, clip, config, weights)[0] for clip in clips]
   rows = []
@@ -230,7 +261,8 @@ def run(model, clips, config, weights, n: int, seed: int = 0) -> list[dict]:
     other = clips[(k + 1) % len(clips)]
     tampered = tamper(clips[k], (other.landmarks()[0], other.landmarks()[2]), seed, n_runs=min(4, n - len(rows)))
     found, trust = track_and_judge(model, tampered, config, weights)
-    new = verdict(tampered, found, trust, clean[k], truth[k])
+    beside = track_and_judge(model, Absent(tampered), config, weights)[0] if absent else clean[k]
+    new = verdict(tampered, found, trust, beside, truth[k])
     for row in new:
       if row["surely_wrong"] or row["beside"] > NEAR_PERCENT:
         print(f"seed {seed}: {row}", flush=True)
