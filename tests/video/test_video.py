@@ -175,6 +175,21 @@ def test_damage_in_the_middle_is_skipped_and_later_frames_keep_their_numbers(tmp
   assert list(dataset.frame_ids) == [i + 1 for i in range(100) if i not in broken]
 
 
+@pytest.mark.parametrize("curve, said", [(1, False), (16, True), (18, True)])
+def test_hdr_is_said_in_one_line(tmp_path, curve, said, caplog):
+  import av
+
+  with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+    stream = container.add_stream("libx264", rate=25)
+    stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+    stream.codec_context.color_trc = curve
+    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(), format="rgb24")))
+    container.mux(stream.encode(None))
+  with caplog.at_level("WARNING"):
+    open_video(tmp_path / "clip.mp4")
+  assert ["HDR" in record.getMessage() for record in caplog.records] == [True] * said
+
+
 # --- extraction ---
 
 

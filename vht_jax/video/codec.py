@@ -21,6 +21,7 @@ from vht_jax.host.quiet import quiet_stderr
 from vht_jax.video.pixels import Picture, enlarge, over_background, square_size, turn
 
 DEFAULT_FPS = 25.0
+HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 that screens without HDR do not show
 _PROBE = 200  # packets of video, some seconds, in which a film shows more than one picture
 _CLOCK = fractions.Fraction(1, 90_000)  # s, of written videos whose frames have times
 # Frames from one picture of a video of ours that stands on its own to the next. A viewer that scrubs has to decode from
@@ -84,6 +85,11 @@ def open_video(path: str | Path) -> Opened:
       f"{path}: expected a video, found a file of {path.stat().st_size} bytes in which no frame can be decoded; is it "
       "complete, and does `ffmpeg -i` read it?"
     )
+  if (curve := HDR_CURVES.get(int(getattr(first, "color_trc", 0) or 0))) is not None:
+    logging.warning(
+      "%s: HDR (%s): its colours are taken as they are stored, so they are flat and pale here and in the texture. The "
+      "head's motion does not suffer; for colours, convert the video to SDR first (tone mapping)", path, curve,
+    )  # fmt: skip
   rate = float(stream.average_rate or stream.guessed_rate or 0)
   fps = rate if 0.1 < rate < 1000 else DEFAULT_FPS
   counted = 0 < stream.frames < 1e9 and "mp4" in container.format.name  # a table of all frames, not a header's word
