@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
 
 from benchmarks import synthetic
 from vht_jax import cameras, rotation
@@ -63,14 +64,32 @@ def test_frames_that_can_be_tracked_pass():
 def test_spread_frames_are_distinct_sorted_candidates():
   rng = np.random.default_rng(0)
   features = rng.standard_normal((50, 5))
-  candidates = np.flatnonzero(rng.random(50) < 0.7)
-  chosen = keyframes.spread_frames(features, candidates, 8)
+  good = rng.random(50) < 0.7
+  features[~good] = np.nan
+  chosen = keyframes.spread_frames(features, good, 8)
   assert len(chosen) == 8 == len(set(chosen))
-  assert np.all(np.diff(chosen) > 0) and np.isin(chosen, candidates).all()
-  np.testing.assert_array_equal(chosen, keyframes.spread_frames(features, candidates, 8))
+  assert np.all(np.diff(chosen) > 0) and good[chosen].all()
+  np.testing.assert_array_equal(chosen, keyframes.spread_frames(features, good, 8))
   # Fewer candidates than asked for: all of them.
-  np.testing.assert_array_equal(keyframes.spread_frames(features, candidates[:3], 8), candidates[:3])
-  assert len(keyframes.spread_frames(features, candidates[:1], 8)) == 1
+  few = good & (np.cumsum(good) <= 3)
+  np.testing.assert_array_equal(keyframes.spread_frames(features, few, 8), np.flatnonzero(few))
+  assert len(keyframes.spread_frames(features, good & (np.cumsum(good) == 1), 8)) == 1
+
+
+def test_frames_that_are_missing_exchange_few_others():
+  """Of smooth motions: those that are missing hand over, and most others stay (0.80 without handing over)."""
+  every, kept = np.ones(72, bool), []
+  for seed in range(1, 5):
+    rng = np.random.default_rng(seed)
+    features = np.stack([gaussian_filter1d(c, 4) for c in rng.standard_normal((5, 72))], axis=1)
+    before = keyframes.spread_frames(features, every, 24)
+    for start in range(6, 60, 4):
+      good = every.copy()
+      good[start : start + 4] = False
+      after = keyframes.spread_frames(np.where(good[:, None], features, np.nan), good, 24)
+      assert good[after].all() and len(after) == 24
+      kept.append(np.isin(before[good[before]], after).mean())
+  assert np.mean(kept) > 0.83
 
 
 def test_spread_frames_covers_the_views():
@@ -79,15 +98,15 @@ def test_spread_frames_covers_the_views():
   yaw[60:80] = np.sin(np.linspace(0, 2 * np.pi, 20)) * 3
   features = np.zeros((100, 5))
   features[:, 0] = yaw
-  chosen = keyframes.spread_frames(features, np.arange(100), 3)
+  chosen = keyframes.spread_frames(features, np.ones(100, bool), 3)
   assert yaw[chosen].max() > 2.5 and yaw[chosen].min() < -2.5 and np.abs(yaw[chosen]).min() < 0.1
-  rest = keyframes.spread_frames(np.random.default_rng(1).standard_normal((200, 5)), np.arange(200), 6)
+  rest = keyframes.spread_frames(np.random.default_rng(1).standard_normal((200, 5)), np.ones(200, bool), 6)
   assert len(set(rest)) == 6
 
 
 def test_spread_frames_of_a_still_are_distinct():
   """All frames alike (a photograph): still different frames, none twice."""
-  chosen = keyframes.spread_frames(np.ones((12, 5)), np.arange(12), 5)
+  chosen = keyframes.spread_frames(np.ones((12, 5)), np.ones(12, bool), 5)
   assert len(set(chosen.tolist())) == 5
 
 

@@ -262,7 +262,8 @@ def _bundle_frames(axes: np.ndarray, good: np.ndarray, keys: np.ndarray) -> np.n
   frames = np.flatnonzero(good)
   if len(frames) <= BUNDLE_FRAMES:
     return frames
-  even = frames[np.linspace(0, len(frames) - 1, BUNDLE_FRAMES // 2).astype(int)]
+  times = np.linspace(frames[0], frames[-1], BUNDLE_FRAMES // 2)
+  even = frames[np.abs(frames[:, None] - times.astype(int)).argmin(axis=0)]  # one frame less moves one of them
   chosen = list(np.union1d(even, keys))
   away = np.arccos(np.clip(axes @ axes[chosen].T, -1, 1)).min(1)
   while len(chosen) < BUNDLE_FRAMES:

@@ -7,6 +7,7 @@ import numpy as np
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.fit.unknowns import part
+from vht_jax.texture_tracks.keyframes import filled, handed_over
 
 EVEN = 0.1  # times the usual spacing: times are rounded to milliseconds, of 16 to 40
 
@@ -73,21 +74,29 @@ def view_features(x0: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
   return np.stack([rotation[:, 1] / 0.2, rotation[:, 0] / 0.2, log_scale / 0.3, mouth / 0.2, eyes / 0.15], axis=1)
 
 
-def spread_frames(features: np.ndarray, candidates: np.ndarray, n: int) -> np.ndarray:
-  """Farthest point sampling: at most n of the candidate frames, as different from each other as possible, sorted.
+def spread_frames(features: np.ndarray, good: np.ndarray, n: int) -> np.ndarray:
+  """Farthest point sampling: at most n of the good frames, as different from each other as possible, sorted.
 
-  Starts at the candidate nearest to the median (an unremarkable frame); outliers beyond the 1st and 99th percentile
-  are clipped, so that a detector's glitch is not taken for a remarkable view.
+  Starts at the frame nearest to the median (an unremarkable one); outliers beyond the 1st and 99th percentile
+  are clipped, so that a detector's glitch is not taken for a remarkable view. Frames between good ones take part and
+  hand over (`texture_tracks.keyframes`), so that one frame less changes little.
+
+  Args:
+    features: (T, k), only those of good frames count.
+    good: (T,) bool.
+    n: how many.
   """
-  f = features[candidates]
-  f = np.clip(f, np.percentile(f, 1, axis=0), np.percentile(f, 99, axis=0))
-  first = int(np.argmin(np.linalg.norm(f - np.median(f, axis=0), axis=1)))
-  chosen = [first]
-  distance = np.linalg.norm(f - f[first], axis=1)
-  distance[first] = -1.0
-  while len(chosen) < min(n, len(candidates)):
+  f, there = filled(features, good)
+  low, high = (np.percentile(f[there], q, axis=0) for q in (1, 99))
+  f = np.clip(np.where(there[:, None], f, low), low, high)
+  away = lambda k: np.linalg.norm(f - f[k], axis=1)
+  to_middle = np.linalg.norm(f - np.median(f[there], axis=0), axis=1)
+  chosen = [int(np.argmin(np.where(there, to_middle, np.inf)))]
+  distance = np.where(there, away(chosen[0]), -1.0)
+  distance[chosen] = -1.0
+  while len(chosen) < min(n, good.sum()):
     k = int(np.argmax(distance))
     chosen.append(k)
-    distance = np.minimum(distance, np.linalg.norm(f - f[k], axis=1))
+    distance = np.minimum(distance, away(k))
     distance[chosen] = -1.0  # frames that look alike are still different frames
-  return np.sort(candidates[np.array(chosen)])
+  return handed_over(np.array(chosen), good, away)
