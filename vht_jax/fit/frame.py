@@ -157,7 +157,7 @@ def fit_frame_colours(
       on where the one before has ended by its samples alone.
   """
 
-  image = with_gradient(crop.rgb) if adjoint is None else crop.rgb
+  image = with_gradient(crop.rgb) if adjoint is None else jnp.asarray(crop.rgb)
 
   def normal(theta, x):
     model, shared, observed, weights, light, colours, more = theta

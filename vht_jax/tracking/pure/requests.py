@@ -102,7 +102,7 @@ def used_observations(observations: Observations, config: TrackConfig, *, dense:
 
 def used_head(model: FlameModel, config: TrackConfig, *, dense: bool) -> FlameModel:
   """The same for the arrays of the head."""
-  why = {} if config.photometric else dict.fromkeys(LOOKS, NO_COLOURS)
+  why: dict[str, str] = {} if config.photometric else {name: NO_COLOURS for name in LOOKS}
   if not dense:
     why["dense_bary"] = "the dense points are not fitted"
   message = "track_fn: no derivative with respect to model.{}: {}"

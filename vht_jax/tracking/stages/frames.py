@@ -85,7 +85,7 @@ def believed(state: TrackState, weights: Weights) -> Shared:
   """
   shared = known(state.shared)
   share = 1.0 if state.tracked else min(state.photo_pixels / float(weights.photo_pixels), 1.0)
-  return shared.replace(offset=believed_offset(np.asarray(shared.offset), np.float32(share)))
+  return shared.replace(offset=believed_offset(np.asarray(shared.offset), np.asarray(share, np.float32)))
 
 
 def believed_offset(offset: AnyArray, share: AnyArray) -> Any:
