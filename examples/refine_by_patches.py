@@ -73,7 +73,7 @@ def make_frames(model: FlameModel, identity: Identity, n: int, seed: int) -> com
   return common.Frames(observations.replace(landmarks=points, rgb=jnp.clip(rgb, 0, 1)), poses)
 
 
-def run(steps: int = 60, batch: int = 6, n_train: int = 192, n_test: int = 24, jit=jax.jit) -> dict:
+def run(steps: int = 60, batch: int = 6, n_train: int = 192, n_test: int = 12, jit=jax.jit) -> dict:
   model, identity = make_person()
   train, test = make_frames(model, identity, n_train, 1), make_frames(model, identity, n_test, 2)
   network, weights = Refiner(), Weights()

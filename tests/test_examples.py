@@ -33,7 +33,7 @@ def test_a_landmark_network_beats_the_bare_tracker():
 def test_a_patch_network_is_trained_through_images():
   import refine_by_patches
 
-  out = refine_by_patches.run(n_test=12, jit=quick_jit)
+  out = refine_by_patches.run(jit=quick_jit)
   assert np.isfinite(out["history"]).all()
   assert out["after"] < 0.85 * out["before"]
 
