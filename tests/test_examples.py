@@ -30,6 +30,14 @@ def test_a_landmark_network_beats_the_bare_tracker():
   assert out["corrected"] < 0.85 * out["uncorrected"]
 
 
+def test_a_patch_network_is_trained_through_images():
+  import refine_by_patches
+
+  out = refine_by_patches.run(jit=quick_jit)
+  assert np.isfinite(out["history"]).all()
+  assert out["after"] < 0.85 * out["before"]
+
+
 def test_a_learned_start_halves_the_iterations():
   import amortised_start
 

@@ -162,7 +162,7 @@ class TrackResult(flax.struct.PyTreeNode):
   # Standard deviations of every number of `poses` as its own frame knows it (`uncertainty`), inf where not tracked.
   pose_sd: Pose | None = None  # leading axis T
   focal_sd: Array | None = None  # () relative standard deviation of the focal length; 0: given
-  # Of fits of landmarks by `track_fn`: what their derivatives rest on (`Implicit.stationary`).
+  # Of fits by Gauss-Newton in `track_fn`: what their derivatives rest on (`Implicit.stationary`).
   stationary: Stationary | None = None
   # () i32, frames without a derivative, because they or what all share are farther away; only `Implicit` has any.
   left_out: Array | None = None

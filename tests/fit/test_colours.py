@@ -162,7 +162,7 @@ class Rows:
 
 
 def colour_rows(samples, albedo, light, x, shared, crop, weights):
-  seen = colour.ObservedColours(samples, albedo, crop, with_gradient(crop.rgb))
+  seen = colour.ObservedColours(samples, albedo, crop, crop.rgb)
   found = colour.Colours(light, weights).linearise(At(x, shared), seen)
   raw = colour.differences(seen, albedo, light, x, shared)
   root = found.root[:, None]
@@ -290,10 +290,10 @@ def test_no_residual_at_the_truth(residuals, samples, albedo, light, x_true, sha
 
 @pytest.mark.differentiable
 def test_residual_jacobians_equal_forward_mode(residuals, samples, light, x_true, shared, weights):
-  """On an image whose interpolated gradient is exact (a plane), with x and shape away from the sampling point."""
+  """With x and shape away from the sampling point."""
   y, x = jnp.mgrid[0:SIZE, 0:SIZE].astype(jnp.float32) / SIZE
-  plane = jnp.stack([0.3 * x + 0.2 * y, 0.1 + 0.5 * y, 0.6 - 0.4 * x + 0.1 * y], -1)
-  crop = empty_crop().replace(rgb=plane)
+  wavy = jnp.stack([0.3 * x + 0.2 * jnp.sin(40 * y), 0.1 + 0.5 * y**2, 0.6 - 0.4 * x + 0.1 * jnp.cos(30 * x * y)], -1)
+  crop = empty_crop().replace(rgb=wavy)
   rng = np.random.default_rng(2)
   flat_weights = weights.replace(sd_color=100.0)  # everything inside Huber's parabola: autodiff sees no IRLS weights
   x0 = x_true + jnp.asarray(0.02 * rng.standard_normal(x_true.shape), jnp.float32)
@@ -342,7 +342,7 @@ def test_residual_jacobians_equal_forward_mode(residuals, samples, light, x_true
 
 @pytest.mark.differentiable
 def test_residuals_are_the_gradient_of_the_robust_cost(samples, residuals, albedo, light, x_true, shared, crop):
-  """J^T r is half the derivative of the cost, outliers included (central differences along random directions)."""
+  """J^T r is half the derivative of the cost, outliers included: by differences and, to rounding, by reverse mode."""
   colors = shade.sample_texture(albedo, samples.uv)
   outliers = crop.replace(rgb=jnp.clip(crop.rgb.at[40:60, 40:60].add(0.3), 0, 1))
   smooth = jax.image.resize(jax.image.resize(outliers.rgb, (28, 28, 3), "linear"), outliers.rgb.shape, "cubic")
@@ -354,6 +354,8 @@ def test_residuals_are_the_gradient_of_the_robust_cost(samples, residuals, albed
   length = np.sqrt(np.mean(np.asarray(res.r) ** 2, -1))
   assert (length > 1.5).any() and np.isfinite(res.r).all()
   gradient = np.einsum("nc,ncj->j", res.r, res.d_x)
+  slope = np.asarray(jax.jit(jax.grad(lambda x: at(x).cost))(x0))
+  np.testing.assert_allclose(2 * gradient, slope, rtol=1e-3, atol=1e-4 * np.abs(slope).max())
   for part in (slice(-14, -11), slice(-11, -9), slice(-9, -8)):
     direction = np.zeros(x0.size, np.float32)
     direction[part] = rng.standard_normal(part.stop - part.start)
@@ -368,6 +370,15 @@ def test_with_gradient_is_per_pixel():
   gx, gy = with_gradient(image)[..., 3:6], with_gradient(image)[..., 6:]
   np.testing.assert_allclose(gx[3, 4], [1, 0, 1])
   np.testing.assert_allclose(gy[3, 4], [0, 2, 1])
+
+
+def test_both_lookups_agree_at_pixels():
+  image = jnp.asarray(np.random.default_rng(0).random((8, 9, 3)), jnp.float32)
+  y, x = (a.reshape(-1) + 0.5 for a in np.mgrid[1:7, 1:8])
+  at = jnp.asarray(np.stack([x, y], -1), jnp.float32)
+  one, other = (jax.jit(colour.look_up)(seen, at) for seen in (image, with_gradient(image)))
+  np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+  np.testing.assert_allclose(one[1], other[1], atol=1e-6)
 
 
 # --- exposure and texture --------------------------------------------------------------------------------------------
@@ -445,11 +456,11 @@ def fit(surface, lm, shared, albedo, light):
 
   @jax.jit
   def run(tracks, crop, weights, x0):
-    x, normal, sampled = frame.fit_frame_colours(
+    found = frame.fit_frame_colours(
       folded, model, albedo, light, known, tracks, crop, weights, x0, n_samples=N, outer_steps=3
     )
-    error = jax.vmap(lambda x: photometric_l1(folded, albedo, light, known, crop, x))(jnp.stack([x0, x]))
-    return x, error, normal, sampled
+    error = jax.vmap(lambda x: photometric_l1(folded, albedo, light, known, crop, x))(jnp.stack([x0, found.x]))
+    return found.x, error, found.normal, found.difference
 
   return run
 

@@ -41,6 +41,30 @@ def test_bilinear_is_zero_outside_like_grid_sample():
   assert np.all(np.isfinite(jax.jit(jax.grad(lambda p: im.sample_bilinear(img, p).sum()))(far[:3])))
 
 
+def test_bicubic_lookup_goes_through_the_pixels_and_knows_its_slopes():
+  rng = np.random.default_rng(3)
+  img = random_image(9, 7, 2)
+  look_up = jax.jit(im.sample_cubic)
+  y, x = (a.reshape(-1) + 0.5 for a in np.mgrid[0:9, 0:7])
+  value, slope = look_up(img, f32(np.stack([x, y], -1)))
+  np.testing.assert_allclose(value.reshape(9, 7, 2), img, atol=1e-6)
+  inner = slope.reshape(9, 7, 2, 2)[1:-1, 1:-1]
+  np.testing.assert_allclose(inner[..., 0], (img[1:-1, 2:] - img[1:-1, :-2]) / 2, atol=1e-6)
+  np.testing.assert_allclose(inner[..., 1], (img[2:, 1:-1] - img[:-2, 1:-1]) / 2, atol=1e-6)
+  xy = f32(rng.uniform(-2, 11, (60, 2)))  # outside too
+  by_jvp = jax.jit(jax.vmap(lambda p: jax.jacfwd(lambda q: im.sample_cubic(img, q[None])[0][0])(p)))(xy)
+  np.testing.assert_allclose(look_up(img, xy)[1], by_jvp, atol=1e-5)
+  # Slopes have no jumps where pixels begin.
+  at = f32([[3.5 - 1e-4, 4.2], [3.5 + 1e-4, 4.2]])
+  before, after = look_up(img, at)[1]
+  np.testing.assert_allclose(before, after, atol=5e-3)
+  y, x = np.mgrid[0:9, 0:7] + 0.5
+  curved = f32((0.1 * x**2 + 0.3 * x * y - 0.2 * y)[..., None])  # which is what it is, inside
+  xy = f32(rng.uniform(1.5, 5.5, (40, 2)))
+  want = 0.1 * xy[:, 0] ** 2 + 0.3 * xy[:, 0] * xy[:, 1] - 0.2 * xy[:, 1]
+  np.testing.assert_allclose(look_up(curved, xy)[0][:, 0], want, atol=1e-4)
+
+
 def test_bilinear_gradients():
   img = random_image(6, 9, 2)
   xy = f32(np.random.RandomState(2).uniform(-1, 8, (4, 5, 2)))

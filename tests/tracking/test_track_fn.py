@@ -338,7 +338,6 @@ def test_frames_without_a_face_are_harmless(tracked, head):
 @pytest.mark.parametrize(
   "config, adjoint, message",
   [
-    (TrackConfig(), None, "Gauss-Newton cannot be differentiated"),
     (ADAM, Implicit(), "implicit adjoint needs a converged"),
     (TrackConfig.of(solver="adam", init="calibration"), None, "runs on the host"),
     (TrackConfig.of(solver="adam", cutframes=(3,)), None, "once per shot"),
@@ -350,7 +349,7 @@ def test_what_cannot_be_differentiated_is_refused(config, adjoint, message):
 
 
 def test_the_default_adjoint_fits_the_method():
-  assert pure.check_adjoint(LANDMARKS, None) == Implicit()
+  assert pure.check_adjoint(LANDMARKS, None) == pure.check_adjoint(TrackConfig(), None) == Implicit()
   assert pure.check_adjoint(ADAM, None) == Unrolled()
 
 
@@ -377,6 +376,20 @@ def test_what_is_not_looked_at_has_no_derivative(head, name):
 
   with pytest.raises(InputError, match=f"observations.{name}"):
     jax.eval_shape(jax.grad(loss), jnp.zeros(shapes[name]))
+
+
+@pytest.mark.parametrize("part", ["model.texture_mean", "model.dense_bary", "init.identity.light"])
+def test_looks_of_a_head_have_no_derivative_without_images(head, part):
+  observations, truth = clip(head)
+  owner, _, name = part.rpartition(".")
+
+  def loss(value):
+    model = head.replace(**{name: value}) if owner == "model" else head
+    init = truth if owner == "model" else truth.replace(identity=truth.identity.replace(**{name: value}))
+    return weigh(track_fn(model, observations, LANDMARKS, Weights(), init, size=SIZE).poses)
+
+  with pytest.raises(InputError, match=part):
+    jax.eval_shape(jax.grad(loss), getattr(head if owner == "model" else truth.identity, name))
 
 
 @pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])

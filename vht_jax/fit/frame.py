@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -12,8 +13,8 @@ from vht_jax.config import Weights
 from vht_jax.fit import assemble, unknowns
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
 from vht_jax.fit.solvers import factor
-from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise
-from vht_jax.fit.solvers.least_squares import Normal, Solution, levenberg_marquardt
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise, scan
+from vht_jax.fit.solvers.least_squares import Normal, Solution
 from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError, Landmarks
 from vht_jax.fit.terms.openings import Openings
@@ -24,7 +25,7 @@ from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import At, Shared, join, raw_jaw
 from vht_jax.head import points as pts
 from vht_jax.head.motion import FRONTAL
-from vht_jax.types import Array
+from vht_jax.types import Array, Stationary
 
 HIGHEST = jax.lax.Precision.HIGHEST
 INNER_STEPS = 2  # Levenberg-Marquardt steps per rasterisation
@@ -127,10 +128,20 @@ def initial_unknowns(model: LandmarkModel, observed: ObservedLandmarks) -> Array
   )
 
 
+class ColourFit(flax.struct.PyTreeNode):
+  """The pose of a frame from its landmarks and colours."""
+
+  x: Array  # (E + 14,)
+  normal: Normal  # there
+  difference: Array  # () mean absolute difference of the samples' colours
+  distance: Stationary | None = None  # from the minima of the solves, the largest; by fits that are differentiated
+
+
 def fit_frame_colours(
   surface: Surface, model: LandmarkModel, albedo: Array, light: Array, shared: Shared, observed: ObservedLandmarks,
   crop: Crop, weights: Weights, x0: Array, *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (),
-):  # fmt: skip
+  adjoint: Implicit | Unrolled | None = None,
+) -> ColourFit:  # fmt: skip
   """Photometric and landmark pose of one frame.
 
   Args:
@@ -142,21 +153,27 @@ def fit_frame_colours(
     n_samples: pixels per solve, static.
     outer_steps: how often visibility is found anew, static.
     more: as for `fit_frame`.
-
-  Returns:
-    x (E + 14,); the `Normal` there; and the mean absolute difference of the samples' colours there ().
+    adjoint: how derivatives pass, None: they do not. With `Implicit` every solve goes on to its minimum, which depends
+      on where the one before has ended by its samples alone.
   """
-  image9 = with_gradient(crop.rgb)
+
+  image = with_gradient(crop.rgb) if adjoint is None else jnp.asarray(crop.rgb)
+
+  def normal(theta, x):
+    model, shared, observed, weights, light, colours, more = theta
+    return frame_normal(model, x, shared, observed, weights, [(Colours(light, weights), colours), *more])
 
   def outer(x, _):
-    colours = observe_colours(surface, x[:n], shared, crop, image9, albedo, light, weights, n_samples)
-    entries = [(Colours(light, weights), colours), *more]
-    normal = lambda x: frame_normal(model, x, shared, observed, weights, entries)
-    solution = levenberg_marquardt(normal, x, max_steps=INNER_STEPS)
+    colours = observe_colours(surface, x[:n], shared, crop, image, albedo, light, weights, n_samples)
+    theta = model, shared, observed, weights, light, colours, list(more)
+    found = minimise(normal, theta, x, adjoint, INNER_STEPS)
     # Against the image as it is: what the exposure had to explain is a difference too.
-    found = differences(colours.replace(image9=image9), colours.albedo, light, solution.x[:n], shared)
-    return solution.x, (solution.normal, mean_difference(found, colours.samples))
+    apart = differences(colours.replace(image=image), colours.albedo, light, found.x[:n], shared)
+    return found.x, (found.normal, mean_difference(apart, colours.samples), found.distance)
 
   n = x0.shape[0]
-  x, (normals, differing) = jax.lax.scan(outer, with_common(x0), None, length=outer_steps)
-  return x[:n], marginal(jax.tree.map(lambda a: a[-1], normals), n), differing[-1]
+  groups = adjoint.checkpoint if isinstance(adjoint, Unrolled) else 0
+  x, steps = scan(outer, with_common(x0), None, outer_steps, groups)
+  last, difference, _ = jax.tree.map(lambda a: a[-1], steps)
+  farthest = jax.tree.map(lambda a: jnp.max(a, axis=0), steps[2])
+  return ColourFit(x[:n], marginal(last, n), difference, farthest)

@@ -73,7 +73,7 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   times = jnp.asarray(times, points.template.dtype)
   dense = jnp.ones(len(pick), times.dtype)
   # A point of the mesh that is one of the 68 is seen once.
-  again = jnp.isin(model.dense_index[pick], np.concatenate([IBUG68, IRISES]))
+  again = jnp.isin(model.dense_index[pick], np.concatenate([IBUG68, IRISES]).astype(np.int32))
   sd = jnp.concatenate([weights.sd_landmark * times, jnp.where(again, jnp.inf, weights.sd_dense * dense)])
   # Lids say where an eyeball is and irises where it looks: a bias of 1 % would be 4 degrees of gaze.
   bias_factor = times.at[36:48].set(2.0).at[68:].set(2.0)

@@ -137,9 +137,10 @@ def turned_light(light: Float[Array, "9 3"], R: Float[Array, "3 3"]) -> Float[Ar
   k = np.arange(64) + 0.5
   z, turn = 1.0 - 2.0 * k / 64, np.pi * (1.0 + 5.0**0.5) * k
   normals = np.stack([np.sqrt(1.0 - z**2) * np.cos(turn), np.sqrt(1.0 - z**2) * np.sin(turn), z], -1)
-  normals = jnp.asarray(normals, light.dtype)
-  turned = jnp.matmul(normals, R.T, precision=jax.lax.Precision.HIGHEST)
-  return jnp.linalg.lstsq(spherical_harmonics(turned), shading(light, normals))[0]
+  with jax.ensure_compile_time_eval():
+    inverse = np.linalg.pinv(np.asarray(spherical_harmonics(jnp.asarray(normals))))  # (9, 64)
+  product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+  return product(jnp.asarray(inverse, light.dtype), shading(light, product(jnp.asarray(normals, light.dtype), R)))
 
 
 def shading(light: Float[Array, "9 3"], normals: Float[Array, "*n 3"], formula: str = "vht") -> Float[Array, "*n 3"]:

@@ -20,7 +20,7 @@ from vht_jax.fit.unknowns import At, Shared
 from vht_jax.head import motion
 from vht_jax.head import points as pts
 from vht_jax.render import shade
-from vht_jax.render.image import sample_bilinear
+from vht_jax.render.image import sample_bilinear, sample_cubic
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -33,24 +33,24 @@ class ObservedColours(flax.struct.PyTreeNode):
   samples: Samples
   albedo: Array  # (N, 3) at the samples; of `UnknownColours` without what the texture code adds
   crop: Crop
-  image9: Array  # (C, C, 9) of `with_gradient`, without the frame's exposure
+  image: Array  # of `look_up`, without the frame's exposure
   basis: Array | None = None  # (N, 3, T) texture basis at the samples
 
 
 def observe_colours(
-  surface: Surface, x: Array, shared: Shared, crop: Crop, image9: Array, albedo: Array, light: Array, weights: Weights,
+  surface: Surface, x: Array, shared: Shared, crop: Crop, image: Array, albedo: Array, light: Array, weights: Weights,
   n_samples: int,
 ) -> ObservedColours:  # fmt: skip
   """One frame's colours as they are visible at x, under its own exposure.
 
   Args:
-    image9: (C, C, 9) of `with_gradient`.
+    image: the crop's, as `look_up` takes it.
     albedo: (Ht, Wt, 3) map of the clip; light: (9, 3).
     n_samples: pixels, static.
   """
   samples = sample_pixels(surface, x, shared, crop, n_samples, weights.photo_pixels)
-  colors = shade.sample_texture(albedo, samples.uv)
-  return ObservedColours(samples, colors, crop, image9 / estimate_gain(samples, colors, light, weights))
+  colors = shade.sample_texture(albedo, samples.uv, forward_mode=True)
+  return ObservedColours(samples, colors, crop, image / estimate_gain(samples, colors, light, weights))
 
 
 class Colours(flax.struct.PyTreeNode):
@@ -85,6 +85,20 @@ class UnknownColours(flax.struct.PyTreeNode):
     return whitened(found, {**found.d_shared, **d_own}, observation.samples, self.weights)
 
 
+def look_up(image: Array, xy: Array) -> tuple[Array, Array]:
+  """Colours (N, 3) of an image at xy (N, 2) px, and their slopes (N, 3, 2).
+
+  Args:
+    image: (C, C, 3), looked up bicubically, with the lookup's own slopes: for fits that are differentiated, whose
+      gradient has to be that of their cost. Or (C, C, 9) of `with_gradient`, whose colours and slopes are both looked
+      up bilinearly: not the derivative of a lookup, and quicker.
+  """
+  if image.shape[-1] == N_CHANNELS:
+    return sample_cubic(image, xy)
+  color, by_x, by_y = jnp.split(sample_bilinear(image, xy), 3, axis=-1)
+  return color, jnp.stack([by_x, by_y], axis=-1)
+
+
 class Differences(flax.struct.PyTreeNode):
   """Colour differences of the samples with their derivatives, not weighted."""
 
@@ -114,9 +128,8 @@ def differences(seen: ObservedColours, albedo: Array, light: Array, x: Array, sh
   X, dX, focal = placed.X, placed.d_point, jnp.exp(shared.log_focal)
   normal, d_normal_z = pts.turn(p, placed, local)
   S, basis = shading_of(normal)
-  image = sample_bilinear(seen.image9, to_pixels(pts.project(X, focal, shared.principal), crop))
-  color, gx, gy = image[:, :3], image[:, 3:6], image[:, 6:]
-  G = jnp.stack([gx, gy], -1) * crop.scale  # (N, 3, 2) d image / d uv
+  color, slope = look_up(seen.image, to_pixels(pts.project(X, focal, shared.principal), crop))
+  G = slope * crop.scale  # (N, 3, 2) d image / d uv
   gain = albedo + 1.0
 
   product = lambda a, b: motion.product("nij,njk->nik", a, b)
@@ -141,7 +154,9 @@ def whitened(found: Differences, d_shared: dict[str, Array], samples: Samples, w
   """Huber on the colour difference: one weight per pixel, so that an occluder or highlight counts linearly."""
   length = jnp.sqrt(jnp.mean(found.r**2, -1) + 1e-12) / weights.sd_color
   inside = length < 1.0
-  counts = (jnp.sqrt(samples.weight) / weights.sd_color)[:, None]
+  counted = samples.weight > 0
+  root = jnp.where(counted, jnp.sqrt(jnp.where(counted, samples.weight, 1.0)), 0.0)  # which has no derivative at 0
+  counts = (root / weights.sd_color)[:, None]
   scale = counts[..., None]
   return Linearised(
     residual=found.r * counts,

@@ -72,7 +72,7 @@ class FramePrior(flax.struct.PyTreeNode):
       + jnp.sum((eyes / weights.sd_gaze) ** 2)
       + jnp.sum(difference**2)
     )
-    return Normal(cost, gradient, jnp.diag(diagonal) - coupled)
+    return Normal(cost, gradient, jnp.diag(diagonal) - jnp.asarray(coupled, x.dtype))
 
 
 class BothSides(flax.struct.PyTreeNode):

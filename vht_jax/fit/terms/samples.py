@@ -1,4 +1,8 @@
-"""Pixels of a frame as surface points, taken anew whenever visibility is found again."""
+"""Pixels of a frame as surface points, taken anew whenever visibility is found again.
+
+Which triangle a pixel sees is constant. Where in it the pixel's centre lies changes with the head and has derivatives,
+as all that is said of a sample: for solves that are differentiated and begin where another one has ended.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +62,7 @@ def sample_pixels(
   pixel = scan[jnp.minimum(jnp.searchsorted(order, target), face_of.shape[0] - 1)]
   face = jnp.maximum(face_of[pixel], 0)
   corner = surface.faces[face]  # (n, 3)
-  bary = fragments.bary_coords.reshape(-1, 3)[pixel]
-  bary = jnp.where((face_of[pixel] >= 0)[:, None], bary, 1.0 / 3)
+  bary = _on_ray(X[corner], _ray(pixel, shared, crop), face_of[pixel] >= 0)
 
   def blend(field):
     return jnp.einsum("nk,nk...->n...", bary, field[corner], precision=HIGHEST)
@@ -83,7 +86,7 @@ def sample_pixels(
   )
   normals = flame.vertex_normals(X, surface.faces)
   seen = blend(normals)
-  seen = seen / jnp.maximum(jnp.linalg.norm(seen, axis=-1, keepdims=True), 1e-6)
+  seen = seen * jax.lax.rsqrt(jnp.maximum(jnp.sum(seen**2, axis=-1, keepdims=True), 1e-12))
   at = blend(X)
   cosine = -jnp.sum(seen * at, -1) / jnp.maximum(jnp.linalg.norm(at, axis=-1), 1e-6)
   good = (cosine > MIN_COSINE) & (total > n // 8)
@@ -109,6 +112,25 @@ def scattered(side: int, first: Array | int = 0) -> Array:
   y, x = np.mgrid[:side, :side]
   order = np.argsort(((x / PLASTIC + y / PLASTIC**2) % 1.0).ravel(), kind="stable").astype(np.int32)
   return jnp.roll(jnp.asarray(order), -first)
+
+
+def _ray(pixel: Array, shared: Shared, crop: Crop) -> Array:
+  """(n, 3) directions from the camera to the centres of pixels of these numbers, 1 m deep."""
+  width = crop.rgb.shape[1]
+  dtype = shared.principal.dtype
+  px = jnp.stack([pixel % width, pixel // width], axis=-1).astype(dtype) + jnp.asarray(0.5, dtype)
+  across = ((px - crop.offset[None]) / crop.scale - shared.principal[None]) / jnp.exp(shared.log_focal)
+  return jnp.concatenate([across, jnp.ones_like(across[:, :1])], axis=-1)
+
+
+def _on_ray(corners: Array, ray: Array, hit: Array) -> Array:
+  """(n, 3) barycentrics of where rays (n, 3) meet triangles (n, 3 corners, 3); those of the middle where not `hit`."""
+  x, y, _ = jnp.moveaxis(corners - ray[:, None] * corners[..., 2:], -1, 0)  # (n, 3) m, beside the ray
+  after, last = lambda a: jnp.roll(a, -1, axis=1), lambda a: jnp.roll(a, 1, axis=1)
+  weight = after(x) * last(y) - after(y) * last(x)
+  total = jnp.sum(weight, axis=-1, keepdims=True)
+  fine = hit[:, None] & (total != 0)
+  return jnp.where(fine, weight / jnp.where(fine, total, 1.0), 1.0 / 3)
 
 
 def estimate_gain(samples: Samples, albedo: Array, light: AnyArray, weights: Weights) -> Array:

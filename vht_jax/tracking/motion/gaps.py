@@ -54,7 +54,8 @@ def bridge(
   status = xp.where(seen, xp.where(good, tracked, diverged), missing).astype(np.int32)
   if xp is np and (known.all() or not known.any()):  # nothing to fill, or nothing to fill it from
     return poses, status
-  shot = xp.arange(n) if unordered else xp.searchsorted(np.sort(np.asarray(cuts, np.int32)), xp.arange(n), side="right")
+  index = xp.arange(n, dtype=np.int32)
+  shot = index if unordered else xp.searchsorted(np.sort(np.asarray(cuts, np.int32)), index, side="right")
   clock = None if times is None else jnp.asarray(times, jnp.float32)
   filled = _filled if xp is np else fill
   return filled(poses, jnp.asarray(known), jnp.asarray(shot, jnp.int32), clock), status

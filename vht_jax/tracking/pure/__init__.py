@@ -7,14 +7,13 @@
   fit_frame       the pose of one frame; `fit_frames` of many
   track_fn        a whole clip
 
-Nothing here looks at values, talks to the host or keeps state. Two methods are offered, chosen by `TrackConfig`:
+Nothing here looks at values, talks to the host or keeps state. Three methods are offered, chosen by `TrackConfig`:
 
-  photometric=False                   landmarks, Levenberg-Marquardt; adjoints `Implicit` (default) and `Unrolled`
+  photometric=False                   landmarks, Gauss-Newton; adjoints `Implicit` (default) and `Unrolled`
+  photometric=True                    the same with images, of people who are known; adjoint `Implicit`
   photometric=True, solver='adam'     VHT's energy on images, Adam; adjoint `Unrolled`
 
-Photometric Gauss-Newton (`photometric`, what the app does by default) has no adjoint and is refused here: its image
-slopes are not the derivatives of the image lookup, so its result is no stationary point of any cost. What else cannot
-be differentiated is refused as well (`check_adjoint`, `without_influence`).
+What cannot be differentiated is refused (`check_adjoint`, `check_identity`, `without_influence`).
 """
 
 from vht_jax.tracking.pure.clip import fit_frames_in_turn, fit_identity, track_fn

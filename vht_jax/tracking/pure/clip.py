@@ -17,12 +17,16 @@ from vht_jax.head import flame
 from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.pure.frame import frame_and_distance, frames_and_distance, landmark_problem
 from vht_jax.tracking.pure.requests import (
+  by_adam,
   check_adjoint,
+  check_identity,
   check_shapes,
   fits_dense,
   frames_with_face,
   image_size,
+  used_head,
   used_observations,
+  used_start,
   used_weights,
 )
 from vht_jax.tracking.stages.adam import to_raw
@@ -44,19 +48,20 @@ def track_fn(
   """Tracks a clip of T frames: pure, traceable and differentiable. `vmap` it over clips.
 
   Args:
-    model: the head, cut to the components to fit; for Adam without the faces that are to be ignored
+    model: the head, cut to the components to fit; for images without the faces that are to be ignored
       (`flame.without_lower_neck`).
     observations: leading axis T. `rgb` may be None for landmarks only. Missing landmarks have confidence 0, frames
       without a face are not `valid`.
     config: static. `keyframes` are Adam's (empty: all frames); the camera and identity come from all valid frames.
     weights: traced; new values do not recompile.
     init: identity and poses to start from; its identity is kept. None: both are estimated, from the landmarks first.
+      Gauss-Newton on images needs one.
     size: (H, W) px of the images; static; None: that of `observations.rgb`.
-    adjoint: how derivatives pass; None: `Implicit()` for landmarks, `Unrolled()` for Adam.
+    adjoint: how derivatives pass; None: `Implicit()` for Gauss-Newton, `Unrolled()` for Adam.
 
   Returns:
-    Identity, poses (T, ...), energies (T,), status (T,); of fits of landmarks also how far they ended from their
-    minimum (`stationary`), and how many frames have no derivative therefore (`left_out`). Differentiable with respect
+    Identity, poses (T, ...), energies (T,), status (T,); by Gauss-Newton also how far the fits ended from their
+    minima (`stationary`), and how many frames have no derivative therefore (`left_out`). Differentiable with respect
     to landmarks, confidences, images, weights, learning rates, the arrays of the head and `init`, as far as the method
     reads them: images have no influence on a fit of landmarks, and neither have, with `Implicit`, the start poses.
 
@@ -66,10 +71,12 @@ def track_fn(
   """
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
-  check_shapes(model, observations, config)
+  check_identity(config, init is not None)
+  check_shapes(model, observations, config, size)
   dense = fits_dense(model, observations, config)
   weights = used_weights(weights, config, known_identity=init is not None, dense=dense)
   observations = used_observations(observations, config, dense=dense)
+  model, init = used_head(model, config, dense=dense), used_start(init, config)
   seen = frames_with_face(observations)
   how: Any = dict(size=size, adjoint=adjoint)
   distance = None
@@ -111,6 +118,7 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   """`fit_identity`, and the `Stationary` of the bundle adjustment."""
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint)
+  check_identity(config, known=False)
   lm, observed = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
   if config.camera.calibrated and not config.camera.focal:
@@ -127,7 +135,7 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   poses = jax.vmap(to_pose)(found.xs)
   person, shared = frame.fold_landmarks(lm, found.shared)
   cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, observed)
-  if config.photometric:
+  if by_adam(config):
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])
     pick = lambda tree: jax.tree.map(lambda a: a[index], tree)

@@ -12,7 +12,8 @@ from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.landmarks import predict
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
-from vht_jax.tracking.pure.requests import check_adjoint, check_shapes, fits_dense, image_size
+from vht_jax.tracking.pure.colours import fit_colours, painted
+from vht_jax.tracking.pure.requests import by_adam, check_adjoint, check_shapes, fits_dense, image_size
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
@@ -31,7 +32,9 @@ def fit_frame(
       draws the head towards the start's translation (`w_pos_trans`), as VHT does.
 
   Returns:
-    The pose; energies () at it: {"landmarks": cost in squared standard deviations}, or VHT's terms and "total".
+    The pose; energies () at it: {"landmarks": cost of the fit of landmarks in squared standard deviations}, by
+    Gauss-Newton on images also "total", that of the fit of both, and "photometric_l1", the mean difference of the
+    colours; or VHT's terms and their "total".
   """
   return frame_and_distance(model, observation, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
 
@@ -40,11 +43,11 @@ def frame_and_distance(
   model: FlameModel, observation: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
 ) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
-  """`fit_frame`, and how far its landmarks' fit ended from the minimum; None for Adam."""
-  check_shapes(model, observation, config, frames=False)
+  """`fit_frame`, and how far its fits ended from their minima, the farthest; None for Adam."""
+  check_shapes(model, observation, config, size, frames=False)
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint)
-  if config.photometric and start is not None:
+  if by_adam(config) and start is not None:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
       model, observation, identity, to_raw(start), start.translation, config, weights, adjoint=adjoint
@@ -57,9 +60,17 @@ def frame_and_distance(
   x0 = None if start is None else unknowns.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
   found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint)
   pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
-  if config.photometric:
+  if by_adam(config):
     return frame_and_distance(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
-  return pose, {"landmarks": found.normal.cost}, found.distance
+  energies, distance = {"landmarks": found.normal.cost}, found.distance
+  if not config.photometric:
+    return pose, energies, distance
+  colours = fit_colours(
+    painted(model, lm, identity, weights, size), observation, seen, found.x, config, weights, adjoint
+  )  # fmt: skip
+  pose = unknowns.to_pose(lm.points, colours.x, shared.shape, identity.camera, shared.principal)
+  energies |= {"total": colours.normal.cost, "photometric_l1": colours.difference}
+  return pose, energies, jax.tree.map(jnp.maximum, distance, colours.distance)
 
 
 def fit_frames(

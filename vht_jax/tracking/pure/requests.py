@@ -8,17 +8,22 @@ from vht_jax.config import Adam, GaussNewton, Landmarks, TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, no_derivative
 from vht_jax.option import options
-from vht_jax.types import Array, FlameModel, Observations
+from vht_jax.types import Array, FlameModel, Observations, TrackResult
+
+LOOKS = ("uv", "texture_mean", "texture_basis")  # of a head
+NO_COLOURS = "a fit of landmarks does not look at images"
+
+
+def by_adam(config: TrackConfig) -> bool:
+  """Whether the images are fitted by VHT's method."""
+  return config.photometric and config.solver == "adam"
 
 
 def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> Implicit | Unrolled:
   """The adjoint for a method; raises `InputError` where there is none or another one is needed."""
-  if config.photometric and config.solver != "adam":
-    raise InputError(
-      "track_fn: photometric Gauss-Newton cannot be differentiated; use photometric=False (landmarks) or"
-      " solver='adam', or vht_jax.tracking.pipeline.track, which has no derivatives"
-    )
-  if not config.photometric:
+  if not by_adam(config):
+    if config.photometric and isinstance(adjoint, Unrolled):
+      raise InputError("track_fn: images are differentiated by Implicit() with Gauss-Newton, by Unrolled() with Adam")
     return Implicit() if adjoint is None else adjoint
   if config.adam.init != "landmarks":
     raise InputError("track_fn: init='calibration' runs on the host; use init='landmarks' or give `init`")
@@ -32,6 +37,15 @@ def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> I
   return Unrolled() if adjoint is None else adjoint
 
 
+def check_identity(config: TrackConfig, known: bool) -> None:
+  """Raises `InputError` where images are fitted by Gauss-Newton to a person who is not known."""
+  if config.photometric and not by_adam(config) and not known:
+    raise InputError(
+      "track_fn: photometric Gauss-Newton needs a known person and camera (init: a result of track, or of track_fn"
+      " with photometric=False with its texture and light); it estimates poses"
+    )
+
+
 def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool) -> dict[str, str]:
   """The weights that a method does not read, by name, and why: from what the settings themselves say (`option.Facts`).
 
@@ -39,8 +53,10 @@ def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool)
     known_identity: it is given and kept.
     dense: dense points are fitted.
   """
-  reads: set[type] = {Adam} if config.photometric else {Landmarks}
-  if config.photometric and not known_identity:
+  reads: set[type] = {Adam} if by_adam(config) else {Landmarks}
+  if config.photometric and not by_adam(config):
+    reads.add(GaussNewton)
+  if by_adam(config) and not known_identity:
     reads.add(Landmarks)  # which the start comes from
   whose = {Adam: "solver='adam'", GaussNewton: "Gauss-Newton on images", Landmarks: "the fit of landmarks"}
   found = {}
@@ -70,9 +86,11 @@ def used_weights(weights: Weights, config: TrackConfig, *, known_identity: bool,
 
 def used_observations(observations: Observations, config: TrackConfig, *, dense: bool) -> Observations:
   """The same for what is observed."""
-  why = {"alpha": "no method of track_fn looks at masks"}
+  by_colours = config.photometric and not by_adam(config)
+  whole = "masks only say which pixels count" if by_colours else "this method does not look at masks"
+  why = {"alpha": whole}
   if not config.photometric:
-    why["rgb"] = "a fit of landmarks does not look at images"
+    why["rgb"] = NO_COLOURS
   if not dense:
     why["dense"] = "the dense points are not fitted"
   fields = {name: getattr(observations, name) for name in why}
@@ -82,12 +100,34 @@ def used_observations(observations: Observations, config: TrackConfig, *, dense:
   )
 
 
+def used_head(model: FlameModel, config: TrackConfig, *, dense: bool) -> FlameModel:
+  """The same for the arrays of the head."""
+  why: dict[str, str] = {} if config.photometric else {name: NO_COLOURS for name in LOOKS}
+  if not dense:
+    why["dense_bary"] = "the dense points are not fitted"
+  message = "track_fn: no derivative with respect to model.{}: {}"
+  return model.replace(**{n: no_derivative(getattr(model, n), message.format(n, why[n])) for n in why})
+
+
+def used_start(init: TrackResult | None, config: TrackConfig) -> TrackResult | None:
+  """The same for the identity that is given."""
+  if init is None or config.photometric:
+    return init
+  fields = {name: getattr(init.identity, name) for name in ("texture", "light", "texture_layer")}
+  message = "track_fn: no derivative with respect to init.identity.{}: {}"
+  used = {n: no_derivative(a, message.format(n, NO_COLOURS)) for n, a in fields.items() if a is not None}
+  return init.replace(identity=init.identity.replace(**used))
+
+
 def fits_dense(model: FlameModel, observations: Observations, config: TrackConfig) -> bool:
   """Whether dense points are there, and wanted."""
   return config.landmarks.dense_landmarks and observations.dense is not None and model.dense_index.shape[0] > 0
 
 
-def check_shapes(model: FlameModel, observations: Observations, config: TrackConfig, *, frames: bool = True) -> None:
+def check_shapes(
+  model: FlameModel, observations: Observations, config: TrackConfig, size: tuple[int, int] | None, *,
+  frames: bool = True,
+) -> None:  # fmt: skip
   """Raises `InputError` for observations that are no clip (`frames`), or no frame, and for a head that lacks a mesh."""
   lead = ("T",) if frames else ()
   points = jnp.shape(observations.landmarks)
@@ -112,6 +152,8 @@ def check_shapes(model: FlameModel, observations: Observations, config: TrackCon
     raise InputError("track_fn: this head has no faces (landmarks_only): a fit of images needs the whole head")
   if config.photometric and observations.rgb is None:
     raise InputError("track_fn: photometric, but observations.rgb is None; give images, or photometric=False")
+  if config.photometric and size is not None and tuple(observations.rgb.shape[-3:-1]) != tuple(size):
+    raise InputError(f"track_fn: size {size}, but images of {observations.rgb.shape}; expected (..., H, W, 3)")
 
 
 def frames_with_face(observations: Observations) -> Array:

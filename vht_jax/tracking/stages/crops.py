@@ -6,7 +6,9 @@ import numpy as np
 
 from vht_jax.fit import unknowns
 from vht_jax.fit.terms.surface import Crop
+from vht_jax.host.programs import namespace
 from vht_jax.tracking.evidence.examine import mask_hidden
+from vht_jax.types import AnyArray
 
 FOREGROUND = 128  # of 255: a mask's value from which on a pixel is the person's
 CROP_METRES = 0.28  # side of the crop at the head's distance
@@ -36,15 +38,24 @@ def crops_of(clip, index: np.ndarray, xs: np.ndarray, size: int) -> Crop:
   return Crop(rgb=f32(rgb) / np.float32(255), inside=f32(inside), scale=f32(scale), offset=f32(offset))
 
 
+def square_of(place: AnyArray, size: tuple[int, int]) -> AnyArray:
+  """Left, top and side (3,) of the square around a head, whole px of an image of `size` = (H, W); host side or traced.
+
+  Args:
+    place: (3,) of the head's unknowns.
+  """
+  xp, longer = namespace(place), max(size)
+  w = xp.clip(xp.floor(CROP_METRES * xp.exp(place[2]) * longer), 16, 4 * longer)
+  return xp.stack([*(xp.trunc(place[k] * longer + (size[1 - k] / 2) - w / 2) for k in (0, 1)), w])
+
+
 def crop_head(image: np.ndarray, x: np.ndarray, size: int):
   """The square around a head whose unknowns are about `x`: rgb, inside mask, and the map from unit coordinates."""
   import cv2
 
   height, width = image.shape[:2]
   side = max(height, width)
-  place = unknowns.part(x, "place")
-  w = int(np.clip(CROP_METRES * np.exp(place[2]) * side, 16, 4 * side))
-  x0, y0 = int(place[0] * side + width / 2 - w / 2), int(place[1] * side + height / 2 - w / 2)
+  x0, y0, w = map(int, square_of(unknowns.part(x, "place"), (height, width)))
   left, top, right, bottom = max(-x0, 0), max(-y0, 0), max(x0 + w - width, 0), max(y0 + w - height, 0)
   part = image[max(y0, 0) : max(y0 + w, 0), max(x0, 0) : max(x0 + w, 0)]
   mask = np.ones(part.shape[:2], np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,14 +13,14 @@ from vht_jax.fit import frame
 from vht_jax.fit.layer import albedo_map
 from vht_jax.fit.terms.surface import fold_surface, make_surface
 from vht_jax.fit.unknowns import Shared, part
-from vht_jax.host.programs import prefetched, stored
+from vht_jax.host.programs import namespace, prefetched, stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation
 from vht_jax.tracking.state import TrackState, known, save
-from vht_jax.types import Pose
+from vht_jax.types import AnyArray, Pose
 
 IRIS_BELIEF = 0.7  # with 1 some real eyes are off by 2.4 % of the eye distance, with 0 rendered ones by 4 degrees
 HEAD_METRES = 0.2  # about the height of a face
@@ -83,11 +84,15 @@ def believed(state: TrackState, weights: Weights) -> Shared:
   `IRIS_BELIEF`, lest the eyes turn instead.
   """
   shared = known(state.shared)
-  offset = np.array(shared.offset)
   share = 1.0 if state.tracked else min(state.photo_pixels / float(weights.photo_pixels), 1.0)
-  belief = np.full((len(offset), 1), share, np.float32)
-  belief[68:70] = np.maximum(belief[68:70], IRIS_BELIEF)
-  return shared.replace(offset=offset * belief)
+  return shared.replace(offset=believed_offset(np.asarray(shared.offset), np.asarray(share, np.float32)))
+
+
+def believed_offset(offset: AnyArray, share: AnyArray) -> Any:
+  """The detector's bias (N, 3) as far as it is believed: by `share` (), of irises by `IRIS_BELIEF` at least."""
+  xp = namespace(share)
+  iris = (np.arange(len(offset)) // 2 == 34)[:, None]  # points 68 and 69
+  return offset * xp.where(iris, xp.maximum(share, xp.asarray(IRIS_BELIEF, share.dtype)), share)
 
 
 def guarded(
@@ -138,11 +143,11 @@ def _fit_photometric(
   weights = weights.replace(photo_pixels=pixels)
 
   def one(observed, crop, x, more):
-    x, normal, difference = frame.fit_frame_colours(
+    found = frame.fit_frame_colours(
       surface, lm, albedo, light, shared, observed, crop, weights, x, n_samples=n_samples, outer_steps=outer_steps,
       more=more,
     )  # fmt: skip
-    sd = pose_deviation(lm.points, x, shared, cam, normal.matrix)
-    return x, difference, sd
+    sd = pose_deviation(lm.points, found.x, shared, cam, found.normal.matrix)
+    return found.x, found.difference, sd
 
   return jax.vmap(one, in_axes=(0, 0, 0, frames_axis(more)))(observed, crops, x0, more)

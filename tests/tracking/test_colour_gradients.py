@@ -1,0 +1,165 @@
+"""Photometric Gauss-Newton as a pure function: its derivatives against central differences, batching, refusals."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import clip, quick_jit, slopes, tiny_head, weigh
+
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.errors import InputError
+from vht_jax.fit.solvers.adjoint import Implicit
+from vht_jax.option import options
+from vht_jax.render.picture import render_head
+from vht_jax.tracking import pure
+from vht_jax.tracking.pure import track_fn
+from vht_jax.tracking.pure.colours import crop_of
+from vht_jax.tracking.stages.crops import crop_head
+from vht_jax.types import Status
+
+pytestmark = pytest.mark.differentiable
+
+CONFIG = TrackConfig.of(crop_size=40, n_samples=150)
+SIZE = (56, 48)  # H, W px
+SPREADS = ("sd_landmark", "sd_color", "frame_pixels", "photo_pixels")
+HEAD = ("v_template", "exprdirs", "posedirs", "texture_mean", "uv")
+BAR = 1e-4  # relative
+SMALL = 1e-5  # the largest step of differences, relative: larger ones change which triangles some pixels see
+FAINT = ("lmk_offset", "exprdirs", "posedirs", "photo_pixels")  # hardly matter: larger steps for them
+
+
+def seen_clip(open_head, dtype, n_frames=3):
+  """Images of a head beside an off-centre principal point, with noise; the second frame is not valid."""
+  head = tiny_head(open_head, dtype=dtype)
+  observations, truth = clip(head, n_frames=n_frames, noise_px=0.05)
+  moved = jnp.array([0.46, 0.53], dtype)
+  camera = truth.identity.camera
+  size = jnp.array([SIZE[1], SIZE[0]], dtype)
+  points = observations.landmarks * (SIZE[0] / 120) + ((moved - camera.principal) * size)[None, None]
+  truth = truth.replace(identity=truth.identity.replace(camera=camera.replace(principal=moved)))
+  rng = np.random.default_rng(3)
+  rgb = quick_jit(jax.vmap(lambda p: render_head(head, truth.identity, p, SIZE).rgb))(truth.poses)
+  rgb = jnp.clip(rgb + jnp.asarray(0.02 * rng.standard_normal(rgb.shape), dtype), 0, 1)
+  valid = jnp.arange(n_frames) != 1
+  return head, observations.replace(rgb=rgb, landmarks=points, valid=valid), truth
+
+
+@pytest.mark.slow
+def test_derivatives_equal_central_differences(open_head):
+  with jax.enable_x64(True):
+    head, observations, init = seen_clip(open_head, np.float64)
+    identity, camera = init.identity, init.identity.camera
+    inputs = {
+      "observed": {name: getattr(observations, name) for name in ("rgb", "landmarks", "confidence")},
+      "weights": {name: jnp.asarray(getattr(Weights(), name), np.float64) for name in SPREADS},
+      "identity": {name: getattr(identity, name) for name in ("shape", "texture", "light", "lmk_offset")},
+      "camera": {name: getattr(camera, name) for name in ("focal", "principal")},
+      "model": {name: getattr(head, name) for name in HEAD},
+    }
+
+    def loss(d):
+      person = identity.replace(**d["identity"], camera=camera.replace(**d["camera"]))
+      result = track_fn(
+        head.replace(**d["model"]), observations.replace(**d["observed"]), CONFIG, Weights().replace(**d["weights"]),
+        init.replace(identity=person), adjoint=Implicit(accuracy=1e-12),
+      )  # fmt: skip
+      return weigh(result.poses) + 1e-3 * jnp.sum(result.energies["total"]), result
+
+    gradient, result = quick_jit(jax.grad(loss, has_aux=True))(inputs)
+    print(result.stationary, result.energies)
+    assert int(result.left_out) == 0 and result.status[1] == Status.INTERPOLATED
+    of_image = np.abs(np.asarray(gradient["observed"]["rgb"])).max((1, 2, 3))
+    assert of_image[1] == 0 and (of_image[[0, 2]] > 0).all()
+    run = quick_jit(lambda d: loss(d)[0])
+    found = {}
+    for largest, wanted in ((SMALL, lambda name: name not in FAINT), (100 * SMALL, lambda name: name in FAINT)):
+      some = lambda tree: {k: {n: a for n, a in part.items() if wanted(n)} for k, part in tree.items()}
+      whole = lambda part: {k: {**inputs[k], **part[k]} for k in inputs}
+      found |= slopes(lambda part: run(whole(part)), some(gradient), some(inputs), largest)
+  for name, (exact, numeric, spread) in found.items():
+    print(f"{name:28s} {exact: .3e}, error {abs(numeric / (exact or 1) - 1):.0e}, of differences {spread:.0e}")
+  for name, (exact, numeric, spread) in found.items():
+    assert spread < BAR * abs(numeric), (name, "the differences are no judge", numeric, spread)
+    assert abs(numeric - exact) < BAR * abs(numeric), (name, exact, numeric)
+
+
+@pytest.mark.slow
+def test_batched_over_clips_equals_one_by_one(open_head):
+  head, observations, init = seen_clip(open_head, np.float32, n_frames=2)
+  darker = observations.replace(rgb=0.9 * observations.rgb, landmarks=observations.landmarks + 0.1)
+  both = jax.tree.map(lambda a, b: jnp.stack([a, b]), observations, darker)
+  run = lambda seen: track_fn(head, seen, CONFIG, Weights(), init)
+  together, one = quick_jit(jax.vmap(run))(both), quick_jit(run)
+  for k, seen in enumerate((observations, darker)):
+    alone = one(seen)
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[k], together).poses, alone.poses, atol=2e-3)
+    np.testing.assert_allclose(together.energies["total"][k], alone.energies["total"], rtol=2e-3)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(open_head):
+  """A head, a clip of black images and its truth: for what is refused before anything is computed."""
+  head = tiny_head(open_head)
+  observations, truth = clip(head)
+  return head, observations.replace(rgb=jnp.zeros((3, *SIZE, 3))), truth
+
+
+def test_a_person_who_is_not_known_is_refused(plain):
+  head, observations, _ = plain
+  with pytest.raises(InputError, match="needs a known person and camera"):
+    track_fn(head, observations, CONFIG, Weights())
+
+
+@pytest.mark.parametrize("name", ["lr", "w_photo", "w_identity", "sd_layer", "sd_offset", "sd_dense"])
+def test_weights_without_influence_have_no_derivative(plain, name):
+  head, observations, truth = plain
+
+  def loss(value):
+    return weigh(track_fn(head, observations, CONFIG, Weights().replace(**{name: value}), truth).poses)
+
+  with pytest.raises(InputError, match=name):
+    jax.eval_shape(jax.grad(loss), 1.0)
+
+
+def test_masks_have_no_derivative(plain):
+  head, observations, truth = plain
+  loss = lambda alpha: weigh(track_fn(head, observations.replace(alpha=alpha), CONFIG, Weights(), truth).poses)
+  with pytest.raises(InputError, match="masks only say which pixels count"):
+    jax.eval_shape(jax.grad(loss), jnp.ones((3, *SIZE)))
+
+
+def test_all_weights_are_refused_or_read():
+  """The two methods of the fit read theirs; of them only what the given identity replaces is refused."""
+  refused = pure.without_influence(CONFIG, known_identity=True, dense=True)
+  read = {name for name, w in options(Weights).items() if name not in refused}
+  assert read == {
+    "sd_landmark", "sd_dense", "sd_closure", "sd_expr", "sd_neck", "sd_jaw", "sd_gaze", "sd_color", "photo_pixels",
+    "frame_pixels",
+  }  # fmt: skip
+
+
+# --- crops -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_crop_is_that_of_the_app():
+  """Of a smooth picture, shrunk, at its edge and with a mask; linear in the image."""
+  rng = np.random.default_rng(0)
+  height, width, side = 90, 130, 40
+  coarse = rng.random((9, 13, 3)).astype(np.float32)
+  image = np.asarray(jax.image.resize(coarse, (height, width, 3), "cubic"))
+  alpha = (np.arange(width)[None] < 100) * np.ones((height, 1), np.float32)
+  for x, y, log_scale in ((0.0, 0.0, 0.9), (0.35, -0.2, 0.9), (-0.1, 0.1, 0.0)):
+    unknowns = np.array([0.1, 0, 0, 0, x, y, log_scale, 0, 0, 0, 0, 0, 0, 0, 0], np.float32)
+    found = jax.jit(crop_of, static_argnums=3)(jnp.asarray(image), jnp.asarray(alpha), jnp.asarray(unknowns), side)
+    rgb, inside, scale, offset = crop_head(image, unknowns, side)
+    assert float(found.scale) == pytest.approx(scale, rel=1e-6)
+    np.testing.assert_allclose(found.offset, offset, rtol=1e-5)
+    assert np.abs(np.asarray(found.rgb) - rgb).mean() < 0.01
+    masked = inside * (crop_head(np.repeat(alpha[..., None], 3, -1), unknowns, side)[0][..., 0] >= 0.5)
+    assert np.mean(np.asarray(found.inside) != masked) < 0.05  # a pixel at the border
+  twice = jax.jit(crop_of, static_argnums=3)(2 * jnp.asarray(image), None, jnp.asarray(unknowns), side)
+  np.testing.assert_allclose(twice.rgb, 2 * found.rgb, rtol=1e-5)
