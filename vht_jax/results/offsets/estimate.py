@@ -10,6 +10,7 @@ import numpy as np
 
 from vht_jax import cameras
 from vht_jax.fit import offsets as heights
+from vht_jax.fit.offsets import Skin
 from vht_jax.fit.terms import silhouette
 from vht_jax.head import flame
 from vht_jax.host.programs import rows_of, stored
@@ -17,8 +18,7 @@ from vht_jax.render.raster import rasterize
 from vht_jax.results.export.scene import Scene
 from vht_jax.results.offsets.folds import unfolded
 from vht_jax.results.offsets.outlines import pulls_of
-from vht_jax.results.offsets.skin import make_skin
-from vht_jax.results.offsets.views import SIDE, View, make_view
+from vht_jax.results.offsets.views import SIDE, View
 from vht_jax.types import Array
 
 # m, distances at which a point of the outline counts half, from round to round: hair of 4 cm is within reach at first,
@@ -27,39 +27,36 @@ DOUBTS = (0.04, 0.04, 0.03, 0.02, 0.015, 0.01, 0.01)
 
 
 def estimated(
-  scene: Scene,
-  frames: Sequence[int],
-  mattes: Sequence[np.ndarray],
-  progress: Callable[[int], None] = lambda n: None,
+  scene: Scene, views: Sequence[View], skin: Skin, progress: Callable[[int], None] = lambda n: None
 ) -> np.ndarray:
-  """(V, 3) m: how far a person's head is outside of what its codes say, head frame, before skinning.
+  """(V,) m: by how much a head is farther out than its codes say, along the directions of its prior.
 
   Args:
     scene: the tracked clip, of a head without offsets.
-    frames: positions of some frames in it.
-    mattes: (H, W) uint8 of each of their images, 255: the person.
+    views: of some of its frames.
+    skin: the prior for the person.
     progress: told of every view that is drawn.
   """
-  model, identity = scene.model, scene.result.identity
-  skin = make_skin(model, np.asarray(identity.shape))
-  faces = np.asarray(model.faces)
-  views = [make_view(scene, int(i), matte) for i, matte in zip(frames, mattes)]
-  height = jnp.zeros(len(model.v_template), jnp.float32)
+  height = np.zeros(len(scene.model.v_template), np.float32)
+  faces = np.asarray(scene.model.faces)
   for doubt in DOUBTS:
-    curvature, right = jnp.zeros_like(height), jnp.zeros_like(height)
+    sums = np.zeros_like(height), np.zeros_like(height)
     for view in views:
-      pose = rows_of(scene.result.poses, np.asarray(view.frame))
-      moved, seen, bary = _drawn(model, identity, skin, height, pose, *_window(view, scene.size))
-      pulls = pulls_of(view, faces, np.asarray(seen), np.asarray(bary), float(moved.per_metre), doubt)
-      curvature, right = _summed(moved, pulls, height, skin.sd, curvature, right)
+      moved, seen, bary = drawn(scene, skin, height, view)
+      pulls = pulls_of(view, faces, seen, bary, float(moved.per_metre), doubt)
+      sums = _summed(moved, pulls, height, skin.sd, *sums)
       progress(1)
-    height = _solved(skin, curvature, right, height)
-    height = jnp.asarray(unfolded(np.asarray(scene.neutral), faces, np.asarray(height), skin.direction))
-  return np.asarray(height)[:, None] * np.asarray(skin.direction)
+    height = np.asarray(_solved(skin, *sums, height))
+    height = unfolded(scene.neutral, faces, height, np.asarray(skin.direction))
+  return height
 
 
-def _window(view: View, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-  return view.origin.astype(np.float32), np.float32(view.scale), np.asarray(size, np.float32)
+def drawn(scene: Scene, skin: Skin, height: np.ndarray, view: View) -> tuple[silhouette.Moved, np.ndarray, np.ndarray]:
+  """The head with these heights (V,) in a view's window: how its vertices go with them, and what the pixels see."""
+  pose, size = rows_of(scene.result.poses, np.asarray(view.frame)), np.asarray(scene.size, np.float32)
+  window = view.origin.astype(np.float32), np.float32(view.scale), size
+  moved, seen, bary = _drawn(scene.model, scene.result.identity, skin, height, pose, *window)
+  return moved, np.asarray(seen), np.asarray(bary)
 
 
 @stored

@@ -40,10 +40,12 @@ def chosen_frames(scene: Scene, n: int = N_VIEWS) -> np.ndarray:
   turns = np.einsum("tij,tjk->tik", scene.root_rotation, scene.rotations[:, 1])
   ahead = turns[:, :, 2]  # of the face, in the camera's frame
   features = np.stack([ahead[:, 0], ahead[:, 1], np.log(scene.root_position[:, 2])], 1) / _CLEAR
+  if not scene.tracked.any():
+    return np.zeros(0, int)
   confidence = scene.result.confidence
   sure = np.ones(len(scene)) if confidence is None else np.asarray(confidence)
   good = np.flatnonzero(scene.tracked & (sure >= 0.5 * np.median(sure[scene.tracked])))
-  return spread_frames(features, good, n) if len(good) else good
+  return spread_frames(features, good, n)
 
 
 def mattes_of(scene: Scene, folder: FrameFolder, frames: Sequence[int]) -> list[np.ndarray]:
