@@ -41,7 +41,7 @@ def points_of(moved: Moved, corners: Array, bary: Array, height: Array) -> Array
 def field_at(field: Array, pixels: Array) -> tuple[Array, Array]:
   """A field (H, W) and its slope per px at (N, 2) px, bilinear between pixel centres at i + 0.5: (N,), (N, 2)."""
   height, width = field.shape
-  at = jnp.clip(pixels - 0.5, 0.0, jnp.array([width - 1.001, height - 1.001], pixels.dtype))
+  at = jnp.clip(pixels - 0.5, 0.0, jnp.array([[width - 1.001, height - 1.001]], pixels.dtype))
   corner = jnp.floor(at).astype(jnp.int32)
   x, y = at[:, 0] - corner[:, 0], at[:, 1] - corner[:, 1]
   take = lambda dx, dy: field[corner[:, 1] + dy, corner[:, 0] + dx]

@@ -72,8 +72,8 @@ def _drawn(model, identity, skin, height, pose, origin, scale, size):
 
   def pixels(points: Array) -> Array:
     centred = cameras.project(identity.camera.replace(principal=jnp.zeros(2)), points, (1, 1))
-    xy = centred[:, :2] * jnp.max(size) + identity.camera.principal * size[::-1]
-    return jnp.concatenate([(xy - origin) * scale, centred[:, 2:]], -1)
+    xy = centred[:, :2] * jnp.max(size) + (identity.camera.principal * size[::-1])[None]
+    return jnp.concatenate([(xy - origin[None]) * scale, centred[:, 2:]], -1)
 
   screen, slopes = jax.jvp(pixels, (vertices,), (way,))
   fragments = rasterize(screen, model.faces, (SIDE, SIDE), cull_backfaces=False)

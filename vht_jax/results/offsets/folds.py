@@ -21,7 +21,7 @@ def unfolded(neutral: np.ndarray, faces: np.ndarray, height: np.ndarray, directi
   found = height.copy()
   for _ in range(_MOST):
     after = normals_of(neutral + found[:, None] * direction, faces)
-    turned = np.sum(before * after, -1) < LEAST
+    turned = (np.sum(before * after, -1) < LEAST) & before.any(-1)
     if not turned.any():
       return found
     around = np.zeros(len(found), bool)

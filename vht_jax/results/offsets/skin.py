@@ -12,7 +12,7 @@ from vht_jax.types import FlameModel
 # less. Hair before an ear goes around it: behind it the head grows.
 HEAD_SD, NECK_SD, EAR_SD = 0.025, 0.01, 0.005
 # m from the face on which heights are 0, where they become free: landmarks lie up to the hairline and the ears.
-FREE_FROM, FREE_AT = 0.0, 0.03
+FREE_FROM, FREE_AT = 0.0, 0.02
 SMOOTHED = 0.03  # m, over which directions are smoothed: an ear, whose own normals point everywhere, goes with the head
 EARS = ("left_ear", "right_ear")
 INSIDE = ("left_eyeball", "right_eyeball", "eye_socket", "mouth_cavity", "teeth", "tongue")
