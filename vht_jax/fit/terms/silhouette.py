@@ -33,34 +33,14 @@ class Pulls(flax.struct.PyTreeNode):
   weight: AnyArray  # (N,) f32, 1 / variance, 1 / px^2
 
 
-def points_of(moved: Moved, corners: Array, bary: Array, height: Array) -> Array:
-  """(N, 2) px of surface points when the vertices are `height` (V,) metres farther out."""
-  return jnp.sum(bary[..., None] * (moved.pixels + height[:, None] * moved.slopes)[corners], axis=1)
-
-
-def field_at(field: Array, pixels: Array) -> tuple[Array, Array]:
-  """A field (H, W) and its slope per px at (N, 2) px, bilinear between pixel centres at i + 0.5: (N,), (N, 2)."""
-  height, width = field.shape
-  at = jnp.clip(pixels - 0.5, 0.0, jnp.array([[width - 1.001, height - 1.001]], pixels.dtype))
-  corner = jnp.floor(at).astype(jnp.int32)
-  x, y = at[:, 0] - corner[:, 0], at[:, 1] - corner[:, 1]
-  take = lambda dx, dy: field[corner[:, 1] + dy, corner[:, 0] + dx]
-  a, b, c, d = take(0, 0), take(1, 0), take(0, 1), take(1, 1)
-  value = (a * (1 - x) + b * x) * (1 - y) + (c * (1 - x) + d * x) * y
-  across, down = (b - a) * (1 - y) + (d - c) * y, (c - a) * (1 - x) + (d - b) * x
-  return value, jnp.stack([across, down], axis=-1)
-
-
-def residual(moved: Moved, pulls: Pulls, height: Array) -> Array:
-  """(N,) px by which the points lack their lines when the vertices are `height` (V,) metres farther out than now."""
-  way = points_of(moved, pulls.corners, pulls.bary, height) - points_of(
-    moved, pulls.corners, pulls.bary, jnp.zeros_like(height)
-  )
+def residual(moved: Moved, pulls: Pulls, change: Array) -> Array:
+  """(N,) px by which the points lack their lines when the vertices are `change` (V,) metres farther out than now."""
+  way = jnp.sum(pulls.bary[..., None] * (change[:, None] * moved.slopes)[pulls.corners], axis=1)
   return jnp.sum(way * pulls.normal, axis=-1) - pulls.distance
 
 
 def normal_diagonal(moved: Moved, pulls: Pulls, height: Array, sd: Array) -> tuple[Array, Array]:
-  """A sum of squares of one height each that lies above the term everywhere and touches it where it is 0.
+  """A sum of squares of one height each that lies above that of `residual` everywhere and touches it where it is now.
 
   A point's height is a mean of its corners' h, and the square of a mean is at most the mean of the squares: so each
   corner is asked for the whole distance, with its share of the weight. The normal matrix has a diagonal only.
