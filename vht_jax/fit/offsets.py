@@ -32,12 +32,12 @@ class Skin(flax.struct.PyTreeNode):
   mirrored: AnyArray  # (V,) i32, the vertex on the other side; itself where there is none
 
 
-def laplacian(skin: Skin, height: Array) -> Array:
+def laplacian(skin: Skin, height: AnyArray) -> AnyArray:
   """(V,) integral of the height's Laplacian over each vertex' area, m."""
   return jnp.sum(skin.weights * (height[skin.neighbours] - height[:, None]), axis=1)
 
 
-def prior_of(skin: Skin, height: Array) -> Array:
+def prior_of(skin: Skin, height: AnyArray) -> AnyArray:
   """(V,) the prior's normal matrix times heights (V,), in 1 / m."""
   curved = laplacian(skin, height)
   bend = laplacian(skin, curved / skin.area) / (BEND_SD * SLOPE_PATCH) ** 2
@@ -60,7 +60,7 @@ def solve(skin: Skin, curvature: Array, right: Array, start: Array) -> Array:
   bend = total**2 / skin.area + jnp.sum(skin.weights**2 / skin.area[skin.neighbours], 1)
   scale = own + sd**2 * (bend / (BEND_SD * SLOPE_PATCH) ** 2 + total / (SLOPE_SD * SLOPE_PATCH) ** 2)
 
-  def matrix(u: Array) -> Array:
+  def matrix(u: Array) -> AnyArray:
     return own * u + sd * prior_of(skin, sd * u)
 
   first = jnp.where(sd > 0, start / jnp.where(sd > 0, sd, 1.0), 0.0)

@@ -59,7 +59,7 @@ def with_offsets(
   scene = make_scene(model, result, folder.size)
   frames = chosen_frames(scene)
   skin = make_skin(model, np.asarray(result.identity.shape))
-  masks = mattes_of(scene, folder, frames) if len(frames) else []
+  masks = mattes_of(scene, folder, frames.tolist()) if len(frames) else []
   views = [make_view(scene, int(i), mask) for i, mask in zip(frames, masks)]
   good = [view for view in views if _share(scene, skin, view) >= LEAST]
   if len(good) < min(FEWEST, max(len(frames), 1)):

@@ -42,6 +42,7 @@ def pulls_of(
     _, labels = cv2.distanceTransformWithLabels(
       (~rim).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
+    labels = np.asarray(labels).astype(int)
     at = np.zeros(labels.max() + 1, int)
     at[labels[y, x]] = np.arange(len(y))
     near = at[labels[v, u]]

@@ -97,7 +97,7 @@ def _directions(vertices, faces, neighbours, weights, area) -> np.ndarray:
   owner = np.repeat(np.arange(n), width)
   off = coo_matrix((weights.ravel(), (owner, neighbours.ravel())), (n, n)).tocsr()
   matrix = diags(area + SMOOTHED**2 * weights.sum(1)) - SMOOTHED**2 * off
-  smooth = spsolve(matrix.tocsc(), area[:, None] * normals)
+  smooth = np.asarray(spsolve(matrix.tocsc(), area[:, None] * normals))
   return smooth / np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-9)
 
 
@@ -105,6 +105,6 @@ def mirror_of(vertices: np.ndarray) -> np.ndarray:
   """(V,) i32: the vertex at the mirror image of each, if it is so both ways; else itself."""
   from scipy.spatial import KDTree
 
-  far, other = KDTree(vertices).query(vertices * [-1.0, 1.0, 1.0])
+  far, other = (np.asarray(a) for a in KDTree(vertices).query(vertices * [-1.0, 1.0, 1.0]))
   own = np.arange(len(vertices))
   return np.where((far < _SAME) & (other[other] == own), other, own).astype(np.int32)
