@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial import KDTree
 
 from vht_jax import results
+from vht_jax.app.result.source import open_result, scene_of
 from vht_jax.cameras import make_camera
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
@@ -227,3 +228,19 @@ def test_scenes_have_it_and_programs_that_take_codes_get_the_codes(small_head, t
   assert coded(person, "vhap").model is small_head and "offsets" in caplog.text
   with pytest.raises(InputError, match="static_offset"):
     make_scene(small_head, having(tracked, offset[:-1]), SIZE)
+
+
+def test_a_result_that_is_opened_has_them_and_exports_know_the_codes_head(clip_folder, open_head, tmp_path):
+  arrays = results.read_npz(clip_folder / results.FILE_NAME)
+  grown = np.zeros((1, *open_head.v_template.shape), np.float32)
+  grown[0, 5] = [0.0, 0.01, 0.0]
+  results.write_npz(tmp_path / "grown.npz", {**arrays, "static_offset": grown})
+  source = open_result(str(tmp_path / "grown.npz"))
+  np.testing.assert_array_equal(source.head.v_template, open_head.v_template + grown[0])
+  np.testing.assert_array_equal(source.whole_head.v_template, open_head.v_template)
+  scene = scene_of(source)
+  np.testing.assert_array_equal(scene.model.v_template, source.head.v_template)
+  assert scene.coded is source.whole_head
+  results.write_npz(tmp_path / "other.npz", {**arrays, "static_offset": grown[:, :-1]})
+  source = open_result(str(tmp_path / "other.npz"))
+  assert source.tracked.result.identity.static_offset is None and any("offsets" in note for note in source.notes)
