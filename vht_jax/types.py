@@ -80,6 +80,9 @@ class Identity(flax.struct.PyTreeNode):
   lmk_offset: Array  # (70, 3) f32
   # Free albedo beyond the texture basis, in the texture's layout; None: the basis alone.
   texture_layer: Array | None = None  # (Hl, Wl, 3) f32
+  # How far the surface is from what the codes say, before skinning, head frame, m: hair, ears, neck. The head that is
+  # posed has to have it (`flame.with_offset`); None: nothing.
+  static_offset: Array | None = None  # (V, 3) f32
 
 
 class Pose(flax.struct.PyTreeNode):

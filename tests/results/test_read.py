@@ -119,7 +119,7 @@ def test_vhap_as_it_writes_itself(flame_scene, vhap_file, tmp_path, caplog):
                       flame_scene.model)  # fmt: skip
   scene = make_scene(flame_scene.model, tracked.result, tracked.image_size)
   assert np.abs(true_pixels(scene)[:4] - read).max() < 0.02
-  assert "static_offset, up to 2.0 mm, has no place in a result here" in caplog.text
+  assert "static_offset, up to 2.0 mm, is left out" in caplog.text
 
 
 def npz_bytes(arrays):

@@ -27,6 +27,7 @@ from vht_jax.app.result.after import check_exports
 from vht_jax.dataset.extract import encode_png, probe
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError
+from vht_jax.head import flame
 from vht_jax.head.load import of_mediapipe
 from vht_jax.host import programs
 from vht_jax.host.device import start_jax
@@ -34,6 +35,7 @@ from vht_jax.host.files import locked, write_atomic
 from vht_jax.host.programs.spread import over_devices
 from vht_jax.option import having
 from vht_jax.results import Tracked
+from vht_jax.results.offsets import check_masks, n_views, with_offsets
 from vht_jax.results.texture import baked, n_looks
 from vht_jax.tracking import pipeline
 from vht_jax.types import FlameModel, TrackResult
@@ -161,6 +163,8 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
       result = results.tracked_of(former, output / results.FILE_NAME, model).result
     else:
       record.agree("environment", inputs.environment(), advice)
+      if app.output.offsets:
+        check_masks(dataset)
       progress.placed = functools.partial(show_first, model, dataset, output, progress)
       result = fit(settings, model, dataset, record, progress, init)
       results.save_tracked(
@@ -228,11 +232,19 @@ def fit(
     model, dataset, config, weights, init=init, camera=camera, progress=progress, checkpoint=record.checkpoint,
     debug_checks=app.machine.debug_checks,
   )  # fmt: skip
+  progress.close()
+  result = results.judged(model, dataset, result)
+  if app.output.offsets:
+    progress.stage("offsets", n_views(result))
+    result = with_offsets(model, dataset, result, progress)
+  elif init is not None:
+    result = result.replace(identity=result.identity.replace(static_offset=init.identity.static_offset))
   if app.output.texture:
     progress.stage("texture", n_looks(result))
-    result = baked(model, dataset, result, app.output.texture, progress.advance)
+    person = flame.with_offset(model, result.identity.static_offset)
+    result = baked(person, dataset, result, app.output.texture, progress.advance)
   progress.close()
-  return results.judged(model, dataset, result)
+  return result
 
 
 def show_first(

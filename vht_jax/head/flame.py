@@ -125,13 +125,28 @@ def skin_head(
   Returns:
     (V, 3) vertices and (5, 3) posed joints, m.
   """
-  n_vertices = model.v_template.shape[0]
   rest = joints(model, shape, expr)
   eye = jnp.eye(3, dtype=matrices.dtype)
   feature = (matrices[1:] - eye[None]).reshape(36)
-  correctives = jnp.matmul(feature, model.posedirs, precision=_HIGHEST).reshape(n_vertices, 3)
+  correctives = jnp.matmul(feature, model.posedirs, precision=_HIGHEST).reshape(model.v_template.shape)
   vertices = shape_blend(model, shape, expr) + correctives
+  blended, posed = skinning(model, rest, matrices)
+  return jnp.sum(blended[:, :, :3] * vertices[:, None, :], axis=-1) + blended[:, :, 3], posed
 
+
+def skinning(
+  model: FlameModel, rest: Float[Array, "5 3"], matrices: Float[Array, "5 3 3"]
+) -> tuple[Float[Array, "V 3 4"], Float[Array, "5 3"]]:
+  """What turns each vertex about the joints, the root staying where it is.
+
+  Args:
+    model: the head.
+    rest: (5, 3) unposed joints, m.
+    matrices: (5, 3, 3) local joint rotations.
+
+  Returns:
+    (V, 3, 4) transforms, rotation blended by the weights and translation; (5, 3) posed joints, m.
+  """
   # Along FLAME's tree: root -> neck -> (jaw, left eye, right eye).
   root = matrices[0]
   neck = jnp.matmul(root, matrices[1], precision=_HIGHEST)
@@ -141,11 +156,11 @@ def skin_head(
   leaf_joints = neck_joint[None] + jnp.matmul(rest[2:] - rest[1:2], neck.T, precision=_HIGHEST)
   posed = jnp.concatenate([rest[:1], neck_joint[None], leaf_joints])
 
-  # Blend the five transforms per vertex, then apply: T(v) = R (v - rest joint) + posed joint.
+  # Blend the five transforms per vertex; one is T(v) = R (v - rest joint) + posed joint.
   offsets = posed - jnp.einsum("nij,nj->ni", rotations, rest, precision=_HIGHEST)
   transforms = jnp.concatenate([rotations, offsets[:, :, None]], axis=-1).reshape(5, 12)
-  blended = jnp.matmul(model.lbs_weights, transforms, precision=_HIGHEST).reshape(n_vertices, 3, 4)
-  return jnp.sum(blended[:, :, :3] * vertices[:, None, :], axis=-1) + blended[:, :, 3], posed
+  blended = jnp.matmul(model.lbs_weights, transforms, precision=_HIGHEST)
+  return blended.reshape(model.v_template.shape[0], 3, 4), posed
 
 
 def with_identity(model: FlameModel, shape: Float[Array, " S"]) -> FlameModel:
@@ -167,6 +182,18 @@ def with_identity(model: FlameModel, shape: Float[Array, " S"]) -> FlameModel:
     j_template=model.j_template + jnp.matmul(model.j_shapedirs[..., :n_shape], shape, precision=_HIGHEST),
     j_shapedirs=model.j_shapedirs[..., n_shape:],
   )
+
+
+def with_offset(model: FlameModel, offset: Float[Array, "V 3"] | None) -> FlameModel:
+  """The head of a person whose surface is elsewhere than codes say: hair, ears, neck (`Identity.static_offset`).
+
+  Everything that poses, draws or writes the head follows; joints and landmarks stay where the codes have them.
+
+  Args:
+    model: the head, without an offset.
+    offset: (V, 3) head frame, m; None: there is none.
+  """
+  return model if offset is None else model.replace(v_template=model.v_template + jnp.asarray(offset, jnp.float32))
 
 
 def landmarks(model: FlameModel, vertices: Float[Array, "V 3"]) -> Float[Array, "70 3"]:

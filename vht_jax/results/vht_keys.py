@@ -123,6 +123,16 @@ def focal_sd(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | Non
   return jnp.asarray(value, jnp.float32)
 
 
+def static_offset(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
+  """(V, 3) m; in the file (1, V, 3), as VHAP has it."""
+  found = arrays.get("static_offset")
+  if found is None:
+    return None
+  if found.ndim != 3 or found.shape[::2] != (1, 3) or found.dtype.kind != "f" or not np.isfinite(found).all():
+    raise InputError(f"{path}: static_offset: expected finite numbers (1, vertices, 3); found {found.shape}")
+  return jnp.asarray(found[0], jnp.float32)
+
+
 def layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:
   layer = arrays.get("vht_jax_texture_layer")
   if layer is None:

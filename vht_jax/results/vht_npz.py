@@ -109,6 +109,7 @@ def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarra
     "n_processed": np.asarray(tracked.n_processed, np.int64),
     "image_size": np.asarray(tracked.image_size, np.int64),
     **_layer(identity),
+    **_offset(identity),
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(tracked.head),
@@ -129,6 +130,12 @@ def _layer(identity: Identity) -> dict[str, np.ndarray]:
   return {"vht_jax_texture_layer": layer.astype(np.float16) if len(layer) > LAYER_SIZE else layer}
 
 
+def _offset(identity: Identity) -> dict[str, np.ndarray]:
+  """VHAP's key and shape."""
+  offset = identity.static_offset
+  return {} if offset is None else {"static_offset": np.asarray(offset, np.float32)[None]}
+
+
 def load_tracked(
   path: str | Path, model: FlameModel | None = None, *, focal: float = 0.0, other_head: bool = False
 ) -> Tracked:
@@ -137,7 +144,8 @@ def load_tracked(
   Args:
     path: the file.
     model: the head that the codes are for: they are cut or zero-padded to what it has. By default they stay as they
-      are in the file, whatever head they are of.
+      are in the file, whatever head they are of. To pose the person, give it the result's offsets, if there are any:
+      `flame.with_offset(model, result.identity.static_offset)`.
     focal: known focal length in units of the longer side for a file without a camera (VHT's calibrated runs write
       none): the principal point is the centre then.
     other_head: codes of another head than `model` are no error; they stay as they are, and `verdict` says so.
@@ -213,6 +221,7 @@ def tracked_of(
     camera=vht_keys.camera_from_vht(arrays["K"], arrays.get("RT"), size, path),
     lmk_offset=jnp.asarray(offset, jnp.float32),
     texture_layer=vht_keys.layer(arrays, path),
+    static_offset=vht_keys.static_offset(arrays, path),
   )
   confidence = arrays.get("vht_jax_confidence")
   result = TrackResult(
@@ -237,6 +246,7 @@ def tracked_of(
     verdict = heads.judge(head, identifier, arrays["shape"], processed, model)
     if verdict.same:
       result = fit_components(result, model)
+      _check_offset(result.identity, model, path)
       if verdict.reason:
         logging.getLogger("vht_jax").warning("%s: %s", path, verdict.reason)
     elif not other_head:
@@ -249,6 +259,13 @@ def tracked_of(
     times=vht_keys.of_frames(arrays, path, "vht_jax_times", n, "f"),
     sources=vht_keys.of_frames(arrays, path, "vht_jax_source", n, "U"), head_id=identifier,
   )  # fmt: skip
+
+
+def _check_offset(identity: Identity, model: FlameModel, path: str | Path) -> None:
+  """Refuses offsets of another mesh (`InputError`)."""
+  found, expected = identity.static_offset, model.v_template.shape
+  if found is not None and found.shape != expected:
+    raise InputError(f"{path}: static_offset: expected {expected} of the head {model.name!r}; found {found.shape}")
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:

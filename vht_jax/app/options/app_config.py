@@ -92,6 +92,10 @@ class Output:
     "--nooverlay): it is not written", choices=("compare", "mesh", "texture", "landmarks", "none"),
     words=(("true", "compare"), ("false", "none")), role="report", usual=True,  # as in VHT, where it is a switch
   )  # fmt: skip
+  offsets: bool = option(
+    False, "make the head as large as the person's outline: an offset of each vertex for hair, ears and neck; overlay, "
+    "report, texture, exports and viewer show it; a second pass over some frames", usual=True,
+  )  # fmt: skip
   texture: int = option(
     0, "bake the images of all frames into a texture of this side (1024, 2048), for overlay, report, exports and "
     "viewer; a second pass over the frames; 0: the colours of the fit, 128 x 128 of them free", unit="px",

@@ -15,6 +15,7 @@ from vht_jax.app import console
 from vht_jax.app.record import FILES
 from vht_jax.app.report import summary as summary_
 from vht_jax.app.report.advice import advice, logged_warnings
+from vht_jax.head import flame
 from vht_jax.tracking.evidence.examine import faded
 from vht_jax.types import FlameModel, Status, TrackResult
 
@@ -29,9 +30,14 @@ class Outcome:
 
   output: Path  # its folder
   settings: Settings
-  model: FlameModel
+  model: FlameModel  # what the codes are of
   dataset: FrameFolder
   result: TrackResult
+
+  @functools.cached_property
+  def person(self) -> FlameModel:
+    """The head as the person has it: with their offsets."""
+    return flame.with_offset(self.model, self.result.identity.static_offset)
 
   @functools.cached_property
   def status(self) -> np.ndarray:
@@ -112,7 +118,7 @@ def write_report(outcome: Outcome, progress: console.Progress, writer: Any, star
     **results.landmark_figures(projected, landmarks, confidence, tracked & (confidence[:, :68] > 0).any(axis=1)),
     "photometric_l1": difference,
     "photometric_l1_fitted": outcome.fitted_difference,
-    **(results.geometry_figures(outcome.model, result, frames, options.truth) if options.truth else {}),
+    **(results.geometry_figures(outcome.person, result, frames, options.truth) if options.truth else {}),
     "seconds_total": seconds,
     "frames_per_second": len(frames) / seconds,
     "stage_seconds": {**progress.seconds, **{k: float(v) for k, v in result.timing.items()}},
@@ -131,7 +137,7 @@ def write_report(outcome: Outcome, progress: console.Progress, writer: Any, star
   if options.report:
     from vht_jax.app.report import page
 
-    page.write_page(outcome.output / FILES["report"], outcome.model, result, page.run_of(outcome, summary))
+    page.write_page(outcome.output / FILES["report"], outcome.person, result, page.run_of(outcome, summary))
   if options.export:
     from vht_jax.app.result.after import export_run
 
@@ -156,7 +162,7 @@ def write_overlay(outcome: Outcome, progress: console.Progress, writer: Any) -> 
 
   progress.stage("report", len(dataset) if written else min(len(dataset), SAMPLED))
   return film(
-    outcome.model, outcome.result, dataset, outcome.points, outcome.output / FILES["overlay"] if written else None,
+    outcome.person, outcome.result, dataset, outcome.points, outcome.output / FILES["overlay"] if written else None,
     style=outcome.style if written else "compare", fps=outcome.frame_rate,
     times=outcome.video_times, progress=progress.advance, show=show,
   )  # fmt: skip

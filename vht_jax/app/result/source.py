@@ -26,7 +26,7 @@ from vht_jax.results.export.images.pictures import FolderPictures
 from vht_jax.results.export.scene import Scene, make_scene
 from vht_jax.results.heads import Verdict, judge
 from vht_jax.results.read.kinds import RELEASES, file_of
-from vht_jax.types import FlameModel
+from vht_jax.types import FlameModel, TrackResult
 from vht_jax.video.codec import DEFAULT_FPS
 
 log = logging.getLogger("vht_jax")
@@ -44,8 +44,8 @@ class Source:
   name: str  # for people: the run's
   arrays: dict[str, np.ndarray]  # of the npz; of another tracker's result what ours would hold
   tracked: Tracked  # T frames
-  head: FlameModel  # with the faces that are drawn
-  whole_head: FlameModel  # with all of them, for exports
+  head: FlameModel  # with the faces that are drawn and the person's offsets
+  whole_head: FlameModel  # with all faces, for exports, and what the codes are of
   images: FrameFolder | None
   image_rows: np.ndarray  # (T,) position of each frame in `images`, -1: none
   shots: np.ndarray  # (T,) number of the shot, as far as it is known
@@ -93,8 +93,9 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
     notes.append(f"tracked with {verdict.reason}, shown with {whole.name!r}: the codes mean something else there")
   elif verdict.reason:
     notes.append(f"{file.name} {verdict.reason}; codes of FLAME mean something else there")
-  head = flame.without_lower_neck(whole) if config.get("ignore_lower_neck", True) else whole
-  tracked = dataclasses.replace(tracked, result=results.fit_components(tracked.result, whole))
+  tracked = dataclasses.replace(tracked, result=_of_head(tracked.result, whole, verdict, notes))
+  head = flame.with_offset(whole, tracked.result.identity.static_offset)
+  head = flame.without_lower_neck(head) if config.get("ignore_lower_neck", True) else head
   notes += of_images
   images, rows = _rows(tracked, images, notes)
   name = file.stem if file.name != FILE_NAME else file.resolve().parent.name
@@ -250,6 +251,15 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
       raise InputError(f"--model={asked}: {error}") from None
     named = tracked.head or "FLAME"
     raise InputError(f"{file}: tracked with {named}, whose files are needed to show it: {error}") from None
+
+
+def _of_head(result: TrackResult, head: FlameModel, verdict: Verdict, notes: list[str]) -> TrackResult:
+  """The result with as many codes as a head has, and with offsets only if they are of its vertices."""
+  offset = result.identity.static_offset
+  if offset is not None and not (verdict.same and offset.shape == head.v_template.shape):
+    notes.append(f"its offsets of {len(offset)} vertices are left out: they are of another head")
+    result = result.replace(identity=result.identity.replace(static_offset=None))
+  return results.fit_components(result, head)
 
 
 def _images(

@@ -57,7 +57,7 @@ class Pictures(Protocol):
 class Scene:
   """A clip of T frames. Made by `make_scene`; changed by `dataclasses.replace` (a crop, another selection)."""
 
-  model: FlameModel
+  model: FlameModel  # with the person's offsets, if there are any
   result: TrackResult  # T frames
   size: tuple[int, int]  # (H, W) of the images, px
   intrinsics: np.ndarray  # (T, 3) f, cx, cy of each frame, px; see `lens`
@@ -66,6 +66,7 @@ class Scene:
   fps: float  # of the source, on average
   name: str = "head"  # of the clip: what single files are called
   pictures: Pictures | None = None  # None: no dataset
+  coded: FlameModel | None = None  # the head without the person's offsets; None: there are none
 
   def __len__(self) -> int:
     return len(self.times)
@@ -207,6 +208,14 @@ class Scene:
     return even_texture(self.model, self.result.identity)
 
 
+def of_codes(scene: Scene) -> Scene:
+  """The scene of what the codes alone say of the head, without the person's offsets."""
+  if scene.coded is None:
+    return scene
+  result = scene.result.replace(identity=scene.result.identity.replace(static_offset=None))
+  return dataclasses.replace(scene, model=scene.coded, result=result, coded=None)
+
+
 def is_flame(model: FlameModel) -> bool:
   """Whether a head is one of FLAME's files, in FLAME's topology."""
   return model.name.startswith("FLAME") and len(model.v_template) == FLAME_VERTICES
@@ -232,7 +241,7 @@ def make_scene(
   """A scene of a result.
 
   Args:
-    model: the head that the codes are of, all faces included.
+    model: the head that the codes are of, all faces included; without the person's offsets, which are the result's.
     result: T frames.
     size: (H, W) of the tracked images, px.
     frame_ids: (T,) numbers of the frames; None: 1, 2, ...
@@ -264,9 +273,10 @@ def make_scene(
       raise InputError(f"export: {what}: expected {wanted.get(what, 'a file name without folders')}; found {found}")
   seconds = from_zero("export", seconds, n)
   _check_codes(model, result, n)
-  lens = np.array(lens_of(result.identity.camera, size))
+  lens, offset = np.array(lens_of(result.identity.camera, size)), result.identity.static_offset
   scene = Scene(
-    model, result, (height, width), np.tile(lens, (n, 1)), ids, seconds, float(fps), name, pictures,
+    flame.with_offset(model, offset), result, (height, width), np.tile(lens, (n, 1)), ids, seconds, float(fps), name,
+    pictures, None if offset is None else model,
   )  # fmt: skip
   finite = (*scene.motion, scene.expr, scene.shape, scene.intrinsics)
   if not all(np.isfinite(a).all() for a in finite):
@@ -284,6 +294,9 @@ def _check_codes(model: FlameModel, result: TrackResult, n: int) -> None:
       f"export: expected {of_head[0]} identity and {of_head[1]} expression codes, as the head {model.name!r} has; "
       f"found {codes[0]} and {codes[1]}: another head's? (results.fit_components cuts and pads those of the same head)"
     )
+  offset, vertices = result.identity.static_offset, model.v_template.shape
+  if offset is not None and offset.shape != vertices:
+    raise InputError(f"export: static_offset: expected {vertices} of the head {model.name!r}; found {offset.shape}")
   lengths = {len(np.asarray(a)) for a in (*jax.tree.leaves(poses), result.status)}
   if lengths != {n}:
     raise InputError(f"export: expected poses and status of {n} frames; found {sorted(lengths)}")

@@ -70,4 +70,4 @@ def root_joints(model: FlameModel, shape: np.ndarray, expr: np.ndarray) -> np.nd
 def _tell_of_offsets(path: str, arrays: dict[str, np.ndarray]) -> None:
   for name in ("static_offset", "dynamic_offset"):
     if name in arrays and (size := float(np.abs(arrays[name]).max(initial=0.0))) > _NOTICED:
-      log.warning("%s: %s, up to %.1f mm, has no place in a result here and is left out", path, name, 1000 * size)
+      log.warning("%s: %s, up to %.1f mm, is left out: joints of VHAP move with it", path, name, 1000 * size)

@@ -20,7 +20,7 @@ from vht_jax.results.export.flame_codes.refit import refit
 from vht_jax.results.export.flame_codes.releases import FILES, release_of
 from vht_jax.results.export.format import INSTEAD
 from vht_jax.results.export.images.masks import mask_of
-from vht_jax.results.export.scene import Scene, is_flame
+from vht_jax.results.export.scene import Scene, is_flame, of_codes
 from vht_jax.results.export.selection import tracked_only
 from vht_jax.results.heads import head_id
 from vht_jax.types import FlameModel
@@ -62,6 +62,7 @@ def for_consumer(
       no FLAME.
   """
   refuse_other_heads(consumer.name, scene.model)
+  scene = coded(scene, consumer.name)
   if training:
     scene = tracked_only(scene, consumer.name)
   target = None if flame_model_path is None else load_target(flame_model_path)
@@ -78,6 +79,16 @@ def for_consumer(
   )  # fmt: skip
   notes["fitted_anew"] = distance.tell(f"{consumer.name}: {why}")
   return Fitted(moved, notes)
+
+
+def coded(scene: Scene, name: str) -> Scene:
+  """The scene of the codes alone; the user hears that offsets stay behind. `name`: the format.
+
+  FLAME's joints are regressed from the vertices: with offsets its programs would turn the jaw about another point.
+  """
+  if scene.coded is not None:
+    log.warning("%s: the codes alone are handed on: the offsets of hair, ears and neck (--offsets) are left out", name)
+  return of_codes(scene)
 
 
 def refuse_other_heads(name: str, model: FlameModel, instead: str = INSTEAD) -> None:

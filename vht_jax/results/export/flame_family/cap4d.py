@@ -17,6 +17,7 @@ from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes import solve
 from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.flame_codes.consumers import (
+  coded,
   load_target,
   notes_file,
   padded,
@@ -52,7 +53,7 @@ def to_cap4d(
       "--flame_model_path=flame2023_no_jaw.pkl"
     )
   f, cx, cy = scene.lens
-  scene = tracked_only(scene, "cap4d")
+  scene = tracked_only(coded(scene, "cap4d"), "cap4d")
   model = first_components(load_target(flame_model_path), N_SHAPE, N_EXPR - 1)
   weights = np.maximum(1.0 - np.asarray(model.lbs_weights, np.float64)[:, 0], TORSO_WEIGHT)
   shape, frames, distance = fitted(KIND, scene, model, weights)

@@ -1,0 +1,110 @@
+"""Where a head may grow, and in which direction: the prior of a person's offsets, on one mesh. Host side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vht_jax.fit.offsets import Skin
+from vht_jax.head import flame
+from vht_jax.types import FlameModel
+
+# m: hair of people is 1 to 5 cm thick, a neck is as thick as the model's to a cm, ears stand off by as much more or
+# less. Hair before an ear goes around it: behind it the head grows.
+HEAD_SD, NECK_SD, EAR_SD = 0.025, 0.01, 0.005
+# m from the face on which heights are 0, where they become free: landmarks lie up to the hairline and the ears.
+FREE_FROM, FREE_AT = 0.0, 0.02
+SMOOTHED = 0.03  # m, over which directions are smoothed: an ear, whose own normals point everywhere, goes with the head
+EARS = ("left_ear", "right_ear")
+INSIDE = ("left_eyeball", "right_eyeball", "eye_socket", "mouth_cavity", "teeth", "tongue")
+_SAME = 0.004  # m from the mirror image within which a vertex is its other side
+
+
+def make_skin(model: FlameModel, shape: np.ndarray) -> Skin:
+  """The prior for a person with this identity (S,)."""
+  template = np.asarray(model.v_template, np.float64)
+  vertices = template + np.asarray(model.shapedirs, np.float64) @ np.asarray(shape, np.float64)
+  faces = np.asarray(model.faces)
+  neighbours, weights, area = laplace(vertices, faces)
+  return Skin(
+    direction=_directions(vertices, faces, neighbours, weights, area).astype(np.float32),
+    sd=free(model).astype(np.float32),
+    area=area.astype(np.float32),
+    neighbours=neighbours,
+    weights=weights.astype(np.float32),
+    mirrored=mirror_of(template),
+  )
+
+
+def free(model: FlameModel) -> np.ndarray:
+  """(V,) m, standard deviation of a height: 0 on and in the face, that of hair or of a neck elsewhere."""
+  from scipy.spatial import KDTree
+
+  vertices, faces = np.asarray(model.v_template, np.float64), np.asarray(model.faces)
+  held = flame.region(model, ("face", *INSIDE)) | ~_outer(faces, len(vertices))
+  face = flame.region(model, ("face",))
+  for corners in (model.lmk_vertices, model.dense_vertices):
+    face[np.asarray(corners).ravel()] = True
+  away = KDTree(vertices[face]).query(vertices)[0] if face.any() else np.full(len(vertices), np.inf)
+  t = np.clip((away - FREE_FROM) / (FREE_AT - FREE_FROM), 0.0, 1.0)
+  root = np.asarray(model.lbs_weights, np.float64)[:, 0]
+  sd = np.where(flame.region(model, EARS), EAR_SD, HEAD_SD * (1 - root) + NECK_SD * root)
+  return np.where(held, 0.0, t * t * (3 - 2 * t) * sd)
+
+
+def _outer(faces: np.ndarray, n: int) -> np.ndarray:
+  """(V,) bool: vertices of the largest piece of the mesh; others are eyeballs, teeth and such."""
+  from scipy.sparse import coo_matrix
+  from scipy.sparse.csgraph import connected_components
+
+  pairs = faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+  label = connected_components(coo_matrix((np.ones(len(pairs)), pairs.T), (n, n)), directed=False)[1]
+  return label == np.bincount(label[faces.ravel()]).argmax()
+
+
+def laplace(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The Laplacian of a mesh: neighbours (V, D), cotangent weights (V, D) and areas (V,), m^2.
+
+  Weights below 0, of obtuse triangles, are taken for 0: heights then never leave the range of their neighbours'.
+  """
+  from scipy.sparse import coo_matrix
+
+  n = len(vertices)
+  a, b, c = (vertices[faces[:, k]] for k in range(3))
+  double = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+  double = np.maximum(double, 1e-3 * np.median(double))
+  cot = [np.sum((p - o) * (q - o), 1) / double for o, p, q in ((a, b, c), (b, c, a), (c, a, b))]
+  rows = np.concatenate([faces[:, [1, 2, 0]].T.ravel(), faces[:, [2, 0, 1]].T.ravel()])
+  columns = np.concatenate([faces[:, [2, 0, 1]].T.ravel(), faces[:, [1, 2, 0]].T.ravel()])
+  both = coo_matrix((0.5 * np.tile(np.concatenate(cot), 2), (rows, columns)), (n, n)).tocsr()
+  both.sum_duplicates()
+  area = np.bincount(faces.ravel(), np.repeat(double / 6, 3), minlength=n)
+  count = np.diff(both.indptr)
+  slot = np.arange(both.nnz) - np.repeat(both.indptr[:-1], count)
+  owner = np.repeat(np.arange(n), count)
+  neighbours = np.repeat(np.arange(n, dtype=np.int32)[:, None], count.max(), axis=1)
+  weights = np.zeros(neighbours.shape)
+  neighbours[owner, slot], weights[owner, slot] = both.indices, np.maximum(both.data, 0.0)
+  return neighbours, weights, np.maximum(area, 1e-3 * np.median(area))
+
+
+def _directions(vertices, faces, neighbours, weights, area) -> np.ndarray:
+  """(V, 3) normals, smoothed over `SMOOTHED` by implicit diffusion."""
+  from scipy.sparse import coo_matrix, diags
+  from scipy.sparse.linalg import spsolve
+
+  normals = np.asarray(flame.vertex_normals(vertices.astype(np.float32), faces), np.float64)
+  n, width = neighbours.shape
+  owner = np.repeat(np.arange(n), width)
+  off = coo_matrix((weights.ravel(), (owner, neighbours.ravel())), (n, n)).tocsr()
+  matrix = diags(area + SMOOTHED**2 * weights.sum(1)) - SMOOTHED**2 * off
+  smooth = np.asarray(spsolve(matrix.tocsc(), area[:, None] * normals))
+  return smooth / np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-9)
+
+
+def mirror_of(vertices: np.ndarray) -> np.ndarray:
+  """(V,) i32: the vertex at the mirror image of each, if it is so both ways; else itself."""
+  from scipy.spatial import KDTree
+
+  far, other = (np.asarray(a) for a in KDTree(vertices).query(vertices * [-1.0, 1.0, 1.0]))
+  own = np.arange(len(vertices))
+  return np.where((far < _SAME) & (other[other] == own), other, own).astype(np.int32)
