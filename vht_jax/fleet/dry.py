@@ -1,0 +1,52 @@
+"""`--dry_run`: what a fleet would do, and about how long it would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vht_jax.fleet import storage
+from vht_jax.fleet.lengths import lengths
+from vht_jax.fleet.plan import Clip
+from vht_jax.fleet.shown.table import PER_FRAME, START, Table, cost, spoken
+
+
+def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: int, limit: int, text: str) -> str:
+  """The plan as lines.
+
+  Args:
+    clips, left: all, and those that an earlier call has not done.
+    table: theirs.
+    workers: clips at once.
+    limit: frames of a clip at most; 0: no limit.
+    text: lines that say where and how.
+  """
+  known = {}
+  places = [clip.source for clip in left if not storage.is_url(clip.source)]
+  for place, frames, seconds, error in lengths(places):
+    known[place] = (min(frames, limit) if limit else frames, seconds, error)
+  broken = {place: error for place, (_, _, error) in known.items() if error}
+  counted = [frames for frames, _, error in known.values() if frames and not error]
+  away = len(left) - len(places)
+  unknown = len(left) - len(broken) - len(counted)
+  done = [(row["frames"], row["seconds"]) for row in table.earlier.values() if row.get("state") == "done"]
+  per_frame, source = cost(done)
+  typical = sum(counted) / len(counted) if counted else 0.0
+  frames = sum(counted) + unknown * typical
+  hours = (START * (len(left) - len(broken)) + per_frame * frames) / 3600
+  lines = [f"clips     {len(clips)}, of which {len(clips) - len(left)} are done", *text.splitlines()]
+  lines.append(f"length    {sum(counted)} frames in {len(counted)} clips")
+  if unknown:
+    why = f"{away} are elsewhere and are not fetched for this" if away else "their files do not say"
+    guess = f"taken as {typical:.0f} frames each" if counted else "nothing is known of them, the estimate is without"
+    lines.append(f"          of {unknown} the length is not known ({why}); {guess}")
+  lines += [f"broken    {error}" for error in broken.values()]
+  at_once = max(min(workers, len(left)), 1)
+  lines.append(
+    f"time      about {hours:.2f} hours of a worker, {spoken(3600 * hours / at_once)} with {at_once} at once: "
+    f"{START:g} s a clip and {per_frame:.3f} s a frame ({source})"
+  )
+  if per_frame == PER_FRAME and not done:
+    lines.append(
+      "          other settings, machines and image sizes take other times; after the first clips the table says it"
+    )
+  return "\n".join(lines)
