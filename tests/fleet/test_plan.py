@@ -108,11 +108,12 @@ def test_time_left_is_work_divided_by_workers():
     row.frames = frames
   a, b, c, d = shown.rows.values()
   assert shown.seconds_left() == pytest.approx((4 * table.START + table.PER_FRAME * (600 + 200)) / 2)
-  a.state, a.seconds = "done", table.START + 100 * 0.5
+  a.state, a.seconds = "done", 3 * (table.START + 100 * table.PER_FRAME)
   b.state, b.seconds = "failed", 3.0
   c.state = "running"
-  assert shown.cost()[0] == pytest.approx(0.5)  # of `a` alone
-  assert shown.seconds_left() == pytest.approx(((table.START + 100) / 2 + table.START + 100) / 2)
+  assert shown.scale()[0] == pytest.approx(3)  # of `a` alone
+  expected = 3 * (table.START + 200 * table.PER_FRAME)  # of c, half of which is done, and of d, as long as the others
+  assert shown.seconds_left() == pytest.approx((expected / 2 + expected) / 2)
   c.state = "done"
   d.state = "done"
   assert shown.seconds_left() == 0
@@ -156,6 +157,7 @@ def test_the_page_and_the_file_say_the_same():
   clips = [Clip("a.mp4", "a"), Clip("b.mp4", "<b>")]
   shown = table.Table(clips, "-n 8")
   shown.rows["a"].state, shown.rows["a"].frames, shown.rows["a"].tracked = "done", 8, 7
+  shown.rows["a"].report = "a/report.html"
   shown.rows["<b>"].state, shown.rows["<b>"].error = "failed", 'b.mp4: "no" <video>'
   content = json.loads(json.dumps(shown.content(finished=False)))
   assert content["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 1}

@@ -169,6 +169,8 @@ class Fleet:
       return
     row.frames, row.tracked = (sum(s.get(k, 0) for s in summaries) for k in ("frames", "tracked"))
     row.state, row.error = "done", ""
+    pages = [f"{row.name}/{page}" for page in ("report.html", "face_0/report.html")]
+    row.report = next((p for p in pages if storage.exists(storage.join(self.orders.output, *p.split("/")))), "")
     self.console.ended(row)
 
   def _failed(self, task: Task, row: Row, event: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vht_jax.fleet import storage
 from vht_jax.fleet.lengths import lengths
 from vht_jax.fleet.plan import Clip
-from vht_jax.fleet.shown.table import PER_FRAME, START, Table, cost, spoken
+from vht_jax.fleet.shown.table import PER_FRAME, START, Table, benchmark, scale, spoken
 
 
 def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: int, limit: int, text: str) -> str:
@@ -29,10 +29,11 @@ def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: 
   away = len(left) - len(places)
   unknown = len(left) - len(broken) - len(counted)
   done = [(row["frames"], row["seconds"]) for row in table.earlier.values() if row.get("state") == "done"]
-  per_frame, source = cost(done)
+  factor, source = scale(done)
   typical = sum(counted) / len(counted) if counted else 0.0
   frames = sum(counted) + unknown * typical
-  hours = (START * (len(left) - len(broken)) + per_frame * frames) / 3600
+  clips_left = len(left) - len(broken)
+  hours = factor * (benchmark(frames) + START * (clips_left - 1)) / 3600 if clips_left else 0.0
   lines = [f"clips     {len(clips)}, of which {len(clips) - len(left)} are done", *text.splitlines()]
   lines.append(f"length    {sum(counted)} frames in {len(counted)} clips")
   if unknown:
@@ -43,9 +44,9 @@ def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: 
   at_once = max(min(workers, len(left)), 1)
   lines.append(
     f"time      about {hours:.2f} hours of a worker, {spoken(3600 * hours / at_once)} with {at_once} at once: "
-    f"{START:g} s a clip and {per_frame:.3f} s a frame ({source})"
+    f"{factor * START:.3g} s a clip and {factor * PER_FRAME:.3g} s a frame ({source})"
   )
-  if per_frame == PER_FRAME and not done:
+  if not done:
     lines.append(
       "          other settings, machines and image sizes take other times; after the first clips the table says it"
     )

@@ -28,7 +28,7 @@ DATASET = "vht_jax.fleet.single:dataset"
 
 # By which native code ends itself; other signals come from outside.
 _CRASHES = {getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
-LOOK = 0.5  # s between two looks at the child
+LOOK = 0.2  # s between two looks at the child
 PATIENCE = 60.0  # s for a child whose worker was killed to be gone
 _STAGE = re.compile(r" INFO vht_jax: (\w+): (\d+) done in ", re.M)  # of track.log, by `console.Progress`
 # What JAX, NumPy and C++ say when memory is out.

@@ -44,8 +44,8 @@ def page(content: dict[str, Any]) -> str:
 <h1>{len(content["clips"])} clips</h1><div class="bar">{bar}</div>
 <p>{said}{e(left)}; {content["workers"]} at once</p>
 <p>{content["tracked"]} of {content["frames"]} frames tracked; {spoken(content["worker_seconds"])} of workers;
-{content["seconds_per_frame"]:.3f} s a frame ({e(content["seconds_per_frame_from"])}); largest process
-{content["peak_mb"]:.0f} MB</p>
+{content["seconds_per_clip"]:.1f} s a clip and {content["seconds_per_frame"]:.3f} s a frame
+({e(content["seconds_from"])}); largest process {content["peak_mb"]:.0f} MB</p>
 <p>begun {e(content["begun"])}, this page {e(content["updated"])};
 <code>{e(content["settings"]) or "default settings"}</code></p>
 <table><thead><tr><th>clip</th><th></th><th>frames</th><th>tracked</th><th>s</th><th></th></tr></thead><tbody>
@@ -57,12 +57,16 @@ def page(content: dict[str, Any]) -> str:
 def _row(row: dict[str, Any]) -> str:
   e = html.escape
   name = e(row["name"])
-  if row["state"] == "done":
-    name = f'<a href="{quote(row["name"])}/report.html">{name}</a>'
+  if row["report"]:
+    name = f'<a href="{quote(row["report"])}">{name}</a>'
   notes = [row["error"] or (f"{row['stage']} done" if row["stage"] and row["state"] == "running" else "")]
   notes += [f"{row['deaths']} workers died"] if row["deaths"] else []
   notes += [f"batches of {row['batch_size']} for want of memory"] if row["batch_size"] else []
-  cells = (row["frames"] or "", row["tracked"] if row["state"] == "done" else "", f"{row['seconds']:.1f}")
+  cells = (
+    row["frames"] or "",
+    row["tracked"] if row["state"] == "done" else "",
+    f"{row['seconds']:.1f}" if row["seconds"] else "",
+  )
   numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells)
   return (
     f'<tr><td title="{e(row["source"])}">{name}</td><td class="{row["state"]}">{row["state"]}</td>{numbers}'

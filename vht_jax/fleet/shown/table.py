@@ -39,6 +39,7 @@ class Row:
   code: int = 0  # vht-track's exit code
   peak_mb: float = 0.0
   host: str = ""
+  report: str = ""  # its page, within the output
   settings: str = ""  # digest of the flags, to tell whether a row of an earlier call is this one's
   version: str = ""  # of the source, likewise
   fetched: int = 0  # bytes
@@ -67,17 +68,17 @@ class Table:
     """Rows in a state."""
     return sum(row.state == state for row in self.rows.values())
 
-  def cost(self) -> tuple[float, str]:
-    """Seconds of a worker per frame beyond `START`, and where that comes from."""
-    return cost([(row.frames, row.seconds) for row in self.rows.values() if row.state == "done"])
+  def scale(self) -> tuple[float, str]:
+    """`scale` of the rows that are done."""
+    return scale([(row.frames, row.seconds) for row in self.rows.values() if row.state == "done"])
 
   def seconds_left(self) -> float:
     """Until all is done, if the rest is like what has been done."""
     left = [row for row in self.rows.values() if row.state in ("waiting", "running")]
     frames = [row.frames for row in self.rows.values() if row.frames]
     typical = statistics.fmean(frames) if frames else 0.0
-    per_frame, _ = self.cost()
-    expected = [START + per_frame * (row.frames or typical) for row in left]
+    factor, _ = self.scale()
+    expected = [factor * benchmark(row.frames or typical) for row in left]
     # Of what runs, half is done on average.
     work = sum(e / 2 if row.state == "running" else e for e, row in zip(expected, left))
     return work / max(min(self.slots, len(left)), 1)
@@ -91,7 +92,7 @@ class Table:
   def content(self, finished: bool) -> dict[str, Any]:
     """What fleet.json says."""
     rows = list(self.rows.values())
-    per_frame, source = self.cost()
+    factor, source = self.scale()
     return {
       "version": VERSION,
       "settings": self.title,
@@ -101,8 +102,9 @@ class Table:
       "counts": {state: self.count(state) for state in STATES},
       "workers": self.slots,
       "seconds_left": None if finished else round(self.seconds_left(), 1),
-      "seconds_per_frame": round(per_frame, 4),
-      "seconds_per_frame_from": source,
+      "seconds_per_clip": round(factor * START, 2),
+      "seconds_per_frame": round(factor * PER_FRAME, 4),
+      "seconds_from": source,
       "frames": sum(row.frames for row in rows),
       "tracked": sum(row.tracked for row in rows),
       "worker_seconds": round(sum(row.seconds for row in rows), 1),
@@ -127,13 +129,20 @@ def read(output: str) -> dict[str, dict[str, Any]]:
     raise InputError(f"{place}: not the table of a fleet ({type(error).__name__}); delete it or move it away") from None
 
 
-def cost(done: Sequence[tuple[int, float]]) -> tuple[float, str]:
-  """Seconds per frame beyond `START` of clips with (frames, seconds), and what that is taken from."""
-  frames = sum(n for n, _ in done)
-  if not frames:
-    return PER_FRAME, BENCHMARK
-  seconds = sum(max(s - START, 0.0) for _, s in done)
-  return seconds / frames, f"the {len(done)} clips that are done"
+def benchmark(frames: float) -> float:
+  """Seconds of a worker for a clip, there."""
+  return START + PER_FRAME * frames
+
+
+def scale(done: Sequence[tuple[int, float]]) -> tuple[float, str]:
+  """How many times longer than `benchmark` clips with (frames, seconds) took, and what the seconds are taken from.
+
+  One number: of clips of about one length nobody can tell what a clip costs from what a frame does.
+  """
+  if not done:
+    return 1.0, BENCHMARK
+  factor = sum(seconds for _, seconds in done) / sum(benchmark(frames) for frames, _ in done)
+  return factor, f"{factor:.2g} times docs/benchmarks.md, as the {len(done)} clips that are done"
 
 
 def line(row: Row) -> str:
