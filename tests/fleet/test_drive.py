@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -234,3 +235,17 @@ def test_a_killed_child_is_told_from_a_broken_clip_and_goes_on(films, tmp_path):
   assert found[-1]["end"] == "done" and found[1]["stage"] == "extract" and found[1]["frames"] == 15
   done = (tmp_path / "out" / "work.txt").read_text().split()
   assert sorted(set(done), key=int) == [str(i) for i in range(15)] and len(done) <= 16
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system ties no process to processors")
+def test_pinned_clips_have_cores_of_their_own():
+  everywhere = sorted(os.sched_getaffinity(0))
+  with single.own_cores(1) as one, single.own_cores(len(everywhere)) as too_many, single.own_cores(0) as none:
+    assert len(one) == 1 and too_many == () and none == ()
+    with single.using(one):
+      code = "import os; print(*os.sched_getaffinity(0))"
+      assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == [str(one[0])]
+    if len(everywhere) > 1:
+      with single.own_cores(1) as other:
+        assert other and other != one
+  assert sorted(os.sched_getaffinity(0)) == everywhere

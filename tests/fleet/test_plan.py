@@ -123,7 +123,7 @@ def test_the_plan_counts_frames_and_names_what_is_broken(tmp_path, monkeypatch):
   clips = [Clip(n, n) for n in ("a.mp4", "b.mp4", "c.mp4", "s3://x/d.mp4")]
   known = [("a.mp4", 100, 4.0, ""), ("b.mp4", 50, 2.0, ""), ("c.mp4", 0, 0.0, "c.mp4: no video")]
   monkeypatch.setattr(dry, "lengths", lambda places: iter(known))
-  text = dry.dry_run(clips, clips, table.Table(clips, ""), 2, 80, "output    x")
+  text = dry.dry_run(clips, clips, table.Table(clips, ""), 2, lambda clip: 80, "output    x")
   assert "130 frames in 2 clips" in text and "broken    c.mp4: no video" in text
   assert "1 are elsewhere" in text and "65 frames each" in text
   seconds = 3 * table.START + (130 + 65) * table.PER_FRAME

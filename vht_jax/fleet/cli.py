@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -49,6 +50,7 @@ _REFUSED = {
   "json": "fleet.json has it all",
 }
 _APART = ("apart", "together")
+ASKED = 1000  # clips that are asked for their length while the others are tracked; the rest count as these do
 CPUS = 2.0  # a run keeps 1.9 cores busy (docs/benchmarks.md: 105 CPU seconds in 56 s)
 
 
@@ -97,6 +99,7 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
   for given in {clip.flags for clip in clips if clip.flags}:
     split(list(given))
     parse_all([*flags, *given])
+  limit = lambda clip: parse_all([*flags, *clip.flags])[0].app.input.max_frames
   digest = lambda clip: hashlib.blake2b("\n".join([*flags, *clip.flags]).encode(), digest_size=6).hexdigest()
   table = Table(clips, " ".join(flags), read(output))
   scratch = scratch_folder(own["scratch"], output)
@@ -113,7 +116,7 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
     workers = max(int(cores // orders.cpus), 1)
     where = f"output    {output}\nsettings  {table.title or 'the defaults'}\nworkers   "
     where += f"those of the cluster at {own['address']}" if own["address"] else f"{workers} at once on this machine"
-    print(dry.dry_run(clips, left, table, workers, settings.app.input.max_frames, where))
+    print(dry.dry_run(clips, left, table, workers, limit, where))
     return 0
   console = Console(table, own["quiet"])
   if left:
@@ -124,11 +127,20 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
       gpus = (gpus or 1.0) if pool.gpus() else 0.0
       apart = own["detect"] == "apart" or (gpus > 0 and own["detect"] != "together")
       orders = dataclasses.replace(orders, gpus=gpus, apart=apart)
+      asked = [clip for clip in left if not storage.is_url(clip.source)][:ASKED]
+      threading.Thread(target=note_frames, args=(table, dry.frames_of(asked, limit)), daemon=True).start()
       drive.Fleet(left, orders, pool, table, console).run()
   code, text = drive.verdict(table)
   if code or not own["quiet"]:
     print(text if not code else f"vht-fleet: {text}", file=sys.stderr if code else sys.stdout)
   return code
+
+
+def note_frames(table: Any, known: Iterable[tuple[Any, int, str]]) -> None:
+  """Writes the frames of clips that have not begun into their rows, for the time that is left."""
+  for clip, frames, _ in known:
+    row = table.rows[clip.name]
+    row.frames = row.frames or frames
 
 
 def split(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vht_jax.fleet import storage
 from vht_jax.fleet.lengths import lengths
@@ -10,7 +10,9 @@ from vht_jax.fleet.plan import Clip
 from vht_jax.fleet.shown.table import PER_FRAME, START, Table, benchmark, scale, spoken
 
 
-def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: int, limit: int, text: str) -> str:
+def dry_run(
+  clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: int, limit: Callable[[Clip], int], text: str
+) -> str:
   """The plan as lines.
 
   Args:
@@ -20,12 +22,13 @@ def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: 
     limit: frames of a clip at most; 0: no limit.
     text: lines that say where and how.
   """
-  known = {}
-  places = [clip.source for clip in left if not storage.is_url(clip.source)]
-  for place, frames, seconds, error in lengths(places):
-    known[place] = (min(frames, limit) if limit else frames, seconds, error)
-  broken = {place: error for place, (_, _, error) in known.items() if error}
-  counted = [frames for frames, _, error in known.values() if frames and not error]
+  places = [clip for clip in left if not storage.is_url(clip.source)]
+  broken, counted = [], []
+  for _, frames, error in frames_of(places, limit):
+    if error:
+      broken.append(error)
+    elif frames:
+      counted.append(frames)
   away = len(left) - len(places)
   unknown = len(left) - len(broken) - len(counted)
   done = [(row["frames"], row["seconds"]) for row in table.earlier.values() if row.get("state") == "done"]
@@ -40,7 +43,7 @@ def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: 
     why = f"{away} are elsewhere and are not fetched for this" if away else "their files do not say"
     guess = f"taken as {typical:.0f} frames each" if counted else "nothing is known of them, the estimate is without"
     lines.append(f"          of {unknown} the length is not known ({why}); {guess}")
-  lines += [f"broken    {error}" for error in broken.values()]
+  lines += [f"broken    {error}" for error in broken]
   at_once = max(min(workers, len(left)), 1)
   lines.append(
     f"time      about {hours:.2f} hours of a worker, {spoken(3600 * hours / at_once)} with {at_once} at once: "
@@ -51,3 +54,10 @@ def dry_run(clips: Sequence[Clip], left: Sequence[Clip], table: Table, workers: 
       "          other settings, machines and image sizes take other times; after the first clips the table says it"
     )
   return "\n".join(lines)
+
+
+def frames_of(clips: Sequence[Clip], limit: Callable[[Clip], int]) -> Iterator[tuple[Clip, int, str]]:
+  """Clips of this machine with their frames, at most `limit`, 0 if not known; and why one cannot be read."""
+  for clip, (_, frames, _, error) in zip(clips, lengths([clip.source for clip in clips])):
+    most = limit(clip)
+    yield clip, min(frames, most) if most else frames, error
