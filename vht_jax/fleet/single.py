@@ -191,4 +191,7 @@ def own_cores(n: int) -> Iterator[tuple[int, ...]]:
         found.append(core)
       if len(found) == n:
         break
-    yield tuple(found) if len(found) == n else ()
+    if len(found) < n:
+      held.close()
+      found = []
+    yield tuple(found)
