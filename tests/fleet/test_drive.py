@@ -182,6 +182,7 @@ def test_the_same_call_again_does_what_is_left(films, tmp_path):
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_inputs_and_results_elsewhere(kind, tmp_path):
+  pytest.importorskip("fsspec")
   base = {"file": f"file://{tmp_path}/away", "memory": f"memory://{tmp_path.name}"}[kind]
   for name, text in (("one", "well 1"), ("bad", "bad")):
     storage.write(storage.join(base, "in", f"{name}.mp4"), text.encode())
@@ -204,6 +205,7 @@ def test_inputs_and_results_elsewhere(kind, tmp_path):
 
 
 def test_datasets_can_be_left_out(films, tmp_path):
+  pytest.importorskip("fsspec")
   clips = films(one="well 1", bad="bad")
   fleet(clips, Inline(), tmp_path, keep_dataset=False)
   assert not (tmp_path / "out" / "one" / "dataset").exists() and (tmp_path / "out" / "one" / RESULT).exists()

@@ -24,6 +24,7 @@ CRASHES = 2  # of native code, by a clip; what crashes twice does so again
 GIVE_UP = 4  # deaths of workers in a row, by a clip, without anything new on its disk
 # s between two of the table's files; storages are slow, and some cost money for each.
 EVERY, EVERY_AWAY = 2.0, 20.0
+SHARE = 20  # and at least so many times as long as it takes to write them: large tables take seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Fleet:
     self.waiting = collections.deque(task for task in tasks if not task.memory)
     self.large = collections.deque(task for task in tasks if task.memory)  # that need a machine for themselves
     self.running: dict[Any, Task] = {}
-    self.written = 0.0
+    self.written = self.writing = 0.0
 
   def run(self) -> None:
     """Returns when all clips are done or have failed.
@@ -92,12 +93,14 @@ class Fleet:
 
   def write(self, every: float = 0.0, finished: bool = False) -> None:
     """Writes fleet.json and fleet.html, unless that was done less than `every` s ago."""
-    if time.monotonic() - self.written < every:
+    start = time.monotonic()
+    if start - self.written < max(every, SHARE * self.writing if every else 0.0):
       return
     content = self.table.content(finished)
     for name, text in ((table_.FILE, json.dumps(content, indent=1)), (page.FILE, page.page(content))):
       storage.write(storage.join(self.orders.output, name), text.encode("utf-8", "surrogateescape"))
     self.written = time.monotonic()
+    self.writing = self.written - start
 
   def _first(self, clip: Clip) -> str:
     return "all" if self.orders.whole(clip) else "dataset"

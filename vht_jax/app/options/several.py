@@ -39,4 +39,5 @@ def names(inputs: list[str], is_file: Callable[[Path], bool] = Path.is_file) -> 
   for longer in (full, [f"{path.parent.name}_{name}" for path, name in zip(paths, full)]):
     counts = collections.Counter(found)
     found = [more if counts[name] > 1 else name for name, more in zip(found, longer)]
-  return [f"{name}_{i}" if name in found[:i] else name for i, name in enumerate(found)]
+  first = {name: i for i, name in reversed(list(enumerate(found)))}
+  return [name if first[name] == i else f"{name}_{i}" for i, name in enumerate(found)]
