@@ -82,11 +82,13 @@ class RayPool:
     except ImportError:
       raise InputError("vht-fleet needs Ray: pip install 'vht-jax[fleet]'") from None
     self.ray, self.address, self.starts, self.count = ray, address, 0, 0
+    self.held: list[tuple[Order, int]] = []  # until there is a cluster again
     self._start()
 
   def _start(self) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    self.running: dict[Any, int] = {}  # generator of messages -> key
+    self.running: dict[Any, tuple[Order, int]] = {}  # generator of messages -> order, key
+    self.lost = False  # nothing more can be begun
     self.starts += 1
     try:
       if self.address:
@@ -100,31 +102,56 @@ class RayPool:
     self.remote = self.ray.remote(max_retries=0)(_here)
 
   def submit(self, order: Order) -> int:
+    self.count += 1
+    self._give(order, self.count)
+    return self.count
+
+  def _give(self, order: Order, key: int) -> None:
+    if self.lost:
+      self.held.append((order, key))
+      return
     options: dict[str, Any] = {"num_cpus": order.cpus, "num_gpus": order.gpus, "name": order.job.clip.name}
     if order.node:
       from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
       options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(order.node, soft=True)
-    self.count += 1
-    self.running[self.remote.options(**options).remote(order.job)] = self.count
-    return self.count
+    self.running[self.remote.options(**options).remote(order.job)] = (order, key)
 
   def events(self) -> list[tuple[int, dict[str, Any]]]:
+    if self.lost and not self.running:
+      self._begin_again()
     ready, _ = self.ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
     if not ready and self.running:
       ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=PATIENCE)
     found = []
     for messages in ready:
-      key = self.running[messages]
+      order, key = self.running[messages]
       try:
         event = self._next(messages)
-      except self.ray.exceptions.LocalRayletDiedError:
-        return found + self._begin_again()
+      except self.ray.exceptions.LocalRayletDiedError:  # whoever had begun goes on to its end without it
+        del self.running[messages]
+        self.lost = True
+        self._give(order, key)
+        continue
       if event is None or "end" in event:
         del self.running[messages]
       if event is not None:
         found.append((key, event))
     return found
+
+  def _begin_again(self) -> None:
+    """Starts a cluster in place of one that broke down, and gives it the orders that have not begun.
+
+    Raises:
+      InputError: it was not ours to start, or breaks down again and again.
+    """
+    self.ray.shutdown()
+    if self.address or self.starts >= STARTS:
+      raise InputError("the cluster of Ray broke down; when it is there again, the same command goes on")
+    self._start()
+    held, self.held = self.held, []
+    for order, key in held:
+      self._give(order._replace(node=""), key)
 
   def _next(self, messages: Any) -> dict[str, Any] | None:
     """The next message of a worker; None after the last."""
@@ -133,25 +160,14 @@ class RayPool:
       return self.ray.get(next(messages))
     except StopIteration:
       return None
+    except errors.LocalRayletDiedError:
+      raise
     except errors.OutOfMemoryError:
       return {"end": "memory", "error": "ended by Ray: the machine's memory was nearly full"}
     except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ActorDiedError, errors.ObjectLostError):
       return {"end": "died", "error": "the worker died"}
     except errors.RayError as error:
       return {"end": "failed", "code": 1, "error": f"{type(error).__name__}: {brief(error)}", "summaries": []}
-
-  def _begin_again(self) -> list[tuple[int, dict[str, Any]]]:
-    """Starts a cluster in place of one that broke down, with which all its orders died.
-
-    Raises:
-      InputError: it was not ours to start, or breaks down again and again.
-    """
-    lost = [(key, {"end": "died", "error": "the cluster of Ray broke down"}) for key in self.running.values()]
-    self.ray.shutdown()
-    if self.address or self.starts >= STARTS:
-      raise InputError("the cluster of Ray broke down; when it is there again, the same command goes on")
-    self._start()
-    return lost
 
   def slots(self, cpus: float, gpus: float = 0.0) -> int:
     found = 0
