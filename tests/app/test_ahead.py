@@ -1,17 +1,13 @@
 """Compiling ahead: a rehearsal meets the programs that the run then needs, and never gets in its way."""
 
-import re
 import threading
 
-import jax
-import jax.export
 import numpy as np
 import pytest
 
 from vht_jax.app import ahead
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.host import programs
-from vht_jax.option import having
 from vht_jax.tracking import pipeline
 
 SIZE = (96, 128)
@@ -103,21 +99,3 @@ def test_it_is_said_once_that_programs_are_compiled():
   compiling.close()
   compiling("_late")
   assert len(said) == 1 and "first run" in said[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [{}, {"schedule": "joint"}, {"solver": "adam"}], ids=["batched", "joint", "adam"])
-def test_every_program_of_a_run_can_be_made_for_accelerators(small_head, monkeypatch, flags):
-  """It lowers for GPUs and TPUs, computes in 32 bits and calls nothing of Python's."""
-  found = {}
-
-  def traced(flat, leaves, text, missing):
-    exported = jax.export.export(jax.jit(flat), platforms=("cuda", "tpu"))(*leaves)
-    found[flat.__name__] = exported.mlir_module()
-    return exported
-
-  monkeypatch.setattr(programs, "_traced", traced)
-  names(small_head, having(SMALL, **flags))
-  assert len(found) >= 15, sorted(found)
-  for name, text in found.items():
-    assert not re.search(r"x?f64>|callback", text), name
