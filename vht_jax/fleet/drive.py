@@ -107,7 +107,7 @@ class Fleet:
 
   def _memory_before(self, clip: Clip) -> int:
     """How often a clip ran out of memory in an earlier call, whose smaller batches its files are of."""
-    batch = self.table.earlier.get(clip.source, {}).get("batch_size", 0)
+    batch = self.table.earlier.get(clip.name, {}).get("batch_size", 0)
     return 2 + self.orders.batch_sizes.index(batch) if batch in self.orders.batch_sizes else 0
 
   def _fill(self) -> None:
@@ -215,10 +215,10 @@ def take_over(table: Table, clips: Sequence[Clip], orders: Orders, digest: Calla
 
   left = []
   for clip in clips:
-    row, before = table.rows[clip.name], table.earlier.get(clip.source, {})
+    row, before = table.rows[clip.name], table.earlier.get(clip.name, {})
     row.settings, row.version = digest(clip), storage.version(clip.source)
     same = before.get("state") == "done" and all(
-      before.get(k) == getattr(row, k) for k in ("name", "settings", "version")
+      before.get(k) == getattr(row, k) for k in ("source", "settings", "version")
     )
     places = [storage.join(orders.output, clip.name, *where) for where in ((), ("face_0",))]
     if same and any(storage.exists(storage.join(place, FILE_NAME)) for place in places):

@@ -50,7 +50,7 @@ class Table:
   """All rows, in the order of the list."""
 
   def __init__(self, clips: Sequence[Clip], title: str, earlier: dict[str, dict[str, Any]] | None = None):
-    """`earlier`: rows of an earlier call by source, see `read`; those that are taken over are marked by `keep`."""
+    """`earlier`: rows of an earlier call by name, see `read`; those that are taken over are marked by `keep`."""
     self.title = title
     self.earlier = earlier or {}
     self.rows = {clip.name: Row(clip.name, clip.source) for clip in clips}
@@ -60,7 +60,7 @@ class Table:
   def keep(self, name: str) -> None:
     """Takes a finished row of the earlier call over."""
     names = {field.name for field in dataclasses.fields(Row)}
-    before = self.earlier[self.rows[name].source]
+    before = self.earlier[name]
     self.rows[name] = Row(**{k: v for k, v in before.items() if k in names})
     self.kept.add(name)
 
@@ -114,7 +114,7 @@ class Table:
 
 
 def read(output: str) -> dict[str, dict[str, Any]]:
-  """The rows of an earlier call in an output place by source; none if there was none.
+  """The rows of an earlier call in an output place by name; none if there was none.
 
   Raises:
     InputError: the file is of something else.
@@ -124,7 +124,7 @@ def read(output: str) -> dict[str, dict[str, Any]]:
     return {}
   try:
     content = json.loads(storage.read(place))
-    return {row["source"]: row for row in content["clips"] if row["state"] in STATES and row["name"]}
+    return {row["name"]: row for row in content["clips"] if row["state"] in STATES and row["source"]}
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise InputError(f"{place}: not the table of a fleet ({type(error).__name__}); delete it or move it away") from None
 
