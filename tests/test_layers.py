@@ -21,7 +21,7 @@ FLOORS = (
   ("tracking",),
   ("results",),
   ("app",),
-  ("viewer", "__main__", "optimize_tracking"),
+  ("viewer", "fleet", "__main__", "optimize_tracking"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -23,10 +23,16 @@ from vht_jax.host.supervise import supervised
 
 PACKAGES = (
   "vht-jax", "jax", "jaxlib", "numpy", "opencv-python", "mediapipe", "av", "pillow", "optax", "flax", "face-alignment",
-  "tensorboardX", "viser", "usd-core",
+  "tensorboardX", "viser", "usd-core", "ray",
 )  # fmt: skip
 # Packages that an extra brings.
-OPTIONAL = {"face-alignment": "face-alignment", "tensorboardX": "tensorboard", "viser": "viewer", "usd-core": "usd"}
+OPTIONAL = {
+  "face-alignment": "face-alignment",
+  "tensorboardX": "tensorboard",
+  "viser": "viewer",
+  "usd-core": "usd",
+  "ray": "fleet",
+}
 
 
 class Finding(NamedTuple):

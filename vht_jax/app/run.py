@@ -55,12 +55,13 @@ def say(settings: Settings, text: str, summary: dict[str, Any] | None = None) ->
     print(console.painted(text, sys.stdout), flush=True)
 
 
-def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
+def run(settings: Settings, restart: bool | None = None, only_dataset: bool = False) -> dict[str, Any]:
   """Tracks as the settings say, writes everything, prints the summary and returns it.
 
   Args:
     settings: all of them.
     restart: forget an earlier run but keep its dataset; by default what the settings say of both.
+    only_dataset: end when there are frames and landmarks, and leave the rest to a later run; needs no device.
 
   Raises:
     InputError: anything the user can cause.
@@ -91,7 +92,7 @@ def run(settings: Settings, restart: bool | None = None) -> dict[str, Any]:
       stop_log = console.start_log(output / FILES["log"], terminal=not app.output.quiet)
       try:
         with inputs.reading(app):
-          return _run(settings, output, record, start)
+          return _run(settings, output, record, start, only_dataset)
       except Exception as error:
         if not isinstance(error, InputError):
           log.error("the run failed", exc_info=True)
@@ -121,7 +122,9 @@ def run_all(settings: Settings) -> dict[str, Any]:
   return summaries[0]
 
 
-def _run(settings: Settings, output: Path, record: Record, start: float) -> dict[str, Any]:
+def _run(
+  settings: Settings, output: Path, record: Record, start: float, only_dataset: bool = False
+) -> dict[str, Any]:  # fmt: skip
   """`run` in a folder that is ours: as far as the record says that it is not done yet."""
   app, config, weights = settings
   choices, report_choices = describe(settings)
@@ -130,6 +133,12 @@ def _run(settings: Settings, output: Path, record: Record, start: float) -> dict
     "landmarks are used again), or begin anew with --restart"
   )
   record.agree("settings", choices, advice)
+  if only_dataset:
+    progress = console.Progress(silent=app.output.quiet)
+    dataset, _ = inputs.open_dataset(app, config, progress)
+    found = {"input": app.input.video or app.input.data_path, "frames": len(dataset), "stage_seconds": progress.seconds}
+    say(settings, f"{app.data_folder}: {len(dataset)} frames with landmarks", found)
+    return found
   start_jax(app.machine.device, app.machine.compilation_cache)
   writer = console.tensorboard_writer(output / "tensorboard") if app.output.tensorboard else None
   progress = console.Progress(writer, app.output.energy_log_freq, silent=app.output.quiet)

@@ -9,14 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = str(Path(__file__).resolve().parents[2])
 # -P and this instead of -m and PYTHONPATH.
 _START = "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
 
 
 def command(call: str, *argv: str) -> list[str]:
   """The command line of a Python process that runs `call`, a statement that imports this package, with `argv`."""
-  return [sys.executable, "-P", "-c", _START + call, _ROOT, *argv]
+  return [sys.executable, "-P", "-c", _START + call, ROOT, *argv]
 
 
 def environment(**more: str) -> dict[str, str]:

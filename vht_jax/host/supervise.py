@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,22 +44,37 @@ def supervised(program: str, target: str, argv: list[str]) -> int:
   os.close(handle)
   stack = Path(name)  # faulthandler's
   try:
-    child = subprocess.Popen(launch.command(_START, name, target, *argv), env=launch.environment())
+    child = subprocess.Popen(command(stack, target, argv), env=launch.environment())
     with _forwarding(child):
       code = child.wait()
     if code >= 0:
       return code
-    reason = _name(code)
-    if reason in _WANTED:
+    if _name(code) in _WANTED:
       return 128 - code
-    text = stack.read_text(errors="replace")
-    hint = " (not enough memory?)" if reason == "SIGKILL" else ""
-    hint += _where(text) + (f" (stack in {stack})" if text else "")
-    print(f"{program}: error: the run was ended by {reason}{hint}; the same command goes on", file=sys.stderr)
+    kept = f" (stack in {stack})" if stack.stat().st_size else ""
+    print(f"{program}: error: the run was {ending(code, stack)}{kept}; the same command goes on", file=sys.stderr)
     return 1
   finally:
     if not stack.stat().st_size:
       stack.unlink()
+
+
+def command(stack: Path, target: str, argv: Sequence[str]) -> list[str]:
+  """The command line of a child that calls `target` with `argv` and dies with the process that asks for it now.
+
+  Args:
+    stack: a file for what faulthandler says of a crash.
+    target: 'package.module:function'; returns the exit code.
+    argv: flags.
+  """
+  return launch.command(_START, str(stack), str(os.getpid()), target, *argv)
+
+
+def ending(code: int, stack: Path) -> str:
+  """How a child was ended by a signal, in words: which, and where it was as far as `stack` says."""
+  reason = _name(code)
+  hint = " (not enough memory?)" if reason == "SIGKILL" else ""
+  return f"ended by {reason}{hint}{_where(stack.read_text(errors='replace'))}"
 
 
 @contextlib.contextmanager
@@ -109,16 +124,18 @@ def _call(target: str, argv: list[str]) -> int:
   return getattr(importlib.import_module(module), function)(argv)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
   """So that killing the process that the user knows of ends the work (Linux; elsewhere it goes on to its end)."""
   with contextlib.suppress(OSError, AttributeError, ValueError):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it died before that
+      os._exit(1)
 
 
 def main(argv: list[str]) -> NoReturn:
   """The child's side."""
-  _die_with_parent()
-  name, target, *rest = argv
+  name, parent, target, *rest = argv
+  _die_with_parent(int(parent))
   with open(name, "w") as stack:
     faulthandler.enable(stack)
     try:

@@ -107,6 +107,15 @@ def parse_all(argv: list[str]) -> list[Settings]:
   return found
 
 
+def named_inputs(argv: list[str]) -> list[str]:
+  """The arguments of a command line that are no flags nor their values: its inputs, patterns not matched yet.
+
+  Raises:
+    InputError: unknown flag, or a value of the wrong kind.
+  """
+  return arguments.parse(_flags(), "vht-track", join_lists(argv)[0], suggestion)
+
+
 def join_lists(argv: list[str]) -> tuple[list[str], dict[str, str]]:
   """`--keyframes 1 2 3`, as VHT has it, becomes `--keyframes=1,2,3`, as absl wants it; `--nooverlay` a value.
 

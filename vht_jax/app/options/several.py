@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import glob
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from vht_jax.errors import InputError
@@ -27,12 +28,16 @@ def expand(arguments: list[str]) -> list[str]:
   return list(dict.fromkeys(found))
 
 
-def names(inputs: list[str]) -> list[str]:
-  """A folder's name for each input: its own without suffix, with more of its path where that does not tell it apart."""
+def names(inputs: list[str], is_file: Callable[[Path], bool] = Path.is_file) -> list[str]:
+  """A folder's name for each input: its own without suffix, with more of its path where that does not tell it apart.
+
+  `is_file`: of inputs that are elsewhere than on this machine, whether a path's last part has a suffix.
+  """
   paths = [Path(path).resolve() for path in inputs]
-  found = [path.stem if path.is_file() else path.name for path in paths]
+  found = [path.stem if is_file(path) else path.name for path in paths]
   full = [path.name.replace(".", "_") for path in paths]
   for longer in (full, [f"{path.parent.name}_{name}" for path, name in zip(paths, full)]):
     counts = collections.Counter(found)
     found = [more if counts[name] > 1 else name for name, more in zip(found, longer)]
-  return [f"{name}_{i}" if name in found[:i] else name for i, name in enumerate(found)]
+  first = {name: i for i, name in reversed(list(enumerate(found)))}
+  return [name if first[name] == i else f"{name}_{i}" for i, name in enumerate(found)]

@@ -1,0 +1,61 @@
+"""What the fleet's tests run in place of `vht-track`: the same words and files, without a head, JAX or NumPy.
+
+Its frames are the bytes of the clip, and its result is made of them one by one, with a file for each. A clip's first
+word says what happens: "bad" (an input error), "crash" (of native code), "eat" (no memory unless --batch_size=1),
+"slow" (a fifth of a second a frame).
+"""
+
+import ctypes
+import json
+import time
+from pathlib import Path
+
+from vht_jax.host.files import locked, write_atomic
+
+
+def main(argv):
+  """As `vht_jax.app.cli.main` with --json."""
+  flags = dict(word.lstrip("-").partition("=")[::2] for word in argv)
+  source, output = Path(flags["video"]), Path(flags["output_path"])
+  assert "json" in flags
+  output.mkdir(parents=True, exist_ok=True)
+  if not source.exists():
+    return _fail(source, 2, f"{source}: no such video")
+  with locked(output):
+    return _run(source.read_bytes(), source, output, flags.get("batch_size", "8"))
+
+
+def _run(data, source, output, batch):
+  word, record = data.partition(b" ")[0], output / "run.json"
+  before = json.loads(record.read_text()) if record.exists() else {}
+  if before.get("settings", {}).get("batch_size", batch) != batch:
+    return _fail(source, 2, f"{output}: holds a run with other settings")
+  content = {"settings": {"batch_size": batch}}
+  write_atomic(record, json.dumps(content).encode())
+  if word == b"bad":
+    return _fail(source, 2, f"{source}: cannot be read as a video")
+  seen = []
+  for i, byte in enumerate(data):
+    landmarks = output / "dataset" / f"frame_{i:04d}" / "keypoints"
+    if not landmarks.exists():
+      landmarks.parent.mkdir(parents=True, exist_ok=True)
+      time.sleep(0.2 if word == b"slow" else 0)
+      with open(output / "work.txt", "a") as file:
+        file.write(f"{i}\n")
+      write_atomic(landmarks, bytes([byte]))
+    seen.append(landmarks.read_bytes()[0])
+  with open(output / "track.log", "a") as file:
+    file.write(f"2026-01-01 00:00:00,000 INFO vht_jax: extract: {len(data)} done in 0.1 s\n")
+  if word == b"crash":
+    ctypes.string_at(0)
+  if word == b"eat" and batch != "1":
+    return _fail(source, 1, "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+  write_atomic(output / "tracked_flame_params.npz", bytes(255 - b for b in seen))
+  write_atomic(record, json.dumps({**content, "finished": True}).encode())
+  print(json.dumps({"frames": len(data), "tracked": len(data) - 1, "peak_rss_mb": 7.0}))
+  return 0
+
+
+def _fail(source, code, text):
+  print(json.dumps({"input": str(source), "error": text, "exit_code": code}))
+  return code

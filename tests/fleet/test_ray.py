@@ -1,0 +1,104 @@
+"""The fleet's program on a small cluster of Ray that it starts itself, with workers and itself killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed (extra [fleet])")
+pytestmark = [pytest.mark.faults, pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")]
+
+HERE = Path(__file__).parent
+REPO = HERE.parents[1]
+RESULT = "tracked_flame_params.npz"
+START = """
+import sys
+sys.path.insert(0, {repo!r})
+from vht_jax.fleet.cli import main
+sys.exit(main(sys.argv[1:], target="stand_in:main", environment=(("PYTHONPATH", {here!r}),)))
+"""
+
+
+def start(folder, *argv, mark="mark_of_this_test"):
+  """The program in `folder`; its processes all have a variable of this name in their environment."""
+  code = START.format(repo=str(REPO), here=str(HERE))
+  environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), mark: "1"}
+  return subprocess.Popen(
+    [sys.executable, "-c", code, *argv], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )  # fmt: skip
+
+
+def workers(output):
+  """Processes of the stand-in, and those that wait for them."""
+  found = []
+  for path in Path("/proc").glob("[0-9]*"):
+    try:
+      if f"--output_path={output}/".encode() in (path / "cmdline").read_bytes():
+        parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        found.append((int(path.name), parent))
+    except OSError:
+      pass
+  return found
+
+
+def films(folder, **texts):
+  (folder / "films").mkdir()
+  for name, text in texts.items():
+    (folder / "films" / f"{name}.mp4").write_text(text)
+  return {name: bytes(255 - b for b in text.encode()) for name, text in texts.items()}
+
+
+def check(folder, expected):
+  """Results are right, and no frame was done twice but for one at each death."""
+  rows = {row["name"]: row for row in json.loads((folder / "out" / "fleet.json").read_text())["clips"]}
+  for name, content in expected.items():
+    assert (folder / "out" / name / RESULT).read_bytes() == content
+    done = (folder / "out" / name / "work.txt").read_text().split()
+    assert len(set(done)) == len(content)
+    yield rows[name], len(done) - len(content)
+
+
+def run_and_kill(tmp_path, seed, kills, of_the_fleet, frames):
+  """Runs a fleet that is killed so often, with these numbers at the fleet itself; returns its last output."""
+  expected = films(tmp_path, **{f"slow{i}": "slow " + "x" * frames for i in range(2)}, well="well 3")
+  (tmp_path / "films" / "bad.mp4").write_text("bad")
+  command = ["films", "--output_path=out", "--cpus=0.5"]
+  rng = random.Random(seed)
+  fleet, done, end = start(tmp_path, *command), 0, time.monotonic() + 300
+  while done < kills:
+    time.sleep(rng.uniform(0.2, 0.6))
+    assert fleet.poll() is None and time.monotonic() < end, (done, fleet.communicate())
+    if found := workers(tmp_path / "out"):
+      child, worker = rng.choice(found)
+      done += 1
+      if done in of_the_fleet:
+        fleet.kill()
+        fleet.communicate()
+        while workers(tmp_path / "out"):  # they go with it
+          assert time.monotonic() < end
+          time.sleep(0.1)
+        fleet = start(tmp_path, *command)
+      else:
+        os.kill(worker if done % 2 else child, signal.SIGKILL)
+  out, err = fleet.communicate(timeout=300)
+  assert fleet.returncode == 2, err
+  assert "3 of 4 clips are tracked" in err and "1 failed: bad" in err
+  assert "bad.mp4: cannot be read as a video" in out and "Traceback" not in out + err
+  twice = [n for _, n in check(tmp_path, expected)]
+  assert sum(twice) <= kills + len(of_the_fleet)  # a frame for each death; with the fleet two clips may die
+
+
+def test_killed_workers_clips_go_on(tmp_path):
+  run_and_kill(tmp_path, seed=0, kills=2, of_the_fleet=(), frames=10)
+
+
+@pytest.mark.slow
+def test_workers_are_killed_ten_times_and_the_fleet_with_its_cluster_once(tmp_path):
+  run_and_kill(tmp_path, seed=1, kills=11, of_the_fleet=(5,), frames=60)

@@ -1,0 +1,1 @@
+"""Many clips on many processors: `vht-fleet` (docs/fleet.md)."""

@@ -1,0 +1,1 @@
+"""What is seen of a fleet: its table, on the terminal and as files."""

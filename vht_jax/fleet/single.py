@@ -1,0 +1,197 @@
+"""One clip in a process of its own, which is what `vht-track` would be for it, and what came of it.
+
+What can go wrong in there ends the child at worst; the worker that waits for it tells how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vht_jax.app.record import FILES, FOLDER
+from vht_jax.errors import brief
+from vht_jax.host import launch
+from vht_jax.host.files import lock
+from vht_jax.host.supervise import command, ending
+
+TRACK = "vht_jax.app.cli:main"
+DATASET = "vht_jax.fleet.single:dataset"
+
+# By which native code ends itself; other signals come from outside.
+_CRASHES = {getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
+LOOK = 0.2  # s between two looks at the child
+PATIENCE = 60.0  # s for a child whose worker was killed to be gone
+_STAGE = re.compile(r" INFO vht_jax: (\w+): (\d+) done in ", re.M)  # of track.log, by `console.Progress`
+# What JAX, NumPy and C++ say when memory is out.
+_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|MemoryError|[Oo]ut of memory|bad_alloc|[Cc]annot allocate memory")
+
+
+def dataset(argv: list[str]) -> int:
+  """The part of a run that needs no device: frames and landmarks. As `app.cli.main`."""
+  from vht_jax.app.cli import main
+
+  return main(argv, only_dataset=True)
+
+
+def track(
+  argv: Sequence[str], output: Path, target: str, environment: dict[str, str | None], cores: Sequence[int] = (),
+  folder: str = "",
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+  """Runs a child to its end.
+
+  Args:
+    argv: flags of vht-track, with the input and the output.
+    output: the output's folder.
+    target: what is called with the flags and --json, 'package.module:function'.
+    environment: variables to set, or None to unset.
+    cores: those that it may use; all without.
+    folder: where it works, if that is there.
+
+  Yields:
+    {"stage", "frames"} whenever a stage is done; in the end {"end": one of done, failed, memory, crashed, died,
+    "error": a line, "code": vht-track's exit code, "summaries": those of the people that were tracked}.
+  """
+  wait_until_free(output)
+  kills = out_of_memory_kills()
+  log = output / FILES["log"]
+  read = log.stat().st_size if log.exists() else 0
+  env = launch.environment(**{name: value for name, value in environment.items() if value is not None})
+  for name in environment.keys() - {name for name, value in environment.items() if value is not None}:
+    env.pop(name, None)
+  where = folder if folder and os.path.isdir(folder) else None
+  with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes:
+    stack = Path(notes, "stack.txt")
+    stack.touch()
+    with open(Path(notes, "out"), "wb+") as out, open(Path(notes, "err"), "wb+") as err:
+      with using(cores):
+        whole = command(stack, target, [*argv, "--json"])
+        child = subprocess.Popen(whole, stdout=out, stderr=err, env=env, cwd=where)
+      try:
+        while True:
+          with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(LOOK)
+          text, read = _more(log, read)
+          for stage, done in _STAGE.findall(text):
+            yield {"stage": stage, "frames": int(done)}
+          if child.returncode is not None:
+            break
+      finally:
+        child.kill()
+        child.wait()
+      out.seek(0)
+      err.seek(0)
+      said, complained = out.read().decode(errors="replace"), err.read().decode(errors="replace")
+    yield _end(child.returncode, said, complained, stack, out_of_memory_kills() > kills)
+
+
+def _end(code: int, said: str, complained: str, stack: Path, killed_for_memory: bool) -> dict[str, Any]:
+  """What a child has come to, see `track`."""
+  summaries, error = [], ""
+  for line in said.splitlines():
+    with contextlib.suppress(ValueError):
+      message = json.loads(line)
+      if isinstance(message, dict) and "error" in message:
+        error = message["error"]
+      elif isinstance(message, dict):
+        summaries.append(message)
+  if code == 0 and summaries:
+    return {"end": "done", "code": 0, "error": "", "summaries": summaries}
+  if code < 0:
+    end = "crashed" if -code in _CRASHES else "died"
+    if code == -signal.SIGKILL and killed_for_memory:
+      end = "memory"
+    return {"end": end, "code": 1, "error": ending(code, stack), "summaries": []}
+  last = complained.strip().splitlines()[-1:] or ["it said nothing"]
+  error = error or brief(last[0].removeprefix("vht-track: error: "), 1000)
+  end = "memory" if code != 2 and _MEMORY.search(error) else "failed"
+  return {"end": end, "code": code or 1, "error": error, "summaries": []}
+
+
+def _more(log: Path, read: int) -> tuple[str, int]:
+  """What has been added to a log in whole lines, and up to where it is read now."""
+  try:
+    with open(log, "rb") as file:
+      file.seek(read)
+      data = file.read()
+  except OSError:
+    return "", read
+  data = data[: data.rfind(b"\n") + 1]
+  return data.decode(errors="replace"), read + len(data)
+
+
+def wait_until_free(output: Path) -> None:
+  """Waits for the end of a child that a killed worker has left; if it does not come, the next one says so."""
+  end = time.monotonic() + PATIENCE
+  while time.monotonic() < end:
+    try:
+      with lock(output / ".lock"):
+        return
+    except BlockingIOError:
+      time.sleep(LOOK)
+
+
+def progress_mark(output: Path) -> str:
+  """How far an output folder is: another text whenever something has been added."""
+  frames = landmarks = 0
+  with contextlib.suppress(OSError):
+    for name in os.listdir(output / "dataset"):
+      if name.startswith("frame_"):
+        frames += 1
+        landmarks += any(file.startswith("keypoints") for file in os.listdir(output / "dataset" / name))
+  marks = [f"{frames} {landmarks}"]
+  with contextlib.suppress(OSError):
+    marks += sorted(f"{path.stem} {path.stat().st_mtime_ns}" for path in (output / FOLDER).glob("*.npz"))
+  return ", ".join(marks)
+
+
+def out_of_memory_kills() -> int:
+  """How many processes Linux has ended so far because memory was out; 0 where it does not say."""
+  for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+    with contextlib.suppress(OSError, ValueError):
+      for line in Path(path).read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+          return int(value)
+  return 0
+
+
+@contextlib.contextmanager
+def using(cores: Sequence[int]) -> Iterator[None]:
+  """Processes that are started inside the block use these cores alone (Linux); all that there are without."""
+  if not cores or not hasattr(os, "sched_setaffinity"):
+    yield
+    return
+  before = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, cores)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def own_cores(n: int) -> Iterator[tuple[int, ...]]:
+  """Takes `n` cores that no other worker of this machine has, for the block; none for n = 0, or if fewer are free."""
+  folder = Path(tempfile.gettempdir()) / f"vht-fleet-cores-{os.getuid() if hasattr(os, 'getuid') else 0}"
+  folder.mkdir(exist_ok=True)
+  with contextlib.ExitStack() as held:
+    found: list[int] = []
+    for core in sorted(os.sched_getaffinity(0)) if n and hasattr(os, "sched_getaffinity") else ():
+      with contextlib.suppress(BlockingIOError):
+        held.enter_context(lock(folder / str(core)))
+        found.append(core)
+      if len(found) == n:
+        break
+    if len(found) < n:
+      held.close()
+      found = []
+    yield tuple(found)
