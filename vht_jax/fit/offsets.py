@@ -64,7 +64,5 @@ def solve(skin: Skin, curvature: Array, right: Array, start: Array) -> Array:
     return own * u + sd * prior_of(skin, sd * u)
 
   first = jnp.where(sd > 0, start / jnp.where(sd > 0, sd, 1.0), 0.0)
-  found = jax.scipy.sparse.linalg.cg(
-    matrix, sd * right, first, tol=CG_TOL, maxiter=CG_STEPS, M=lambda u: u / scale
-  )
+  found = jax.scipy.sparse.linalg.cg(matrix, sd * right, first, tol=CG_TOL, maxiter=CG_STEPS, M=lambda u: u / scale)
   return sd * found[0]
