@@ -129,7 +129,7 @@ def make_run(
   dense = None if dense is None else f32(dense)
   points, weight = fitted_points(model, f32(landmarks), f32(confidence), dense, step)
   observe = lambda index: _observe(lm, points[index], weight[index], clip.size)
-  beliefs = clip.beliefs() if hasattr(clip, "beliefs") else None
+  beliefs: tuple[np.ndarray, np.ndarray] | None = getattr(clip, "beliefs", lambda: None)()
   return Run(
     model=model,
     colored=flame.without_lower_neck(model) if config.photometric and config.components.ignore_lower_neck else model,

@@ -36,8 +36,8 @@ def without_blinks(
   """
   out = np.array(visible)
   for i, (before, after) in sides(visible, landmarks, seen, seconds, shot).items():
-    there = [eye_colours(image(k), landmarks[k]) for k in (before, i, after)]
-    if any(colours is None for colours in there):
+    there = [found for k in (before, i, after) if (found := eye_colours(image(k), landmarks[k])) is not None]
+    if len(there) < 3:
       continue
     (_, around_before), (lids, around), (_, around_after) = there
     away = np.maximum(*(np.linalg.norm(around - other, axis=-1) for other in (around_before, around_after)))
