@@ -127,7 +127,7 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
     config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
-    believed_of=lambda index: None, no_skin=None, progress=NoProgress(), checkpoint=checkpoint,
+    settled_of=lambda index: None, no_skin=None, progress=NoProgress(), checkpoint=checkpoint,
   )  # fmt: skip
   return run, starts
 

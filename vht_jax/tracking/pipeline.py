@@ -6,7 +6,7 @@
            tracks     points of the skin's texture in every frame; camera, identity and poses anew by them
   stage 3  identity   shape, texture, light and camera from the images of a few keyframes
   stage 4  frames     every pose from its image, many frames at once
-           settle     (without images) every pose from its landmarks once more, with less of what is guessed
+           settle     (without images) every pose from its landmarks once more: less of what is guessed, eyes shut
            joint      (schedule 'joint') identity and camera from all images, and the poses again
   stage 5  smooth     all poses together, as far as their noise asks for it
 

@@ -21,6 +21,7 @@ from vht_jax.head import points as pts
 from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.tracking.camera_knowledge import placed
+from vht_jax.tracking.evidence.examine import Weighed
 from vht_jax.tracking.keyframes import frame_times
 from vht_jax.tracking.protocols import Checkpoint, Clip, NoCheckpoint, NoProgress, Progress
 from vht_jax.types import AnyArray, Camera, FlameModel, TrackResult
@@ -41,7 +42,7 @@ class Run:
   no_skin: Skin | None  # in place of texture tracks in clips without; None: they are not wanted
   lm: LandmarkModel  # the points of the head that the landmarks are compared with
   observed: ObservedLandmarks  # the landmarks in the units of the fit, leading axis T
-  belief: np.ndarray | None  # (T, N) factor on their `inverse_sd` where frames are fitted one by one; None: 1
+  settled: ObservedLandmarks  # the same for a frame's own fit, `evidence.examine.settled`
   landmarks: np.ndarray  # (T, 70, 2) px
   confidence: np.ndarray  # (T, 70), 0 for what is missing
   seen: np.ndarray  # (T,) bool, frames with a face
@@ -94,14 +95,9 @@ class Run:
   def observed_of(self, index: np.ndarray) -> ObservedLandmarks:
     return rows_of(self.observed, index)
 
-  def believed_of(self, index: np.ndarray) -> ObservedLandmarks:
-    """`observed_of` for a frame's own fit, in which points that the detector guesses count less (`Clip.beliefs`).
-
-    Not for what frames share: there the same points would be missing wherever the head turns away, and a focal length
-    would hang on the others (8 % on one scan).
-    """
-    observed = self.observed_of(index)
-    return observed if self.belief is None else observed.replace(inverse_sd=observed.inverse_sd * self.belief[index])
+  def settled_of(self, index: np.ndarray) -> ObservedLandmarks:
+    """`observed_of` for a frame's own fit, once what frames share is settled."""
+    return rows_of(self.settled, index)
 
   def given(self) -> tuple[np.float32 | None, np.ndarray | None]:
     """Focal length and principal point (as in `Shared`) that are known."""
@@ -128,8 +124,16 @@ def make_run(
   f32 = lambda a: np.asarray(a, np.float32)
   dense = None if dense is None else f32(dense)
   points, weight = fitted_points(model, f32(landmarks), f32(confidence), dense, step)
-  observe = lambda index: _observe(lm, points[index], weight[index], clip.size)
-  beliefs: tuple[np.ndarray, np.ndarray] | None = getattr(clip, "beliefs", lambda: None)()
+  observe = lambda points, weight: in_chunks(
+    lambda index: _observe(lm, points[index], weight[index], clip.size), len(points), LANDMARK_CHUNK
+  )
+  own = whole = observe(points, weight)
+  if isinstance(clip, Weighed):
+    own_points, own_weight, share = clip.settled()
+    own_points, own_weight = fitted_points(model, f32(own_points), f32(own_weight), dense, step)
+    own_weight[:, 70:] *= share[:, np.asarray(model.dense_index)[:: step or 1]][:, : own_weight.shape[1] - 70]
+    if (own_points != points).any() or (own_weight != weight).any():
+      own = observe(own_points, own_weight)
   return Run(
     model=model,
     colored=flame.without_lower_neck(model) if config.photometric and config.components.ignore_lower_neck else model,
@@ -138,8 +142,8 @@ def make_run(
     weights=weights,
     no_skin=nowhere(model, len(points)) if config.tracks and init is None else None,
     lm=lm,
-    observed=in_chunks(observe, len(points), LANDMARK_CHUNK),
-    belief=None if beliefs is None else fitted_belief(model, *beliefs, step),
+    observed=whole,
+    settled=own,
     landmarks=landmarks,
     confidence=confidence,
     seen=np.any(weight[:, :68] > 0, axis=1),
@@ -182,13 +186,6 @@ def fitted_points(
     confidence = xp.concatenate([confidence, xp.ones(extra.shape[:2], confidence.dtype)], axis=1)
   there = xp.all(xp.isfinite(landmarks), axis=-1)
   return xp.where(there[..., None], landmarks, 0.0), xp.where(there, confidence, 0.0)
-
-
-def fitted_belief(model: FlameModel, landmarks: np.ndarray, dense: np.ndarray, step: int) -> np.ndarray | None:
-  """(T, N) factor on 1 / sd of the points of `fitted_points` from `Clip.beliefs`; None if all of it is 1."""
-  picked = dense[:, np.asarray(model.dense_index)[::step]] if step and model.dense_index.shape[0] else dense[:, :0]
-  root = np.sqrt(np.concatenate([landmarks, picked], axis=1)).astype(np.float32)
-  return None if (root == 1).all() else root
 
 
 @functools.partial(stored, static_argnames=("dense_step",), rough=True)

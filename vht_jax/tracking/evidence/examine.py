@@ -15,7 +15,7 @@ import numpy as np
 from vht_jax.config import TrackConfig
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
-from vht_jax.tracking.evidence import outliers
+from vht_jax.tracking.evidence import lids, outliers
 from vht_jax.tracking.evidence.blinks import without_blinks
 from vht_jax.tracking.evidence.retrial import retried
 from vht_jax.tracking.protocols import Clip, Progress
@@ -33,6 +33,7 @@ class Evidence(flax.struct.PyTreeNode):
   visible: np.ndarray  # (T, R) f32 in [0, 1], of `REGIONS`; 1 where there is no face or nothing can be said
   misplaced: np.ndarray  # (T,) f32 how far the landmarks are beside the face, in eye distances; NaN: not comparable
   wrong: np.ndarray  # (T,) bool, frames whose landmarks are not used
+  lids: np.ndarray | None = None  # (T, 2) f32 of `lids.seen_open`; None in what an older version kept
 
 
 def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
@@ -46,6 +47,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   in_order = not config.data.unordered
   cuts = config.data.cutframes
   visible = np.ones((n, len(REGIONS)), np.float32)
+  opened = np.full((n, 2), np.nan, np.float32)
   links = outliers.pairs(n, seen if in_order else np.zeros(n, bool), cuts)
   of_later = collections.defaultdict(list)
   for row, (i, j) in enumerate(links):
@@ -59,6 +61,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
     for j, image in zip(chunk, clip.images(chunk)):
       points = np.asarray(landmarks[j, :68], np.float32)
       visible[j] = visibility(image, points, confidence[j, :68])
+      opened[j] = lids.seen_open(image, points)
       if in_order:
         recent.append((int(j), patch(image, points)))
         before = dict(recent)
@@ -80,7 +83,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
     wrong = outliers.wrong(points, seen, misplaced, compared, same, leaders, cuts)
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False
-  return Evidence(visible, np.where(compared > 0, misplaced, np.nan).astype(np.float32), wrong)
+  return Evidence(visible, np.where(compared > 0, misplaced, np.nan).astype(np.float32), wrong, opened)
 
 
 def _seconds(clip: Clip, n: int) -> np.ndarray:
@@ -96,7 +99,9 @@ class Weighed:
     self.clip, self.size = clip, clip.size
     self.evidence = evidence
     landmarks, confidence, dense = clip.landmarks()
-    self._points = weigh(landmarks, confidence, dense, evidence, dense_regions(model))
+    regions = dense_regions(model)
+    self._points = weigh(landmarks, confidence, dense, evidence, regions)
+    self._settled = settled(*self._points[:2], clip.beliefs() if hasattr(clip, "beliefs") else None, evidence, regions)
     self.hidden = [_hidden_points(points, rows) for points, rows in zip(landmarks, evidence.visible)]
 
   def __len__(self) -> int:
@@ -104,6 +109,10 @@ class Weighed:
 
   def landmarks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     return self._points
+
+  def settled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`settled` of its frames."""
+    return self._settled
 
   def images(self, indices) -> np.ndarray:
     return self.clip.images(indices)
@@ -133,6 +142,43 @@ def weigh(
     gone = evidence.wrong[:, None] | ((regions >= 0) & (evidence.visible[:, regions] < COVERED))
     dense = np.where(gone[..., None], np.nan, dense).astype(np.float32)
   return landmarks, confidence, dense
+
+
+def settled(
+  landmarks: np.ndarray,
+  confidence: np.ndarray,
+  beliefs: tuple[np.ndarray, np.ndarray] | None,
+  evidence: Evidence,
+  regions: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """What is known of the landmarks where frames are fitted one by one, and nothing that they share depends on it.
+
+  There points that the detector guesses count less, and eyes are shut that the image shows shut. For what frames share
+  the same points would be missing wherever the head turns away, and a focal length would hang on the others (8 % on one
+  scan).
+
+  Args:
+    landmarks, confidence: (T, 70, 2), (T, 70) of `weigh`.
+    beliefs: of `Clip.beliefs`.
+    evidence: of the T frames.
+    regions: (478,) of `dense_regions`.
+
+  Returns:
+    Landmarks (T, 70, 2); their confidence (T, 70); the share (T, 478) of its weight that each dense point has.
+  """
+  share = np.ones((len(landmarks), len(regions)), np.float32)
+  if beliefs is not None:
+    confidence, share = confidence * beliefs[0], np.array(beliefs[1], np.float32)
+  if evidence.lids is not None:
+    landmarks, sure = lids.closed(landmarks, evidence.lids)
+    # People blink with both eyes (`priors.BothSides`): beside one that is shut, one that is not seen is guessed.
+    guessed = np.where(np.isfinite(evidence.lids), 0.0, sure[:, ::-1]).astype(np.float32)
+    confidence = np.array(confidence)
+    for eye in _IRIS_OF:
+      confidence[:, POINTS[eye]] *= 1.0 - guessed[:, eye, None]
+      # The mesh's own lids are not moved.
+      share[:, regions == eye] *= 1.0 - np.maximum(sure, guessed)[:, eye, None]
+  return landmarks, confidence, share
 
 
 def faded(confidence: np.ndarray, visible: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
     x0 = begun[index]
     if sequential and start > 0 and start not in config.data.cutframes:
       x0 = xs[start - 1 : start]  # where the previous frame ended
-    observed, more = run.believed_of(index), skin_entries_of(state, run, index)
+    observed, more = run.settled_of(index), skin_entries_of(state, run, index)
 
     def solve(pixels, x0):
       found = _fit_photometric(

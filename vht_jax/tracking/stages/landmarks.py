@@ -31,21 +31,21 @@ def fit_landmarks(state: TrackState, run: Run) -> TrackState:
 
 
 def settle(state: TrackState, run: Run) -> TrackState:
-  """All frames once more, now that what they share is settled, without what the detector guesses."""
-  return state if run.belief is None else refit(state, run, settled=True)[0]
+  """All frames once more, now that what they share is settled: with less of what is guessed, and eyes shut."""
+  return state if run.settled is run.observed else refit(state, run, settled=True)[0]
 
 
 def refit(state: TrackState, run: Run, settled: bool = False) -> tuple[TrackState, np.ndarray]:
   """All frames by their landmarks with the camera and identity of the state; and what each frame costs (T,).
 
   Args:
-    settled: nothing that frames share depends on it any more (`Run.believed_of`).
+    settled: nothing that frames share depends on it any more (`Run.settled_of`).
   """
   model, shared = fold_landmarks(landmarks_of(state, run), known(state.shared))
   run.progress.stage("landmarks", run.n_frames)
 
   def solve(index):
-    observed = run.believed_of(index) if settled else run.observed_of(index)
+    observed = run.settled_of(index) if settled else run.observed_of(index)
     x0 = initial(model, observed) if state.xs is None else state.xs[index]
     more = skin_entries_of(state, run, index)
     found = _fit_frames(model, observed, shared, run.weights, x0, camera(state, run), more)

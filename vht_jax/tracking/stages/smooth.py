@@ -82,7 +82,7 @@ class Motion:
     return self.run.per_frame(lambda index: solve(self._matrices(index), index))
 
   def _matrices(self, index: np.ndarray):
-    observed, more = self.run.believed_of(index), skin_entries_of(self.state, self.run, index)
+    observed, more = self.run.settled_of(index), skin_entries_of(self.state, self.run, index)
     return _matrices(self.model, observed, self.shared, self.run.weights, self.xs[index], more)
 
   def _mean_information(self) -> np.ndarray:
