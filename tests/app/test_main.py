@@ -423,7 +423,7 @@ def test_everything_that_the_wheel_carries_is_there():
     assert (REPO / source).exists(), source
   assert set(project["project"]["scripts"].values()) == {
     "vht_jax.app.cli:cli", "vht_jax.app.demo:cli", "vht_jax.app.doctor:cli", "vht_jax.app.result.export_cli:cli",
-    "vht_jax.viewer.cli:cli",
+    "vht_jax.fleet.cli:cli", "vht_jax.viewer.cli:cli",
   }  # fmt: skip
 
 
