@@ -25,8 +25,8 @@ HDR_CURVES = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273 th
 _PROBE = 200  # packets of video, some seconds, in which a film shows more than one picture
 _CLOCK = fractions.Fraction(1, 90_000)  # s, of written videos whose frames have times
 # Frames from one picture of a video of ours that stands on its own to the next. A viewer that scrubs has to decode from
-# the last one on: 250 (libx264's default) of 1024 x 1024 px take seconds. 10 makes the file a fifth larger.
-KEYFRAME_EVERY = 10
+# the last one on: 250 (libx264's default) of 1024 x 1024 px take seconds. 5 makes the file a third larger.
+KEYFRAME_EVERY = 5
 
 
 class VideoInfo(NamedTuple):
