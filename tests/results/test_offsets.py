@@ -20,7 +20,7 @@ from vht_jax.results.offsets import with_offsets
 from vht_jax.results.offsets.estimate import drawn
 from vht_jax.results.offsets.folds import LEAST, normals_of, unfolded
 from vht_jax.results.offsets.skin import EARS, INSIDE, free, make_skin
-from vht_jax.results.offsets.views import make_view
+from vht_jax.results.offsets.views import chosen_frames, make_view
 from vht_jax.tracking.protocols import NoProgress
 from vht_jax.types import Identity, Status, TrackResult
 
@@ -65,6 +65,16 @@ def hair(small_head, scene):
   ends = np.clip((v[:, 1] - middle[1] + 0.04) / 0.03, 0, 1)
   thickness = 0.03 + 0.015 * away[:, 1] + 0.005 * away[:, 0]
   return (np.where(scalp, begins * ends * thickness, 0.0)[:, None] * away).astype(np.float32)
+
+
+def test_only_frames_that_are_tracked_and_sure_are_looked_at(small_head, tracked):
+  status = np.array([Status.TRACKED, Status.NO_FACE] + [Status.TRACKED] * (len(VIEWS) - 2))
+  confidence = np.array([0.9, 0.9, 0.1] + [0.9] * (len(VIEWS) - 3), np.float32)
+  doubted = tracked.replace(status=jnp.asarray(status), confidence=jnp.asarray(confidence))
+  scene = make_scene(small_head, doubted, SIZE)
+  assert chosen_frames(scene).tolist() == [0, *range(3, len(VIEWS))]
+  few = chosen_frames(scene, 3)
+  assert len(few) == 3 and not {1, 2} & set(few.tolist())
 
 
 class Masked:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from vht_jax.fit.offsets import Skin
+from vht_jax.fit.terms.surface import UNEXPLAINED
 from vht_jax.head import flame
+from vht_jax.results.appearance import EYEBALLS
 from vht_jax.types import FlameModel
 
 # m: hair of people is 1 to 5 cm thick, a neck is as thick as the model's to a cm, ears stand off by as much more or
@@ -15,7 +17,7 @@ HEAD_SD, NECK_SD, EAR_SD = 0.025, 0.01, 0.005
 FREE_FROM, FREE_AT = 0.0, 0.02
 SMOOTHED = 0.03  # m, over which directions are smoothed: an ear, whose own normals point everywhere, goes with the head
 EARS = ("left_ear", "right_ear")
-INSIDE = ("left_eyeball", "right_eyeball", "eye_socket", "mouth_cavity", "teeth", "tongue")
+INSIDE = (*EYEBALLS, *UNEXPLAINED)
 _SAME = 0.004  # m from the mirror image within which a vertex is its other side
 
 

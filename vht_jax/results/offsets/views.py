@@ -47,8 +47,7 @@ def chosen_frames(scene: Scene, n: int = N_VIEWS) -> np.ndarray:
     return np.zeros(0, int)
   confidence = scene.result.confidence
   sure = np.ones(len(scene)) if confidence is None else np.asarray(confidence)
-  good = np.flatnonzero(scene.tracked & (sure >= 0.5 * np.median(sure[scene.tracked])))
-  return spread_frames(features, good, n)
+  return spread_frames(features, scene.tracked & (sure >= 0.5 * np.median(sure[scene.tracked])), n)
 
 
 def mattes_of(scene: Scene, folder: FrameFolder, frames: Sequence[int]) -> list[np.ndarray]:
