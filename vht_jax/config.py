@@ -142,6 +142,11 @@ class TrackConfig:
   gauss_newton: GaussNewton = section(GaussNewton)
   adam: Adam = section(Adam)
 
+  @property
+  def by_adam(self) -> bool:
+    """Whether the images are fitted by VHT's method."""
+    return self.photometric and self.solver == "adam"
+
   @classmethod
   def of(cls, **keys) -> TrackConfig:
     """A config from keys, in whichever section they are.

@@ -124,7 +124,7 @@ def _known_input(settings: Settings) -> dict[str, str] | None:
 
 
 def _stages(config: TrackConfig) -> list[str]:
-  adam = config.photometric and config.solver == "adam"
+  adam = config.by_adam
   stages = [] if adam and config.adam.init == "calibration" else ["camera", "landmarks"]
   if config.photometric:
     stages += ["identity", "frames"]

@@ -36,7 +36,7 @@ def known_camera(
   elif config.camera.calibrated:
     raise InputError("calibrated: the focal length must be given, by --focal or --fov, or a result with its camera")
   default = make_camera(1.0)
-  if camera is not None and config.solver == "adam" and config.adam.init == "calibration" and config.photometric:
+  if camera is not None and config.by_adam and config.adam.init == "calibration":
     if not (np.array_equal(camera.R, default.R) and np.array_equal(camera.T, default.T)):
       raise InputError("init: calibration is for a camera that stands at the origin; use init = landmarks")
   return config, None, camera

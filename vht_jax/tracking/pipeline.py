@@ -67,7 +67,7 @@ ADAM_FRAMES = Stage("frames", adam.adam_frames, kept=False, resumes=True)
 
 def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
   """The stages that these settings ask for, in order; `going_on` from a former result, whose identity is kept."""
-  if by_adam(config):
+  if config.by_adam:
     return [*([] if config.adam.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
   if going_on:
     return [CAMERA, LANDMARKS, FRAMES if config.photometric else SETTLE, SMOOTH]
@@ -75,11 +75,6 @@ def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
   if not config.photometric:
     return [CAMERA, LANDMARKS, *tracks, SETTLE, SMOOTH]
   return [CAMERA, LANDMARKS, *tracks, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), SMOOTH]
-
-
-def by_adam(config: TrackConfig) -> bool:
-  """Whether the images are fitted by VHT's method."""
-  return config.photometric and config.solver == "adam"
 
 
 def track(

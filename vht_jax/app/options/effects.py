@@ -46,7 +46,7 @@ def _reason(option: Option, settings: Settings) -> str:
   app, config, _ = settings
   name, facts = option.key, option.facts
   without_images = "without images (--nophotometric)"
-  adam = config.photometric and config.solver == "adam"
+  adam = config.by_adam
   if option.method in (GaussNewton, Adam) and not config.photometric:
     return without_images
   if option.method is GaussNewton and adam:

@@ -17,7 +17,6 @@ from vht_jax.head import flame
 from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.pure.frame import frame_and_distance, frames_and_distance, landmark_problem
 from vht_jax.tracking.pure.requests import (
-  by_adam,
   check_adjoint,
   check_identity,
   check_shapes,
@@ -135,7 +134,7 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   poses = jax.vmap(to_pose)(found.xs)
   person, shared = frame.fold_landmarks(lm, found.shared)
   cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, observed)
-  if by_adam(config):
+  if config.by_adam:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])
     pick = lambda tree: jax.tree.map(lambda a: a[index], tree)

@@ -13,7 +13,7 @@ from vht_jax.fit.terms.landmarks import predict
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.tracking.pure.colours import fit_colours, painted
-from vht_jax.tracking.pure.requests import by_adam, check_adjoint, check_shapes, fits_dense, image_size
+from vht_jax.tracking.pure.requests import check_adjoint, check_shapes, fits_dense, image_size
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
@@ -47,7 +47,7 @@ def frame_and_distance(
   check_shapes(model, observation, config, size, frames=False)
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint)
-  if by_adam(config) and start is not None:
+  if config.by_adam and start is not None:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
       model, observation, identity, to_raw(start), start.translation, config, weights, adjoint=adjoint
@@ -60,7 +60,7 @@ def frame_and_distance(
   x0 = None if start is None else unknowns.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
   found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint)
   pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
-  if by_adam(config):
+  if config.by_adam:
     return frame_and_distance(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
   energies, distance = {"landmarks": found.normal.cost}, found.distance
   if not config.photometric:

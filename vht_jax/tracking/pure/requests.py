@@ -14,14 +14,9 @@ LOOKS = ("uv", "texture_mean", "texture_basis")  # of a head
 NO_COLOURS = "a fit of landmarks does not look at images"
 
 
-def by_adam(config: TrackConfig) -> bool:
-  """Whether the images are fitted by VHT's method."""
-  return config.photometric and config.solver == "adam"
-
-
 def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> Implicit | Unrolled:
   """The adjoint for a method; raises `InputError` where there is none or another one is needed."""
-  if not by_adam(config):
+  if not config.by_adam:
     if config.photometric and isinstance(adjoint, Unrolled):
       raise InputError("track_fn: images are differentiated by Implicit() with Gauss-Newton, by Unrolled() with Adam")
     return Implicit() if adjoint is None else adjoint
@@ -39,7 +34,7 @@ def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> I
 
 def check_identity(config: TrackConfig, known: bool) -> None:
   """Raises `InputError` where images are fitted by Gauss-Newton to a person who is not known."""
-  if config.photometric and not by_adam(config) and not known:
+  if config.photometric and not config.by_adam and not known:
     raise InputError(
       "track_fn: photometric Gauss-Newton needs a known person and camera (init: a result of track, or of track_fn"
       " with photometric=False with its texture and light); it estimates poses"
@@ -53,10 +48,10 @@ def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool)
     known_identity: it is given and kept.
     dense: dense points are fitted.
   """
-  reads: set[type] = {Adam} if by_adam(config) else {Landmarks}
-  if config.photometric and not by_adam(config):
+  reads: set[type] = {Adam} if config.by_adam else {Landmarks}
+  if config.photometric and not config.by_adam:
     reads.add(GaussNewton)
-  if by_adam(config) and not known_identity:
+  if config.by_adam and not known_identity:
     reads.add(Landmarks)  # which the start comes from
   whose = {Adam: "solver='adam'", GaussNewton: "Gauss-Newton on images", Landmarks: "the fit of landmarks"}
   found = {}
@@ -86,7 +81,7 @@ def used_weights(weights: Weights, config: TrackConfig, *, known_identity: bool,
 
 def used_observations(observations: Observations, config: TrackConfig, *, dense: bool) -> Observations:
   """The same for what is observed."""
-  by_colours = config.photometric and not by_adam(config)
+  by_colours = config.photometric and not config.by_adam
   whole = "masks only say which pixels count" if by_colours else "this method does not look at masks"
   why = {"alpha": whole}
   if not config.photometric:
