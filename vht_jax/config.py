@@ -133,7 +133,9 @@ class TrackConfig:
     8, "number of keyframes when they are chosen automatically", at_least=1, needs="photometric", estimates=True
   )
   batch_size: int = option(
-    8, "frames optimised at once by the batched and the joint schedule", at_least=1, needs="photometric"
+    0,
+    "frames optimised at once by the batched and the joint schedule; 0: 8 on a CPU, 64 elsewhere",
+    needs="photometric",
   )
   components: Components = section(Components)
   data: Data = section(Data)

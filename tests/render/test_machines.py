@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export
 
 from vht_jax.head import flame
+from vht_jax.host.machine import position
+from vht_jax.render import raster
 from vht_jax.render.edges import antialias, edge_table
-from vht_jax.render.gather import map_frames
+from vht_jax.render.gather import in_groups, map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.soft import soft_render
 
@@ -30,8 +33,9 @@ def test_pictures_for_an_accelerator_are_not_made_as_on_a_cpu(screen, platform):
   head, points = screen
   draw = jax.vmap(lambda s: rasterize(s, head.faces, SIZE).pix_to_face)
   own, other = text_for("cpu", draw, points), text_for(platform, draw, points)
-  wide = "tensor<65536x"  # blocks that an accelerator looks at in one trip
+  wide = f"tensor<{2 * raster._FRAME_CHUNK}x"  # blocks that an accelerator looks at in one trip
   assert wide in other and wide not in own
+  assert other.count("stablehlo.while") == 1  # nothing goes to and fro inside a trip
 
 
 def test_edges_and_soft_pictures_too(screen):
@@ -48,7 +52,43 @@ def test_edges_and_soft_pictures_too(screen):
     assert wide in other and wide not in own
 
 
+def test_frames_that_are_too_many_at_once_come_in_groups_of_the_same_size():
+  frames = jnp.arange(14.0).reshape(7, 2)
+  shapes = []
+
+  def double(some):
+    shapes.append(some.shape)
+    return 2 * some
+
+  assert jnp.array_equal(in_groups(double, frames, 3), 2 * frames) and shapes == [(3, 2)]
+  assert jnp.array_equal(in_groups(double, frames, 4), 2 * frames) and shapes[1:] == [(4, 2)]
+  assert jnp.array_equal(in_groups(double, frames, 7), 2 * frames) and shapes[2:] == [(7, 2)]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_positions_are_those_of_numpy_on_every_machine(platform):
+  values, wanted = np.array([1, 3, 3, 8], np.int32), np.arange(10, dtype=np.int32)
+  for side in ("left", "right"):
+    find = lambda a, b, side=side: position(a, b, side)
+    assert ("stablehlo.while" in text_for(platform, find, values, wanted)) == (platform == "cpu")
+    assert np.array_equal(find(jnp.asarray(values), jnp.asarray(wanted)), np.searchsorted(values, wanted, side))
+
+
 def test_frames_are_mapped_as_the_machine_likes_it():
   mapped = map_frames(lambda a: jnp.sin(a) + 1)
   own, other = (text_for(p, mapped, jnp.ones((5, 7))) for p in ("cpu", "cuda"))
   assert "stablehlo.while" in own and "stablehlo.while" not in other
+
+
+def test_normals_for_an_accelerator_are_the_same_and_their_sums_have_an_order(open_head, monkeypatch):
+  head = flame.without_lower_neck(open_head)
+  normals = lambda v: flame.vertex_normals(v, head.faces)
+  assert "stablehlo.scatter" in text_for("cpu", normals, head.v_template)
+  assert "stablehlo.scatter" not in text_for("cuda", normals, head.v_template)
+  turned = jnp.stack([head.v_template, head.v_template[:, ::-1]])
+  wanted = jax.vmap(normals)(turned)
+  monkeypatch.setattr(flame, "on_cpu", lambda: False)
+  other = lambda v: flame.vertex_normals(v, head.faces)
+  np.testing.assert_allclose(jax.jit(jax.vmap(other))(turned), wanted, atol=2e-6)
+  slope = lambda f: jax.grad(lambda v: jnp.sum(f(v) * turned[1]))(head.v_template)
+  np.testing.assert_allclose(slope(other), slope(normals), rtol=1e-4, atol=1e-3)

@@ -35,6 +35,7 @@ log = logging.getLogger("vht_jax")
 # Of the rehearsed clip, at most; or as many as keyframes. Most programs are for chunks of frames; that which measures a
 # clip's noise is for all, but small.
 FRAMES = 300
+COMPILERS = 4  # each takes up to a GB; there are hardly more large programs to wait for
 FACE = (0.4, 0.6)  # where its landmarks lie, as shares of the image
 
 
@@ -157,7 +158,7 @@ def compiling_ahead(say: Callable[[str], None] = lambda text: None, *, bar: bool
     say: told in one line that programs have to be compiled.
     bar: draw one, if there is a terminal.
   """
-  workers = ThreadPoolExecutor(min(2, os.cpu_count() or 1), thread_name_prefix="compile")
+  workers = ThreadPoolExecutor(min(COMPILERS, os.cpu_count() or 1), thread_name_prefix="compile")
   told = Compiling(say, bar)
   threads = []
 

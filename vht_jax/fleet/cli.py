@@ -198,9 +198,10 @@ def smaller_batches(settings: Any, flags: Sequence[str]) -> tuple[int, ...]:
   """Halves of the batch size, and halves of these; none where the settings know no batches."""
   from vht_jax.app.options.effects import value_of
   from vht_jax.app.options.settings import parse_all
+  from vht_jax.tracking.run import CPU_BATCH
 
   sizes = []
-  size = value_of(settings, "batch_size") // 2
+  size = (value_of(settings, "batch_size") or CPU_BATCH) // 2
   with contextlib.suppress(InputError):
     parse_all([*flags, "--batch_size=1"])
     while size:

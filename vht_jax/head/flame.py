@@ -7,6 +7,7 @@ Formulation of FLAME (Li, Bolkart, Black, Li, Romero, "Learning a model of facia
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vht_jax import rotation
+from vht_jax.host.machine import for_each_machine, on_cpu, position
 from vht_jax.types import Array, FlameModel, Pose, RawPose
 
 # Joint limits per component of the axis-angle vector, rad: name -> (lower (3,), upper (3,)).
@@ -219,10 +221,49 @@ def vertex_normals(vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"]) -> F
   corners = vertices[faces]
   a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
   face_normals = jnp.cross(b - a, c - a)  # twice the area long
-  summed = jnp.zeros_like(vertices).at[faces].add(jnp.broadcast_to(face_normals[:, None], corners.shape))
+  summed = _sum_at_corners(face_normals, faces, vertices.shape[0])
   length2 = jnp.sum(jnp.square(summed), axis=-1, keepdims=True)
   usable = length2 > 1e-24
   return jnp.where(usable, summed * jax.lax.rsqrt(jnp.where(usable, length2, 1.0)), 0.0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _sum_at_corners(values: Array, faces: Array, n_vertices: int) -> Array:
+  """(V, 3): of what each face (F, 3) gives to its corners.
+
+  A scatter-add, but on accelerators, where the order of its sums, and so the result, would differ from run to run:
+  there every vertex adds up its faces in their order.
+  """
+
+  @for_each_machine
+  def summed(values, faces):
+    if on_cpu():
+      return _scatter(values, faces, n_vertices)
+    corner = faces.reshape(-1)
+    order = jnp.argsort(corner, stable=True)
+    first, end = (position(corner[order], jnp.arange(n_vertices), side) for side in ("left", "right"))
+
+    def add(state):
+      k, total = state
+      face = order[jnp.minimum(first + k, corner.shape[0] - 1)] // 3
+      return k + 1, total + jnp.where((first + k < end)[:, None], values[face], 0)
+
+    most = jnp.max(end - first)
+    start = jnp.zeros((), end.dtype), jnp.zeros((n_vertices, 3), values.dtype)
+    return jax.lax.while_loop(lambda state: state[0] < most, add, start)[1]
+
+  return summed(values, faces)
+
+
+@_sum_at_corners.defjvp
+def _sum_at_corners_jvp(n_vertices, primals, tangents):
+  values, faces = primals
+  return _sum_at_corners(values, faces, n_vertices), _scatter(tangents[0], faces, n_vertices)
+
+
+def _scatter(values: Array, faces: Array, n_vertices: int) -> Array:
+  corners = jnp.broadcast_to(values[:, None], (*faces.shape, 3))
+  return jnp.zeros((n_vertices, 3), values.dtype).at[faces].add(corners)
 
 
 def albedo(

@@ -7,50 +7,16 @@ even more. Both visit only the runs of pixels in which a face is seen, in a loop
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vht_jax.host.machine import for_each_machine, on_cpu
 from vht_jax.types import Array
 
 _RUN = 64  # consecutive pixels that are visited or skipped together
 _CHUNK = 32  # runs per trip on a CPU: what is gathered for them stays in cache
-
-
-_machine: ContextVar[bool | None] = ContextVar("on_cpu", default=None)  # what is being traced is for a CPU
-
-
-def on_cpu() -> bool:
-  """Whether what is traced now is for a CPU: as `for_each_machine` says, outside of it by JAX's default device."""
-  known = _machine.get()
-  return jax.default_backend() == "cpu" if known is None else known
-
-
-def for_each_machine(fun: Callable) -> Callable:
-  """`fun` of arrays, traced once for a CPU and once for accelerators: the platform that is lowered for has its own.
-
-  A program that is exported on a CPU for a GPU (`jax.export`) is to be the GPU's. Of the two, only what a program is
-  lowered for remains in it.
-  """
-
-  def for_one(cpu: bool):
-    def traced(*args):
-      token = _machine.set(cpu)
-      try:
-        return fun(*args)
-      finally:
-        _machine.reset(token)
-
-    return traced
-
-  def both(*args):
-    if _machine.get() is not None:
-      return fun(*args)
-    return lax.platform_dependent(*args, cpu=for_one(True), default=for_one(False))
-
-  return both
 
 
 def frames_in_turn() -> bool:
@@ -96,6 +62,17 @@ def map_frames(fun: Callable, in_axes: tuple[int | None, ...] | int = 0) -> Call
     return all_frames(*args)
 
   return mapped
+
+
+def in_groups(fun: Callable, frames: Array, most: int) -> Array:
+  """`fun` of frames (B, ...), at most so many at once and about as many each time; the results (B, ...)."""
+  n = frames.shape[0]
+  if n <= most:
+    return fun(frames)
+  size = -(-n // -(-n // most))
+  groups = jnp.pad(frames, [(0, -n % size), *[(0, 0)] * (frames.ndim - 1)], mode="edge")
+  found = lax.map(fun, groups.reshape(-1, size, *frames.shape[1:]))
+  return found.reshape(-1, *found.shape[2:])[:n]
 
 
 def merge_vmap(fun: Callable) -> Callable:

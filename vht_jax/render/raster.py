@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
-from vht_jax.render.gather import for_each_machine, frames_in_turn
+from vht_jax.host.machine import for_each_machine
+from vht_jax.render.gather import frames_in_turn, in_groups
 from vht_jax.render.interpolate import depth_and_bary
 from vht_jax.render.tiles import Blocks
 from vht_jax.types import Array, Fragments
@@ -31,6 +32,9 @@ NEAR = 1e-6  # a face with a vertex at or before this depth (m) is not drawn
 
 _TILE = 8  # pixels; a block is one tile seen by one face
 _CHUNK = 2048  # blocks per trip on a CPU: what is computed for them stays in cache, and few in the last trip are empty
+# On an accelerator a trip costs launches and a round trip to the host, so few do: per frame the blocks of a head that
+# fills an image of 512 x 512, in all as many as take 128 MB.
+_FRAME_CHUNK, _MOST_CHUNK = 2**14, 2**19
 _EMPTY = 0xFFFFFFFF  # key of a pixel that nothing covers
 # With fewer bits than this left for depth beside the face id, depth and id take one pass each.
 _MIN_DEPTH_BITS = 16
@@ -95,10 +99,7 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   @jax.custom_batching.custom_vmap
   @for_each_machine
   def kernel(screen, faces):
-    n_tiles = math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
-    if screen.shape[0] > 1 and screen.shape[0] * faces.shape[0] * n_tiles >= 2**31:  # block numbers are int32
-      return lax.map(lambda s: _raster_batch(s[None], faces, size, cull_backfaces)[0], screen)
-    return _raster_batch(screen, faces, size, cull_backfaces)
+    return in_groups(lambda some: _raster_batch(some, faces, size, cull_backfaces), screen, _most_frames(faces, size))
 
   @kernel.def_vmap
   def rule(axis_size, in_batched, screen, faces):
@@ -118,12 +119,18 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   return kernel
 
 
+def _most_frames(faces: Array, size: tuple[int, int]) -> int:
+  """How many frames may be drawn at once: even if every face covered the image, block numbers would be int32."""
+  return max(1, (2**31 - 1 - _MOST_CHUNK) // (faces.shape[0] * math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)))
+
+
 def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool) -> Array:
   """(B, V, 3), (F, 3) -> pix_to_face (B, H, W)."""
   n_frames, n_faces = screen.shape[0], faces.shape[0]
   n_blocks = n_frames * n_faces * math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
+  chunk = _CHUNK if frames_in_turn() else min(n_frames * _FRAME_CHUNK, _MOST_CHUNK)
   low, high, drawn, records, inv_z_bits = _setup(screen, faces, size, cull_backfaces)
-  blocks = Blocks(low, high, drawn, size, _TILE, min(_CHUNK if frames_in_turn() else 65536, n_blocks))
+  blocks = Blocks(low, high, drawn, size, _TILE, min(chunk, n_blocks))
 
   # Per frame: the largest bit pattern of 1 / z (nearest) and how far to shift the distance from it to fit the key.
   # Bit patterns of positive floats are ordered like the floats, so this is a logarithmic depth.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.render.gather import on_cpu
+from vht_jax.host.machine import on_cpu, position
 from vht_jax.types import Array
 
 
@@ -60,7 +60,7 @@ class Blocks:
   def chunk(self, k: Array) -> Chunk:
     """Blocks k * chunk_size, ..."""
     number = k * self.chunk_size + jnp.arange(self.chunk_size, dtype=jnp.int32)
-    face = jnp.searchsorted(self.ends, number, side="right").astype(jnp.int32)
+    face = position(self.ends, number, side="right")
     face = jnp.minimum(face, self.n_frames * self.n_faces - 1)
     ok = number < self.ends[-1]
     j = number - (self.ends[face] - self.count[face])

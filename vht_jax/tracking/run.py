@@ -27,6 +27,7 @@ from vht_jax.tracking.protocols import Checkpoint, Clip, NoCheckpoint, NoProgres
 from vht_jax.types import AnyArray, Camera, FlameModel, TrackResult
 
 LANDMARK_CHUNK = 128  # frames per call of what is done with landmarks
+CPU_BATCH, BATCH = 8, 64  # frames with images: more at once do not help a CPU; an H200 (docs/benchmarks.md)
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: all cost 2.4 times the time, add little (docs/method.md)
 
 
@@ -56,6 +57,11 @@ class Run:
   @property
   def n_frames(self) -> int:
     return len(self.seen)
+
+  @functools.cached_property
+  def batch(self) -> int:
+    """How many frames are optimised at once."""
+    return self.config.batch_size or (CPU_BATCH if jax.default_backend() == "cpu" else BATCH)
 
   @property
   def size(self) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from vht_jax import rotation
 from vht_jax.cameras import project, screen_to_unit
 from vht_jax.config import Weights
 from vht_jax.head import flame
+from vht_jax.host.machine import position
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import differentiable_barycentrics, interpolate_corners, sample_texture, shade, shading
@@ -90,7 +91,7 @@ def pixels_of(
     stride = jnp.maximum(count.astype(jnp.float32) / budget, 1.0)
     slot = jnp.arange(budget, dtype=jnp.float32)
     rank = jnp.floor((slot + jnp.where(stride > 1.0, phase, 0.0)) * stride).astype(jnp.int32)
-    pixel = jnp.searchsorted(jnp.cumsum(seen, dtype=jnp.int32), rank + 1).astype(jnp.int32)
+    pixel = position(jnp.cumsum(seen, dtype=jnp.int32), rank + 1)
     used = (rank < count) & (pixel < face.shape[0])
     pixel = jnp.where(used, pixel, 0)
     face = jnp.where(used, face[pixel], -1)

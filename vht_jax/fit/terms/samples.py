@@ -18,6 +18,7 @@ from vht_jax.head import flame
 from vht_jax.head import points as pts
 from vht_jax.head.motion import POSE, product
 from vht_jax.head.points import Points
+from vht_jax.host.machine import position
 from vht_jax.render import shade
 from vht_jax.types import AnyArray, Array
 
@@ -59,7 +60,7 @@ def sample_pixels(
   total = order[-1]
   share = jnp.minimum(total, n).astype(jnp.float32) / n  # of fewer pixels some count twice
   target = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * share).astype(jnp.int32) + 1
-  pixel = scan[jnp.minimum(jnp.searchsorted(order, target), face_of.shape[0] - 1)]
+  pixel = scan[jnp.minimum(position(order, target), face_of.shape[0] - 1)]
   face = jnp.maximum(face_of[pixel], 0)
   corner = surface.faces[face]  # (n, 3)
   bary = _on_ray(X[corner], _ray(pixel, shared, crop), face_of[pixel] >= 0)

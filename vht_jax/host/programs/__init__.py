@@ -45,6 +45,14 @@ folder: Path | None = None  # where programs are kept; None: nowhere
 QUICK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 ROUGH: dict[str, Any] = QUICK | {"xla_backend_optimization_level": 0}
 
+# And on a GPU: what is fastest is not found out by trying (half of a first run, 106 s for 50 on an H200, and the next time
+# something else is chosen; the programs are no slower), and no sum depends on who comes first.
+STEADY: dict[str, Any] = {
+  "xla_gpu_autotune_level": 0,
+  "xla_gpu_enable_triton_gemm": False,
+  "xla_gpu_exclude_nondeterministic_ops": True,
+}
+
 _lock = threading.Lock()  # held to look up and to announce a program, not while it is made
 _rehearsed = threading.local()  # .by: this thread's `Rehearsal`
 # What changes a trace, and what makes `jit` do something else than run a compiled program.
@@ -246,9 +254,10 @@ def _compile(exported: jax.export.Exported, name: str, rough: bool) -> jax.stage
 
   run.__name__ = name
   lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
-  if jax.default_backend() == "cpu":
+  options = {"cpu": ROUGH if rough else QUICK, "gpu": STEADY}.get(jax.default_backend())
+  if options:
     try:
-      return lowered.compile(ROUGH if rough else QUICK)
+      return lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:  # JAX 0.12's XLA has no other emitters any more
       log.debug("%s: %s", name, error)
   return lowered.compile()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.render.gather import on_cpu
+from vht_jax.host.machine import on_cpu, position
 from vht_jax.types import Array
 
 LINES = 3  # scan lines per pixel on which silhouettes compete
@@ -112,7 +112,7 @@ class Crossings:
   def chunk(self, k: Array) -> Crossing:
     """Crossings k * chunk_size, ..., and which of them are seen."""
     number = k * self.chunk_size + jnp.arange(self.chunk_size, dtype=jnp.int32)
-    e = jnp.searchsorted(self.cumulative, number, side="right").astype(jnp.int32)
+    e = position(self.cumulative, number, side="right")
     ok = number < self.cumulative[-1]
     e = jnp.minimum(e, self.cumulative.shape[0] - 1)
     frame = e // self.n_edges

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.head import flame
+from vht_jax.host.programs import stored
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages import landmarks
@@ -47,7 +48,7 @@ def adam_frames(state: TrackState, run: Run) -> TrackState:
   """Every pose by the frame's image; goes on after `state.done` frames, and saves what it has whenever that is due."""
   config, n = run.config, run.n_frames
   sequential = config.schedule == "sequential"
-  size = 1 if sequential else config.batch_size
+  size = 1 if sequential else run.batch
   run.progress.stage("frames", n)
   begun = known(state.adam)
   identity, raw = begun.identity, jax.tree.map(np.array, begun.raw)
@@ -150,11 +151,11 @@ def _put(raw: RawPose, index: np.ndarray, rows: RawPose) -> None:
     into[index] = np.asarray(values)
 
 
-@functools.partial(jax.jit, static_argnums=4)
+@functools.partial(stored, static_argnames=("config",))
 def _fit_identity(model, observations, identity, raw, config, weights):
   return adam.fit_identity(model, observations, identity, raw, config, weights)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 7))
+@functools.partial(stored, static_argnames=("config", "n_steps"))
 def _fit_frames(model, observations, identity, raw, references, config, weights, n_steps):
   return adam.fit_frames(model, observations, identity, raw, references, config, weights, n_steps=n_steps)

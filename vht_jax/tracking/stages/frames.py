@@ -31,7 +31,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   """Goes on after `state.done` frames, and saves what it has whenever that is due."""
   config, n = run.config, run.n_frames
   sequential = config.schedule == "sequential"
-  batch = 1 if sequential else config.batch_size
+  batch = 1 if sequential else run.batch
   run.progress.stage("frames", n)
   surface, albedo, lm, shared = _person(
     run.colored,

@@ -65,8 +65,8 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
   shared, appearance, every = known(state.shared), known(state.appearance), known(state.xs)
   surface, albedo = _coloured(run.colored, shared.shape, appearance)
   total: Any = None
-  for start in range(0, n, config.batch_size):
-    rows = np.arange(start, start + config.batch_size)
+  for start in range(0, n, run.batch):
+    rows = np.arange(start, start + run.batch)
     index = np.minimum(rows, n - 1)
     xs, lm = every[index], landmarks_of(state, run, beside_colours=True)
     part = _reduce(
@@ -76,7 +76,7 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
     )  # fmt: skip
     part = jax.tree.map(np.asarray, part)
     total = part if total is None else total + part
-    run.progress.advance(min(config.batch_size, n - start))
+    run.progress.advance(min(run.batch, n - start))
   return total
 
 

@@ -1,0 +1,54 @@
+"""Whether what is being traced is for a CPU or for an accelerator: some things want to be done differently there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_machine: ContextVar[bool | None] = ContextVar("on_cpu", default=None)  # what is being traced is for a CPU
+
+
+def on_cpu() -> bool:
+  """Whether what is traced now is for a CPU: as `for_each_machine` says, outside of it by JAX's default device."""
+  known = _machine.get()
+  return jax.default_backend() == "cpu" if known is None else known
+
+
+def for_each_machine(fun: Callable) -> Callable:
+  """`fun` of arrays, traced once for a CPU and once for accelerators: the platform that is lowered for has its own.
+
+  A program that is exported on a CPU for a GPU (`jax.export`) is to be the GPU's. Of the two, only what a program is
+  lowered for remains in it.
+  """
+
+  def for_one(cpu: bool):
+    def traced(*args):
+      token = _machine.set(cpu)
+      try:
+        return fun(*args)
+      finally:
+        _machine.reset(token)
+
+    return traced
+
+  def both(*args):
+    if _machine.get() is not None:
+      return fun(*args)
+    return lax.platform_dependent(*args, cpu=for_one(True), default=for_one(False))
+
+  return both
+
+
+def position(sorted_values: jax.Array, values: jax.Array, side: str = "left") -> jax.Array:
+  """`jnp.searchsorted` as i32; on an accelerator its steps are one kernel, and not a loop of launches."""
+
+  @for_each_machine
+  def search(sorted_values, values):
+    method = "scan" if on_cpu() else "scan_unrolled"
+    return jnp.searchsorted(sorted_values, values, side=side, method=method).astype(jnp.int32)
+
+  return search(sorted_values, values)
