@@ -45,8 +45,8 @@ folder: Path | None = None  # where programs are kept; None: nowhere
 QUICK: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 ROUGH: dict[str, Any] = QUICK | {"xla_backend_optimization_level": 0}
 
-# And on a GPU: what is fastest is not found out by trying (half of a first run, 106 s for 50 on an H200, and the next time
-# something else is chosen; the programs are no slower), and no sum depends on who comes first.
+# And on a GPU: what is fastest is not found out by trying (half of a first run, 106 s for 50 on an H200; the next time
+# something else is chosen, and the programs are no slower), and no sum depends on who comes first.
 STEADY: dict[str, Any] = {
   "xla_gpu_autotune_level": 0,
   "xla_gpu_enable_triton_gemm": False,
