@@ -42,7 +42,6 @@ from vht_jax.tracking.stages import adam, frames, landmarks
 ROOT = Path(__file__).resolve().parent.parent
 N_FRAMES = 16  # of the drawn clip; larger batches repeat them
 MATRIX = 4096
-OPTIONS = {"cpu": programs.QUICK, "gpu": programs.STEADY}  # as the app compiles
 
 
 @dataclasses.dataclass
@@ -145,7 +144,7 @@ def measure(call: Call, batch: int, ceiling: dict[str, float], profile: bool) ->
   fun = getattr(call.module, call.name).__wrapped__
   args = call.batch(batch)
   start = time.perf_counter()
-  program = jax.jit(fun, static_argnums=call.static).lower(*args).compile(OPTIONS.get(jax.default_backend()))
+  program = programs.compiled(jax.jit(fun, static_argnums=call.static).lower(*args))  # as the app does
   compiling = time.perf_counter() - start
   dynamic = [a for k, a in enumerate(args) if k not in call.static]
   run = lambda: program(*dynamic)

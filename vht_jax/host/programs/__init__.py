@@ -253,11 +253,17 @@ def _compile(exported: jax.export.Exported, name: str, rough: bool) -> jax.stage
     return exported.call(*leaves)
 
   run.__name__ = name
-  lowered = jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals))
-  options = {"cpu": ROUGH if rough else QUICK, "gpu": STEADY}.get(jax.default_backend())
-  if options:
+  return compiled(jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals)), rough)
+
+
+def compiled(lowered: jax.stages.Lowered, rough: bool = False) -> jax.stages.Compiled:
+  """The program as this package compiles it for JAX's default device, by as many of its options as this XLA has."""
+  options = {"cpu": ROUGH if rough else QUICK, "gpu": STEADY}.get(jax.default_backend(), {})
+  while True:
     try:
       return lowered.compile(options)
-    except jax.errors.JaxRuntimeError as error:  # JAX 0.12's XLA has no other emitters any more
-      log.debug("%s: %s", name, error)
-  return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # since JAX 0.11 there are no older emitters
+      unknown = next((name for name in options if f"'{name}'" in str(error)), None)
+      if unknown is None:
+        raise
+      options = {name: value for name, value in options.items() if name != unknown}
