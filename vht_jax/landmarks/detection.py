@@ -58,7 +58,9 @@ def point_belief(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
   """
   points, square = np.asarray(points, np.float32), np.asarray(apart, np.float32) ** 2
   size = max(float(np.ptp(points, axis=0).max()), 1e-6)
-  near = np.exp(-0.5 * ((points[:, None] - points[None]) ** 2).sum(-1) / (NEIGHBOURS * size) ** 2)
+  p = (points - points.mean(axis=0)) / np.float32(NEIGHBOURS * size)
+  half, one = -0.5 * np.sum(p**2, axis=1, keepdims=True), np.ones((len(p), 1), np.float32)
+  near = np.exp(np.concatenate([p, half, one], axis=1) @ np.concatenate([p, one, half], axis=1).T)  # -|p - q|^2 / 2
   local = near @ square / near.sum(1)
   return np.minimum(1.0, USUALLY_APART**2 / np.maximum(local, 1e-12)).astype(np.float32)
 

@@ -13,6 +13,7 @@ import flax.struct
 import numpy as np
 
 from vht_jax.config import TrackConfig
+from vht_jax.host.prefetch import prefetched
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.tracking.evidence import lids, outliers
@@ -56,9 +57,9 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   recent: collections.deque = collections.deque(maxlen=max(outliers.OFFSETS) + 1)  # (frame, patch)
   faces = np.flatnonzero(seen)
   progress.stage("examine", len(faces))
-  for start in range(0, len(faces), CHUNK):
-    chunk = faces[start : start + CHUNK]
-    for j, image in zip(chunk, clip.images(chunk)):
+  chunks = [faces[start : start + CHUNK] for start in range(0, len(faces), CHUNK)]
+  for chunk, images in zip(chunks, prefetched(clip.images, chunks)):
+    for j, image in zip(chunk, images):
       points = np.asarray(landmarks[j, :68], np.float32)
       visible[j] = visibility(image, points, confidence[j, :68])
       opened[j] = lids.seen_open(image, points)
