@@ -2,6 +2,7 @@
 
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -78,6 +79,28 @@ def test_after_a_rehearsal_the_run_traces_nothing(small_head):
     clip = ahead.BlankClip(Frames(), n, True)
     pipeline.track(small_head, clip, config, Weights(), checkpoint=ahead._Examined(n))
     assert {name.partition("-")[0] for name in kept() - before} == others
+
+
+@pytest.mark.parametrize("images", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_program_can_be_made_for_an_accelerator(small_head, monkeypatch, images):
+  """In 32 bits, and without a call of this process's Python, which no device could wait for."""
+  export, texts = jax.export.export, {}
+
+  def exported(fun):
+    def of(*leaves):
+      found = export(fun, platforms=("cuda", "tpu"))(*leaves)
+      texts[fun.__name__] = found.mlir_module()
+      return found
+
+    return of
+
+  monkeypatch.setattr(jax.export, "export", exported)
+  config = SMALL if images else TrackConfig.of(n_calibration_frames=4, photometric=False)
+  with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):  # not those that this process has
+    names(small_head, config, pictures=images)
+  assert texts.keys() >= (IMAGES if images else LANDMARKS | SMOOTH)
+  for name, text in texts.items():
+    assert "xf64>" not in text and "callback" not in text, name
 
 
 def test_what_goes_wrong_in_a_rehearsal_is_nobodys_error(capsys):
