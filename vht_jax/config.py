@@ -11,8 +11,10 @@ is `configs/vht.ini`, the defaults here are ours.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-import flax.struct
+import jax
+import numpy as np
 
 from vht_jax.option import having, option, section
 
@@ -166,7 +168,8 @@ _CLIP = "measured on the built-in clip"
 _MEASURED = "docs/accuracy.md"
 
 
-class Weights(flax.struct.PyTreeNode):
+@dataclasses.dataclass(frozen=True)
+class Weights:
   """Weights and rates"""
 
   lr: float = option(5e-3, "learning rate of everything without its own", method=Adam, source=_VHT)
@@ -230,3 +233,21 @@ class Weights(flax.struct.PyTreeNode):
     method=GaussNewton, source=_MEASURED,
   )  # fmt: skip
   frame_pixels: float = option(50.0, "the same when the frames are tracked", method=GaussNewton, source=_CLIP)
+
+  def replace(self, **updates: Any) -> Weights:
+    return dataclasses.replace(self, **updates)
+
+
+def _with_keys(weights: Weights) -> tuple[list[tuple[Any, Any]], None]:
+  return [(jax.tree_util.GetAttrKey(name), value) for name, value in zip(_NAMES, _leaves(weights)[0])], None
+
+
+def _leaves(weights: Weights) -> tuple[list[Any], None]:
+  """JAX takes a Python float for another type than an array of one number and would trace again for it, so it is never
+  shown one. In single precision, which promotes nothing."""
+  values = (getattr(weights, name) for name in _NAMES)
+  return [np.float32(value) if type(value) is float else value for value in values], None
+
+
+_NAMES = tuple(field.name for field in dataclasses.fields(Weights))
+jax.tree_util.register_pytree_with_keys(Weights, _with_keys, lambda _, leaves: Weights(*leaves), _leaves)
