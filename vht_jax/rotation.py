@@ -7,6 +7,7 @@ the identity; frontal heads sit at |r| = pi, where the way back goes through qua
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -14,9 +15,7 @@ import jax.numpy as jnp
 
 from vht_jax.types import Array
 
-# sin(t)/t and (1-cos(t))/t^2 as series in x = t^2; seven terms leave less than 1e-11 of error for x <= 1.
-_SINC = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(7))
-_COSC = tuple((-1.0) ** k / math.factorial(2 * k + 2) for k in range(7))
+TERMS = 7  # of the series in x = t^2: what they leave is below 1e-11 for x <= 1
 # [r]_x = _LEVI_CIVITA r
 _LEVI_CIVITA = (
   ((0, 0, 0), (0, 0, -1), (0, 1, 0)),
@@ -35,7 +34,7 @@ def axis_angle_to_matrix(r: Array) -> Array:
     (3, 3) rotation matrix, acting on column vectors. Derivatives of any order are finite everywhere.
   """
   x = jnp.dot(r, r, precision=jax.lax.Precision.HIGHEST)
-  sinc, cosc = _factors(x)
+  sinc, cosc = _stumpff(1, x), _stumpff(2, x)
   # K^2 = r r^T - |r|^2 I
   outer = r[:, None] * r[None, :]
   eye = jnp.eye(3, dtype=r.dtype)
@@ -48,7 +47,7 @@ def matrix_and_derivative(r: Array) -> tuple[Array, Array]:
   Half as many operations as forward mode makes of it, which every residual of a pose has: they are compiled sooner.
   """
   x = jnp.dot(r, r, precision=jax.lax.Precision.HIGHEST)
-  (sinc, cosc), (d_sinc, d_cosc) = jax.jvp(_factors, (x,), (jnp.ones_like(x),))
+  sinc, cosc, d_sinc, d_cosc = _stumpff(1, x), _stumpff(2, x), _slope(1, x), _slope(2, x)
   eye = jnp.eye(3, dtype=r.dtype)
   skew, square = _skew(r), r[:, None] * r[None, :] - x * eye
   d_x = 2.0 * r  # of |r|^2
@@ -135,14 +134,31 @@ def unbound(angle: Array, lower: Array | float, upper: Array | float, margin: fl
   return jnp.arctanh(jnp.clip(unit, -1.0 + margin, 1.0 - margin))
 
 
-def _factors(x: Array) -> tuple[Array, Array]:
-  """sin(t)/t and (1-cos(t))/t^2 of x = t^2."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _stumpff(k: int, x: Array) -> Array:
+  """c_k = 1/k! - x/(k+2)! + x^2/(k+4)! - ... of x = t^2 (Stumpff's functions): c_1 = sin(t)/t, c_2 = (1-cos(t))/t^2.
+
+  Their derivatives are some of them again, so those of any order are a few operations: written out, the ones of sines
+  and roots are a fifth of the program of a fit.
+  """
   small = x < 1.0
   angle = jnp.sqrt(jnp.where(small, 1.0, x))  # never 0: the unused branch must not make NaN derivatives
-  sinc = jnp.where(small, _polynomial(_SINC, x), jnp.sin(angle) / angle)
+  first = 2 - k % 2
   # 2 sin^2(t/2) rather than 1 - cos(t), which cancels in f32
-  cosc = jnp.where(small, _polynomial(_COSC, x), 2.0 * jnp.square(jnp.sin(0.5 * angle) / angle))
-  return sinc, cosc
+  far = jnp.sin(angle) / angle if first == 1 else 2.0 * jnp.square(jnp.sin(0.5 * angle) / angle)
+  for j in range(first, k, 2):
+    far = (1.0 / math.factorial(j) - far) / jnp.where(small, 1.0, x)
+  return jnp.where(small, _polynomial(tuple((-1.0) ** j / math.factorial(2 * j + k) for j in range(TERMS)), x), far)
+
+
+@_stumpff.defjvp
+def _stumpff_jvp(k, primals, tangents):
+  return _stumpff(k, *primals), _slope(k, *primals) * tangents[0]
+
+
+def _slope(k: int, x: Array) -> Array:
+  """The derivative of c_k."""
+  return 0.5 * (k * _stumpff(k + 2, x) - _stumpff(k + 1, x))
 
 
 def _skew(r: Array) -> Array:

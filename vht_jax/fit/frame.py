@@ -172,7 +172,8 @@ def fit_frame_colours(
     return found.x, (found.normal, mean_difference(apart, colours.samples), found.distance)
 
   n = x0.shape[0]
-  groups = adjoint.checkpoint if isinstance(adjoint, Unrolled) else 0
+  # What is known of all samples takes more memory than all else: of a minimum's it is made again on the way back.
+  groups = 0 if adjoint is None else adjoint.checkpoint if isinstance(adjoint, Unrolled) else 1
   x, steps = scan(outer, with_common(x0), None, outer_steps, groups)
   last, difference, _ = jax.tree.map(lambda a: a[-1], steps)
   farthest = jax.tree.map(lambda a: jnp.max(a, axis=0), steps[2])

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.least_squares import (
@@ -36,10 +37,11 @@ from vht_jax.fit.solvers.least_squares import (
   levenberg_marquardt,
   levenberg_marquardt_shared,
 )
-from vht_jax.fit.solvers.newton import Arrow, Frame, Minimum, Problem, along, dot, minimum
+from vht_jax.fit.solvers.newton import Arrow, Frame, Minimum, Problem, along, dot, minimum, pruned
 from vht_jax.types import Array, Stationary
 
 MAX_CG = 100  # iterations of the conjugate gradients; some ten are needed
+MINIMUM = "minimum"  # what a fit has found, which no recomputation searches for again
 NEAR = 3e-4  # of the right side that they may leave where rounding ends their progress
 
 
@@ -84,23 +86,24 @@ class Unrolled:
 
 
 def scan(step: Callable, state: Any, xs: Any, length: int, checkpoint: int) -> tuple[Any, Any]:
-  """`lax.scan` whose backward pass recomputes `checkpoint` steps at a time (0: none)."""
+  """`lax.scan` whose backward pass recomputes `checkpoint` steps at a time (0: none), but for the minima in them."""
   if checkpoint <= 0:
     return lax.scan(step, state, xs, length=length)
   group = min(checkpoint, length)
   whole = length // group
+  again = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(MINIMUM))
 
   def several(state, xs):
     return lax.scan(step, state, xs, length=group)
 
   head = jax.tree.map(lambda a: a[: whole * group].reshape(whole, group, *a.shape[1:]), xs)
-  state, ys = lax.scan(jax.checkpoint(several, prevent_cse=False), state, head, length=whole)
+  state, ys = lax.scan(again(several, prevent_cse=False), state, head, length=whole)
   ys = jax.tree.map(lambda a: a.reshape(whole * group, *a.shape[2:]), ys)
   if whole * group == length:
     return state, ys
   rest = jax.tree.map(lambda a: a[whole * group :], xs)
   last = functools.partial(lax.scan, step, length=length - whole * group)
-  state, tail = jax.checkpoint(lambda s, x: last(s, x))(state, rest)
+  state, tail = again(lambda s, x: last(s, x))(state, rest)
   return state, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, tail)
 
 
@@ -137,12 +140,15 @@ def minimise(
 
   Returns:
     With `Implicit`, the derivative of `x` with respect to x0 is zero: a minimum does not depend on where the search
-    began. `normal` is differentiable through x and theta.
+    began. `normal.cost` is differentiable through x and theta, and its gradient and matrix count as constant.
   """
   if isinstance(adjoint, Implicit):
-    x, found = _argmin(Frame(normal), adjoint, theta, lax.stop_gradient(x0))
+    problem = Frame(normal)
+    cost = pruned(lambda theta, x: normal(theta, x).cost, theta, x0)
+    x, found = _argmin(problem, cost, adjoint, theta, lax.stop_gradient(x0))
     distance = found.distance
-    return Solution(x, normal(theta, x), found.steps, adjoint.kept(distance).frames, distance)
+    model = normal(*lax.stop_gradient((theta, x))).replace(cost=cost(theta, x))
+    return Solution(x, model, found.steps, adjoint.kept(distance).frames, distance)
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
@@ -162,11 +168,13 @@ def minimise_shared(
   """`minimise` for frames0 (F, n) that share shared0 (m,); `normal` takes (theta, frames, shared)."""
   problem = Arrow(lambda theta, x: normal(theta, *x))
   if isinstance(adjoint, Implicit):
-    (frames, shared), found = _argmin(problem, adjoint, theta, lax.stop_gradient((frames0, shared0)))
-    model = normal(theta, frames, shared)
-    information = eliminate_frames(model, jnp.zeros((), shared.dtype))[2]
+    x0 = lax.stop_gradient((frames0, shared0))
+    cost = pruned(lambda theta, x: problem.normal(theta, x).cost, theta, x0)
+    x, found = _argmin(problem, cost, adjoint, theta, x0)
+    model = problem.normal(*lax.stop_gradient((theta, x)))
+    information = eliminate_frames(model, jnp.zeros((), shared0.dtype))[2]
     kept = jnp.all(adjoint.kept(found.distance).frames)
-    return ArrowSolution(frames, shared, model.cost, found.steps, kept, information, found.distance)
+    return ArrowSolution(*x, cost(theta, x), found.steps, kept, information, found.distance)
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
@@ -192,22 +200,22 @@ def _distance(problem: Problem, model: Any) -> Stationary:
   return problem.distance(problem.decompose(model, jnp.zeros_like(model.cost)), gradient)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _argmin(problem: Problem, options: Implicit, theta, x0) -> tuple[Any, Minimum]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _argmin(problem: Problem, cost: Callable, options: Implicit, theta, x0) -> tuple[Any, Minimum]:
   """The minimum; everything of it but the place itself counts as constant."""
   found = minimum(
-    problem, theta, x0, max_steps=options.max_steps, tol=options.tol, accuracy=options.accuracy
+    problem, cost, theta, x0, max_steps=options.max_steps, tol=options.tol, accuracy=options.accuracy
   )  # fmt: skip
   return found.x, found
 
 
 @_argmin.defjvp
-def _argmin_jvp(problem, options, primals, tangents):
+def _argmin_jvp(problem, cost, options, primals, tangents):
   theta, x0 = primals
-  x, found = _argmin(problem, options, theta, x0)  # itself, so that its derivative has one
+  x, found = checkpoint_name(_argmin(problem, cost, options, theta, x0), MINIMUM)  # itself: its derivative has one
   kept = options.kept(found.distance)
   only = functools.partial(problem.only, kept)
-  slope = jax.grad(lambda theta, x: 0.5 * problem.normal(theta, x).cost, argnums=1)
+  slope = jax.grad(lambda theta, x: 0.5 * cost(theta, x), argnums=1)
   _, mixed = jax.jvp(lambda theta: slope(theta, x), (theta,), (tangents[0],))
   # On both sides of the solve, where frames that are left out are cut off: each mode ends at another one.
   loud = (options.unconverged == "nan") & ~(jnp.all(kept.frames) & kept.shared)

@@ -21,6 +21,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
 
 from vht_jax.fit.solvers import factor
 from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, damped_root, eliminate_frames, judge
@@ -149,10 +151,14 @@ class _State(NamedTuple):
   done: Array
 
 
-def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float, accuracy: float | None) -> Minimum:
+def minimum(
+  problem: Problem, cost: Callable[[Any, Any], Array], theta: Any, x0: Any, *, max_steps: int, tol: float,
+  accuracy: float | None,
+) -> Minimum:  # fmt: skip
   """The minimum of `problem.normal(theta, x).cost` next to x0.
 
   Args:
+    cost: (theta, x) -> that cost, without the rest (`pruned`).
     max_steps: of both kinds together.
     tol: relative decrease of the cost below which Newton takes over.
     accuracy: standard deviations, of every frame and of what they share, at which it stops; None: a third of the root
@@ -161,7 +167,7 @@ def minimum(problem: Problem, theta: Any, x0: Any, *, max_steps: int, tol: float
   dtype = jax.tree.leaves(x0)[0].dtype
   eps = float(jnp.finfo(dtype).eps)
   enough = eps**0.5 / 3 if accuracy is None else accuracy
-  slope = jax.grad(lambda x: 0.5 * problem.normal(theta, x).cost)
+  slope = jax.grad(lambda x: 0.5 * cost(theta, x))
   pick = lambda which, a, b: jax.tree.map(lambda p, q: jnp.where(which, p, q), a, b)
 
   def step(s: _State) -> _State:
@@ -253,6 +259,20 @@ def truncated_step(hessian: Callable, gradient: Any, inverse: Callable, radius: 
   )  # fmt: skip
   z, r, _, _, zz, _, _, _, convex, _ = lax.while_loop(more, trip, start)
   return Inner(z, jnp.sqrt(jnp.maximum(zz, 0.0)), -(dot(gradient, z) + dot(z, r)), convex)
+
+
+def pruned(fun: Callable, *like: Any) -> Callable:
+  """`fun` for arguments of the types of `like`, traced once and without what its result does not need.
+
+  A cost comes with a Jacobian that it does not need. XLA would find that out, but derivatives of both are traced first,
+  which takes longer than all other tracing of a fit.
+  """
+  leaves, tree = jax.tree.flatten(like)
+  closed, shapes = jax.make_jaxpr(lambda *leaves: fun(*jax.tree.unflatten(tree, leaves)), return_shape=True)(*leaves)
+  out = jax.tree.structure(shapes)
+  jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * out.num_leaves, instantiate=True)
+  run = jaxpr_as_fun(ClosedJaxpr(jaxpr, closed.consts))
+  return lambda *args: jax.tree.unflatten(out, run(*jax.tree.leaves(args)))
 
 
 def largest(distance: Stationary) -> Array:
