@@ -1,10 +1,34 @@
 """The one exception for what a user can cause; the app prints it as one line and exits with a non-zero code."""
 
 import sys
+from collections.abc import Callable
 
 
 class InputError(ValueError):
   """Bad input: says which file, what was expected, what was found and what to do."""
+
+
+def run_program(
+  program: str, argv: list[str], usage: Callable[[], str], run: Callable[[], int | None], hint: str = ""
+) -> int:
+  """Runs a program; returns its exit code: what `run` returns or 0, as `exit_code` for errors, 130 when interrupted.
+
+  Args:
+    program: its name.
+    argv: flags; asked for help, it prints `usage` and does nothing else.
+    usage, run: how it is used, what it does.
+    hint: said behind "interrupted".
+  """
+  if any(a in ("-h", "-help", "--help", "--helpfull") for a in argv):
+    print(usage())
+    return 0
+  try:
+    return run() or 0
+  except KeyboardInterrupt:
+    print(f"\n{program}: interrupted{hint}", file=sys.stderr)
+    return 130
+  except Exception as error:
+    return exit_code(program, error, argv)
 
 
 def exit_code(program: str, error: Exception, argv: list[str]) -> int:

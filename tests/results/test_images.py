@@ -11,7 +11,7 @@ from export_clip import FRAMES, SIZE, background, true_pixels
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.layout import MASK
 from vht_jax.errors import InputError
-from vht_jax.masks import silhouette
+from vht_jax.masks import boxes, silhouette
 from vht_jax.results.export import images, registry
 from vht_jax.results.export.images import centred, choice, mask_of, prepared
 from vht_jax.results.export.images.masks import fade_of
@@ -319,7 +319,7 @@ def test_the_persons_matte_goes_with_the_images(clip_with_images, monkeypatch, c
   def missing(*_):
     raise InputError("no model here")
 
-  monkeypatch.setattr(choice, "make_detector", missing)  # nobody else is looked for
+  monkeypatch.setattr(boxes, "make_detector", missing)  # nobody else is looked for
   monkeypatch.setattr(choice, "make_segmenter", Bright)
   caplog.set_level("INFO")
   for crop, side in (("none", None), ("frame", 200)):
@@ -327,6 +327,7 @@ def test_the_persons_matte_goes_with_the_images(clip_with_images, monkeypatch, c
     for i in (5, 0):
       assert iou(mask_of(scene, i) > 127, seen_silhouette(scene, i)) > 0.97
   assert scene.pictures.masks == "bright, of the tracked person" and scene.pictures.masks in caplog.text
+  assert "masks: other people are not looked for (no model here)" in caplog.text
   monkeypatch.setattr(choice, "make_segmenter", missing)
   assert "silhouette" in prepared(clip_with_images, "auto").pictures.masks
   assert "no model here; the head's own silhouette instead" in caplog.text

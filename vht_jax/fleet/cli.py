@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from vht_jax.errors import InputError, exit_code
+from vht_jax.errors import InputError, run_program
 
 USAGE = """\
 vht-fleet: tracks many clips at once, on this machine or on a cluster of Ray (docs/fleet.md).
@@ -66,16 +66,8 @@ def main(argv: list[str], **orders: Any) -> int:
     argv: flags and clips.
     orders: fields of `drive.Orders` that no flag sets, in tests.
   """
-  if any(a in ("-h", "-help", "--help", "--helpfull") for a in argv):
-    print(USAGE)
-    return 0
-  try:
-    return run(argv, orders)
-  except KeyboardInterrupt:
-    print("\nvht-fleet: interrupted; the same command goes on from here", file=sys.stderr)
-    return 130
-  except Exception as error:
-    return exit_code("vht-fleet", error, argv)
+  hint = "; the same command goes on from here"
+  return run_program("vht-fleet", argv, lambda: USAGE, lambda: run(argv, orders), hint)
 
 
 def run(argv: list[str], more: dict[str, Any]) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from vht_jax.errors import InputError, brief
+from vht_jax.landmarks import make_detector
 from vht_jax.landmarks.crop import quarter_of
 from vht_jax.landmarks.detection import Detection, estimate_roll
 from vht_jax.landmarks.person import overlap
@@ -14,6 +18,10 @@ from vht_jax.landmarks.person import overlap
 EVERY = 5  # frames, the distance of those in which other people are looked for: a fifth of a second
 SMOOTH = 2.0  # frames, sigma: crops must not shake with the landmarks, and the head must not leave them
 _SAME = 0.2  # overlap at which two boxes are of one face: they are drawn by different rules
+
+log = logging.getLogger("vht_jax")
+
+Faces = Callable[[np.ndarray], list[np.ndarray]]  # image -> boxes (5,) x0, y0, x1, y1 px, score
 
 
 class Heads(NamedTuple):
@@ -51,15 +59,13 @@ def heads_of_points(landmarks: Sequence[np.ndarray | None], cuts: Sequence[int] 
   return Heads(rows[:, :2], np.exp(rows[:, 2]), seen[nearest, 3].astype(int))
 
 
-def other_faces(
-  heads: Heads, image: Callable[[int], np.ndarray], faces: Callable[[np.ndarray], list[np.ndarray]]
-) -> list[np.ndarray]:
+def other_faces(heads: Heads, image: Callable[[int], np.ndarray], faces: Faces) -> list[np.ndarray]:
   """Of every frame the faces that are not the tracked person's, (k, 3): centre px and longer side px.
 
   Args:
     heads: of n frames.
     image: position -> RGB uint8 (H, W, 3).
-    faces: image -> boxes (5,) x0, y0, x1, y1 px, score: a detector's. Asked in every `EVERY`-th frame.
+    faces: a detector's. Asked in every `EVERY`-th frame.
   """
   n = len(heads.size)
   looked = sorted({*range(0, n, EVERY), n - 1})
@@ -71,6 +77,21 @@ def other_faces(
     rows = [[*(box[:2] + box[2:4]) / 2, max(box[2] - box[0], box[3] - box[1])] for box in others]
     found.append(np.array(rows, np.float64).reshape(-1, 3))
   return [found[int(np.abs(np.array(looked) - i).argmin())] for i in range(n)]
+
+
+@contextlib.contextmanager
+def face_finder(topic: str) -> Iterator[Faces | None]:
+  """A detector of faces for `other_faces`; None, with a line in the log for `topic`, where there is none."""
+  try:
+    detector = make_detector()
+  except InputError as error:
+    log.info("%s: other people are not looked for (%s)", topic, brief(error))
+    yield None
+    return
+  try:
+    yield detector.faces
+  finally:
+    detector.close()
 
 
 def _within(own: np.ndarray, box: np.ndarray) -> bool:

@@ -112,6 +112,23 @@ def merge_vmap(fun: Callable) -> Callable:
   return merged
 
 
+def derivative_in_first(fun: Callable, transpose: Callable) -> tuple[Callable, Callable]:
+  """The two halves of a `custom_vjp` of `fun`, for its first argument alone: the others are constants or integers.
+
+  Args:
+    fun: what is computed.
+    transpose: (*arguments, cotangent of the result) -> cotangent of the first argument.
+  """
+
+  def forward(*args):
+    return fun(*args), args
+
+  def backward(args, ct):
+    return transpose(*args, ct), *(None for _ in args[1:])
+
+  return forward, backward
+
+
 def map_seen(fun: Callable, index: Array, n_rows: int, widths: tuple[int, ...], fill: float, dtype) -> list[Array]:
   """A lookup: evaluates `fun` for the items that refer to a row of a table.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from vht_jax.render.gather import merge_vmap, sum_per_row
+from vht_jax.render.gather import derivative_in_first, merge_vmap, sum_per_row
 from vht_jax.types import Array
 
 
@@ -101,15 +101,6 @@ def _take(table, index):
   return jnp.where((index >= 0)[..., None], flat[jnp.maximum(index, 0) + offset], 0.0)
 
 
-def _take_fwd(table, index):
-  return _take(table, index), (table, index)
-
-
-def _take_bwd(residuals, ct):
-  table, index = residuals
-  return _take_transpose(table, index, ct), None
-
-
 @merge_vmap
 def _take_transpose(table, index, ct):
   _, n_rows, n_channels = table.shape
@@ -117,7 +108,7 @@ def _take_transpose(table, index, ct):
   return sum_per_row(lambda item, row: ct[item], index, n_rows, n_channels, table.dtype).reshape(table.shape)
 
 
-take_rows.defvjp(_take_fwd, _take_bwd)
+take_rows.defvjp(*derivative_in_first(_take, _take_transpose))
 
 
 def gaussian_blur(image: Array, sigma: Array) -> Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.render.gather import map_seen, merge_vmap, sum_per_row
+from vht_jax.render.gather import derivative_in_first, map_seen, merge_vmap, sum_per_row
 from vht_jax.types import Array
 
 
@@ -127,15 +127,6 @@ def _sample(corners, pix_to_face):
   return map_seen(at, pix_to_face, corners.shape[1], (n - 1,), 0.0, corners.dtype)[0]
 
 
-def _sample_fwd(corners, pix_to_face):
-  return _sample(corners, pix_to_face), (corners, pix_to_face)
-
-
-def _sample_bwd(residuals, ct):
-  corners, pix_to_face = residuals
-  return _sample_transpose(corners, pix_to_face, ct), None
-
-
 @merge_vmap
 def _sample_transpose(corners, pix_to_face, ct):
   rows, vjp = jax.vjp(_rows, corners)
@@ -155,7 +146,7 @@ def _sample_transpose(corners, pix_to_face, ct):
   return vjp(jnp.concatenate([ct_x, ct_y, sums], axis=1))[0]
 
 
-sample_planes.defvjp(_sample_fwd, _sample_bwd)
+sample_planes.defvjp(*derivative_in_first(_sample, _sample_transpose))
 
 
 @jax.custom_vjp
@@ -191,15 +182,6 @@ def _corners(corners, bary, pix_to_face):
   return map_seen(at, pix_to_face, n_faces, (n_channels,), 0.0, corners.dtype)[0]
 
 
-def _corners_fwd(corners, bary, pix_to_face):
-  return _corners(corners, bary, pix_to_face), (corners, bary, pix_to_face)
-
-
-def _corners_bwd(residuals, ct):
-  corners, bary, pix_to_face = residuals
-  return _corners_transpose(corners, bary, pix_to_face, ct), jnp.zeros_like(bary), None
-
-
 @merge_vmap
 def _corners_transpose(corners, bary, pix_to_face, ct):
   _, n_faces, _, n_channels = corners.shape
@@ -213,4 +195,4 @@ def _corners_transpose(corners, bary, pix_to_face, ct):
   return sum_per_row(at, pix_to_face, n_faces, 3 * n_channels, corners.dtype).reshape(corners.shape)
 
 
-sample_corners.defvjp(_corners_fwd, _corners_bwd)
+sample_corners.defvjp(*derivative_in_first(_corners, _corners_transpose))

@@ -14,7 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
-from vht_jax.errors import InputError, exit_code
+from vht_jax.errors import InputError, run_program
 from vht_jax.host import arguments
 from vht_jax.host.supervise import supervised
 
@@ -52,21 +52,18 @@ def cli() -> None:
 
 def main(argv: list[str]) -> int:
   """Runs the viewer until it is interrupted; returns the exit code: 0, 2 for what the user can cause, else 1."""
-  if any(a in ("-h", "-help", "--help", "--helpfull") for a in argv):
-    print(USAGE)
-    return 0
-  try:
+
+  def view() -> None:
     options = parse(argv)
     require_viser()
     from vht_jax.viewer import serve  # late: viser is an optional extra, and `--help` should not wait for jax
 
-    serve.run(options)
-    return 0
-  except KeyboardInterrupt:
-    print("\nvht-view: ended", file=sys.stderr)
-    return 0
-  except Exception as error:
-    return exit_code("vht-view", error, argv)
+    try:
+      serve.run(options)
+    except KeyboardInterrupt:
+      print("\nvht-view: ended", file=sys.stderr)
+
+  return run_program("vht-view", argv, lambda: USAGE, view)
 
 
 def parse(argv: list[str]) -> Options:

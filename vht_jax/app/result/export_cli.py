@@ -17,7 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
-from vht_jax.errors import InputError, exit_code
+from vht_jax.errors import InputError, run_program
 from vht_jax.host import arguments
 from vht_jax.host.supervise import supervised
 
@@ -45,20 +45,14 @@ def cli() -> None:
 
 def main(argv: list[str]) -> int:
   """Exports; returns the exit code: 0, 2 for what the user can cause, else 1. Errors are one line on stderr."""
-  if any(a in ("-h", "-help", "--help", "--helpfull") for a in argv):
-    print(usage())
-    return 0
-  try:
+
+  def export() -> None:
     path, own, options = parse(argv)
     with _notes_shown():
       for written in run(path, own, options):
         print(written)
-    return 0
-  except KeyboardInterrupt:
-    print("\nvht-export: interrupted", file=sys.stderr)
-    return 130
-  except Exception as error:
-    return exit_code("vht-export", error, argv)
+
+  return run_program("vht-export", argv, usage, export)
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 from vht_jax.fit.offsets import Skin
 from vht_jax.fit.terms.surface import UNEXPLAINED
 from vht_jax.head import flame
+from vht_jax.head.mesh import connected, sides
 from vht_jax.results.appearance import EYEBALLS
 from vht_jax.types import FlameModel
 
@@ -55,11 +56,7 @@ def free(model: FlameModel) -> np.ndarray:
 
 def _outer(faces: np.ndarray, n: int) -> np.ndarray:
   """(V,) bool: vertices of the largest piece of the mesh; others are eyeballs, teeth and such."""
-  from scipy.sparse import coo_matrix
-  from scipy.sparse.csgraph import connected_components
-
-  pairs = faces[:, [0, 1, 1, 2]].reshape(-1, 2)
-  label = connected_components(coo_matrix((np.ones(len(pairs)), pairs.T), (n, n)), directed=False)[1]
+  label = connected(n, sides(faces))
   return label == np.bincount(label[faces.ravel()]).argmax()
 
 

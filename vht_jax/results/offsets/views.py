@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,9 +9,16 @@ import cv2
 import numpy as np
 
 from vht_jax.dataset.folder import FrameFolder
-from vht_jax.errors import InputError, brief
-from vht_jax.landmarks import make_detector
-from vht_jax.masks import Heads, heads_of_points, make_segmenter, neck_fade, neck_of, other_faces, person_mattes
+from vht_jax.masks import (
+  Heads,
+  face_finder,
+  heads_of_points,
+  make_segmenter,
+  neck_fade,
+  neck_of,
+  other_faces,
+  person_mattes,
+)
 from vht_jax.results.export.scene import Scene
 from vht_jax.tracking.keyframes import spread_frames
 
@@ -23,8 +29,6 @@ _CLEAR = (0.2, 0.2, 0.3)  # of the view's yaw and pitch, rad, and of log distanc
 _ABOVE = 0.5  # where the fade below the neck is less, nothing is asked of the outline
 _BLUR = 1.0  # px, of the distance field: its slope is that of an outline and not of single pixels
 _RIM = 2  # px at the image's own edge, where an outline may be the edge's
-
-log = logging.getLogger("vht_jax")
 
 
 class View(NamedTuple):
@@ -70,17 +74,10 @@ def mattes_of(scene: Scene, folder: FrameFolder, frames: Sequence[int]) -> list[
 def _others(heads: Heads, folder: FrameFolder, frames: Sequence[int]) -> list[np.ndarray]:
   """Other people's faces (`other_faces`) in these frames; nobody in the rest, and where there is no detector."""
   found = [np.zeros((0, 3))] * len(heads.size)
-  try:
-    detector = make_detector()
-  except InputError as error:
-    log.info("offsets: other people are not looked for (%s)", brief(error))
-    return found
-  try:
-    for i in frames:
+  with face_finder("offsets") as faces:
+    for i in frames if faces is not None else ():
       one = Heads(*(a[i : i + 1] for a in heads))
-      found[i] = other_faces(one, lambda _, i=i: folder.image(i), detector.faces)[0]
-  finally:
-    detector.close()
+      found[i] = other_faces(one, lambda _, i=i: folder.image(i), faces)[0]
   return found
 
 

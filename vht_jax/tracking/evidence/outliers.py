@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vht_jax.head.mesh import connected
+
 OFFSETS = (1, 3, 8, 20)  # frames between the two that are compared
 SHRINK = 0.3  # what an error of a frame costs, in units of what a displacement that is not explained costs
 _KNEE = 0.005  # eye distances: smaller ones count by their square
@@ -70,7 +72,7 @@ def parties(n: int, links: np.ndarray, away: np.ndarray) -> np.ndarray:
   known = np.all(np.isfinite(away), axis=-1)
   length = np.where(known, np.linalg.norm(np.where(known[..., None], away, 0.0), axis=-1), 0.0)
   agree = (known.sum(axis=1) >= FEWEST_GROUPS) & (length.sum(axis=1) < SURE * known.sum(axis=1))
-  return _joined(n, links[agree])
+  return connected(n, links[agree])
 
 
 def wrong(
@@ -150,19 +152,11 @@ def explain(
 
 def _with_most(n: int, asked: np.ndarray, links: np.ndarray, belief: np.ndarray) -> np.ndarray:
   """(n,) bool: frames that `links` (E, 2) join to most frames of their shot, which all pairs `asked` (E', 2) join."""
-  shot, part = _joined(n, asked), _joined(n, links)
+  shot, part = connected(n, asked), connected(n, links)
   size = np.bincount(part, belief)
   largest = np.zeros(n)
   np.maximum.at(largest, shot, size[part])
   return size[part] >= largest[shot]
-
-
-def _joined(n: int, links: np.ndarray) -> np.ndarray:
-  """(n,) number of the connected part that each frame is in."""
-  from scipy.sparse import coo_array, csgraph
-
-  graph = coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n))
-  return csgraph.connected_components(graph, directed=False)[1]
 
 
 def _least(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray) -> np.ndarray:

@@ -11,13 +11,13 @@ import numpy as np
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.errors import InputError, brief
 from vht_jax.host.files import expanded
-from vht_jax.landmarks import make_detector
 from vht_jax.masks import (
   Heads,
   Kept,
   Mask,
   UserMattes,
   covered,
+  face_finder,
   heads_of_points,
   make_segmenter,
   other_faces,
@@ -123,15 +123,8 @@ class Choice:
     return heads_of_points(points, cuts)
 
   def _others(self, heads: Heads, image) -> list[np.ndarray] | None:
-    try:
-      detector = make_detector()
-    except InputError as error:
-      log.info("masks: other people are not looked for (%s)", brief(error))
-      return None
-    try:
-      return other_faces(heads, image, detector.faces)
-    finally:
-      detector.close()
+    with face_finder("masks") as faces:
+      return None if faces is None else other_faces(heads, image, faces)
 
   def _cuts(self) -> list[int]:
     """Frames of the scene that do not follow the one before them."""

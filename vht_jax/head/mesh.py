@@ -1,0 +1,23 @@
+"""What a mesh's connections alone say. Host side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def connected(n: int, links: np.ndarray) -> np.ndarray:
+  """(n,) number of the connected part that each of n things is in: vertices, corners of a texture, frames.
+
+  Args:
+    n: how many there are.
+    links: (E, 2) of them that belong together.
+  """
+  from scipy.sparse import coo_array, csgraph
+
+  graph = coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n))
+  return csgraph.connected_components(graph, directed=False)[1]
+
+
+def sides(faces: np.ndarray) -> np.ndarray:
+  """(2 F, 2) two sides of every triangle (F, 3): they connect what the three do."""
+  return faces[:, [0, 1, 1, 2]].reshape(-1, 2)
