@@ -304,8 +304,9 @@ def _solve(
   problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
   sd = compiled.deviation(problem, solved) if last else np.nan  # it costs as much as the rest
-  focal = float(np.exp(np.asarray(solved.shared)[0]))
-  principal = f32(problem.centre + np.asarray(solved.shared)[1:3] * state.side)
+  shared = rigid.SHARED.split(np.asarray(solved.shared))
+  focal = float(np.exp(shared["log_focal"]))
+  principal = f32(problem.centre + shared["principal"] * state.side)
 
   def poses(index):
     alone = problem.replace(

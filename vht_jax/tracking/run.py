@@ -15,7 +15,7 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import observed
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.terms.skin import ObservedSkin, Skin
-from vht_jax.fit.unknowns import Shared, principal_of
+from vht_jax.fit.unknowns import N_LANDMARKS, Shared, principal_of
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
 from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
@@ -72,7 +72,7 @@ class Run:
   def groups(self) -> np.ndarray:
     """(N,) of `view_bias.groups_of`, of the landmarks of `lm`."""
     groups = view_bias.groups_of(self.model)
-    return np.concatenate([groups[:70], groups[70:][::DENSE_STEP]])[: len(self.lm.relative_sd)]
+    return np.concatenate([groups[:N_LANDMARKS], groups[N_LANDMARKS:][::DENSE_STEP]])[: len(self.lm.relative_sd)]
 
   def per_frame(self, solve: Callable[[np.ndarray], Any]) -> Any:
     """`solve(index)` of all frames, chunk by chunk; host side."""
@@ -137,7 +137,8 @@ def make_run(
   if isinstance(clip, Weighed):
     own_points, own_weight, share = clip.settled()
     own_points, own_weight = fitted_points(model, f32(own_points), f32(own_weight), dense, step)
-    own_weight[:, 70:] *= share[:, np.asarray(model.dense_index)[:: step or 1]][:, : own_weight.shape[1] - 70]
+    dense_share = share[:, np.asarray(model.dense_index)[:: step or 1]]
+    own_weight[:, N_LANDMARKS:] *= dense_share[:, : own_weight.shape[1] - N_LANDMARKS]
     if (own_points != points).any() or (own_weight != weight).any():
       own = observe(own_points, own_weight)
   return Run(

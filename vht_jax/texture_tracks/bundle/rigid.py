@@ -28,6 +28,7 @@ from vht_jax.fit.solvers.least_squares import (
   levenberg_marquardt_shared,
 )
 from vht_jax.fit.terms.skin import cauchy
+from vht_jax.layout import Layout
 from vht_jax.texture_tracks.types import REGIONS
 from vht_jax.types import AnyArray, Array
 
@@ -37,7 +38,9 @@ STEPS, MORE_STEPS = 20, 10  # before and after the regions' noise is known
 POSE_STEPS = 8  # of a frame beside a head that is known
 DAMPING = 1e-4  # to begin with: the start is the tracked head
 FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns need
-N_SHARED = 3 + len(REGIONS)  # of `State.shared`
+# Of `State.shared`: log focal in longer sides, principal point minus the image's centre likewise, gains.
+SHARED = Layout.of(log_focal=(), principal=(2,), gain=(len(REGIONS),))
+N_SHARED = SHARED.size
 GAIN_MEAN, GAIN_SD = 0.5, 0.5  # of a region's share of the expression: nothing and all of it are one sd away
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
@@ -59,7 +62,7 @@ class Problem(flax.struct.PyTreeNode):
 class State(flax.struct.PyTreeNode):
   R: Array  # (T, 3, 3) head -> camera
   place: Array  # (T, 3) px of the pivot, and log of px per m there
-  shared: Array  # (N_SHARED,) log focal (in longer sides), principal point minus the image's centre likewise, gains
+  shared: Array  # (N_SHARED,) as `SHARED`
   moved: Array  # (K, 3) points minus X0, in units of `POINT_SD`
 
 
@@ -67,21 +70,23 @@ def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) 
   """From poses X = R X0 + t, a focal length and a principal point (px)."""
   f = focal * problem.side
   place = jnp.concatenate([t[:, :2] * (f / t[:, 2:]) + principal[None], jnp.log(f / t[:, 2:])], -1)
-  shared = jnp.concatenate([jnp.log(focal)[None], (principal - problem.centre) / problem.side, problem.mean[3:]])
-  return State(R=R, place=place, shared=shared, moved=jnp.zeros_like(problem.X0))
+  gain = SHARED.split(problem.mean)["gain"]
+  shared = {"log_focal": jnp.log(focal), "principal": (principal - problem.centre) / problem.side, "gain": gain}
+  return State(R=R, place=place, shared=SHARED.join(shared), moved=jnp.zeros_like(problem.X0))
 
 
 def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   """Camera positions (T, 3) m of the pivot, focal length () and principal point (2,) in px."""
-  f = jnp.exp(state.shared[0]) * problem.side
-  principal = state.shared[1:3] * problem.side + problem.centre
+  shared = SHARED.split(state.shared)
+  f = jnp.exp(shared["log_focal"]) * problem.side
+  principal = shared["principal"] * problem.side + problem.centre
   inverse = jnp.exp(-state.place[:, 2:])
   return jnp.concatenate([(state.place[:, :2] - principal[None]) * inverse, f * inverse], -1), f, principal
 
 
 def _heads(problem: Problem, state: State) -> Array:
   """(T, K, 3) m, the points as each frame's expression has them."""
-  gain = state.shared[3:][problem.region]
+  gain = SHARED.split(state.shared)["gain"][problem.region]
   return (POINT_SD * state.moved + problem.X0)[None] + gain[None, :, None] * problem.bent
 
 
@@ -174,7 +179,8 @@ def system(problem: Problem, state: State) -> ArrowNormal:
 
 def turned(R: Array, place: Array, d: Array) -> tuple[Array, Array]:
   """A pose after a step (6,)."""
-  return jnp.matmul(rotation.axis_angle_to_matrix(d[:3]), R, precision=HIGHEST), place + d[3:]
+  turn, shift = jnp.split(d, 2)
+  return jnp.matmul(rotation.axis_angle_to_matrix(turn), R, precision=HIGHEST), place + shift
 
 
 def move(state: State, d: Array) -> State:

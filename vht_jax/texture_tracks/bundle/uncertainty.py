@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.fit.solvers.least_squares import arrow_step, eliminate_frames
-from vht_jax.texture_tracks.bundle.rigid import N_SHARED, Problem, State, system
+from vht_jax.texture_tracks.bundle.rigid import N_SHARED, SHARED, Problem, State, system
 from vht_jax.types import AnyArray, Array
 
 N_CLUSTERS = 20  # regions of the skin, some 6 cm^2 each
@@ -47,7 +47,7 @@ def view_spread(problem: Problem, state: State) -> Array:
 def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   """Standard deviations () of log focal at a solution: honest, and by the normal matrix alone."""
   _, _, matrix, _ = eliminate_frames(system(problem, state), 0.0)
-  focal = matrix.shape[0] - N_SHARED
+  focal = matrix.shape[0] + SHARED.from_end("log_focal").start
   unit = jnp.zeros(matrix.shape[0], matrix.dtype).at[focal].set(1.0)
   column = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), unit)
   seen = jnp.any(problem.inverse_sd > 0, 0)
@@ -67,4 +67,5 @@ def focal_deviation(problem: Problem, state: State) -> tuple[Array, Array]:
   floor = FLOOR * jnp.maximum(1.0, SPREAD / jnp.maximum(view_spread(problem, state), 1e-3))
   sd = jnp.sqrt((n - 1) / n * jnp.sum(moves**2) + prior + floor**2)
   # The prior alone knows it as well as this; a matrix that is not positive definite knows nothing.
-  return jnp.where(jnp.isfinite(sd), jnp.minimum(sd, problem.sd[0]), problem.sd[0]), jnp.sqrt(column[focal])
+  by_prior = SHARED.split(problem.sd)["log_focal"]
+  return jnp.where(jnp.isfinite(sd), jnp.minimum(sd, by_prior), by_prior), jnp.sqrt(column[focal])

@@ -17,7 +17,7 @@ from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.terms.priors import HELD_SD, Near
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors
 from vht_jax.fit.terms.term import Entry
-from vht_jax.fit.unknowns import part, principal_of
+from vht_jax.fit.unknowns import N_LANDMARKS, part, principal_of
 from vht_jax.head import view_bias
 from vht_jax.host.programs import rows_of, stored
 from vht_jax.render import shade
@@ -174,7 +174,7 @@ def _taken_over(state: TrackState, run: Run, init: TrackResult) -> TrackState:
   shared = shared.replace(
     shape=jnp.asarray(identity.shape),
     principal=principal_of(identity.camera, run.size),
-    offset=shared.offset.at[:70].set(identity.lmk_offset),
+    offset=shared.offset.at[:N_LANDMARKS].set(identity.lmk_offset),
   )
   light = identity.light
   if run.place is not None:

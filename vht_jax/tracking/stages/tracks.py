@@ -17,7 +17,7 @@ from vht_jax.head import points as pts
 from vht_jax.host.programs import rehearsing, rows_of, stored
 from vht_jax.texture_tracks import observe
 from vht_jax.texture_tracks.bundle.poses import camera_of, moved
-from vht_jax.texture_tracks.bundle.rigid import usual_camera
+from vht_jax.texture_tracks.bundle.rigid import SHARED, usual_camera
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.texture_tracks.types import Rigid, TextureTracks
 from vht_jax.tracking.keyframes import finite_rows
@@ -116,9 +116,11 @@ def _known(run: Run) -> tuple[np.ndarray, np.ndarray]:
   mean, sd = usual_camera()
   focal, principal = run.given()
   if focal is not None:
-    mean[0], sd[0] = np.log(focal), 1e-4
+    where = SHARED.at("log_focal")
+    mean[where], sd[where] = np.log(focal), 1e-4
   if principal is not None:
-    mean[1:3], sd[1:3] = principal, 1e-5
+    where = SHARED.at("principal")
+    mean[where], sd[where] = principal, 1e-5
   return mean, sd
 
 
