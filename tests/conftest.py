@@ -3,12 +3,15 @@
 import gc
 import importlib.metadata
 import os
+from contextvars import ContextVar
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the app does; read when jax is imported
 
 import jax
 import pytest
+
+from vht_jax.render import gather
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,7 +36,13 @@ def _compile_quickly() -> None:
     os.environ["XLA_FLAGS"] = given
 
 
+def _trace_once() -> None:
+  """Renderers are traced for a CPU alone and not for accelerators as well: `every_machine` has both."""
+  gather._machine = ContextVar("on_cpu", default=True)
+
+
 _compile_quickly()
+_trace_once()
 
 REPO = Path(__file__).resolve().parent.parent
 # What takes longest comes first: workers take file by file (`--dist loadfile`), and a long one that is left for the end
@@ -123,6 +132,12 @@ def clip_with_images(clip_folder):
   from vht_jax.app.result.source import open_scene
 
   return open_scene(str(clip_folder))
+
+
+@pytest.fixture
+def every_machine(monkeypatch):
+  """Programs are traced as users' are: for a CPU and for accelerators, of which the one that is asked for is kept."""
+  monkeypatch.setattr(gather, "_machine", ContextVar("on_cpu", default=None))
 
 
 @pytest.fixture

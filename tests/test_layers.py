@@ -1,8 +1,9 @@
-"""The rooms of the package: what may import what, and how large a room may be (docs/architecture.md)."""
+"""The rooms of the package: what may import what, how large a room may be (docs/architecture.md), nothing twice."""
 
 import ast
+import functools
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vht_jax"
@@ -28,6 +29,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAX_LINES = 350
 MEDIAN_LINES = 150
 MAX_FILES = 10
+SAME_LINES = 6
 
 # What is not yet so. Entries go when they are no longer needed (the tests fail until they do); none is added.
 UPWARD: set[tuple[str, str]] = set()
@@ -43,9 +45,14 @@ def room_of(module: str) -> str:
   return module.split(".")[1] if "." in module else "vht_jax"
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+  return ast.parse(path.read_text())
+
+
 def imports(path: Path):
   """Modules of the package that a file imports, wherever it does: within functions and for type checkers as well."""
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in ast.walk(tree(path)):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names if alias.name.startswith("vht_jax."))
     elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vht_jax":
@@ -81,3 +88,16 @@ def test_files_are_short():
 def test_rooms_are_not_full():
   counts = Counter(path.parent for path in modules())
   assert {str(folder.relative_to(PACKAGE)) for folder, n in counts.items() if n > MAX_FILES} == TOO_FULL
+
+
+def test_nothing_stands_twice():
+  """Six lines of code, the same to the letter; imports, comments and lines without words do not count."""
+  places = defaultdict(list)
+  for path in modules():
+    imported = (n for n in ast.walk(tree(path)) if isinstance(n, ast.Import | ast.ImportFrom))
+    passed = {line for node in imported for line in range(node.lineno, node.end_lineno + 1)}
+    lines = [(k, line.strip()) for k, line in enumerate(path.read_text().splitlines(), 1) if k not in passed]
+    lines = [(k, line) for k, line in lines if not line.startswith("#") and any(c.isalnum() for c in line)]
+    for run in zip(*(lines[i:] for i in range(SAME_LINES))):
+      places[tuple(line for _, line in run)].append(f"{name_of(path)}:{run[0][0]}")
+  assert [found for found in places.values() if len(found) > 1] == []

@@ -47,29 +47,37 @@ def clip(head, n_frames=3, seed=0, noise_px=0.15):
   rng = np.random.default_rng(seed)
   dtype = head.v_template.dtype
   n_shape, n_expr = head.shapedirs.shape[-1], head.exprdirs.shape[-1]
+  draw = lambda *shape: rng.standard_normal(shape).astype(dtype)
+  turn, expr = 0.25 * draw(n_frames, 3), 0.3 * np.abs(draw(n_frames, n_expr))
+  shape, texture = 0.5 * draw(n_shape), 0.3 * draw(head.texture_basis.shape[-1])
+  offset, noise = 2e-4 * draw(70, 3), noise_px * draw(n_frames, 70, 2)
+  return _clip(head, turn, expr, shape, texture, offset, noise, rng.uniform(0.5, 1.0, (n_frames, 70)).astype(dtype))
+
+
+@quick_jit
+def _clip(head, turn, expr, shape, texture, offset, noise, confidence):
+  """`clip` of its draws: one program, where some 200 operations would each be one."""
+  n_frames, dtype = len(turn), head.v_template.dtype
   neutral = flame.neutral_pose(head)
-  draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)
   poses = jax.vmap(lambda _: neutral)(jnp.arange(n_frames)).replace(
-    rotation=neutral.rotation[None] + 0.25 * draw(n_frames, 3),
-    expr=0.3 * jnp.abs(draw(n_frames, n_expr)),
+    rotation=neutral.rotation[None] + turn,
+    expr=expr,
     jaw=jnp.broadcast_to(jnp.array([[0.1, 0.0, 0.0]], dtype), (n_frames, 3)),
   )
   identity = Identity(
-    shape=0.5 * draw(n_shape),
-    texture=0.3 * draw(head.texture_basis.shape[-1]),
+    shape=shape,
+    texture=texture,
     light=jnp.zeros((9, 3), dtype).at[0].set(3.5).at[1].set(0.3),
     camera=cast(cameras.make_camera(1.8), dtype),
-    lmk_offset=2e-4 * draw(70, 3),
+    lmk_offset=offset,
   )
 
   def landmarks(pose):
     return cameras.project(identity.camera, flame.landmarks(head, flame.skin(head, identity.shape, pose)), SIZE)[:, :2]
 
-  points = jax.vmap(landmarks)(poses) + noise_px * draw(n_frames, 70, 2)
-  confidence = jnp.asarray(rng.uniform(0.5, 1.0, (n_frames, 70)), dtype)
   observations = Observations(
     rgb=None,
-    landmarks=points.at[-1, 3].add(6.0),
+    landmarks=(jax.vmap(landmarks)(poses) + noise).at[-1, 3].add(6.0),
     confidence=confidence.at[0, 10].set(0.0),
     valid=jnp.ones(n_frames, bool),
   )

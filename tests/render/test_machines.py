@@ -16,6 +16,8 @@ from vht_jax.render.soft import soft_render
 
 SIZE = (96, 80)
 
+pytestmark = pytest.mark.usefixtures("every_machine")
+
 
 def text_for(platform, fun, *args):
   return export.export(jax.jit(fun), platforms=(platform,))(*args).mlir_module()

@@ -83,7 +83,7 @@ def test_background_colour_and_image(open_head):
 
 
 @pytest.mark.parametrize("backend", ["hard", pytest.param("edge", marks=pytest.mark.slow)])
-def test_jit_vmap_and_grad(open_head, edges, backend):
+def test_jit_vmap_and_grad(open_head, edges, every_machine, backend):
   identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
   turns = jnp.array([0.0, 0.4, -0.7])
   poses = jax.vmap(lambda t: pose.replace(rotation=pose.rotation.at[1].add(t)))(turns)
