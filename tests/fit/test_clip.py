@@ -123,9 +123,14 @@ def test_alternating_with_the_frames_finds_shape_and_focal_length(problem, weigh
     shared, cost = step(shared, total)
     costs.append(float(cost))
   assert costs[-1] < 0.05 * costs[0]
-  free = clip.joint_unknowns(lm, shared)
-  priors = shared_normal(identity_priors(lm, weights, prior), free, shared, unknowns.extract(free.shared, shared))
-  focal_sd = clip.focal_deviation(total.matrix + priors.matrix, free.shared)
+
+  @jax.jit
+  def deviation(shared, matrix):
+    free = clip.joint_unknowns(lm, shared)
+    priors = shared_normal(identity_priors(lm, weights, prior), free, shared, unknowns.extract(free.shared, shared))
+    return clip.focal_deviation(matrix + priors.matrix, free.shared)
+
+  focal_sd = deviation(shared, total.matrix)
   assert abs(float(jnp.exp(shared.log_focal)) / FOCAL - 1) < max(0.03, 3 * float(focal_sd))
   first = np.linalg.norm(truth.shape)
   assert np.linalg.norm(shared.shape - truth.shape) < 0.5 * first

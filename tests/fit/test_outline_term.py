@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vht_jax.fit.offsets import PATCH, Skin, prior_of, solve
-from vht_jax.fit.terms.silhouette import IMPOSSIBLE, Moved, Pulls, normal_diagonal, residual
+from vht_jax.fit import offsets
+from vht_jax.fit.offsets import PATCH, Skin, solve
+from vht_jax.fit.terms import silhouette
+from vht_jax.fit.terms.silhouette import IMPOSSIBLE, Moved, Pulls, residual
 
 V, N = 40, 25
+
+prior_of, normal_diagonal = jax.jit(offsets.prior_of), jax.jit(silhouette.normal_diagonal)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,7 @@ def outline():
   return moved, pulls, f(rng.uniform(0, 0.02, V))
 
 
+@jax.jit
 def cost(moved, pulls, change):
   return jnp.sum(pulls.weight * residual(moved, pulls, change) ** 2)
 
@@ -34,7 +39,7 @@ def test_single_heights_have_the_terms_slope_and_lie_above_it(outline):
   moved, pulls, height = outline
   curvature, right = normal_diagonal(moved, pulls, height, jnp.full(V, 1e3))
   assert (curvature >= 0).all()
-  gradient = jax.grad(lambda change: 0.5 * cost(moved, pulls, change))(jnp.zeros(V))
+  gradient = jax.jit(jax.grad(lambda change: 0.5 * cost(moved, pulls, change)))(jnp.zeros(V))
   np.testing.assert_allclose(curvature * height - right, gradient, rtol=2e-4, atol=2e-3 * jnp.abs(gradient).max())
   upper = lambda change: jnp.sum(curvature * (height + change) ** 2 - 2 * right * (height + change))
   start = upper(jnp.zeros(V)) - cost(moved, pulls, jnp.zeros(V))
@@ -46,7 +51,7 @@ def test_single_heights_have_the_terms_slope_and_lie_above_it(outline):
 
 def test_the_terms_slope_is_that_of_differences(outline):
   moved, pulls, _ = outline
-  gradient = jax.grad(lambda change: cost(moved, pulls, change))(jnp.zeros(V))
+  gradient = jax.jit(jax.grad(lambda change: cost(moved, pulls, change)))(jnp.zeros(V))
   step = 1e-3
   for i in (0, 7, 31):
     one = jnp.zeros(V).at[i].set(step)

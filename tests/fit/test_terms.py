@@ -93,10 +93,10 @@ def seen(lm, xs, shared):
 def test_a_new_term_moves_the_nose_in_a_frame(lm, nose, seen, shared, weights):
   one = jax.tree.map(lambda a: a[1], seen)
   wanted = one.uv[NOSE_TIP] + jnp.array([0.01, -0.02])
-  model, known = frame.fold_landmarks(lm, shared)
-  nose = nose.replace(point=pts.fold_shape(nose.point, shared.shape))
+  model, known = quick_jit(frame.fold_landmarks)(lm, shared)
+  nose = nose.replace(point=quick_jit(pts.fold_shape)(nose.point, shared.shape))
   fit = quick_jit(lambda more: frame.fit_frame(model, one, known, weights, more=more).x)
-  where = lambda x: pts.locate(nose.point, x, known)[0]
+  where = quick_jit(lambda x: pts.locate(nose.point, x, known)[0])
   assert np.abs(where(fit([])) - wanted).max() > 5e-3
   np.testing.assert_allclose(where(fit([(nose, wanted)])), wanted, atol=5e-4)
 
@@ -104,7 +104,7 @@ def test_a_new_term_moves_the_nose_in_a_frame(lm, nose, seen, shared, weights):
 def test_a_new_term_moves_the_nose_in_bundle_adjustment(lm, nose, seen, weights):
   wanted = seen.uv[:, NOSE_TIP] + jnp.array([[0.01, -0.02]])
   found = quick_jit(lambda: clip.bundle_adjust(lm, seen, weights, focal=jnp.float32(1.9), more=[(nose, wanted)]))()
-  where = jax.vmap(lambda x: pts.locate(nose.point, x, found.shared)[0])(found.xs)
+  where = quick_jit(jax.vmap(lambda x: pts.locate(nose.point, x, found.shared)[0]))(found.xs)
   np.testing.assert_allclose(where, wanted, atol=1e-3)
 
 
@@ -198,7 +198,7 @@ def test_every_form_equals_dense_least_squares(toy, in_turn):
 
   residual = lambda frames, flat: dense(toy, frames, flat)
   J = [np.asarray(j, np.float64) for j in jax.jit(jax.jacfwd(residual, (0, 1)))(frames, flat)]
-  r = np.asarray(residual(frames, flat), np.float64)
+  r = np.asarray(jax.jit(residual)(frames, flat), np.float64)
   arrow, both, total, single = jax.tree.map(np.asarray, run(frames, flat))
   close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
   close(both.shared_gradient, J[1].T @ r)
@@ -209,7 +209,7 @@ def test_every_form_equals_dense_least_squares(toy, in_turn):
     close(both.cross[f], J[0][:, f].T @ J[1])
   close(single.matrix, both.frame_matrix[1])
   close(single.gradient, both.frame_gradient[1])
-  _, solved, matrix, gradient = eliminate_frames(jax.tree.map(jnp.asarray, arrow), jnp.float32(0))
+  _, solved, matrix, gradient = jax.jit(eliminate_frames)(arrow, jnp.float32(0))
   close(total.matrix, matrix)
   close(total.gradient, gradient)
   np.testing.assert_allclose(total.cost, arrow.cost - np.sum(np.asarray(solved)[..., -1] ** 2), rtol=1e-4)

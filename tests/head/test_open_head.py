@@ -53,11 +53,14 @@ def on_triangles(vertices, faces, index, bary):
   return (vertices[faces[index.astype(int)]] * bary[..., None]).sum(1)
 
 
+skinned = jax.jit(flame.skin)
+
+
 def posed(model, *, jaw=0.0, eyes=(0.0, 0.0), **expr):
   """Vertices (V, 3) in the head frame, relative to the root."""
   pose = flame.neutral_pose(model, jnp.zeros(3))
   code = jnp.array([expr.get(name, 0.0) for name in model.expr_names], jnp.float32)
-  return flame.skin(
+  return skinned(
     model,
     jnp.zeros(model.shapedirs.shape[-1]),
     pose.replace(

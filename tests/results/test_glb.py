@@ -50,7 +50,7 @@ def clip(open_head):
 @pytest.fixture(scope="module")
 def truth(open_head, clip):
   """(T, V, 3) vertices in our world, (T, V, 2) their pixels."""
-  vertices = jax.vmap(lambda pose: flame.skin(open_head, clip.identity.shape, pose))(clip.poses)
+  vertices = jax.jit(jax.vmap(lambda pose: flame.skin(open_head, clip.identity.shape, pose)))(clip.poses)
   pixels = cameras.project(clip.identity.camera, vertices, SIZE)[..., :2]
   return np.asarray(vertices, np.float64), np.asarray(pixels)
 

@@ -109,7 +109,7 @@ def test_the_step_is_that_of_a_dense_solve():
 
 def test_the_system_is_the_gradient_of_the_cost():
   problem, state, _ = make(2, n_frames=3, n_points=6)
-  found = rigid.system(problem, state)
+  found = system(problem, state)
   cost = lambda d, moved: rigid.cost_of(problem, rigid.move(state, d).replace(moved=state.moved + moved))
   g, gx = jax.jit(jax.grad(cost, (0, 1)))(jnp.zeros(18 + rigid.N_SHARED), jnp.zeros((6, 3)))
   np.testing.assert_allclose(2 * found.shared_gradient, g, rtol=2e-3, atol=2e-3 * np.abs(g).max())

@@ -192,8 +192,9 @@ def scene(open_head):
     neck=jnp.array([0.05, -0.03, 0.02]),
     eyes=jnp.array([[0.02, 0.1, 0.0], [0.0, 0.05, 0.0]]),
   )
-  raw = flame.unlimit_pose(pose)
-  landmarks = project(identity.camera, flame.landmarks(head, flame.skin(head, identity.shape, pose)), SIZE)[:, :2]
+  points = lambda pose: flame.landmarks(head, flame.skin(head, identity.shape, pose))
+  landmarks = jax.jit(lambda pose: project(identity.camera, points(pose), SIZE)[:, :2])(pose)
+  raw = jax.jit(flame.unlimit_pose)(pose)
   y, x = np.mgrid[: SIZE[0], : SIZE[1]] / 20.0
   rgb = np.stack([0.5 + 0.3 * np.sin(x), 0.5 + 0.3 * np.cos(y), 0.5 + 0.2 * np.sin(x + y)], axis=-1)
   observation = Observations(
