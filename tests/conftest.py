@@ -3,18 +3,39 @@
 import gc
 import importlib.metadata
 import os
+import shutil
 from contextvars import ContextVar
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the app does; read when jax is imported
+# As the app does; read when jax is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest
 
-from vht_jax.render import gather
+from vht_jax.host import machine
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+REPO = Path(__file__).resolve().parent.parent
+PROGRAMS = REPO / "build" / "test_programs"
+MOST_KEPT = 2 << 30  # bytes, of some runs; beyond it all are compiled anew
+
+
+def _keep_programs() -> None:
+  """Programs are kept for the next run and for the workers beside this one: half of the time is compilation.
+
+  In this process alone, and found by their own text: what changed is compiled.
+  """
+  if os.environ.get("PYTEST_XDIST_WORKER") is None and PROGRAMS.is_dir():
+    if sum(path.stat().st_size for path in PROGRAMS.iterdir()) > MOST_KEPT:
+      shutil.rmtree(PROGRAMS)
+  jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _compile_quickly() -> None:
@@ -37,14 +58,14 @@ def _compile_quickly() -> None:
 
 
 def _trace_once() -> None:
-  """Renderers are traced for a CPU alone and not for accelerators as well: `every_machine` has both."""
-  gather._machine = ContextVar("on_cpu", default=True)
+  """What a CPU does otherwise than accelerators is traced for a CPU alone: `every_machine` has both."""
+  machine._machine = ContextVar("on_cpu", default=True)
 
 
+_keep_programs()
 _compile_quickly()
 _trace_once()
 
-REPO = Path(__file__).resolve().parent.parent
 # What takes longest comes first: workers take file by file (`--dist loadfile`), and a long one that is left for the end
 # keeps one of them busy alone.
 LONGEST = (
@@ -137,7 +158,7 @@ def clip_with_images(clip_folder):
 @pytest.fixture
 def every_machine(monkeypatch):
   """Programs are traced as users' are: for a CPU and for accelerators, of which the one that is asked for is kept."""
-  monkeypatch.setattr(gather, "_machine", ContextVar("on_cpu", default=None))
+  monkeypatch.setattr(machine, "_machine", ContextVar("on_cpu", default=None))
 
 
 @pytest.fixture

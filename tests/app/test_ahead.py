@@ -82,7 +82,7 @@ def test_after_a_rehearsal_the_run_traces_nothing(small_head):
 
 
 @pytest.mark.parametrize("images", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_every_program_can_be_made_for_an_accelerator(small_head, monkeypatch, images):
+def test_every_program_can_be_made_for_an_accelerator(small_head, every_machine, monkeypatch, images):
   """In 32 bits, and without a call of this process's Python, which no device could wait for."""
   export, texts = jax.export.export, {}
 
