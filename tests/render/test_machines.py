@@ -37,7 +37,9 @@ def test_pictures_for_an_accelerator_are_not_made_as_on_a_cpu(screen, platform):
   own, other = text_for("cpu", draw, points), text_for(platform, draw, points)
   wide = f"tensor<{2 * raster._FRAME_CHUNK}x"  # blocks that an accelerator looks at in one trip
   assert wide in other and wide not in own
-  assert other.count("stablehlo.while") == 1  # nothing goes to and fro inside a trip
+  own_sum = text_for(platform, jnp.cumsum, jnp.arange(9))  # JAX 0.11 writes it as a loop, for those who have no other
+  loops = other.count("stablehlo.while") - own_sum.count("stablehlo.while")
+  assert loops == 1  # nothing goes to and fro inside a trip
 
 
 def test_edges_and_soft_pictures_too(screen):
