@@ -60,7 +60,7 @@ class Layout:
 
   def split(self, flat: Any) -> dict[str, Any]:
     """(..., size) as its blocks (..., *shape); NumPy's arrays and JAX's."""
-    return {name: flat[..., self.at(name)].reshape(*flat.shape[:-1], *shape) for name, shape in self.shapes}
+    return {name: flat[..., self.at(name)].reshape((*flat.shape[:-1], *shape)) for name, shape in self.shapes}
 
   def join(self, blocks: Mapping[str, Any]) -> Any:
     """Inverse of `split`, for blocks without leading axes; those that are not in the layout are left out."""

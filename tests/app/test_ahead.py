@@ -57,16 +57,6 @@ def names(model, config, **how):
   return workers.names
 
 
-def test_landmarks_and_smoothing_are_rehearsed(small_head):
-  config = TrackConfig.of(n_calibration_frames=4, photometric=False, keyframes=(1, 35), cutframes=(38,))
-  assert names(small_head, config, pictures=False) >= LANDMARKS | SMOOTH | {"_project"}
-
-
-@pytest.mark.slow
-def test_images_are_rehearsed(small_head):
-  assert names(small_head, SMALL) >= LANDMARKS | IMAGES | SMOOTH | {"_project", "pictures"}
-
-
 @pytest.mark.slow
 def test_after_a_rehearsal_the_run_traces_nothing(small_head):
   """The real calls have the very shapes and types of the rehearsed ones, but for two if the length is another."""
@@ -82,7 +72,7 @@ def test_after_a_rehearsal_the_run_traces_nothing(small_head):
 
 
 @pytest.mark.parametrize("images", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_every_program_can_be_made_for_an_accelerator(small_head, every_machine, monkeypatch, images):
+def test_programs_are_rehearsed_and_can_be_made_for_an_accelerator(small_head, every_machine, monkeypatch, images):
   """In 32 bits, and without a call of this process's Python, which no device could wait for."""
   export, texts = jax.export.export, {}
 
@@ -95,10 +85,11 @@ def test_every_program_can_be_made_for_an_accelerator(small_head, every_machine,
     return of
 
   monkeypatch.setattr(jax.export, "export", exported)
-  config = SMALL if images else TrackConfig.of(n_calibration_frames=4, photometric=False)
+  landmarks = TrackConfig.of(n_calibration_frames=4, photometric=False, keyframes=(1, 35), cutframes=(38,))
   with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):  # not those that this process has
-    names(small_head, config, pictures=images)
-  assert texts.keys() >= (IMAGES if images else LANDMARKS | SMOOTH)
+    rehearsed = names(small_head, SMALL if images else landmarks, pictures=images)
+  wanted = LANDMARKS | SMOOTH | {"_project"} | (IMAGES | {"pictures"} if images else set())
+  assert rehearsed >= wanted and texts.keys() >= wanted
   for name, text in texts.items():
     assert "xf64>" not in text and "callback" not in text, name
 

@@ -235,6 +235,7 @@ def test_layout_names_every_number():
   parts = layout.split(flat)
   assert {name: part.shape for name, part in parts.items()} == {"a": (2, 2), "b": (2,), "c": (2, 2, 3)}
   np.testing.assert_array_equal(layout.join(layout.split(flat[1])), flat[1])
+  assert layout.split(np.arange(9.0))["b"] == 2  # NumPy's too
   for name in layout.names:
     np.testing.assert_array_equal(flat[:, layout.at(name)], flat[:, layout.from_end(name)])
   assert (layout.at("a", "b"), layout.from_end("c")) == (slice(0, 3), slice(-6, None))
