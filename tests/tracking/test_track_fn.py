@@ -42,11 +42,21 @@ def head(open_head):
 
 
 @pytest.fixture(scope="module")
-def tracked(head):
+def traces():
+  """An entry for each time that `tracked` has been traced."""
+  return []
+
+
+@pytest.fixture(scope="module")
+def tracked(head, traces):
   """track(model, observations, weights, init) by the implicit adjoint, compiled."""
   observations, truth = clip(head)
-  run = quick_jit(lambda *args: track_fn(args[0], args[1], LANDMARKS, *args[2:], size=SIZE))
-  return run, observations, truth
+
+  def run(model, observations, weights, init):
+    traces.append(None)
+    return track_fn(model, observations, LANDMARKS, weights, init, size=SIZE)
+
+  return quick_jit(run), observations, truth
 
 
 def check_slopes(inputs, build, energy: str, constant=(), largest=1.0):
@@ -198,16 +208,11 @@ def test_batched_over_clips_equals_one_by_one(tracked, head):
     np.testing.assert_allclose(together.energies["landmarks"][k], alone.energies["landmarks"], rtol=1e-3)
 
 
-def test_other_weights_do_not_compile_again(head):
-  observations, truth = clip(head)
-
-  traces = []
-
-  def run(observations, weights, init):
-    traces.append(None)
-    return track_fn(head, observations, LANDMARKS, weights, init, size=SIZE).poses
-
-  compiled = quick_jit(run)
+def test_other_weights_do_not_compile_again(tracked, traces, head):
+  run, observations, truth = tracked
+  compiled = lambda observations, weights, truth: run(head, observations, weights, truth).poses
+  compiled(observations, Weights(), truth)
+  before = len(traces)
   poses = [compiled(observations, Weights(sd_expr=sd, lr=sd), truth) for sd in (0.1, 0.4, 1.6)]
   assert np.abs(poses[0].expr).mean() < np.abs(poses[2].expr).mean()
   compiled(observations.replace(confidence=0.5 * observations.confidence), Weights(), truth)
@@ -216,7 +221,7 @@ def test_other_weights_do_not_compile_again(head):
   same = [compiled(observations, weights, truth) for weights in (Weights(), arrays, some)]
   chex.assert_trees_all_equal(same[0], same[1])
   assert np.any(same[2].jaw != same[0].jaw)
-  assert traces == [None]  # JAX's own cache knows numbers of the host and arrays apart, and has one program for both
+  assert len(traces) == before  # JAX knows numbers of the host and arrays apart, but has one program for both
 
 
 SHARDED = """
