@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPO = Path(__file__).resolve().parent.parent
 PROGRAMS = REPO / "build" / "test_programs"
-MOST_KEPT = 2 << 30  # bytes, of some runs; beyond it all are compiled anew
+MOST_KEPT = 1 << 30  # bytes, some seven runs of changed programs; beyond it all are compiled anew
 
 
 def _keep_programs() -> None:
