@@ -43,22 +43,25 @@ def points(head):
 
 @pytest.mark.differentiable
 def test_tracks_derivatives_are_differences(lm, points):
-  """Residuals, cost and its gradient, by the head and the camera; the shape is folded in and moves nothing."""
+  """Residuals, cost and its gradient, by the head, the camera and what the tracks have in common; the shape is folded
+  in and moves nothing."""
   with jax.enable_x64(True):
     lm, points = cast(lm, np.float64), cast(points, np.float64)
     x, shared = a_frame(lm)
     n = len(x)
-    layout = unknowns.shared_layout(shared).only(("log_focal", "principal"))
+    shared = shared.replace(own={sk.COMMON: jnp.linspace(-1.2, 1.5, sk.N_COMMON)})
+    layout = unknowns.shared_layout(shared).only(("log_focal", "principal", sk.COMMON))
     rng = np.random.default_rng(1)
+    fields = sk.common_fields(points.template, points.pivot, jnp.asarray(rng.uniform(1, 3, K)), jnp.asarray(0.09))
     uv = quick_jit(pts.locate)(points, x, shared.replace(shape=shared.shape[:0]))
     off = 1e-3 * rng.standard_normal(uv.shape) * np.linspace(0.2, 8, K)[:, None]  # beyond Cauchy's bend as well
     seen = sk.ObservedSkin(uv + off, jnp.full(K, 400.0).at[3].set(0.0))
     at = lambda z: At(z[:n], unknowns.insert(layout, z[n:], shared))
-    rows = lambda z: sk.SkinPoints(points).linearise(at(z), seen)
+    rows = lambda z: sk.SkinPoints(points, fields).linearise(at(z), seen)
     z = jnp.concatenate([x, unknowns.extract(layout, shared)])
     found = quick_jit(rows)(z)
-    assert found.shared.keys() == {"log_focal", "principal"} and found.frame.keys() == {"head"}
-    J = np.concatenate([found.frame["head"], found.shared["log_focal"], found.shared["principal"]], -1)
+    assert found.shared.keys() == {*layout.names} and found.frame.keys() == {"head"}
+    J = np.concatenate([found.frame["head"], *(found.shared[name] for name in layout.names)], -1)
     expected = np.moveaxis(central(lambda z: rows(z).residual, z), 0, -1)
     np.testing.assert_allclose(J, expected, atol=1e-6 * np.abs(expected).max())
     gradient = np.einsum("kpi,kp,k->i", J, found.residual, found.root**2)
@@ -72,13 +75,17 @@ def test_the_mesh_is_drawn_to_the_tracked_points():
   rng = np.random.default_rng(0)
   by_shape, shape = rng.standard_normal((K, 3)).astype(np.float32), rng.standard_normal(3).astype(np.float32)
   place = rng.standard_normal(K).astype(np.float32)
+  by_common = rng.standard_normal((K, sk.N_COMMON)).astype(np.float32)
+  common = rng.standard_normal(sk.N_COMMON).astype(np.float32)
   counted = np.ones(K, np.float32)
   counted[-2:] = 0
-  at = At(None, unknowns.Shared(jnp.asarray(shape), jnp.zeros(()), jnp.zeros(2), jnp.zeros((70, 3))))
-  rows = sk.SkinShape(*map(jnp.asarray, (by_shape, place, counted))).linearise(at)
-  expected = counted * (by_shape.astype(np.float64) @ shape - place) / sk.PLACE_SD
+  own = {sk.COMMON: jnp.asarray(common)}
+  at = At(None, unknowns.Shared(jnp.asarray(shape), jnp.zeros(()), jnp.zeros(2), jnp.zeros((70, 3)), own))
+  rows = sk.SkinShape(*map(jnp.asarray, (by_shape, place, by_common, counted))).linearise(at)
+  expected = counted * (by_shape.astype(np.float64) @ shape - place - by_common @ common) / sk.PLACE_SD
   np.testing.assert_allclose(rows.residual[:, 0], expected, rtol=1e-3, atol=1e-2)
   np.testing.assert_allclose(rows.shared["shape"][:, 0], counted[:, None] * by_shape / sk.PLACE_SD, rtol=1e-5)
+  np.testing.assert_allclose(rows.shared[sk.COMMON][:, 0], -counted[:, None] * by_common / sk.PLACE_SD, rtol=1e-5)
   np.testing.assert_allclose(rows.root, (1 + expected**2) ** -0.5, rtol=1e-3)  # a point beside the skin counts less
   np.testing.assert_allclose(rows.cost, np.log1p(expected**2).sum(), rtol=1e-4)
 
@@ -126,10 +133,12 @@ def test_points_that_nobody_sees_change_nothing(head, lm):
   model, known = frame.fold_landmarks(lm, shared)
 
   own = jnp.zeros((n, 6))
+  shared = shared.replace(own=sk.skin_unknowns(hidden))
+  in_common = sk.skin_priors(hidden)[-1]  # of what tracks bring
 
   @quick_jit
   def everything(skin):
-    more, priors = sk.skin_entries(skin), sk.skin_priors(skin)
+    more, priors = sk.skin_entries(skin), sk.skin_priors(skin) or [in_common]
     one = lambda t, x, more: frame.frame_normal(model, frame.with_common(x), known, t, weights, more)
     frames = jax.vmap(one, (0, 0, [(None, 0)] * len(more)))(seen, xs, more)
     flat = unknowns.extract(unknowns.shared_layout(shared), shared)
@@ -147,11 +156,12 @@ def test_points_that_nobody_sees_change_nothing(head, lm):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-def test_a_clip_s_tracks_survive_being_saved(head):
+def test_a_clip_s_tracks_survive_being_saved(head, lm):
   state = TrackState(skin=nowhere(head, 4), tracked=True, slide=np.ones((70, 3, 2), np.float32), focal_sd=0.02)
   rng = np.random.default_rng(0)
   drawn = lambda a: rng.standard_normal(a.shape).astype(np.float32)
-  state = state.replace(skin=jax.tree.map(drawn, state.skin))
+  shared = clip.initial_shared(lm).replace(own=sk.skin_unknowns(state.skin))
+  state = state.replace(skin=jax.tree.map(drawn, state.skin), shared=jax.tree.map(np.asarray, shared))
   arrays = save(state)
   again = restore(TrackState, arrays)
   assert again.tracked is True and again.focal_sd == 0.02

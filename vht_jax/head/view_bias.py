@@ -33,6 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vht_jax.head.motion import product
+from vht_jax.head.points import Placed
 from vht_jax.types import Array, FlameModel, ViewBias
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -78,6 +80,13 @@ def view(R: Array, position: Array) -> Array:
   toward = -position * jax.lax.rsqrt(jnp.sum(position**2))
   seen_from = jnp.matmul(toward, R, precision=HIGHEST)  # R^T toward: where the camera is, in the head
   return jnp.stack([-seen_from[0], seen_from[1]])
+
+
+def view_and_derivative(placed: Placed) -> tuple[Array, Array]:
+  """`view` of a head that is placed (2,), and its derivatives (2, 32) by `z` (see `Placed`)."""
+  by_R, by_t = jax.jacfwd(view, argnums=(0, 1))(placed.R, placed.t)
+  d_sines = product("sab,abk->sk", by_R, placed.d_R) + product("sa,ak->sk", by_t, placed.d_t)
+  return view(placed.R, placed.t), d_sines
 
 
 def fields(bias: ViewBias, points: Array, middle: Array, eye_distance: Array) -> Array:

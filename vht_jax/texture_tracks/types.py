@@ -79,7 +79,7 @@ class Rigid(flax.struct.PyTreeNode):
   focal_sd: AnyArray  # () f32, of log focal: what the data say of it, correlated errors included
   expr: AnyArray  # (E,) f32 the clip's middle expression, that of `points`
   jaw: AnyArray  # (3,) f32 rad, likewise
-  noise: AnyArray  # (len(REGIONS),) f32 factor on the tracks' sd: how much less rigid than them the regions are
+  noise: AnyArray  # (len(REGIONS),) f32 factors >= 1 on the tracks' sd: by what they are beside the rigid head
   used: AnyArray  # (T,) bool: frames with enough points; the others are as the first estimate has them
 
 

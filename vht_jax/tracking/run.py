@@ -14,7 +14,7 @@ import numpy as np
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import observed
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
-from vht_jax.fit.terms.skin import ObservedSkin, Skin
+from vht_jax.fit.terms.skin import N_COMMON, ObservedSkin, Skin
 from vht_jax.fit.unknowns import N_LANDMARKS, Shared, principal_of
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
@@ -169,7 +169,10 @@ def nowhere(model: FlameModel, n_frames: int) -> Skin:
   zeros = lambda *shape: np.zeros(shape, np.float32)
   observed = ObservedSkin(zeros(n_frames, N_POINTS, 2), zeros(n_frames, N_POINTS))
   n_shape = model.shapedirs.shape[-1]
-  return Skin(points, observed, zeros(N_POINTS, n_shape), zeros(N_POINTS), zeros(N_POINTS))
+  return Skin(
+    points=points, fields=zeros(N_POINTS, 3, N_COMMON), observed=observed, by_shape=zeros(N_POINTS, n_shape),
+    place=zeros(N_POINTS), by_common=zeros(N_POINTS, N_COMMON), counted=zeros(N_POINTS),
+  )  # fmt: skip
 
 
 def fitted_points(

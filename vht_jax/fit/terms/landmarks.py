@@ -86,9 +86,8 @@ def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common:
   points = model.points
   shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
   placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
-  by_R, by_t = jax.jacfwd(view_bias.view, argnums=(0, 1))(placed.R, placed.t)
-  d_sines = product("sab,abk->sk", by_R, placed.d_R) + product("sa,ak->sk", by_t, placed.d_t)
-  moved = _moved(model, shared, view_bias.view(placed.R, placed.t), common)
+  sines, d_sines = view_bias.view_and_derivative(placed)
+  moved = _moved(model, shared, sines, common)
   return pts.seen(points, pts.displaced(placed, moved, model.slide, d_sines), shared)
 
 

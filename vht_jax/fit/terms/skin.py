@@ -3,6 +3,10 @@
 A track's point is a corner of the skin's texture. Its place on the head is known from a rigid bundle adjustment
 (`texture_tracks.bundle.rigid`) and moves with the expression as the mesh does there. So tracks hold the head's motion,
 where landmarks slide; landmarks keep what tracks do not know: which point of the face is which, and lids and lips.
+
+What tracks of one clip have in common in error is unknown too: on smooth skin they follow shading as well, which lags
+behind a head that turns, and how deep all of them lie is begun by the landmarks' head. Without that a hundred points
+that lag together would count as a hundred witnesses, and colours bend the shape to what the poses should be.
 """
 
 from __future__ import annotations
@@ -10,10 +14,14 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vht_jax.fit.terms.priors import Near
 from vht_jax.fit.terms.term import Entry, Linearised
-from vht_jax.fit.unknowns import At, part
+from vht_jax.fit.unknowns import At, Shared, part
 from vht_jax.head import points as pts
+from vht_jax.head import view_bias
+from vht_jax.head.motion import product
 from vht_jax.head.points import Points
 from vht_jax.types import AnyArray, Array
 
@@ -22,6 +30,13 @@ CAUCHY = 1.0  # standard deviations at which a residual counts half, in the rigi
 # m, of a point's place across the skin, beyond which it counts ever less: 0.2 to 0.4 mm from two scans on
 # average, but neighbours err together: a hundred say what twenty would.
 PLACE_SD = 0.001
+# Of what all tracks have in common beside where the landmarks put them, in units of their noise: how much less than the
+# head they turn, and how much deeper they are. Gains of yaw are wrong by so much on twelve drawn and scanned heads.
+GAIN_SD = 0.02
+RADIUS = 0.05  # m: what lags turns about anything between the face's middle and the head's, so far behind
+N_PLACED, N_LAGGING = 7, 4  # of the columns of `common_fields`
+N_COMMON = N_PLACED + N_LAGGING
+COMMON = "skin"  # the shared unknown (N_COMMON,) that the tracks bring, in standard deviations
 
 
 class ObservedSkin(flax.struct.PyTreeNode):
@@ -35,38 +50,84 @@ class Skin(flax.struct.PyTreeNode):
   """The tracked points of a clip; always as many, so that one program serves all clips."""
 
   points: Points  # K, the identity folded in; posed with the clip's middle expression they are where the tracks say
+  fields: AnyArray  # (K, 3, N_COMMON) m, head axes: of `common_fields`
   observed: ObservedSkin  # leading axis T
   by_shape: AnyArray  # (K, S) m: how far the shape moves the mesh there, along its normal
   place: AnyArray  # (K,) m: along the normal, from the mesh of the shape 0 to the tracked point
+  by_common: AnyArray  # (K, N_COMMON) m: how far what they have in common moves `place`
   counted: AnyArray  # (K,) 1 for points, 0 for padding
 
 
 class SkinPoints(flax.struct.PyTreeNode):
-  """Every track beside its point; knows the head and the camera."""
+  """Every track beside its point; knows the head, the camera and what the tracks have in common."""
 
   points: Points
+  fields: AnyArray  # of `Skin`
 
   def linearise(self, at: At, observation: ObservedSkin) -> Linearised:
-    seen = pts.see(self.points, at.x, at.shared.replace(shape=at.shared.shape[:0]))
+    points, camera = self.points, at.shared.replace(shape=at.shared.shape[:0])
+    common = common_of(at.shared)
+    shaped, joints = pts.shaped_points(points, camera.shape, at.x[: -pts.N_POSE])
+    placed = pts.place(points, shaped, at.x[-pts.N_POSE :], camera, joints)
+    sines, d_sines = view_bias.view_and_derivative(placed)
+    fields = jnp.asarray(self.fields, at.x.dtype)
+    weighed = fields * common[None, None]
+    slide = weighed[..., N_PLACED::2] + weighed[..., N_PLACED + 1 :: 2]  # (K, 3, 2) by the sines
+    moved = jnp.sum(weighed[..., :N_PLACED], -1) + view_bias.displacement(slide, sines)
+    seen = pts.seen(points, pts.displaced(placed, moved, slide, d_sines), camera)
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
-    shared = {name: d * scale[..., None] for name, d in seen.d_shared.items() if name != "shape"}
+    shared = {name: d for name, d in seen.d_shared.items() if name != "shape"}
+    in_view = jnp.concatenate([jnp.ones(N_PLACED, sines.dtype), jnp.repeat(sines, 2)])
+    shared[COMMON] = product("nij,njk->nik", seen.by_head, fields * in_view[None, None])
+    shared = {name: d * scale[..., None] for name, d in shared.items()}
     return Linearised(residual, {"head": seen.d_x * scale[..., None]}, shared, *cauchy(residual))
 
 
 class SkinShape(flax.struct.PyTreeNode):
-  """The mesh passes through the tracked points; knows the shape."""
+  """The mesh passes through the tracked points; knows the shape and what the points have in common."""
 
   by_shape: AnyArray  # of `Skin`, as the others
   place: AnyArray
+  by_common: AnyArray
   counted: AnyArray
 
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation
     by_shape, scale = jnp.asarray(self.by_shape), self.counted / PLACE_SD
-    off = (jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - self.place) * scale
-    residual, by_shape = off[:, None], (by_shape * scale[:, None])[:, None]
-    return Linearised(residual, {}, {"shape": by_shape}, *cauchy(residual))
+    by_common = jnp.asarray(self.by_common)
+    place = self.place + jnp.matmul(by_common, common_of(at.shared), precision=HIGHEST)
+    off = (jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - place) * scale
+    by = lambda columns: (columns * scale[:, None])[:, None]
+    return Linearised(off[:, None], {}, {"shape": by(by_shape), COMMON: by(-by_common)}, *cauchy(off[:, None]))
+
+
+def common_of(shared: Shared) -> Array:
+  """(N_COMMON,) what the tracks have in common: nothing where nobody has asked for it."""
+  return (shared.own or {}).get(COMMON, jnp.zeros(N_COMMON, shared.log_focal.dtype))
+
+
+def common_fields(places: Array, pivot: Array, noise: Array, eye_distance: Array) -> Array:
+  """(K, 3, N_COMMON) m, head axes: where tracks are seen minus where their points are, in columns of one sd.
+
+  They were put on the head where landmarks had it in a few frames, so they may be turned and moved as these err
+  together (`view_bias.common_error_basis`), and as deep as the landmarks' head is (N_PLACED columns). On smooth skin
+  they follow shading, which lags behind a turn: by the sine of yaw, two columns, and of pitch. Sharp texture does not:
+  the noise that is beyond its own tells how much may lag.
+
+  Args:
+    places: (K, 3) m, head; pivot (3,) of `Points`.
+    noise: (K,) of the tracks, in units of what they have on skin with sharp texture.
+    eye_distance: () m.
+  """
+  about = places - pivot[None]
+  deep = about * jnp.array([[0.0, 0.0, 1.0]], about.dtype)
+  turn = view_bias.gain_fields(places, pivot)
+  move = RADIUS * jnp.broadcast_to(jnp.eye(3, dtype=about.dtype)[None], (len(about), 3, 3))
+  lag = jnp.stack([deep, turn[..., 0], move[..., 0], turn[..., 1], move[..., 1]], -1)
+  together = view_bias.common_error_basis(places, pivot, eye_distance)
+  excess = jnp.sqrt(jnp.maximum(noise**2 - 1.0, 0.0))
+  return jnp.concatenate([together, GAIN_SD * excess[:, None, None] * lag], -1)
 
 
 def cauchy(residual: Array) -> tuple[Array, Array]:
@@ -77,11 +138,19 @@ def cauchy(residual: Array) -> tuple[Array, Array]:
 
 def skin_entries(skin: Skin | None) -> list[Entry]:
   """What tracks know of frames; of one frame or, with the leading axis, of many."""
-  return [] if skin is None else [(SkinPoints(skin.points), skin.observed)]
+  return [] if skin is None else [(SkinPoints(skin.points, skin.fields), skin.observed)]
 
 
 def skin_priors(skin: Skin | None) -> list[Entry]:
-  return [] if skin is None else [(SkinShape(skin.by_shape, skin.place, skin.counted), None)]
+  if skin is None:
+    return []
+  shape = SkinShape(skin.by_shape, skin.place, skin.by_common, skin.counted)
+  return [(shape, None), (Near(COMMON, np.zeros((), np.float32), np.ones((), np.float32)), None)]
+
+
+def skin_unknowns(skin: Skin | None) -> dict[str, AnyArray] | None:
+  """What tracks bring for `Shared.own`, at the start."""
+  return None if skin is None else {COMMON: np.zeros(N_COMMON, np.float32)}
 
 
 def at_places(points: Points, places: Array, x: Array) -> Points:

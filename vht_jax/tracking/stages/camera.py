@@ -15,7 +15,7 @@ from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.terms.priors import HELD_SD, Near
-from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors
+from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors, skin_unknowns
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import N_LANDMARKS, part, principal_of
 from vht_jax.head import view_bias
@@ -117,7 +117,7 @@ def _bundle_of(
   return on_host(
     _bundle(
       landmarks_of(state, run), rarer(run.observed_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
-      [*skin_priors(skin_of(state, run)), (Near("shape", *f32(held)), None)],
+      [*skin_priors(skin_of(state, run)), (Near("shape", *f32(held)), None)], skin_unknowns(skin_of(state, run)),
     )
   )  # fmt: skip
 
@@ -195,7 +195,7 @@ def initial(model, observed):
 
 
 @stored
-def _bundle(model, observed, weights, log_focal, principal, more, more_priors):
+def _bundle(model, observed, weights, log_focal, principal, more, more_priors, own):
   return clip.bundle_adjust(
-    model, observed, weights, log_focal=log_focal, principal=principal, more=more, more_priors=more_priors
+    model, observed, weights, log_focal=log_focal, principal=principal, more=more, more_priors=more_priors, own=own
   )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.fit import own_slide
-from vht_jax.fit.terms.skin import ObservedSkin, Skin, at_places
+from vht_jax.fit.terms.skin import N_PLACED, ObservedSkin, Skin, at_places, common_fields
 from vht_jax.fit.unknowns import from_pose, join, part, principal_of, raw_jaw, split
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
@@ -54,7 +54,7 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
       "further gives them more to go by"
     )
     return state
-  skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape))
+  skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape, run.lm.eye_distance))
   camera = camera_of(before, rigid, run.size)
   shared = shared.replace(log_focal=np.log(rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
   motion = on_host((poses, rigid.turn, rigid.shift))
@@ -139,6 +139,7 @@ def _padded(tracks: TextureTracks, rigid: Rigid, run: Run):
     rows(tracks.vertices, 0),
     rows(tracks.bary, 1 / 3),
     rows(rigid.points, 0.0),
+    rows(np.asarray(rigid.noise[tracks.region], np.float32), 0.0),
     rigid.expr,
     rigid.jaw,
     observed,
@@ -147,7 +148,7 @@ def _padded(tracks: TextureTracks, rigid: Rigid, run: Run):
 
 
 @functools.partial(stored, rough=True)
-def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) -> Skin:
+def _skin(model, vertices, bary, places, noise, expr, jaw, observed, counted, shape, eye_distance) -> Skin:
   points = pts.surface_points(model, vertices, bary)
   person = pts.fold_shape(points, shape)
   zero = jnp.zeros(3, expr.dtype)
@@ -163,8 +164,13 @@ def _skin(model, vertices, bary, places, expr, jaw, observed, counted, shape) ->
   at = jnp.einsum("nk,nkc->nc", bary, mesh[vertices])
   place = jnp.sum(normal * (places - at), -1) + by_shape @ shape
   there = counted[:, None] > 0
-  posed = at_places(person, jnp.where(there, places, at), x)
-  return Skin(posed, observed, by_shape * counted[:, None], place * counted, counted)
+  places = jnp.where(there, places, at)
+  fields = common_fields(places, person.pivot, noise, eye_distance) * counted[:, None, None]
+  across = jnp.einsum("nc,nck->nk", normal, fields).at[:, N_PLACED:].set(0.0)  # what lags is where it is from the front
+  return Skin(
+    points=at_places(person, places, x), fields=fields, observed=observed, by_shape=by_shape * counted[:, None],
+    place=place * counted, by_common=across, counted=counted,
+  )  # fmt: skip
 
 
 @functools.partial(stored, rough=True)
