@@ -28,7 +28,7 @@ from vht_jax.tracking.state import TrackState, known, on_host
 from vht_jax.types import Status, TrackResult
 
 # Of log focal length: a turning head whose points stay on it shows it better. Tracks of scanned and drawn heads, which
-# help, are sure to 1.6 to 5.7 %; those of the built-in clip, to 7 %, change its errors by as much up as down.
+# help, are sure to 1.6 to 6.2 %; those of the built-in clip, to 6.6 %, change its errors by as much up as down.
 MOST_UNSURE = 0.06
 NO_ACTION = "Nothing has to be done"  # in a note: it is none of the warnings
 MOST_APART = 2.5  # standard deviations between the focal lengths of landmarks and tracks: one in eighty by chance
