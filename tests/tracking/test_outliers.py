@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from drawn import Clip, face, landmarks
 
-from vht_jax.config import TrackConfig
+from vht_jax.config import TrackConfig, Weights
 from vht_jax.landmarks import motion
+from vht_jax.landmarks.regions import REGIONS
 from vht_jax.tracking.evidence import examine, outliers, retrial
 from vht_jax.tracking.protocols import NoProgress
+from vht_jax.tracking.run import make_run
+from vht_jax.tracking.stages.camera import bundle_frames
+from vht_jax.tracking.stages.landmarks import keyframes
+from vht_jax.tracking.state import TrackState
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import invented  # noqa: E402
@@ -50,6 +55,29 @@ def test_landmarks_that_slide_as_the_head_turns_are_not_wrong():
   error = np.stack([0.07 * np.sin(np.arange(60) / 9), np.zeros(60)], axis=1)
   misplaced, _ = outliers.explain(60, links, seen_by_images(links, error))
   assert misplaced.max() < outliers.WRONG
+
+
+def test_who_is_not_known_to_be_right_beside_a_wrong_frame_is_not_asked_about_what_frames_share():
+  wrong, right = np.arange(60) == 20, np.ones(60, bool)
+  right[[17, 19, 20, 21, 22, 40]] = False
+  assert np.flatnonzero(outliers.in_doubt(wrong, right)).tolist() == [19, 21, 22]  # 17 and 40 are not joined to it
+  assert np.flatnonzero(outliers.in_doubt(wrong, right, cuts=(20,))).tolist() == [21, 22]
+  assert not outliers.in_doubt(np.zeros(60, bool), right).any()
+
+
+def test_frames_in_doubt_are_fitted_but_not_asked_about_what_frames_share(small_head):
+  n = 12
+  clip = Clip(n)
+  evidence = examine.Evidence(
+    visible=np.ones((n, len(REGIONS)), np.float32), misplaced=np.zeros(n, np.float32), wrong=np.arange(n) == 5,
+    in_doubt=(np.arange(n) == 4) | (np.arange(n) == 6),
+  )  # fmt: skip
+  run = make_run(small_head, examine.Weighed(clip, evidence, small_head), TrackConfig(photometric=False), Weights())
+  assert np.flatnonzero(~run.seen).tolist() == [5] and np.flatnonzero(~run.sure).tolist() == [4, 5, 6]
+  assert np.isin(bundle_frames(run)[0], np.flatnonzero(run.sure)).all()
+  assert np.isin(keyframes(TrackState(), run), np.flatnonzero(run.sure)).all()
+  older = examine.Weighed(clip, evidence.replace(in_doubt=None), small_head)  # kept by a version that knew of none
+  assert (make_run(small_head, older, TrackConfig(photometric=False), Weights()).sure == run.seen).all()
 
 
 def test_frames_that_only_agree_among_themselves_are_not_compared():
@@ -226,7 +254,6 @@ def test_two_hundred_corruptions_on_clips_with_truth():
   """
   from synthetic import Realism, make_clip
 
-  from vht_jax.config import Weights
   from vht_jax.head.load import load_head
 
   model = load_head(model="open", n_shape=50, n_texture=20)

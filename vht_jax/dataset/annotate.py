@@ -14,15 +14,33 @@ from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep
 from vht_jax.landmarks import Detector
+from vht_jax.landmarks.crop import SMALL
 from vht_jax.landmarks.detection import Detection
 
+_LOOKED_AT = 12  # frames in which faces are looked for before a clip is searched
 _COUNTED = 100  # frames in which faces are counted when there are fewer than the user says
 
 
-def count_faces(dataset: FrameFolder, detector: Detector, n_frames: int = 12) -> int:
+def count_faces(dataset: FrameFolder, detector: Detector, n_frames: int = _LOOKED_AT) -> int:
   """How many people a clip shows: the most faces in one of `n_frames` evenly spaced frames."""
-  indices = sorted({round(i) for i in _spaced(len(dataset), n_frames)})
-  return max(len(detector.faces(image)) for image in dataset.source_images(indices))
+  look_closer(dataset, detector)
+  return max(len(detector.faces(image)) for image in dataset.source_images(_spread(len(dataset), n_frames)))
+
+
+def look_closer(dataset: FrameFolder, detector: Detector) -> None:
+  """Has the detector look for small faces if a clip seems to show no others; it may be one that cannot.
+
+  Where larger ones are seen, small ones are people in the background, or in pictures on the wall.
+  """
+  if not hasattr(detector, "closer"):
+    return
+  frames = _spread(len(dataset), _LOOKED_AT)
+  detector.closer = False
+  for image in dataset.source_images(frames):
+    if any(max(box[2:4] - box[:2]) >= SMALL * max(image.shape[:2]) for box in detector.faces(image)):
+      return
+  detector.closer = True
+  detector.closer = any(detector.faces(image) for image in dataset.source_images(frames))
 
 
 def annotate(
@@ -57,6 +75,7 @@ def annotate(
   todo = {i for i in range(n) if overwrite or not dataset.keypoint_path(i).exists()}
   marks = Marks(dataset, detector, anew=len(todo) == n)
   if todo:
+    look_closer(dataset, detector)
     marks.begin()
   done = n - len(todo)
   indices = marks.schedule(todo)
@@ -119,5 +138,6 @@ def _why_none(dataset: FrameFolder, detector: Detector) -> str:
   return f"face {dataset.face} was asked for, but at most {most} {faces} seen in one frame; --face={numbers}"
 
 
-def _spaced(n: int, k: int) -> list[float]:
-  return [i * (n - 1) / max(k - 1, 1) for i in range(k)]
+def _spread(n: int, k: int) -> list[int]:
+  """Up to k positions of n, evenly spaced."""
+  return sorted({round(i * (n - 1) / max(k - 1, 1)) for i in range(k)})

@@ -40,7 +40,10 @@ __all__ = [
 
 
 class Detector(Protocol):
-  """Finds the tracked person's face; it may remember the frames before, so it serves one clip, in order."""
+  """Finds the tracked person's face; it may remember the frames before, so it serves one clip, in order.
+
+  One that may have `closer` (bool) set looks for small faces in parts of the image as well, which takes its time.
+  """
 
   name: str
 

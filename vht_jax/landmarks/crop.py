@@ -44,6 +44,11 @@ _TILT = np.radians(60)
 _SURE = 0.0075
 
 
+# Of the longer side of an image. Face finders see all faces that are larger (heads of three clips pasted into pictures
+# of 1280 and 2560 px: from 0.024 to 0.031); smaller ones may be found in parts of it.
+SMALL = 0.04
+_AROUND = 10.0  # sides of the last box: where a small face that is lost is looked for
+
 _UNFOUND = 0.5  # score of a face that the mesh sees and the face finder does not: it keeps those above this
 
 
@@ -232,8 +237,8 @@ class CropTracker:
       return None if (found := look(box)) is None else found.seen.points[IBUG68]
 
     boxes: list[np.ndarray] = []
-    for quarters in ((first,), [q for q in range(4) if q != first]):
-      boxes = self._find(rgb, quarters, boxes)
+    for quarters in ((), (first,), [q for q in range(4) if q != first]):
+      boxes = self._find(rgb, quarters, boxes) if quarters else self._find_near(rgb, first)
       chosen = self._person.choose(boxes, rgb, locate)
       found = None if chosen is None else look(chosen)
       if chosen is not None and found is not None:
@@ -262,6 +267,17 @@ class CropTracker:
         found.append(np.append(bounds(corners), box[4]).astype(np.float32))
       boxes += [box for box in found if all(overlap(box, other) < 0.3 for other in boxes)]
     return boxes
+
+  def _find_near(self, rgb: np.ndarray, quarter: int) -> list[np.ndarray]:
+    """Boxes of faces around the last one, if that was small."""
+    last = self._person.last
+    longer = max(rgb.shape[:2])
+    if last is None or self._person.cut or max(last[2:4] - last[:2]) >= SMALL * longer:
+      return []
+    side = round(_AROUND * float(max(last[2:4] - last[:2])))
+    x, y = (max(round(float(c)) - side // 2, 0) for c in (last[:2] + last[2:4]) / 2)
+    window = np.ascontiguousarray(rgb[y : y + side, x : x + side])
+    return [box + np.array([x, y, x, y, 0], np.float32) for box in self._find(window, (quarter,))]
 
   def _at(self, rgb: np.ndarray, box: np.ndarray, thorough: bool, first: int = 0) -> Found | None:
     """The face in `box` in the orientation in which mesh and mirrored mesh agree best.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,13 @@ from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
 from vht_jax.landmarks.crop import CropDetector, CropTracker
 from vht_jax.landmarks.mirror import mirrored_mean
+from vht_jax.landmarks.person import overlap
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
+# px. The full-range model sees 192 pixels of an image: faces of a twelfth of it (heads of three clips pasted into
+# pictures: from 24 to 36 px in windows of 384), and in larger pictures those of `crop.SMALL` of them.
+WINDOWS = (768, 384)
+_SAME = 0.3  # overlap of two boxes of one face
 
 
 def import_mediapipe():
@@ -47,6 +53,7 @@ class MediaPipeDetector(CropDetector):
   """
 
   name = "mediapipe"
+  closer: bool  # small faces are looked for in windows of the image
 
   def __init__(self, min_confidence: float = 0.5, face: str | int = "largest"):
     mp: Any = import_mediapipe()
@@ -73,12 +80,16 @@ class MediaPipeDetector(CropDetector):
         graph.process(BLACK)  # the graphs report their start-up here and not among the user's messages
       self._close = stack.pop_all().close
     self._tracker = CropTracker(self._find, mirrored_mean(*(functools.partial(_run, graph) for graph in meshes)), face)
+    self.closer = False
 
   def close(self) -> None:
     """Frees the models."""
     self._close()
 
   def _find(self, rgb: np.ndarray) -> list[np.ndarray]:
+    return self._find_large(rgb) or (in_windows(self._find_large, rgb, WINDOWS) if self.closer else [])
+
+  def _find_large(self, rgb: np.ndarray) -> list[np.ndarray]:
     height, width = rgb.shape[:2]
     for finder in self._finders:
       found = finder.process(rgb).detections or []
@@ -92,6 +103,41 @@ class MediaPipeDetector(CropDetector):
           for b, score in boxes
         ]
     return []
+
+
+def in_windows(
+  find: Callable[[np.ndarray], list[np.ndarray]], rgb: np.ndarray, sides: Iterable[int]
+) -> list[np.ndarray]:
+  """The faces in square windows of an image, of the first of the `sides` (px) in which there are any.
+
+  Args:
+    find: rgb -> boxes (5,) x0, y0, x1, y1 px, score.
+    rgb: (H, W, 3) uint8.
+    sides: falling.
+  """
+  height, width = rgb.shape[:2]
+  for side in sides:
+    boxes: list[np.ndarray] = []
+    for y in _starts(height, side):
+      for x in _starts(width, side):
+        for box in find(np.ascontiguousarray(rgb[y : y + side, x : x + side])):
+          boxes.append(box + np.array([x, y, x, y, 0], np.float32))
+    boxes.sort(key=lambda box: -box[4])
+    kept: list[np.ndarray] = []
+    for box in boxes:
+      if all(overlap(box, other) < _SAME for other in kept):
+        kept.append(box)
+    if kept:
+      return kept
+  return []
+
+
+def _starts(length: int, side: int) -> list[int]:
+  """Of windows of `side` that cover `length` and overlap by a third at least."""
+  if side >= length:
+    return [0]
+  n = int(np.ceil((length - side) / (side * 2 / 3))) + 1
+  return np.linspace(0, length - side, n).astype(int).tolist()
 
 
 def _run(graph, crop: np.ndarray, fresh: bool) -> np.ndarray | None:

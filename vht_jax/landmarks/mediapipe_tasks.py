@@ -9,7 +9,7 @@ import numpy as np
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
 from vht_jax.landmarks.crop import CropDetector, CropTracker
-from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe
+from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe, in_windows
 from vht_jax.landmarks.mirror import mirrored_mean
 from vht_jax.landmarks.person import bounds
 
@@ -68,20 +68,14 @@ class TasksDetector(CropDetector):
 
   def _find(self, rgb: np.ndarray) -> list[np.ndarray]:
     """The task file has a short-range detector only, so small faces are looked for in ever smaller windows."""
-    height, width = rgb.shape[:2]
-    for share in (1.0, 0.5, 0.3):
-      side = round(share * max(height, width))
-      boxes = []
-      for y in _windows(height, side):
-        for x in _windows(width, side):
-          window = rgb[y : y + side, x : x + side]
-          scale = np.array([window.shape[1], window.shape[0]], np.float32)
-          for face in self._finder.detect(self._image(window)).face_landmarks:
-            points = np.array([(p.x, p.y) for p in face], np.float32) * scale + np.array([x, y], np.float32)
-            boxes.append(np.append(bounds(points), np.float32(1.0)))
-      if boxes:
-        return boxes
-    return []
+    longer = max(rgb.shape[:2])
+    return in_windows(self._find_large, rgb, [round(share * longer) for share in (1.0, 0.5, 0.3)])
+
+  def _find_large(self, rgb: np.ndarray) -> list[np.ndarray]:
+    scale = np.array([rgb.shape[1], rgb.shape[0]], np.float32)
+    faces = self._finder.detect(self._image(rgb)).face_landmarks
+    points = [np.array([(p.x, p.y) for p in face], np.float32) * scale for face in faces]
+    return [np.append(bounds(p), np.float32(1.0)) for p in points]
 
 
 class _Mesh:
@@ -114,11 +108,3 @@ class _Mesh:
 
 def _image(mp, rgb: np.ndarray):
   return mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
-
-
-def _windows(length: int, side: int) -> list[int]:
-  """Starts of windows of `side` that cover `length` and overlap by a third at least."""
-  if side >= length:
-    return [0]
-  n = int(np.ceil((length - side) / (side * 2 / 3))) + 1
-  return np.linspace(0, length - side, n).astype(int).tolist()

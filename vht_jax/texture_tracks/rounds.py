@@ -48,8 +48,9 @@ def refuse(condition: bool | np.bool_, reason: str) -> None:
 
 
 def observe(
-  model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN, camera: CameraPrior | None = None
-) -> Observed:
+  model: FlameModel, clip, result: TrackResult, *, min_turn: float = MIN_TURN, camera: CameraPrior | None = None,
+  sure: np.ndarray | None = None,
+) -> Observed:  # fmt: skip
   """Follows the skin's texture through a clip.
 
   Args:
@@ -58,32 +59,34 @@ def observe(
     result: an estimate of all poses and of the camera, e.g. of the landmarks alone.
     min_turn: rad, of the head over the clip: below, there are no tracks.
     camera: what is known of it: mean and standard deviations (3,) as of `rigid.usual_camera`, the default.
+    sure: (T,) bool, frames that may be keyframes and speak for the head and the camera; None: all that are tracked.
 
   Returns:
     Tracks and a rigid head, or why there are none.
   """
   clock = _Clock()
   try:
-    tracks, head = _observe(model, clip, result, min_turn, camera or rigid.usual_camera(), clock)
+    tracks, head = _observe(model, clip, result, min_turn, camera or rigid.usual_camera(), sure, clock)
   except NoTracks as reason:
     return Observed(None, None, str(reason), clock.seconds)
   return Observed(tracks, head, "", clock.seconds)
 
 
-def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple[TextureTracks, Rigid]:
+def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) -> tuple[TextureTracks, Rigid]:
   poses, cam = jax.tree.map(np.asarray, result.poses), result.identity.camera
   good = np.asarray(result.status) == Status.TRACKED
   good &= np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
-  refuse(good.sum() < keyframes.FEWEST, f"only {good.sum()} frames show a tracked face")
+  speaks = good if sure is None else good & sure
+  refuse(speaks.sum() < keyframes.FEWEST, f"only {speaks.sum()} frames show a tracked face")
   skin = skin_of(model)
   head = compiled.person(model, result.identity.shape, skin.vertex)
-  rest = np.median(poses.expr[good], 0), np.median(poses.jaw[good], 0)
+  rest = np.median(poses.expr[speaks], 0), np.median(poses.jaw[speaks], 0)
   middle = np.asarray(compiled.unposed(head, *rest))
   R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
   axes = R[:, 2]
-  turn = keyframes.turn(axes, good)
+  turn = keyframes.turn(axes, speaks)
   refuse(turn < min_turn, f"the head turns by {np.rad2deg(turn):.1f} degrees only")
-  keys = keyframes.choose(axes, shapes, good)
+  keys = keyframes.choose(axes, shapes, speaks)
   clock("poses")
 
   principal = np.asarray(cam.principal) * [clip.size[1], clip.size[0]]
@@ -91,7 +94,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, clock) -> tuple
   windows = _Windows(clip, np.flatnonzero(good), state, middle.mean(0))
   clock("windows")
   refuse(np.median(windows.bright) < LEAST_LIGHT, f"the face is too dark: {np.median(windows.bright):.0f} of 255")
-  frames = _bundle_frames(axes, good, keys)
+  frames = _bundle_frames(axes, speaks, keys)
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)

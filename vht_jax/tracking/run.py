@@ -47,6 +47,7 @@ class Run:
   landmarks: np.ndarray  # (T, 70, 2) px
   confidence: np.ndarray  # (T, 70), 0 for what is missing
   seen: np.ndarray  # (T,) bool, frames with a face
+  sure: np.ndarray  # (T,) bool, those of them that say something of what all frames share
   times: np.ndarray | None  # (T,) of `frame_times`
   init: TrackResult | None  # a former result to go on from
   held: Camera | None  # a camera that is known and not estimated
@@ -141,6 +142,9 @@ def make_run(
     own_weight[:, N_LANDMARKS:] *= dense_share[:, : own_weight.shape[1] - N_LANDMARKS]
     if (own_points != points).any() or (own_weight != weight).any():
       own = observe(own_points, own_weight)
+  seen = np.any(weight[:, :68] > 0, axis=1)
+  doubted = clip.evidence.in_doubt if isinstance(clip, Weighed) else None
+  sure = seen if doubted is None else seen & ~doubted
   return Run(
     model=model,
     colored=flame.without_lower_neck(model) if config.photometric and config.components.ignore_lower_neck else model,
@@ -153,7 +157,8 @@ def make_run(
     settled=own,
     landmarks=landmarks,
     confidence=confidence,
-    seen=np.any(weight[:, :68] > 0, axis=1),
+    seen=seen,
+    sure=sure,
     times=frame_times(clip),
     init=init,
     held=held,

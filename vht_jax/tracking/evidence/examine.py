@@ -37,6 +37,7 @@ class Evidence(flax.struct.PyTreeNode):
   misplaced: np.ndarray  # (T,) f32 how far the landmarks are beside the face, in eye distances; NaN: not comparable
   wrong: np.ndarray  # (T,) bool, frames whose landmarks are not used
   lids: np.ndarray | None = None  # (T, 2) f32 of `lids.seen_open`; None in what an older version kept
+  in_doubt: np.ndarray | None = None  # (T,) bool of `outliers.in_doubt`; None likewise
 
 
 def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
@@ -81,7 +82,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
         pairs += [(row, earlier, later) for row, i in of_later[int(j)] if later and (earlier := before.get(i))]
       list(pool.map(compare, pairs))
       progress.advance(len(chunk))
-  wrong, misplaced, compared = np.zeros(n, bool), np.zeros(n), np.zeros(n)
+  wrong, misplaced, compared, doubted = np.zeros(n, bool), np.zeros(n), np.zeros(n), np.zeros(n, bool)
   if in_order:
     points = np.asarray(landmarks[:, :68], np.float32)
     shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
@@ -93,9 +94,14 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
     again, leaders = retried(points, seen & ~asked, asked, same, party, cuts, lambda i: clip.images([i])[0])
     misplaced, compared = np.where(asked, again, misplaced), np.where(asked, np.isfinite(again), compared)
     wrong = outliers.wrong(points, seen, misplaced, compared, same, leaders, cuts)
+    right = ~seen | leaders | ((compared > 0) & (misplaced <= outliers.SURE))
+    doubted = outliers.in_doubt(wrong, right, cuts)
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False
-  return Evidence(visible, np.where(compared > 0, misplaced, np.nan).astype(np.float32), wrong, opened)
+  if (wrong | doubted)[seen].all():
+    doubted[:] = False
+  misplaced = np.where(compared > 0, misplaced, np.nan).astype(np.float32)
+  return Evidence(visible, misplaced, wrong, opened, doubted)
 
 
 def _seconds(clip: Clip, n: int) -> np.ndarray:

@@ -106,6 +106,26 @@ def wrong(
     trusted = trusted | joined
 
 
+def in_doubt(wrong: np.ndarray, right: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
+  """(n,) bool: frames that are used, but not asked about what all frames share: they may belong to what is wrong.
+
+  A detector errs for some frames in a row, and by less at the ends than in the middle. So who is not known to be right
+  and is joined to a wrong frame by such frames is taken for one of them.
+
+  Args:
+    wrong: (n,) bool, of `wrong`.
+    right: (n,) bool, frames that are beside the face by no more than `SURE`, or that lead (`retrial`).
+    cuts: first frames of new shots.
+  """
+  n = len(wrong)
+  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  found = np.array(wrong, bool)
+  for order in (np.arange(n), np.arange(n)[::-1]):
+    for before, i in zip(order[:-1], order[1:]):
+      found[i] |= found[before] and not right[i] and shot[before] == shot[i]
+  return found & ~wrong
+
+
 def copies(landmarks: np.ndarray, seen: np.ndarray) -> np.ndarray:
   """(n,) bool: frames whose landmarks (n, 68, 2) are those of the frame before, to the last digit: nobody looked."""
   same = np.abs(np.diff(landmarks, axis=0)).max(axis=(1, 2), initial=0.0) < _SAME

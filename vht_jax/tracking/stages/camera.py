@@ -89,7 +89,7 @@ def adjusted(
 def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
   """The frames of a bundle adjustment, and by how many rad the head turns in them."""
   x0 = initial_unknowns(run)
-  usable = run.seen & finite_rows(x0)
+  usable = run.sure & finite_rows(x0)
   chosen = spread_frames(view_features(x0, run.landmarks), usable, run.config.landmarks.n_calibration_frames)
   return chosen, float(np.ptp(yaw_of(x0[chosen])))
 

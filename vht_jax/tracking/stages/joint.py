@@ -31,7 +31,7 @@ DAMPING = 1e-3  # Marquardt's, of these steps
 def fit_jointly(state: TrackState, run: Run) -> TrackState:
   """After the frames. A step that does not lower the energy of the clip is taken back and is the last."""
   prior = focal_prior(state, run)
-  valid = run.seen & finite_rows(known(state.xs))
+  valid = run.sure & finite_rows(known(state.xs))
   again = dataclasses.replace(run, checkpoint=NoCheckpoint())
   before: tuple[float, TrackState] | None = None
   for k in range(JOINT_STEPS + 1):

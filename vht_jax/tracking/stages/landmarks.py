@@ -64,7 +64,7 @@ def keyframes(state: TrackState, run: Run) -> np.ndarray:
     return named
   xs = initial_unknowns(run) if state.xs is None else state.xs
   features = view_features(xs, run.landmarks)
-  return spread_frames(features, run.seen & finite_rows(xs), run.config.n_keyframes)
+  return spread_frames(features, run.sure & finite_rows(xs), run.config.n_keyframes)
 
 
 # --- what a state says -----------------------------------------------------------------------------------------------

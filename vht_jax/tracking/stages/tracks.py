@@ -43,7 +43,7 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   poses = landmarks.poses(state, run)
   status = jnp.asarray(np.where(good, Status.TRACKED, Status.NO_FACE))
   first = TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=status)
-  found = observe(run.model, run.clip, first, camera=_known(run))
+  found = observe(run.model, run.clip, first, camera=_known(run), sure=run.sure)
   run.progress.advance(1)
   tracks, rigid = found.tracks, found.rigid
   reason = found.reason if tracks is None or rigid is None else disagreement(state, run, rigid)
@@ -71,7 +71,7 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   # landmarks say what they know best: their own offsets, and expressions.
   chosen, _ = bundle_frames(run)
   state = adjusted(state, run, chosen, DOUBT)
-  state = state.replace(slide=_own_slide(state, run, good & rigid.used))
+  state = state.replace(slide=_own_slide(state, run, good & run.sure & rigid.used))
   state = adjusted(state, run, chosen, DOUBT)
   state = with_landmark_focal(adjusted(state, run, chosen, hold_shape=True))
   return landmarks.refit(state, run)[0]
