@@ -301,6 +301,89 @@ def test_tracker_keeps_its_crop_until_the_face_leaves_it():
     tracker.detect(np.zeros((4, 4, 3)))
 
 
+class Crossing:
+  """Finder and mesh of squares with eyes. The mesh stays with what it followed until another square covers it."""
+
+  COLOURS = (PALE, BLUE)
+
+  def __init__(self):
+    self.grid = np.stack(np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 20)), axis=-1).reshape(-1, 2)[:478]
+    self.grid[-1] = 1.0
+    self.grid[IBUG68] = (turned(0) - turned(0).min(axis=0)) / np.ptp(turned(0), axis=0)
+    self.last = None
+
+  def visible(self, image):
+    """Boxes of the squares of which at least half is to be seen."""
+    found = []
+    for colour in self.COLOURS:
+      mask = np.isin(image, [*colour]).all(axis=-1) & (image == colour).all(axis=-1)
+      mask |= (image == np.array(colour) // 3).all(axis=-1)
+      y, x = np.nonzero(mask)
+      if len(x) and len(x) > 0.5 * (y.max() - y.min() + 1) ** 2 and x.max() - x.min() > 0.8 * (y.max() - y.min()):
+        found.append(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float32))
+    return found
+
+  def find(self, rgb):
+    return [np.append(where, np.float32(0.8)) for where in self.visible(rgb)]
+
+  def mesh(self, crop, fresh):
+    boxes = self.visible(crop)
+    middle = np.full(2, len(crop) / 2) if fresh or self.last is None else self.last
+    if not boxes:
+      return None
+    where = min(boxes, key=lambda b: np.abs((b[:2] + b[2:]) / 2 - middle).max())
+    self.last = (where[:2] + where[2:]) / 2
+    return Seen((where[:2] + self.grid * (where[2:] - where[:2])) / len(crop), 0.0)
+
+
+def crossing(k):
+  """A pale face that stands still, and a blue one, a little smaller, that walks by before it."""
+  image = np.full((300, 700, 3), 90, np.uint8)
+  head(300, 80, 120, PALE)[1](image), head(20 + 16 * k, 100, 110, BLUE)[1](image)
+  return image
+
+
+def test_the_person_is_kept_when_another_one_crosses_before_them():
+  people = Crossing()
+  tracker = CropTracker(people.find, people.mesh)
+  found = [tracker.detect(crossing(k)) for k in range(34)]
+  hidden = np.array([d is None for d in found])
+  assert 3 < hidden.sum() < 16 and not hidden[:10].any() and not hidden[-8:].any()
+  np.testing.assert_allclose([d.bounding_box[0] for d in found if d is not None], 300, atol=12)  # never the blue one
+  marked = CropTracker(people.find, people.mesh)
+  k = int(np.flatnonzero(hidden)[2])
+  for i in range(k):
+    marked.detect(crossing(i))
+  again = CropTracker(people.find, people.mesh)
+  again.resume(json.loads(json.dumps(marked.mark())))
+  rest = [again.detect(crossing(i)) for i in range(k, 34)]
+  assert [d is None for d in rest] == hidden[k:].tolist()  # a killed search remembers whom it waits for
+
+
+def test_a_person_in_another_light_is_believed_after_a_second():
+  image = np.full((300, 700, 3), 90, np.uint8)
+  points, paint = head(100, 50, 120, PALE)
+  paint(image)
+  person = Person()
+  person.saw(box(100, 50, 120), image, points)
+  other = np.full((300, 700, 3), 90, np.uint8)
+  head(100, 50, 120, BLUE)[1](other)
+  locate = lambda _: points
+  lost = 0
+  while person.choose([box(100, 50, 120)], other, locate) is None or person.doubts(other, points, followed=False):
+    person.missed()
+    lost += 1
+  assert 20 <= lost <= 30
+  person.saw(box(100, 50, 120), other, points)
+  assert not person.wary
+  moved = points + [200, 0]
+  hopped = Person()
+  hopped.saw(box(100, 50, 120), image, points)
+  far = np.full((300, 700, 3), 90, np.uint8)
+  head(300, 50, 120, BLUE)[1](far)
+  assert hopped.doubts(far, moved, followed=True) and hopped.patience > 50  # somebody else, and not another light
+
+
 def test_mirrored_mean_averages_and_guards():
   points = np.random.default_rng(0).uniform(0.3, 0.7, (478, 2))
   seen = []
@@ -439,6 +522,38 @@ def test_points_do_not_depend_on_where_the_face_is(faces, detector):
   eye_distance = np.hypot(*(here.landmarks[45] - here.landmarks[36]))
   error = np.abs(there.landmarks - [300, 120] - here.landmarks).mean()
   assert error < 0.02 * eye_distance
+
+
+def test_a_small_face_in_a_large_picture_is_found_if_there_is_no_larger_one(faces, tmp_path):
+  import cv2
+
+  frame = faces["frontal_512"][0]
+  large = lm.make_detector("mediapipe")
+  width = np.ptp(large.detect(frame).bounding_box[[0, 2]])
+  small = cv2.resize(frame, None, fx=40 / width, fy=40 / width, interpolation=cv2.INTER_AREA)
+  noise = np.random.default_rng(0).integers(80, 110, (1440, 2560, 3)).astype(np.uint8)
+  noise[700 : 700 + len(small), 1900 : 1900 + small.shape[1]] = small
+
+  def dataset(name, pictures):
+    (tmp_path / name).mkdir()
+    for i, picture in enumerate(pictures):
+      cv2.imwrite(str(tmp_path / name / f"{i}.png"), picture[..., ::-1])
+    extract_frames(tmp_path / name, tmp_path / f"{name}_data")
+    return FrameFolder(tmp_path / f"{name}_data")
+
+  found = dataset("alone", [noise, noise])
+  detector = lm.make_detector("mediapipe")
+  assert annotate.count_faces(found, detector) == 1 and detector.closer
+  assert annotate.annotate(found, detector) == 2
+  scale = 40 / width
+  expected = large.detect(frame).landmarks * scale + [1900, 700]
+  error = np.hypot(*(found.detections[0].landmarks - expected).T).mean()
+  assert error < 0.03 * np.hypot(*(expected[45] - expected[36]))
+  noise[100 : 100 + len(frame), 100 : 100 + frame.shape[1]] = frame  # a person, and a picture on the wall
+  annotate.look_closer(dataset("beside", [noise]), detector)
+  assert not detector.closer
+  for used in (large, detector):
+    used.close()
 
 
 def test_a_mirrored_image_gives_mirrored_points(faces, detector):

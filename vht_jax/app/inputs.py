@@ -193,7 +193,7 @@ def count_people(app: AppConfig, config: TrackConfig, progress: Progress) -> int
   finally:
     detector.close()
   if not count:
-    raise InputError(f"{dataset.origin}: no face found; a face should be at least 30 pixels wide")
+    raise InputError(f"{dataset.origin}: no face found; a face should be at least 40 pixels wide")
   return count
 
 

@@ -131,13 +131,16 @@ class CropTracker:
     """The tracked person's face in the next frame, None when there is none that looks like one."""
     _check(rgb)
     seen = self._follow(rgb)
+    if seen is not None and self._person.doubts(rgb, seen.points[IBUG68], followed=True):
+      seen = None
     if seen is None or seen.disagreement > DOUBTED:
       kept = seen, self._crop, self._factor
       seen = self._search(rgb)
       if kept[0] is not None and (seen is None or kept[0].disagreement < seen.disagreement):
         seen, self._crop, self._factor = kept
         self._fresh = True
-    if seen is None or seen.disagreement > GIVEN_UP:
+    believed = seen is not None and seen.disagreement <= GIVEN_UP
+    if seen is None or not believed or self._person.doubts(rgb, seen.points[IBUG68], followed=False):
       self._crop = None
       self._person.missed()
       return None
@@ -323,36 +326,6 @@ class CropTracker:
     tilted = np.cos(roll - quarter * np.pi / 2) < np.cos(_TILT)
     if tilted or shift > 0.5 * side - 0.65 * size or not 0.6 < self._factor * size / side < 1.6:
       self._place(box, self._factor, quarter_of(roll) if tilted else quarter)
-
-
-class CropDetector:
-  """A detector all of whose work is its tracker's."""
-
-  _tracker: CropTracker
-
-  def detect(self, rgb: np.ndarray) -> Detection | None:
-    """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
-    return self._tracker.detect(rgb)
-
-  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
-    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
-    return self._tracker.faces(rgb)
-
-  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
-    """The face at `box` (4,) px, looked for from nothing."""
-    return self._tracker.look(rgb, box)
-
-  def cut(self) -> None:
-    """The next frame is the first of another shot."""
-    self._tracker.cut()
-
-  def mark(self) -> dict[str, Any]:
-    """Forgets everything but what it returns."""
-    return self._tracker.mark()
-
-  def resume(self, mark: dict[str, Any]) -> None:
-    """Goes on as the detector that gave `mark` did."""
-    self._tracker.resume(mark)
 
 
 def _check(rgb: np.ndarray) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
-from vht_jax.landmarks.crop import CropDetector, CropTracker
+from vht_jax.landmarks.crop import CropTracker
+from vht_jax.landmarks.detection import Detection
 from vht_jax.landmarks.mirror import mirrored_mean
 from vht_jax.landmarks.person import overlap
 
@@ -41,6 +42,36 @@ def import_mediapipe():
     reason = str(error).splitlines()[0]
     raise InputError(f"the MediaPipe landmark detector cannot be loaded ({reason}); {hint}") from error
   return mediapipe
+
+
+class CropDetector:
+  """A detector all of whose work is its tracker's."""
+
+  _tracker: CropTracker
+
+  def detect(self, rgb: np.ndarray) -> Detection | None:
+    """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
+    return self._tracker.detect(rgb)
+
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """(5,) x0, y0, x1, y1 px, score of every face in an image."""
+    return self._tracker.faces(rgb)
+
+  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
+    """The face at `box` (4,) px, looked for from nothing."""
+    return self._tracker.look(rgb, box)
+
+  def cut(self) -> None:
+    """The next frame is the first of another shot."""
+    self._tracker.cut()
+
+  def mark(self) -> dict[str, Any]:
+    """Forgets everything but what it returns."""
+    return self._tracker.mark()
+
+  def resume(self, mark: dict[str, Any]) -> None:
+    """Goes on as the detector that gave `mark` did."""
+    self._tracker.resume(mark)
 
 
 class MediaPipeDetector(CropDetector):

@@ -16,6 +16,12 @@ _DISTINCT = 2.0  # another portrait is kept when the nearest one differs by more
 _N_PORTRAITS = 8  # the first half for good; then the latest ones, as a head that turns or comes back looks like them
 _SIDE = 16  # px of a portrait
 _PATIENCE = 100  # frames for which a lost person is waited for before a face that is only somewhat alike is taken
+# Frames for which a face that stays where the person was, but looks like somebody else, is not believed: after a second
+# it is the person in another light.
+_USED_TO = 25
+# A mesh goes over to another face in one frame, by .7 to .8 of the face's size where two people crossed; and then by
+# this share of it at least. The same person differs by up to 3.4 from one frame to the next (seven clips; once 4.5).
+_HOP, _SUSPECT = 0.4, ALIKE / 2
 
 Locate = Callable[[np.ndarray], np.ndarray | None]
 
@@ -81,6 +87,8 @@ class Person:
     self.last: np.ndarray | None = None  # (5,) box of the last face
     self.lost = 0  # for how many frames the person has not been seen
     self.cut = False  # the next image belongs to another shot
+    self.wary = False  # somebody else was where the person is expected: place says nothing until they are seen again
+    self.patience = _PATIENCE  # frames
     self.portraits: list[np.ndarray] = []
 
   def choose(self, boxes: Sequence[np.ndarray], rgb: np.ndarray, locate: Locate) -> np.ndarray | None:
@@ -92,8 +100,9 @@ class Person:
       locate: box -> landmarks (68, 2) px of that face, or None.
 
     Returns:
-      At the start what `face` says. Then the box that overlaps the last one most; if none does, or after a cut, the
-      face that looks most like the person's, if it does at all. None when the person is not there.
+      At the start what `face` says. Then the box that overlaps the last one most; if none does, after a cut or where
+      somebody else was seen (`doubts`), the face that looks most like the person's, if it does at all. None when the
+      person is not there.
     """
     if not boxes:
       return None
@@ -101,9 +110,10 @@ class Person:
     if last is None:
       return self._first(boxes)
     nearest = max(boxes, key=lambda box: overlap(box, last))
-    if not self.cut and self.lost < _PATIENCE and overlap(nearest, last) > 0.1:
+    waiting = self.lost < self.patience
+    if not self.cut and not self.wary and waiting and overlap(nearest, last) > 0.1:
       return nearest
-    limit = ALIKE if self.lost < _PATIENCE else 2 * ALIKE
+    limit = ALIKE if waiting else 2 * ALIKE
     found = []
     for box in sorted(boxes, key=area, reverse=True)[:6]:
       landmarks = locate(box)
@@ -112,9 +122,29 @@ class Person:
     difference, box = min(found, key=lambda pair: pair[0], default=(np.inf, None))
     return box if difference < limit else None
 
+  def doubts(self, rgb: np.ndarray, landmarks: np.ndarray, followed: bool) -> bool:
+    """Whether the face with these landmarks (68, 2) px is somebody else's, who came before the person.
+
+    Args:
+      followed: from the last image on, and not chosen by its looks: a face that hops and has changed is doubted sooner.
+    """
+    if self.last is None or self.cut or self.lost >= self.patience:
+      return False
+    difference = self.difference(portrait(rgb, landmarks))
+    if not np.isfinite(difference) or difference < _SUSPECT:
+      return False
+    box, size = bounds(landmarks), float(np.max(self.last[2:4] - self.last[:2]))
+    hops = float(np.max(np.abs(box[:2] + box[2:4] - self.last[:2] - self.last[2:4]))) / 2 > _HOP * size
+    if difference < ALIKE and not (followed and hops):
+      return False
+    if not self.wary:
+      self.wary, self.patience = True, _PATIENCE if hops else _USED_TO
+    return True
+
   def saw(self, box: np.ndarray, rgb: np.ndarray, landmarks: np.ndarray) -> None:
     """The person is at `box` in this image."""
     self.last, self.lost, self.cut = box, 0, False
+    self.wary, self.patience = False, _PATIENCE
     self.saw_portrait(portrait(rgb, landmarks))
 
   def saw_portrait(self, seen: np.ndarray) -> None:
@@ -139,6 +169,8 @@ class Person:
       "last": None if self.last is None else [float(x) for x in self.last],
       "lost": self.lost,
       "cut": self.cut,
+      "wary": self.wary,
+      "patience": self.patience,
       "portraits": [p.ravel().tolist() for p in self.portraits],
     }
 
@@ -146,6 +178,7 @@ class Person:
     """What `state` gave."""
     self.last = None if state["last"] is None else np.array(state["last"], np.float32)
     self.lost, self.cut = int(state["lost"]), bool(state["cut"])
+    self.wary, self.patience = bool(state.get("wary", False)), int(state.get("patience", _PATIENCE))
     self.portraits = [np.array(p, np.int16).reshape(_SIDE, _SIDE, 3) for p in state["portraits"]]
 
   def _first(self, boxes: Sequence[np.ndarray]) -> np.ndarray | None:
