@@ -701,6 +701,17 @@ def test_face_alignment_takes_irises_from_mediapipe(monkeypatch, faces):
   assert detection.dense.shape == (478, 2)
 
 
+def test_face_alignment_keeps_the_person_too(monkeypatch):
+  people, module = Crossing(), fake_face_alignment([], {})
+  monkeypatch.setitem(sys.modules, "face_alignment", module)
+  monkeypatch.setitem(sys.modules, "mediapipe", None)
+  detector = lm.make_detector("face_alignment", device="cpu")
+  detector._fan.face_detector.detect_from_image = people.find
+  found = [detector.detect(crossing(k)) for k in range(34)]
+  assert found[0] is not None and found[-1] is not None
+  np.testing.assert_allclose([d.landmarks[:, 0].min() for d in found if d is not None], 300, atol=12)
+
+
 @pytest.mark.faults
 def test_face_alignment_without_package_or_weights(monkeypatch):
   monkeypatch.setitem(sys.modules, "face_alignment", None)

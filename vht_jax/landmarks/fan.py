@@ -85,7 +85,8 @@ class FaceAlignmentDetector:
     locate = lambda box: self._locate(rgb, box, quarter)
     box = self._person.choose(self._find(rgb, quarter), rgb, locate)
     detection = None if box is None else self._detection(box, locate(box), mesh)
-    if box is None or detection is None:
+    followed = not self._person.wary
+    if box is None or detection is None or self._person.doubts(rgb, detection.landmarks, followed=followed):
       self._person.missed()
       return None
     self._person.saw(box, rgb, detection.landmarks)
