@@ -13,7 +13,7 @@ from vht_jax.dataset.resume import Marks
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep
-from vht_jax.landmarks import Detector
+from vht_jax.landmarks import Detector, LooksCloser
 from vht_jax.landmarks.crop import SMALL
 from vht_jax.landmarks.detection import Detection
 
@@ -32,7 +32,7 @@ def look_closer(dataset: FrameFolder, detector: Detector) -> None:
 
   Where larger ones are seen, small ones are people in the background, or in pictures on the wall.
   """
-  if not hasattr(detector, "closer"):
+  if not isinstance(detector, LooksCloser):
     return
   frames = _spread(len(dataset), _LOOKED_AT)
   detector.closer = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from vht_jax.errors import InputError
 from vht_jax.host.files import expanded
@@ -29,6 +29,7 @@ __all__ = [
   "Detection",
   "Detector",
   "FaceAlignmentDetector",
+  "LooksCloser",
   "MediaPipeDetector",
   "TasksDetector",
   "estimate_yaw",
@@ -40,10 +41,7 @@ __all__ = [
 
 
 class Detector(Protocol):
-  """Finds the tracked person's face; it may remember the frames before, so it serves one clip, in order.
-
-  One that may have `closer` (bool) set looks for small faces in parts of the image as well, which takes its time.
-  """
+  """Finds the tracked person's face; it may remember the frames before, so it serves one clip, in order."""
 
   name: str
 
@@ -70,6 +68,17 @@ class Detector(Protocol):
 
   def close(self) -> None:
     """Frees the models."""
+
+
+@runtime_checkable
+class LooksCloser(Protocol):
+  """A detector that can look for small faces in parts of the image as well, which takes its time."""
+
+  closer: bool  # whether it does
+
+  def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
+    """As `Detector.faces`."""
+    ...
 
 
 NAMES = ("auto", "mediapipe", "tasks", "face_alignment")
