@@ -9,8 +9,8 @@ from vht_jax.cameras import make_camera
 from vht_jax.head import flame
 from vht_jax.render.picture import render_head
 from vht_jax.results.texture import baked, n_looks
-from vht_jax.results.texture.bake import exposed
-from vht_jax.results.texture.fill import pushed_and_pulled
+from vht_jax.results.texture.bake import belief_of, clear, exposed
+from vht_jax.results.texture.fill import PAINTED, pushed_and_pulled, spread
 from vht_jax.types import Identity, Status, TrackResult
 
 SIZE, SIDE, T = (160, 176), 256, 6
@@ -121,3 +121,52 @@ def test_holes_are_filled_from_around_and_what_is_known_stays():
   np.testing.assert_allclose(found[~known], values[~known], atol=0.1)
   nothing = pushed_and_pulled(np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.float32))
   np.testing.assert_array_equal(nothing, 0.0)
+
+
+def test_what_nobody_saw_has_the_colour_of_the_rest(small_head, filmed):
+  """A head that is darker all over than people are, which the fit has seen from the front."""
+  images, result, _ = filmed
+  from vht_jax.render.uv_bake import rasterize_uv
+
+  ids = np.asarray(rasterize_uv(small_head.uv, (SIDE, SIDE)).pix_to_face)
+  scalp = np.asarray(small_head.masks["scalp"])[np.asarray(small_head.faces)].all(1)
+  depth = np.asarray(small_head.v_template)[np.asarray(small_head.faces)].mean(1)[:, 2]
+  layer = jnp.full((SIDE, SIDE, 3), -0.15)
+  identity = result.identity.replace(texture_layer=layer)
+  dark = np.array(jax.jit(jax.vmap(lambda pose: render_head(small_head, identity, pose, SIZE).rgb))(result.poses))
+  known = ((ids >= 0) & (depth[ids] > 0.02))[..., None]
+  fitted = result.identity.replace(texture_layer=jnp.where(known, layer, 0.0))
+  found = baked(small_head, Film(as_bytes(dark)), result.replace(identity=fitted), SIDE).identity
+  truth, ours = (flame.albedo(small_head, result.identity.texture, a) for a in (layer, found.texture_layer))
+  behind = (ids >= 0) & scalp[ids] & (depth[ids] < -0.05)
+  assert behind.sum() > 1000
+  assert np.abs(np.asarray(truth) - np.asarray(ours))[behind].mean() < 0.2 * 0.15
+
+
+def test_values_spread_over_the_surface_and_not_over_the_texture(small_head):
+  faces, rng = np.asarray(small_head.faces), np.random.default_rng(0)
+  corners, bary = faces[rng.integers(0, len(faces), 4 * len(faces))], np.full((4 * len(faces), 3), 1 / 3)
+  weight = (np.asarray(small_head.v_template)[corners].mean(1)[:, 2] > 0.02).astype(float)  # the front is seen
+  known = weight[:, None] * [0.1, -0.2, 0.0]
+  found = spread(small_head, corners, bary, known, weight)
+  painted = flame.region(small_head, PAINTED) & ~flame.region(small_head, ("lips",))
+  skin = flame.region(small_head, ("scalp", "neck")) & ~painted
+  np.testing.assert_allclose(found[skin], np.broadcast_to([0.1, -0.2, 0.0], (skin.sum(), 3)), atol=0.03)
+  np.testing.assert_array_equal(found[painted], 0.0)
+
+
+def test_many_views_from_the_side_do_not_make_a_texel_known():
+  grazing, straight = 0.15**4, 0.9**4
+  assert belief_of(np.float64(1000 * grazing), np.float64(grazing)) == 0.0
+  assert belief_of(np.float64(3 * straight), np.float64(straight)) > 0.75
+
+
+def test_texels_beside_hidden_ones_count_less_and_those_at_a_cut_do_not():
+  n = 512
+  inside = np.ones((n, n), bool)
+  inside[:, 300:] = False  # the island ends, and nothing hides it
+  seen = inside.copy()
+  seen[:, :100] = False
+  found = np.asarray(clear(jnp.asarray(seen), jnp.asarray(inside)))
+  assert found[200, 100] < 0.35 and (found[:, 108:300] > 1 - 1e-4).all()
+  assert (np.diff(found[200, 95:110]) >= -1e-6).all()

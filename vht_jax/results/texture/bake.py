@@ -22,16 +22,22 @@ from vht_jax.host.programs import prefetched, rows_of, stored
 from vht_jax.render.shade import shade, shading, unshade
 from vht_jax.render.uv_bake import rasterize_uv, texels_seen
 from vht_jax.results.appearance import EYEBALLS
-from vht_jax.results.texture.fill import filled
+from vht_jax.results.texture.fill import PAINTED, filled
 from vht_jax.tracking.protocols import Clip
-from vht_jax.types import FlameModel, Pose, Status, TrackResult
+from vht_jax.types import AnyArray, Array, FlameModel, Pose, Status, TrackResult
 
 FIRST_ROUND = 64  # frames of the first round at most, spread over the clip
 # Colour differences, of 1, at which a pixel counts half, in the first and second round. The fit's own colours lack all
 # detail, and are off by .03 to .06 on real faces.
 DOUBT = (0.12, 0.06)
 SHARPNESS = 4.0  # power of the cosine to the view
-SURE = 0.5  # weight of a texel, in frames that look at it straight, at which half of its colour is the images'
+# Weight of a texel, in frames that look at it straight, at which half of its colour is the images': one frame is wrong
+# by half of what texels differ from those around them.
+SURE = 0.25
+# Cosine to the view of a texel's best frame up to which it is not known, and from which on it is: a surface that is d
+# beside its place is taken for one d tan(angle) away, 5 d at 78 and 1.7 d at 60 degrees.
+GRAZING = (0.2, 0.5)
+BESIDE = 0.006  # of the texture's side, over which a texel beside one that is hidden counts less: some 4 mm
 _EXPOSURE = (0.5, 2.0)
 _EXPOSURE_ROUNDS, _EVERY = 3, 4  # and every so many texels along either axis
 
@@ -54,17 +60,18 @@ def baked(
   first, frames = _rounds(result)
   if not len(frames):
     return result
-  texels, wanted, base = _texels(model, result.identity.texture, side)
+  texels, wanted, base, usual = _texels(model, result.identity.texture, side)
   albedo = _albedo(model, result.identity, side)
   for index, doubt in zip((first, frames), DOUBT):
-    sums = np.zeros((side, side, 3), np.float32), np.zeros((side, side), np.float32)
+    nothing = np.zeros((side, side), np.float32)
+    sums = np.zeros((side, side, 3), np.float32), nothing, nothing
     for i, image in zip(index, prefetched(lambda i: clip.images([i])[0], index)):
       pose = rows_of(result.poses, np.asarray(i))
       sums = _add(model, result.identity, texels, wanted, albedo, pose, image, np.float32(doubt), sums)
       progress(1)
-    color, weight = (np.asarray(a) for a in sums)
+    color, weight, best = (np.asarray(a) for a in sums)
     found = color / np.maximum(weight, 1e-6)[..., None]
-    albedo = filled(model, texels.pix_to_face, found, weight / (weight + SURE), np.asarray(base))
+    albedo = filled(model, texels, found, belief_of(weight, best), np.asarray(usual))
   layer = jnp.asarray(albedo - np.asarray(base))
   return result.replace(identity=result.identity.replace(texture_layer=layer))
 
@@ -81,14 +88,30 @@ def _rounds(result: TrackResult) -> tuple[np.ndarray, np.ndarray]:
   return frames[some.round().astype(int)], frames
 
 
+def belief_of(weight: np.ndarray, best: np.ndarray) -> np.ndarray:
+  """(N, N) in [0, 1] of the images' colours, by the weights of all frames (N, N) and the largest (N, N) of one.
+
+  Many frames that see a texel at the same small angle are wrong alike, by as much as the outline is beside its place:
+  their number does not make it known.
+  """
+  straight = np.clip((best ** (1 / SHARPNESS) - GRAZING[0]) / (GRAZING[1] - GRAZING[0]), 0.0, 1.0)
+  return straight * weight / (weight + SURE)
+
+
 @functools.partial(stored, static_argnames=("side",))
 def _texels(model, texture, side):
-  """`rasterize_uv`, which texels (side, side) are wanted, and the basis' albedo (side, side, 3)."""
+  """`rasterize_uv`, which texels (side, side) are wanted, the basis' albedo (side, side, 3), and what is usual.
+
+  Usual on skin is the mean of people. The clip's own code is not: it explains what is seen, and what it says of the
+  back of a head, by components that are large there, nobody has asked for.
+  """
   texels = rasterize_uv(model.uv, (side, side))
   used = explained_faces(model) & ~faces_within(model, EYEBALLS)  # which turn, and lie in the shade of the lids
   wanted = (texels.pix_to_face >= 0) & used[jnp.maximum(texels.pix_to_face, 0)]
   base = model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=jax.lax.Precision.HIGHEST)
-  return texels, wanted, jax.image.resize(base, (side, side, 3), "linear")
+  base, mean = (jax.image.resize(a, (side, side, 3), "linear") for a in (base, model.texture_mean))
+  painted = faces_within(model, PAINTED)[jnp.maximum(texels.pix_to_face, 0)]
+  return texels, wanted, base, jnp.where(painted[..., None], base, mean)
 
 
 @functools.partial(stored, static_argnames=("side",))
@@ -98,14 +121,34 @@ def _albedo(model, identity, side):
 
 @stored
 def _add(model, identity, texels, wanted, albedo, pose: Pose, image, doubt, sums):
-  """The weighted sums of albedo (side, side, 3) and weight (side, side), and ONE frame more."""
+  """The weighted sums of albedo (side, side, 3) and weight (side, side), its maximum, and ONE frame more."""
   vertices = flame.skin(model, identity.shape, pose)
   image = image.astype(jnp.float32) / 255.0
   color, weight, normal = texels_seen(texels, vertices, model.faces, identity.camera, image, sharpness=SHARPNESS)
-  weight = jnp.where(wanted, weight, 0.0)
+  weight = jnp.where(wanted, weight, 0.0) * clear(weight > 0, texels.pix_to_face >= 0)
   light = shading(identity.light, normal)
   color, robust = exposed(color, shade(albedo, light), weight, doubt)
-  return sums[0] + robust[..., None] * unshade(color, light), sums[1] + robust
+  return sums[0] + robust[..., None] * unshade(color, light), sums[1] + robust, jnp.maximum(sums[2], robust)
+
+
+def clear(seen: Array, inside: Array) -> AnyArray:
+  """(N, N) from 1 to 0 where texels (N, N) that are seen meet such that are not, of those inside the islands (N, N).
+
+  The edge of what hides them is a little beside its place, and one of the pixels of an image; so is its shadow.
+  """
+  radius = max(round(BESIDE * seen.shape[0]), 1)
+  window = 2 * radius + 1
+
+  def mean(values):  # running sums along either axis: as fast for any radius
+    for axis in (0, 1):
+      pad = [(radius + 1, radius) if axis == k else (0, 0) for k in (0, 1)]
+      total = jnp.cumsum(jnp.pad(values, pad), axis=axis)
+      take = lambda a, b: jax.lax.slice_in_dim(total, a, b, axis=axis)
+      values = (take(window, total.shape[axis]) - take(0, total.shape[axis] - window)) / window
+    return values
+
+  share = mean(seen.astype(jnp.float32)) / jnp.maximum(mean(inside.astype(jnp.float32)), 1e-6)
+  return jnp.clip(2.0 * share - 1.0, 0.0, 1.0)
 
 
 def exposed(color, expected, weight, doubt):

@@ -1,34 +1,86 @@
-"""What no frame shows of a texture: from the other side of the face, else from what lies around."""
+"""What no frame shows of a texture: from the other side of the face, else from what lies around on the surface.
+
+What lies around is found on the mesh and not in the picture of the texture: there a cut through the skin parts
+neighbours, and pieces that have nothing to do with each other lie side by side.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from vht_jax.types import FlameModel
+from vht_jax.head import flame
+from vht_jax.head.mouth import INSIDE
+from vht_jax.results.appearance import EYEBALLS
+from vht_jax.results.offsets.skin import laplace
+from vht_jax.types import FlameModel, Fragments
 
+PAINTED = (*INSIDE, *EYEBALLS)  # masks of what has its own colours, which skin says nothing of
 MIRROR_SIDE = 256  # texels per side at which the other side of the face is looked up
 MIRROR_BELIEF = 0.5  # of its colours, of those that are seen
+# m within which neighbours count as much as a place that is believed; 10 times as far where that is believed by .01.
+ALIKE = 0.006
+USUAL = 2e-4  # belief in the usual colours: where nothing is seen within 40 cm they are what is left
 
 
-def filled(
-  model: FlameModel, faces_of_texels: np.ndarray, seen: np.ndarray, belief: np.ndarray, base: np.ndarray
-) -> np.ndarray:
+def filled(model: FlameModel, texels: Fragments, seen: np.ndarray, belief: np.ndarray, usual: np.ndarray) -> np.ndarray:
   """(N, N, 3) albedo without holes or seams.
 
-  What is filled is the difference to the head's own albedo, so lips stay lips where nothing was seen.
+  What is filled is the difference to usual colours, so lips stay lips where nothing was seen.
 
   Args:
     model: the head.
-    faces_of_texels: (N, N) i32, -1 outside of the islands.
+    texels: of `rasterize_uv`.
     seen: (N, N, 3) albedo by the images.
-    belief: (N, N) in [0, 1] of it.
-    base: (N, N, 3) albedo of the head.
+    belief: (N, N) in [0, 1] of it; 0 outside of the islands.
+    usual: (N, N, 3) albedo of heads.
   """
-  difference = (seen - base) * belief[..., None]
+  faces_of_texels, bary = np.asarray(texels.pix_to_face), np.asarray(texels.bary_coords)
+  inside = faces_of_texels >= 0
+  difference = (seen - usual) * belief[..., None]
   other, other_belief = _other_side(model, faces_of_texels, difference, belief)
   share = MIRROR_BELIEF * (1.0 - belief)
-  total, weight = difference + share[..., None] * other, belief + share * other_belief
-  return np.clip(base + pushed_and_pulled(total, weight), 0.0, 1.0).astype(np.float32)
+  known = difference + share[..., None] * other
+  weight = belief + share * other_belief
+  corners = np.asarray(model.faces)[faces_of_texels[inside]]
+  around = spread(model, corners, bary[inside], known[inside], weight[inside])
+  rest = np.zeros_like(difference)
+  rest[inside] = np.einsum("nc,ncd->nd", bary[inside], around[corners])
+  total = known + np.maximum(1.0 - weight, 0.0)[..., None] * rest
+  total = pushed_and_pulled(total * inside[..., None], inside.astype(np.float32))  # beside the islands
+  return np.clip(usual + total, 0.0, 1.0).astype(np.float32)
+
+
+def spread(
+  model: FlameModel, corners: np.ndarray, bary: np.ndarray, known: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+  """(V, 3) smooth values on the mesh: near what is known where it is believed, between it elsewhere, 0 in the end.
+
+  The minimum of sum(weight |value - known|^2 + `ALIKE`^2 |slope|^2 + `USUAL` |value|^2) over the surface. What is
+  `PAINTED` stays 0.
+
+  Args:
+    model: the head.
+    corners: (n, 3) vertices of the triangle that each texel shows.
+    bary: (n, 3) where on it.
+    known: (n, 3) values times weight.
+    weight: (n,) of them, in [0, 1].
+  """
+  from scipy.sparse import coo_matrix, diags
+  from scipy.sparse.linalg import splu
+
+  n = len(model.v_template)
+  neighbours, pull, area = laplace(np.asarray(model.v_template, np.float64), np.asarray(model.faces))
+  share = lambda values: np.bincount(corners.ravel(), (bary * values[:, None]).ravel(), minlength=n)
+  texels = np.maximum(share(np.ones(len(weight))), 1e-6)
+  means = np.stack([share(known[:, k]) / texels for k in range(known.shape[1])], axis=1)
+  believed = share(weight) / texels
+  owner = np.repeat(np.arange(n), neighbours.shape[1])
+  between = coo_matrix((pull.ravel(), (owner, neighbours.ravel())), (n, n)).tocsr()
+  fixed = flame.region(model, PAINTED) & ~flame.region(model, ("lips",))
+  own = area * (believed + USUAL) + ALIKE**2 * pull.sum(1)
+  free = diags((~fixed).astype(np.float64))
+  matrix = free @ (diags(own) - ALIKE**2 * between) @ free + diags(fixed.astype(np.float64))
+  return splu(matrix.tocsc()).solve(np.where(fixed[:, None], 0.0, area[:, None] * means))
 
 
 def pushed_and_pulled(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
