@@ -13,15 +13,12 @@ from vht_jax.types import FlameModel
 
 # m: hair of people is 1 to 5 cm thick, also where it hangs beside and behind a neck; a throat is as thick as the
 # model's to a cm, ears stand off by as much more or less. Hair before an ear goes around it: behind it the head grows.
-# Where a mesh ends shoulders begin, half a shoulder's breadth beside it.
-HEAD_SD, THROAT_SD, EAR_SD, SHOULDER_SD = 0.025, 0.01, 0.005, 0.06
+HEAD_SD, THROAT_SD, EAR_SD = 0.025, 0.01, 0.005
 THROAT = (0.4, 0.8)  # of the way from a neck's axis to its front, over which it becomes the throat
-SHOULDER = 0.05  # m above a mesh's end, over which a neck becomes a shoulder
 # m from the face on which heights are 0, where they become free: landmarks lie up to the hairline and the ears.
 FREE_FROM, FREE_AT = 0.0, 0.02
 SMOOTHED = 0.03  # m, over which directions are smoothed: an ear, whose own normals point everywhere, goes with the head
 EARS = ("left_ear", "right_ear")
-END = ("lower_neck", "boundary")
 INSIDE = (*EYEBALLS, *UNEXPLAINED)
 _SAME = 0.004  # m from the mirror image within which a vertex is its other side
 
@@ -33,7 +30,7 @@ def make_skin(model: FlameModel, shape: np.ndarray) -> Skin:
   faces = np.asarray(model.faces)
   neighbours, weights, area = laplace(vertices, faces)
   return Skin(
-    direction=_directions(model, vertices, faces, neighbours, weights, area).astype(np.float32),
+    direction=_directions(vertices, faces, neighbours, weights, area).astype(np.float32),
     sd=free(model).astype(np.float32),
     area=area.astype(np.float32),
     neighbours=neighbours,
@@ -53,27 +50,17 @@ def free(model: FlameModel) -> np.ndarray:
     face[np.asarray(corners).ravel()] = True
   away = KDTree(vertices[face]).query(vertices)[0] if face.any() else np.full(len(vertices), np.inf)
   root = np.asarray(model.lbs_weights, np.float64)[:, 0]
-  throat = root * _eased(_ahead(vertices, np.asarray(model.j_template)[1]), *THROAT)
+  throat = root * _eased(_ahead(vertices, np.asarray(model.j_template)), *THROAT)
   sd = HEAD_SD * (1 - throat) + THROAT_SD * throat
-  sd = np.maximum(sd, (1 - throat) * SHOULDER_SD * at_shoulder(model))
   sd = np.where(flame.region(model, EARS), EAR_SD, sd)
   return np.where(held, 0.0, _eased(away, FREE_FROM, FREE_AT) * sd)
 
 
-def at_shoulder(model: FlameModel) -> np.ndarray:
-  """(V,) from 0 to 1 towards the end of the mesh's neck; 0 on a head whose end is not known."""
-  from scipy.spatial import KDTree
-
-  vertices = np.asarray(model.v_template, np.float64)
-  end = flame.region(model, END)
-  if not end.any():
-    return np.zeros(len(vertices))
-  return 1.0 - _eased(KDTree(vertices[end]).query(vertices)[0], 0.0, SHOULDER)
-
-
-def _ahead(vertices: np.ndarray, neck: np.ndarray) -> np.ndarray:
-  """(V,) how far each is before a neck's axis, as a share of its distance from that; -1: behind it."""
-  away = (vertices - neck)[:, [0, 2]]
+def _ahead(vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
+  """(V,) how far each is before the axis from root to neck, as a share of its distance from that; -1: behind it."""
+  root, neck = joints[:2]
+  along = np.clip((vertices[:, 1] - root[1]) / (neck[1] - root[1]), 0.0, 1.0)
+  away = (vertices - root - along[:, None] * (neck - root))[:, [0, 2]]
   return away[:, 1] / np.maximum(np.linalg.norm(away, axis=1), 1e-6)
 
 
@@ -114,16 +101,12 @@ def laplace(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
   return neighbours, weights, np.maximum(area, 1e-3 * np.median(area))
 
 
-def _directions(model, vertices, faces, neighbours, weights, area) -> np.ndarray:
-  """(V, 3) normals, smoothed over `SMOOTHED` by implicit diffusion; at a neck's end away from its axis."""
+def _directions(vertices, faces, neighbours, weights, area) -> np.ndarray:
+  """(V, 3) normals, smoothed over `SMOOTHED` by implicit diffusion."""
   from scipy.sparse import coo_matrix, diags
   from scipy.sparse.linalg import spsolve
 
   normals = np.asarray(flame.vertex_normals(vertices.astype(np.float32), faces), np.float64)
-  outward = (vertices - np.asarray(model.j_template, np.float64)[1]) * [1.0, 0.0, 1.0]
-  outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6)
-  end = at_shoulder(model)[:, None]
-  normals = (1 - end) * normals + end * outward
   n, width = neighbours.shape
   owner = np.repeat(np.arange(n), width)
   off = coo_matrix((weights.ravel(), (owner, neighbours.ravel())), (n, n)).tocsr()
