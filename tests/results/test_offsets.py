@@ -195,6 +195,15 @@ def test_what_may_not_grow_is_held(small_head):
   assert sd[ears].max() < 0.006 and np.median(sd[scalp]) > 0.02
 
 
+def test_hair_may_hang_beside_and_behind_the_neck_and_not_on_the_throat(small_head):
+  sd, v = free(small_head), np.asarray(small_head.v_template)
+  low = np.asarray(small_head.masks["neck"]) & (v[:, 1] < -0.08)
+  around = np.arctan2(np.abs(v[:, 0]), v[:, 2] - np.median(v[low, 2]))  # 0 is ahead
+  throat, rest = low & (around < 0.3), low & (around > 1.7)
+  assert throat.sum() > 5 and rest.sum() > 20
+  assert sd[throat].max() < 0.012 and sd[rest].min() > 0.02
+
+
 def test_a_spike_is_lowered_where_it_is_and_the_rest_stays(small_head, scene):
   skin = make_skin(small_head, np.asarray(scene.result.identity.shape))
   height = np.where(free(small_head) > 0, 0.002, 0.0).astype(np.float32)

@@ -49,8 +49,8 @@ def free(model: FlameModel) -> np.ndarray:
   for corners in (model.lmk_vertices, model.dense_vertices):
     face[np.asarray(corners).ravel()] = True
   away = KDTree(vertices[face]).query(vertices)[0] if face.any() else np.full(len(vertices), np.inf)
-  root = np.asarray(model.lbs_weights, np.float64)[:, 0]
-  throat = root * _eased(_ahead(vertices, np.asarray(model.j_template)), *THROAT)
+  neck = np.maximum(np.asarray(model.lbs_weights, np.float64)[:, 0], flame.region(model, ("neck",)))
+  throat = neck * _eased(_ahead(vertices, np.asarray(model.j_template)), *THROAT)
   sd = HEAD_SD * (1 - throat) + THROAT_SD * throat
   sd = np.where(flame.region(model, EARS), EAR_SD, sd)
   return np.where(held, 0.0, _eased(away, FREE_FROM, FREE_AT) * sd)
