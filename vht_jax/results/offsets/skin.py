@@ -11,9 +11,10 @@ from vht_jax.head.mesh import connected, sides
 from vht_jax.results.appearance import EYEBALLS
 from vht_jax.types import FlameModel
 
-# m: hair of people is 1 to 5 cm thick, also where it hangs beside and behind a neck; a throat is as thick as the
-# model's to a cm, ears stand off by as much more or less. Hair before an ear goes around it: behind it the head grows.
-HEAD_SD, THROAT_SD, EAR_SD = 0.025, 0.01, 0.005
+# m: hair of people is 1 to 5 cm thick, and where it hangs beside and behind a neck, which is 2 cm narrower than the
+# skull on either side, it stands off by as much more; a throat is as thick as the model's to a cm, ears stand off by as
+# much more or less. Hair before an ear goes around it: behind it the head grows.
+HEAD_SD, NECK_SD, THROAT_SD, EAR_SD = 0.025, 0.045, 0.01, 0.005
 THROAT = (0.4, 0.8)  # of the way from a neck's axis to its front, over which it becomes the throat
 # m from the face on which heights are 0, where they become free: landmarks lie up to the hairline and the ears.
 FREE_FROM, FREE_AT = 0.0, 0.02
@@ -50,8 +51,8 @@ def free(model: FlameModel) -> np.ndarray:
     face[np.asarray(corners).ravel()] = True
   away = KDTree(vertices[face]).query(vertices)[0] if face.any() else np.full(len(vertices), np.inf)
   neck = np.maximum(np.asarray(model.lbs_weights, np.float64)[:, 0], flame.region(model, ("neck",)))
-  throat = neck * _eased(_ahead(vertices, np.asarray(model.j_template)), *THROAT)
-  sd = HEAD_SD * (1 - throat) + THROAT_SD * throat
+  throat = _eased(_ahead(vertices, np.asarray(model.j_template)), *THROAT)
+  sd = HEAD_SD + neck * (NECK_SD + throat * (THROAT_SD - NECK_SD) - HEAD_SD)
   sd = np.where(flame.region(model, EARS), EAR_SD, sd)
   return np.where(held, 0.0, _eased(away, FREE_FROM, FREE_AT) * sd)
 
