@@ -34,8 +34,8 @@ from vht_jax.results.texture import baked
 from vht_jax.types import FlameModel, Identity, Pose, Status, TrackResult
 
 SIZE, TEXTURE, N_FRAMES = (400, 360), 512, 24
-CELL = (200, 180)  # px of the picture's
-DISTANCE = 0.72  # m, of the heads that are shown
+CELL = (160, 150)  # px of the picture's
+DISTANCE = 0.84  # m, of the heads that are shown
 STYLES = ("short", "bob", "tuft", "cropped", "swept", "round")
 HAIR = ((0.04, 0.035, 0.03), (0.16, 0.10, 0.06), (0.34, 0.25, 0.14), (0.28, 0.12, 0.05), (0.30, 0.30, 0.31))  # albedo
 
