@@ -53,7 +53,7 @@ def filled(model: FlameModel, texels: Fragments, seen: np.ndarray, belief: np.nd
 def spread(
   model: FlameModel, corners: np.ndarray, bary: np.ndarray, known: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
-  """(V, 3) smooth values on the mesh: near what is known where it is believed, between it elsewhere, 0 in the end.
+  """(V, 3) f32, smooth values on the mesh: near what is known where it is believed, between it elsewhere, 0 in the end.
 
   The minimum of sum(weight |value - known|^2 + `ALIKE`^2 |slope|^2 + `USUAL` |value|^2) over the surface. What is
   `PAINTED` stays 0.
@@ -80,7 +80,8 @@ def spread(
   own = area * (believed + USUAL) + ALIKE**2 * pull.sum(1)
   free = diags((~fixed).astype(np.float64))
   matrix = free @ (diags(own) - ALIKE**2 * between) @ free + diags(fixed.astype(np.float64))
-  return splu(matrix.tocsc()).solve(np.where(fixed[:, None], 0.0, area[:, None] * means))
+  found = splu(matrix.tocsc()).solve(np.where(fixed[:, None], 0.0, area[:, None] * means))
+  return found.astype(np.float32)
 
 
 def pushed_and_pulled(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
