@@ -104,6 +104,14 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mediapipe_mesh():
+  """MediaPipe with its face mesh: on Python 3.13 there are only those without it and without models."""
+  mediapipe = pytest.importorskip("mediapipe")
+  if not hasattr(mediapipe, "solutions"):
+    pytest.skip(f"mediapipe {mediapipe.__version__} has no mp.solutions")
+
+
+@pytest.fixture(scope="session")
 def open_head():
   """The embedded head as a FlameModel."""
   from vht_jax.head.load import load_head

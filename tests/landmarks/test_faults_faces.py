@@ -26,9 +26,8 @@ def squared(frame):
 
 
 @pytest.fixture(scope="module")
-def people(shared_data):
+def people(shared_data, mediapipe_mesh):
   """60 frames of two people each."""
-  pytest.importorskip("mediapipe")
   found = {}
   for name in ("outdoor", "frontal_512"):
     path = shared_data / "videos" / f"{name}.mp4"

@@ -469,9 +469,8 @@ def test_a_folder_says_how_far_points_are_believed(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def faces(shared_data):
+def faces(shared_data, mediapipe_mesh):
   """Three frames of each sample video."""
-  pytest.importorskip("mediapipe")
   folder, found = shared_data / "videos", {}
   for name in ("duda_1080p", "frontal_512", "webcam_400x300"):
     path = folder / f"{name}.mp4"

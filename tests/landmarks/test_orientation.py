@@ -181,10 +181,9 @@ def test_face_alignment_asks_the_mesh_where_up_is(monkeypatch):
 
 
 @pytest.mark.slow
-def test_rendered_faces_at_every_roll_are_right_or_not_found():
+def test_rendered_faces_at_every_roll_are_right_or_not_found(mediapipe_mesh):
   """In steps of 15 degrees, first seen so and then followed: nothing off by 10 % of the eye distance."""
   cv2 = pytest.importorskip("cv2")
-  pytest.importorskip("mediapipe")
   clip = settings.packaged("assets/demo/demo.mp4")
   if not clip.exists():
     pytest.skip(f"{clip} not present")

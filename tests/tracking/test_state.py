@@ -126,7 +126,8 @@ def run_of(monkeypatch, checkpoint, schedule, fatal=None):
   monkeypatch.setattr(frames, "landmarks_of", lambda state, run, beside_colours: None)
   config = TrackConfig.of(schedule=schedule, batch_size=4, cutframes=(7,))
   run = SimpleNamespace(
-    config=config, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None, clip=None,
+    config=config, batch=config.batch_size, n_frames=N, seen=np.ones(N, bool), weights=Weights(), colored=None, lm=None,
+    clip=None,
     settled_of=lambda index: None, no_skin=None, progress=NoProgress(), checkpoint=checkpoint,
   )  # fmt: skip
   return run, starts
