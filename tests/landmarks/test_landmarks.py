@@ -360,6 +360,16 @@ def test_the_person_is_kept_when_another_one_crosses_before_them():
   assert [d is None for d in rest] == hidden[k:].tolist()  # a killed search remembers whom it waits for
 
 
+def test_who_is_found_where_the_person_was_lost_is_not_taken_either():
+  people = Crossing()
+  tracker = CropTracker(people.find, people.mesh)
+  blank, image, other = (np.full((300, 700, 3), 90, np.uint8) for _ in range(3))
+  head(300, 80, 120, PALE)[1](image), head(370, 80, 120, BLUE)[1](other)  # half a face farther
+  assert tracker.detect(image) is not None and tracker.detect(blank) is None
+  assert all(tracker.detect(other) is None for _ in range(40)) and tracker._person.last[0] == pytest.approx(300, abs=12)
+  assert tracker.detect(image).bounding_box[0] == pytest.approx(300, abs=12)
+
+
 def test_a_person_in_another_light_is_believed_after_a_second():
   image = np.full((300, 700, 3), 90, np.uint8)
   points, paint = head(100, 50, 120, PALE)

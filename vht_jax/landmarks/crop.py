@@ -130,7 +130,7 @@ class CropTracker:
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """The tracked person's face in the next frame, None when there is none that looks like one."""
     _check(rgb)
-    seen = self._follow(rgb)
+    before, seen = self._person.last, self._follow(rgb)
     if seen is not None and self._person.doubts(rgb, seen.points[IBUG68], followed=True):
       seen = None
     if seen is None or seen.disagreement > DOUBTED:
@@ -139,12 +139,12 @@ class CropTracker:
       if kept[0] is not None and (seen is None or kept[0].disagreement < seen.disagreement):
         seen, self._crop, self._factor = kept
         self._fresh = True
+    last, self._person.last = self._person.last, before  # until it is clear that it is the person
     believed = seen is not None and seen.disagreement <= GIVEN_UP
     if seen is None or not believed or self._person.doubts(rgb, seen.points[IBUG68], followed=False):
       self._crop = None
       self._person.missed()
       return None
-    last = self._person.last
     assert last is not None  # who is seen is followed, or has just been found
     detection = self._detection(seen, float(last[4]))
     box = np.append(detection.bounding_box[:4], last[4])
