@@ -240,11 +240,3 @@ def test_layout_names_every_number():
     np.testing.assert_array_equal(flat[:, layout.at(name)], flat[:, layout.from_end(name)])
   assert (layout.at("a", "b"), layout.from_end("c")) == (slice(0, 3), slice(-6, None))
   assert layout.only(("c", "a")).names == ("a", "c")
-
-
-def test_a_layout_splits_numpy_vectors_and_scalars_too():
-  layout = Layout.of(a=(), b=(2,))
-  found = layout.split(np.arange(3.0))
-  assert found["a"].shape == () and found["a"] == 0.0
-  np.testing.assert_array_equal(found["b"], [1.0, 2.0])
-  assert layout.split(np.zeros((4, 3)))["a"].shape == (4,)
