@@ -40,7 +40,8 @@ def without_seams(model: FlameModel, texture: np.ndarray) -> np.ndarray:
   if cut is None:
     return texture
   small = cv2.resize(np.asarray(texture, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-  colour = cv2.remap(small, *cut.xy.T, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(-1, 3)
+  x, y = cut.xy.T
+  colour = cv2.remap(small, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).reshape(-1, 3)
   count = np.bincount(cut.same)
   mean = np.zeros((len(count), 3))
   np.add.at(mean, cut.same, colour)

@@ -75,7 +75,9 @@ def _others(heads: Heads, folder: FrameFolder, frames: Sequence[int]) -> list[np
   """Other people's faces (`other_faces`) in these frames; nobody in the rest, and where there is no detector."""
   found = [np.zeros((0, 3))] * len(heads.size)
   with face_finder("offsets") as faces:
-    for i in frames if faces is not None else ():
+    if faces is None:
+      return found
+    for i in frames:
       one = Heads(*(a[i : i + 1] for a in heads))
       found[i] = other_faces(one, lambda _, i=i: folder.image(i), faces)[0]
   return found
