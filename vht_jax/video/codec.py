@@ -260,6 +260,8 @@ def write_video(
       # The same size as veryfast at crf 18 in half of its time.
       stream.options = {"crf": "20", "preset": "superfast", "g": str(KEYFRAME_EVERY)}
       if times is not None:
+        # Decoded as shown: browsers take a frame's length for the one of the packet that comes at its place.
+        stream.options |= {"bf": "0"}
         stream.codec_context.time_base = _CLOCK
       for frame in frames:
         frame = np.asarray(frame)
