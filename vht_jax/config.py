@@ -244,9 +244,11 @@ def _with_keys(weights: Weights) -> tuple[list[tuple[Any, Any]], None]:
 
 def _leaves(weights: Weights) -> tuple[list[Any], None]:
   """JAX takes a Python float for another type than an array of one number and would trace again for it, so it is never
-  shown one. In single precision, which promotes nothing."""
-  values = (getattr(weights, name) for name in _NAMES)
-  return [np.float32(value) if type(value) is float else value for value in values], None
+  shown one. But where double precision is enabled: only a Python float goes with arrays of either there."""
+  values = [getattr(weights, name) for name in _NAMES]
+  if not jax.config.jax_enable_x64:
+    values = [np.float32(value) if type(value) is float else value for value in values]
+  return values, None
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Weights))
