@@ -149,12 +149,12 @@ def test_the_page_on_training_runs_from_top_to_bottom(tmp_path, monkeypatch):
   page = text_of(REPO / "docs" / "differentiable.md").replace("jax.jit(", "quick_jit(")
   page = page.replace("n_shape=20, n_expr=20", "n_shape=3, n_expr=5")
   blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-  assert len(blocks) == 8
+  assert len(blocks) == 9
   given = {"quick_jit": quick_jit}
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as of somebody who pastes it
     for block in blocks:
       exec(block, given)
-  for name in ("slope", "bent", "by_spread", "by_colours", "by_pixels", "results", "out"):
+  for name in ("slope", "bent", "by_spread", "by_colours", "by_pixels", "by_distance", "results", "out"):
     leaves = [np.asarray(a) for a in jax.tree.leaves(given[name])]
     assert all(np.isfinite(a).all() for a in leaves if a.dtype.kind == "f"), name
     assert any((a != 0).any() for a in leaves), name

@@ -7,6 +7,7 @@ from .dataset.extract import extract_frames as extract_frames
 from .dataset.folder import FrameFolder as FrameFolder
 from .errors import InputError as InputError
 from .fit.solvers.adjoint import Implicit as Implicit, Unrolled as Unrolled
+from .fit.terms.term import Linearised as Linearised, Term as Term, by_autodiff as by_autodiff
 from .head.flame import (
   JOINT_LIMITS as JOINT_LIMITS,
   albedo as albedo,

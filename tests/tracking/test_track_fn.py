@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import SIZE, clip, quick_jit, slopes, tiny_head, weigh
 
+import vht_jax as vht
+from vht_jax import cameras
 from vht_jax.config import Adam, TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit import frame
@@ -131,6 +134,38 @@ def adam_clip(open_head, dtype):
   rgb = jnp.clip(rgb + jnp.asarray(0.03 * rng.standard_normal(rgb.shape), dtype), 0, 1)
   moved = jax.tree.map(lambda a: a + jnp.asarray(0.01 * rng.standard_normal(a.shape), a.dtype), truth.poses)
   return head, observations.replace(rgb=rgb, landmarks=0.4 * observations.landmarks), truth.replace(poses=moved)
+
+
+class Distance(flax.struct.PyTreeNode):
+  """A depth camera sees how far away the head is: observations () m. As in docs/differentiable.md."""
+
+  sd: jax.Array  # () m
+
+  def linearise(self, at, observation):
+    depth = lambda at: jnp.exp(at.shared.log_focal - at.part("place")[2])
+    return vht.by_autodiff(lambda at: ((depth(at) - observation) / self.sd)[None, None], at, shared=("log_focal",))
+
+
+@pytest.mark.slow
+def test_a_term_from_outside_the_package_takes_part_and_has_derivatives(open_head):
+  with jax.enable_x64(True):
+    head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
+    observations, truth = clip(head, noise_px=QUIET)
+    camera, shape = truth.identity.camera, truth.identity.shape
+    points = jax.vmap(lambda pose: flame.landmarks(head, flame.skin(head, shape, pose))[:68])(truth.poses)
+    distance = jnp.mean(cameras.project(camera, points, SIZE)[..., 2], axis=1)  # m
+    inputs = {"distance": distance, "sd": jnp.float64(1e-3), "landmarks": observations.landmarks}
+
+    def build(inputs):
+      terms = [(Distance(inputs["sd"]), inputs["distance"])]
+      seen = observations.replace(landmarks=inputs["landmarks"])
+      return track_fn(head, seen, LANDMARKS, Weights(), size=SIZE, adjoint=CONVERGED, terms=terms)
+
+    focal = quick_jit(lambda inputs: build(inputs).identity.camera.focal)
+    known, vague = focal(inputs), focal(inputs | {"sd": jnp.float64(1e3)})
+    print("focal", known, "and without", vague, "of", camera.focal)
+    assert abs(known / camera.focal - 1) < 0.3 * abs(vague / camera.focal - 1)
+    check_slopes(inputs, build, "landmarks")
 
 
 @pytest.mark.slow

@@ -58,6 +58,10 @@ class At:
   shared: Shared
   own: dict[str, Array] = dataclasses.field(default_factory=dict)  # the frame's that terms bring
 
+  def part(self, name: str) -> Array:
+    """A part of `x`: "expr" (E,), "rotation" (3,), "place" (3,), "neck" (3,), "jaw" () or "eyes" (2, 2)."""
+    return part(self.x, name)
+
 
 # --- a frame ---------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,10 +13,18 @@ from vht_jax.errors import InputError
 from vht_jax.fit import frame, unknowns
 from vht_jax.fit.clip import bundle_adjust
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, scan
+from vht_jax.fit.solvers.newton import pruned
 from vht_jax.fit.terms.priors import HELD_SD
+from vht_jax.fit.terms.term import Entry
 from vht_jax.head import flame
 from vht_jax.tracking.motion.gaps import bridge
-from vht_jax.tracking.pure.frame import frame_and_distance, frames_and_distance, landmark_problem
+from vht_jax.tracking.pure.frame import (
+  frame_and_distance,
+  frames_and_distance,
+  landmark_problem,
+  rows_of,
+  with_rows,
+)
 from vht_jax.tracking.pure.requests import (
   check_adjoint,
   check_identity,
@@ -43,6 +52,7 @@ def track_fn(
   *,
   size: tuple[int, int] | None = None,
   adjoint: Implicit | Unrolled | None = None,
+  terms: Sequence[Entry] = (),
 ) -> TrackResult:
   """Tracks a clip of T frames: pure, traceable and differentiable. `vmap` it over clips.
 
@@ -57,6 +67,8 @@ def track_fn(
       Gauss-Newton on images needs one.
     size: (H, W) px of the images; static; None: that of `observations.rgb`.
     adjoint: how derivatives pass; None: `Implicit()` for Gauss-Newton, `Unrolled()` for Adam.
+    terms: own terms with their observations, leading axis T, beside those of the fit (`fit.terms.term`); they and what
+      they observe have derivatives. By Gauss-Newton.
 
   Returns:
     Identity, poses (T, ...), energies (T,), status (T,); by Gauss-Newton also how far the fits ended from their
@@ -69,7 +81,7 @@ def track_fn(
       a derivative with respect to what has no influence (`without_influence`).
   """
   size = image_size(observations, size)
-  adjoint = check_adjoint(config, adjoint)
+  adjoint = check_adjoint(config, adjoint, terms)
   check_identity(config, init is not None)
   check_shapes(model, observations, config, size)
   dense = fits_dense(model, observations, config)
@@ -77,7 +89,7 @@ def track_fn(
   observations = used_observations(observations, config, dense=dense)
   model, init = used_head(model, config, dense=dense), used_start(init, config)
   seen = frames_with_face(observations)
-  how: Any = dict(size=size, adjoint=adjoint)
+  how: Any = dict(size=size, adjoint=adjoint, terms=terms)
   distance = None
   if init is None:
     identity, start, energies, distance = _identity_and_distance(model, observations, config, weights, **how)
@@ -100,7 +112,7 @@ def track_fn(
 
 def fit_identity(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, *,
-  size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+  size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None, terms: Sequence[Entry] = (),
 ) -> tuple[Identity, Pose, dict[str, Array]]:  # fmt: skip
   """Camera and identity of a clip with the poses that go with them; arguments as for `track_fn`.
 
@@ -110,13 +122,14 @@ def fit_identity(
   Returns:
     Identity, poses (T, ...), and {"landmarks": (T,) cost of each frame's landmarks and priors}.
   """
-  return _identity_and_distance(model, observations, config, weights, size=size, adjoint=adjoint)[:3]
+  how: Any = dict(size=size, adjoint=adjoint, terms=terms)
+  return _identity_and_distance(model, observations, config, weights, **how)[:3]
 
 
-def _identity_and_distance(model, observations, config, weights, *, size, adjoint):
+def _identity_and_distance(model, observations, config, weights, *, size, adjoint, terms=()):
   """`fit_identity`, and the `Stationary` of the bundle adjustment."""
   size = image_size(observations, size)
-  adjoint = check_adjoint(config, adjoint)
+  adjoint = check_adjoint(config, adjoint, terms)
   check_identity(config, known=False)
   lm, observed = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
@@ -127,13 +140,17 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   found = bundle_adjust(
     lm, observed, weights, focal=config.camera.focal or None,
     principal=(jnp.zeros(2, observed.uv.dtype), HELD_SD[1]) if config.camera.calibrated else None, adjoint=adjoint,
+    more=terms,
   )  # fmt: skip
-  appearance = plain_appearance(model.texture_basis.shape[-1], observed.uv.dtype)
-  identity = identity_of(found.shared, jax.tree.map(jnp.asarray, appearance), size, layer=False)
-  to_pose = lambda x: unknowns.to_pose(lm.points, x, found.shared.shape, identity.camera, found.shared.principal)
-  poses = jax.vmap(to_pose)(found.xs)
-  person, shared = frame.fold_landmarks(lm, found.shared)
-  cost = jax.vmap(lambda x, t: frame.frame_normal(person, x, shared, t, weights).cost)(found.xs, observed)
+  shared, xs = found.shared, found.xs
+  appearance = jax.tree.map(jnp.asarray, plain_appearance(model.texture_basis.shape[-1], xs.dtype))
+  person, folded = frame.fold_landmarks(lm, shared)
+  cost = lambda person, folded, weights, x, seen: frame.frame_normal(person, x, folded, seen, weights).cost
+  args = person, folded, weights, xs, observed
+  energies = {"landmarks": pruned(jax.vmap(cost, (None, None, None, 0, 0)), *args)(*args)}
+  identity = identity_of(shared, appearance, size, layer=False)
+  to_pose = lambda x: unknowns.to_pose(lm.points, x, shared.shape, identity.camera, shared.principal)
+  poses = jax.vmap(to_pose)(xs)
   if config.by_adam:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     index = jnp.array(config.data.keyframes) if config.data.keyframes else jnp.arange(seen.shape[0])
@@ -144,32 +161,33 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
     )
     raw = jax.tree.map(lambda a, b: a.at[index].set(b), raw, key)
     poses = jax.vmap(flame.limit_pose)(raw)
-  return identity, poses, {"landmarks": cost}, found.distance
+  return identity, poses, energies, found.distance
 
 
 def fit_frames_in_turn(
   model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+  terms: Sequence[Entry] = (),
 ) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
   """`fit_frames` where every frame starts at its predecessor's pose (schedule='sequential'), the first at `start[0]`.
 
   A frame without a face keeps its predecessor's pose.
   """
-  return _in_turn(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
+  return _in_turn(model, observations, identity, config, weights, start, size=size, adjoint=adjoint, terms=terms)[:2]
 
 
-def _in_turn(model, observations, identity, config, weights, start, *, size, adjoint):
+def _in_turn(model, observations, identity, config, weights, start, *, size, adjoint, terms=()):
   """`fit_frames_in_turn` with the distances of `frame_and_distance` (T,)."""
-  adjoint = check_adjoint(config, adjoint)
+  adjoint = check_adjoint(config, adjoint, terms)
   seen = frames_with_face(observations)
 
   def one(previous, frame):
-    observation, seen = frame
-    how: Any = dict(size=size, adjoint=adjoint)
+    observation, seen, rows = frame
+    how: Any = dict(size=size, adjoint=adjoint, terms=with_rows(terms, rows))
     pose, energies, distance = frame_and_distance(model, observation, identity, config, weights, previous, **how)
     pose = jax.tree.map(lambda a, b: jnp.where(seen, a, b), pose, previous)
     return pose, (pose, energies, distance)
 
   first = jax.tree.map(lambda a: a[0], start)
   groups = adjoint.checkpoint if isinstance(adjoint, Unrolled) else 0
-  return scan(one, first, (observations, seen), seen.shape[0], groups)[1]
+  return scan(one, first, (observations, seen, rows_of(terms)), seen.shape[0], groups)[1]

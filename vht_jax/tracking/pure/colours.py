@@ -6,6 +6,8 @@ are which square of the image is looked at, which pixels of it and which triangl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from vht_jax.fit.frame import ColourFit
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.surface import Crop, Surface, fold_surface, make_surface
+from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import Shared, part, shared_of
 from vht_jax.head import flame
 from vht_jax.render import shade
@@ -60,13 +63,14 @@ def painted(
 
 def fit_colours(
   person: Painted, observation: Observations, observed: ObservedLandmarks, x: Array, config: TrackConfig,
-  weights: Weights, adjoint: Implicit | Unrolled,
+  weights: Weights, adjoint: Implicit | Unrolled, terms: Sequence[Entry] = (),
 ) -> ColourFit:  # fmt: skip
   """The pose of one frame.
 
   Args:
     observation: one frame, and `observed` its landmarks in the units of the fit.
     x: (E + 14,) where the landmarks place the head. Of a frame without a face it does not matter, nor does its image.
+    terms: beside these, of this frame.
   """
   seen = frames_with_face(observation)
   x = jnp.where(seen, x, 0.0)
@@ -74,7 +78,7 @@ def fit_colours(
   weights = weights.replace(photo_pixels=jnp.where(seen, weights.frame_pixels, 0.0))
   return frame.fit_frame_colours(
     person.surface, person.model, person.albedo, person.light, person.shared, observed, crop, weights, x,
-    n_samples=config.gauss_newton.n_samples, outer_steps=config.gauss_newton.frame_steps, adjoint=adjoint,
+    n_samples=config.gauss_newton.n_samples, outer_steps=config.gauss_newton.frame_steps, adjoint=adjoint, more=terms,
   )  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +13,7 @@ from vht_jax.fit import frame, observed, unknowns
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.landmarks import predict
+from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.tracking.pure.colours import fit_colours, painted
@@ -23,6 +27,7 @@ from vht_jax.vht import adam
 def fit_frame(
   model: FlameModel, observation: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+  terms: Sequence[Entry] = (),
 ) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
   """The pose of one frame whose identity is known; other arguments as for `track_fn`.
 
@@ -36,17 +41,19 @@ def fit_frame(
     Gauss-Newton on images also "total", that of the fit of both, and "photometric_l1", the mean difference of the
     colours; or VHT's terms and their "total".
   """
-  return frame_and_distance(model, observation, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
+  how: Any = dict(size=size, adjoint=adjoint, terms=terms)
+  return frame_and_distance(model, observation, identity, config, weights, start, **how)[:2]
 
 
 def frame_and_distance(
   model: FlameModel, observation: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+  terms: Sequence[Entry] = (),
 ) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
   """`fit_frame`, and how far its fits ended from their minima, the farthest; None for Adam."""
   check_shapes(model, observation, config, size, frames=False)
   size = image_size(observation, size)
-  adjoint = check_adjoint(config, adjoint)
+  adjoint = check_adjoint(config, adjoint, terms)
   if config.by_adam and start is not None:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
@@ -58,7 +65,7 @@ def frame_and_distance(
   shared = shared_of(identity, lm.points.template.shape[0], size)
   person, folded = frame.fold_landmarks(lm, shared)
   x0 = None if start is None else unknowns.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
-  found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint)
+  found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint, more=terms)
   pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
   if config.by_adam:
     return frame_and_distance(model, observation, identity, config, weights, pose, size=size, adjoint=adjoint)
@@ -66,7 +73,7 @@ def frame_and_distance(
   if not config.photometric:
     return pose, energies, distance
   colours = fit_colours(
-    painted(model, lm, identity, weights, size), observation, seen, found.x, config, weights, adjoint
+    painted(model, lm, identity, weights, size), observation, seen, found.x, config, weights, adjoint, terms
   )  # fmt: skip
   pose = unknowns.to_pose(lm.points, colours.x, shared.shape, identity.camera, shared.principal)
   energies |= {"total": colours.normal.cost, "photometric_l1": colours.difference}
@@ -76,21 +83,34 @@ def frame_and_distance(
 def fit_frames(
   model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+  terms: Sequence[Entry] = (),
 ) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
-  """`fit_frame` for frames side by side: leading axis T on observations, start and the results."""
-  return frames_and_distance(model, observations, identity, config, weights, start, size=size, adjoint=adjoint)[:2]
+  """`fit_frame` for frames side by side: leading axis T on observations, those of the terms, start and the results."""
+  how: Any = dict(size=size, adjoint=adjoint, terms=terms)
+  return frames_and_distance(model, observations, identity, config, weights, start, **how)[:2]
 
 
 def frames_and_distance(
   model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
+  terms: Sequence[Entry] = (),
 ) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
   """`fit_frames` with the distances of `frame_and_distance` (T,)."""
 
-  def one(observation, start):
-    return frame_and_distance(model, observation, identity, config, weights, start, size=size, adjoint=adjoint)
+  def one(observation, start, rows):
+    how: Any = dict(size=size, adjoint=adjoint, terms=with_rows(terms, rows))
+    return frame_and_distance(model, observation, identity, config, weights, start, **how)
 
-  return jax.vmap(one)(observations, start)
+  return jax.vmap(one)(observations, start, rows_of(terms))
+
+
+def rows_of(terms: Sequence[Entry]) -> list[Any]:
+  """The observations of terms alone: what is different in every frame."""
+  return [rows for _, rows in terms]
+
+
+def with_rows(terms: Sequence[Entry], rows: list[Any]) -> list[Entry]:
+  return [(term, found) for (term, _), found in zip(terms, rows, strict=True)]
 
 
 def residuals(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from vht_jax.config import Adam, GaussNewton, Landmarks, TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, no_derivative
+from vht_jax.fit.terms.term import Entry
 from vht_jax.option import options
 from vht_jax.types import Array, FlameModel, Observations, TrackResult
 
@@ -14,8 +17,12 @@ LOOKS = ("uv", "texture_mean", "texture_basis")  # of a head
 NO_COLOURS = "a fit of landmarks does not look at images"
 
 
-def check_adjoint(config: TrackConfig, adjoint: Implicit | Unrolled | None) -> Implicit | Unrolled:
-  """The adjoint for a method; raises `InputError` where there is none or another one is needed."""
+def check_adjoint(
+  config: TrackConfig, adjoint: Implicit | Unrolled | None, terms: Sequence[Entry] = ()
+) -> Implicit | Unrolled:
+  """The adjoint for a method; raises `InputError` where there is none, another one is needed or terms are not read."""
+  if terms and config.by_adam:
+    raise InputError("track_fn: solver='adam' has VHT's energy and no terms beside it")
   if not config.by_adam:
     if config.photometric and isinstance(adjoint, Unrolled):
       raise InputError("track_fn: images are differentiated by Implicit() with Gauss-Newton, by Unrolled() with Adam")
