@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import flax.struct
 import numpy as np
 
 from vht_jax.config import TrackConfig
 from vht_jax.host.prefetch import prefetched
-from vht_jax.landmarks.motion import GROUPS, Patch, displacement, patch
+from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
 from vht_jax.tracking.evidence import lids, outliers
 from vht_jax.tracking.evidence.blinks import without_blinks
@@ -24,7 +23,6 @@ from vht_jax.tracking.protocols import Clip, Progress
 from vht_jax.types import FlameModel
 
 CHUNK = 16  # frames read at once
-LOOKERS = 4  # threads that look at them
 USUAL_RATE = 25.0  # frames per second, of clips without times
 LEAST = 0.1  # a region of less visibility has no weight at all
 _IRIS_OF = (0, 1)  # region of points 68 and 69
@@ -61,27 +59,18 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   faces = np.flatnonzero(seen)
   progress.stage("examine", len(faces))
   chunks = [faces[start : start + CHUNK] for start in range(0, len(faces), CHUNK)]
-
-  def look(frame: tuple[int, np.ndarray]) -> Patch | None:
-    j, image = frame
-    points = np.asarray(landmarks[j, :68], np.float32)
-    visible[j] = visibility(image, points, confidence[j, :68])
-    opened[j] = lids.seen_open(image, points)
-    return patch(image, points) if in_order else None
-
-  def compare(pair: tuple[int, Patch, Patch]) -> None:
-    row, earlier, later = pair
-    away[row] = displacement(earlier, later)
-
-  with ThreadPoolExecutor(LOOKERS, thread_name_prefix="examine") as pool:
-    for chunk, images in zip(chunks, prefetched(clip.images, chunks)):
-      pairs = []
-      for j, later in zip(chunk, pool.map(look, zip(chunk, images))):
-        recent.append((int(j), later))
+  for chunk, images in zip(chunks, prefetched(clip.images, chunks)):
+    for j, image in zip(chunk, images):
+      points = np.asarray(landmarks[j, :68], np.float32)
+      visible[j] = visibility(image, points, confidence[j, :68])
+      opened[j] = lids.seen_open(image, points)
+      if in_order:
+        recent.append((int(j), patch(image, points)))
         before = dict(recent)
-        pairs += [(row, earlier, later) for row, i in of_later[int(j)] if later and (earlier := before.get(i))]
-      list(pool.map(compare, pairs))
-      progress.advance(len(chunk))
+        for row, i in of_later[int(j)]:
+          if before.get(i) is not None and before[int(j)] is not None:
+            away[row] = displacement(before[i], before[int(j)])
+    progress.advance(len(chunk))
   wrong, misplaced, compared, doubted = np.zeros(n, bool), np.zeros(n), np.zeros(n), np.zeros(n, bool)
   if in_order:
     points = np.asarray(landmarks[:, :68], np.float32)
