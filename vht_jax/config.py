@@ -246,7 +246,7 @@ def _leaves(weights: Weights) -> tuple[list[Any], None]:
   """JAX takes a Python float for another type than an array of one number and would trace again for it, so it is never
   shown one. But where double precision is enabled: only a Python float goes with arrays of either there."""
   values = [getattr(weights, name) for name in _NAMES]
-  if not jax.config.jax_enable_x64:
+  if jax.dtypes.canonicalize_dtype(np.float64) == np.float32:
     values = [np.float32(value) if type(value) is float else value for value in values]
   return values, None
 

@@ -170,11 +170,12 @@ def minimise_shared(
   if isinstance(adjoint, Implicit):
     x0 = lax.stop_gradient((frames0, shared0))
     cost = pruned(lambda theta, x: problem.normal(theta, x).cost, theta, x0)
-    x, found = _argmin(problem, cost, adjoint, theta, x0)
-    model = problem.normal(*lax.stop_gradient((theta, x)))
+    (frames, shared), found = _argmin(problem, cost, adjoint, theta, x0)
+    model = problem.normal(*lax.stop_gradient((theta, (frames, shared))))
     information = eliminate_frames(model, jnp.zeros((), shared0.dtype))[2]
     kept = jnp.all(adjoint.kept(found.distance).frames)
-    return ArrowSolution(*x, cost(theta, x), found.steps, kept, information, found.distance)
+    cost_there = cost(theta, (frames, shared))
+    return ArrowSolution(frames, shared, cost_there, found.steps, kept, information, found.distance)
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
