@@ -190,7 +190,7 @@ def test_no_pickle_runs_code(flame, tmp_path):
     (np.save if file.suffix == ".npy" else np.savez)(file, objects, allow_pickle=True)
     assert survives(load)
   assert not canary.exists()
-  pickle.loads(pickle.dumps(Canary(canary)))
+  pickle.loads(pickle.dumps(Canary(canary))).close()
   assert canary.exists()  # it would have
 
 
