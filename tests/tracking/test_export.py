@@ -19,7 +19,7 @@ STRANGER = """
 import json, sys
 import jax, numpy as np
 from jax import export
-tracker = compiled.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+tracker = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
 data = dict(np.load(sys.argv[2]))
 lengths = []
 for n in (len(data["landmarks"]), 1):

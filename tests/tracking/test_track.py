@@ -271,15 +271,21 @@ def clip(small_head):
 
 
 @pytest.fixture(scope="module")
+def still_head(small_head):
+  """Of a detector whose points do not slide over the face, as the clip's do not."""
+  return small_head.replace(view_bias=None)
+
+
+@pytest.fixture(scope="module")
 def weights():
   """Trusts the clip's landmarks."""
   return Weights(sd_landmark=0.002, sd_offset=0.002, w_identity=1.0)
 
 
 @pytest.fixture(scope="module")
-def from_landmarks(small_head, clip, weights):
+def from_landmarks(still_head, clip, weights):
   """Frames 3 and 4 missing."""
-  return pipeline.track(small_head, Gap(clip), SMALL, weights)
+  return pipeline.track(still_head, Gap(clip), SMALL, weights)
 
 
 @pytest.fixture(scope="module")
@@ -328,8 +334,8 @@ def test_landmarks_alone(from_landmarks, clip, project):
 
 
 @pytest.mark.slow
-def test_tracking_is_deterministic(small_head, from_landmarks, clip, weights):
-  again = pipeline.track(small_head, Gap(clip), SMALL, weights)
+def test_tracking_is_deterministic(still_head, from_landmarks, clip, weights):
+  again = pipeline.track(still_head, Gap(clip), SMALL, weights)
   pairs = zip(
     jax.tree.leaves((again.identity, again.poses, again.energies)),
     jax.tree.leaves((from_landmarks.identity, from_landmarks.poses, from_landmarks.energies)),
@@ -340,8 +346,8 @@ def test_tracking_is_deterministic(small_head, from_landmarks, clip, weights):
 
 
 @pytest.mark.slow
-def test_going_on_from_a_result_keeps_its_identity(small_head, from_landmarks, clip, weights, project):
-  again = pipeline.track(small_head, Gap(clip), SMALL, weights, init=from_landmarks)
+def test_going_on_from_a_result_keeps_its_identity(still_head, from_landmarks, clip, weights, project):
+  again = pipeline.track(still_head, Gap(clip), SMALL, weights, init=from_landmarks)
   np.testing.assert_array_equal(again.identity.shape, from_landmarks.identity.shape)
   np.testing.assert_allclose(again.identity.camera.focal, from_landmarks.identity.camera.focal, rtol=1e-5)
   np.testing.assert_allclose(again.identity.camera.principal, from_landmarks.identity.camera.principal, atol=1e-5)
