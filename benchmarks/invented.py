@@ -48,29 +48,16 @@ class Tampered:
     return self.clip.images(indices)
 
 
-@dataclasses.dataclass
-class Absent:
-  """The same clip as if nobody had seen a face in the tampered frames; implements `track.Clip`."""
-
-  tampered: Tampered
-
-  @property
-  def size(self):
-    return self.tampered.size
-
-  def __len__(self):
-    return len(self.tampered)
+class Absent(Tampered):
+  """The same clip as if nobody had seen a face in the tampered frames."""
 
   def landmarks(self):
-    points, confidence, dense = (None if a is None else np.array(a) for a in self.tampered.landmarks())
-    for _, start, stop in self.tampered.runs:
+    points, confidence, dense = (None if a is None else np.array(a) for a in super().landmarks())
+    for _, start, stop in self.runs:
       confidence[start:stop] = 0.0
       if dense is not None:
         dense[start:stop] = np.nan
     return points, confidence, dense
-
-  def images(self, indices):
-    return self.tampered.images(indices)
 
 
 def tamper(clip, other_points, seed: int, n_runs: int = 4) -> Tampered:
@@ -261,7 +248,7 @@ def run(model, clips, config, weights, n: int, seed: int = 0, absent: bool = Fal
     other = clips[(k + 1) % len(clips)]
     tampered = tamper(clips[k], (other.landmarks()[0], other.landmarks()[2]), seed, n_runs=min(4, n - len(rows)))
     found, trust = track_and_judge(model, tampered, config, weights)
-    beside = track_and_judge(model, Absent(tampered), config, weights)[0] if absent else clean[k]
+    beside = track_and_judge(model, Absent(**vars(tampered)), config, weights)[0] if absent else clean[k]
     new = verdict(tampered, found, trust, beside, truth[k])
     for row in new:
       if row["surely_wrong"] or row["beside"] > NEAR_PERCENT:

@@ -233,7 +233,7 @@ def test_nothing_is_dropped_when_every_face_touches_every_pixel(monkeypatch):
   want = dense(screen, faces, colors, SIZE, 0.5, 0.1)
   np.testing.assert_allclose(render(screen, faces, colors, SIZE, 0.5, 0.1)[0], want[0], atol=5e-5)
   soft._aggregate.cache_clear()
-  monkeypatch.setattr(soft, "_frames_at_once", lambda *_: 2)
+  monkeypatch.setattr(soft, "most_frames", lambda *_: 2)
   frames = jnp.stack([screen] * 3)
   loss = lambda s: soft_render(s, faces, colors, SIZE, sigma=0.5, gamma=0.1)  # noqa: E731
 

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from vht_jax.host.machine import for_each_machine
 from vht_jax.render.gather import frames_in_turn, in_groups
 from vht_jax.render.interpolate import depth_and_bary
-from vht_jax.render.tiles import Blocks
+from vht_jax.render.tiles import Blocks, most_frames
 from vht_jax.types import Array, Fragments
 
 NEAR = 1e-6  # a face with a vertex at or before this depth (m) is not drawn
@@ -99,7 +99,8 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
   @jax.custom_batching.custom_vmap
   @for_each_machine
   def kernel(screen, faces):
-    return in_groups(lambda some: _raster_batch(some, faces, size, cull_backfaces), screen, _most_frames(faces, size))
+    most = most_frames(faces.shape[0], size, _TILE, _MOST_CHUNK)
+    return in_groups(lambda some: _raster_batch(some, faces, size, cull_backfaces), screen, most)
 
   @kernel.def_vmap
   def rule(axis_size, in_batched, screen, faces):
@@ -117,11 +118,6 @@ def _visible_faces(size: tuple[int, int], cull_backfaces: bool):
     return batch(screen, faces), True
 
   return kernel
-
-
-def _most_frames(faces: Array, size: tuple[int, int]) -> int:
-  """How many frames may be drawn at once: even if every face covered the image, block numbers would be int32."""
-  return max(1, (2**31 - 1 - _MOST_CHUNK) // (faces.shape[0] * math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)))
 
 
 def _raster_batch(screen: Array, faces: Array, size: tuple[int, int], cull_backfaces: bool) -> Array:

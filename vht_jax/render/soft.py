@@ -37,7 +37,7 @@ from jaxtyping import Float, Int
 
 from vht_jax.render.gather import merge_vmap
 from vht_jax.render.raster import NEAR
-from vht_jax.render.tiles import Blocks, default_chunk_size
+from vht_jax.render.tiles import Blocks, default_chunk_size, most_frames
 from vht_jax.types import Array
 
 _TINY = 1e-15  # no 0 / 0, should rounding let a pixel see a face in the pass over depths and not in that over colours
@@ -207,7 +207,7 @@ def _aggregate(size: tuple[int, int]):
   @merge_vmap
   def forward(*args):
     corners, colors, parameters, drawn = args
-    if (n := _frames_at_once(drawn.shape, size)) < drawn.shape[0]:
+    if (n := most_frames(drawn.shape[1], size, _TILE, default_chunk_size())) < drawn.shape[0]:
       return lax.map(lambda a: jax.tree.map(lambda x: x[0], forward(*(x[None] for x in a))), args, batch_size=n)
     blocks, lookup = setup(corners, colors, parameters, drawn)
     row = lambda chunk: jnp.minimum(chunk.row, blocks.n_tiles - 1)  # noqa: E731
@@ -234,7 +234,7 @@ def _aggregate(size: tuple[int, int]):
   @merge_vmap
   def backward(*args):
     corners, colors, parameters, drawn, nearest, *cotangents = args
-    if (n := _frames_at_once(drawn.shape, size)) < drawn.shape[0]:
+    if (n := most_frames(drawn.shape[1], size, _TILE, default_chunk_size())) < drawn.shape[0]:
       return lax.map(lambda a: jax.tree.map(lambda x: x[0], backward(*(x[None] for x in a))), args, batch_size=n)
     blocks, lookup = setup(corners, colors, parameters, drawn)
     nearest = blocks.to_tiles(nearest)
@@ -279,8 +279,3 @@ def _aggregate(size: tuple[int, int]):
 
   aggregate.defvjp(aggregate_fwd, aggregate_bwd)
   return aggregate
-
-
-def _frames_at_once(shape: tuple[int, int], size: tuple[int, int]) -> int:
-  """How many frames' blocks can be numbered in int32 even if every face touches every tile."""
-  return max((2**31 - 1) // (shape[1] * math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)), 1)

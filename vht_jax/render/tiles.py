@@ -95,6 +95,13 @@ class Blocks:
     return tiled.transpose(0, 1, 3, 2, 4).reshape(self.n_tiles, self.tile * self.tile)
 
 
+def most_frames(n_faces: int, size: tuple[int, int], tile: int, chunk_size: int) -> int:
+  """How many frames' blocks can be numbered in int32, those that fill the last chunk too, if every face touches every
+  tile."""
+  tiles = math.ceil(size[0] / tile) * math.ceil(size[1] / tile)
+  return max((2**31 - 1 - chunk_size) // (n_faces * tiles), 1)
+
+
 def default_chunk_size() -> int:
   """In cache on a CPU; few trips, each with launches and a host sync, on an accelerator."""
   return 2048 if on_cpu() else 16384
