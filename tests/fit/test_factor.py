@@ -1,5 +1,10 @@
 """Factorisations in plain operations, and Newton's step within a trust region."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +55,28 @@ def test_derivatives_of_the_inverse_root():
     expected = pytest.approx(float(jax.jit(jax.grad(lapack))(0.0)), rel=1e-9)
     assert float(jax.jit(lambda t: jax.jvp(own, (t,), (1.0,))[1])(0.0)) == expected
     assert float(jax.jit(jax.grad(own))(0.0)) == expected
+
+
+TALL = """
+import hashlib, jax, numpy as np
+from vht_jax.fit.solvers.factor import over_rows
+rng = np.random.default_rng(0)
+for shape in ((3000, 60), (8, 452, 19), (1000, 3)):
+  a = rng.standard_normal(shape).astype(np.float32)
+  found = jax.jit(over_rows)(a, a[..., :50])
+  np.testing.assert_allclose(found, np.swapaxes(a, -1, -2) @ a[..., :50], atol=1e-2)
+  print(hashlib.sha256(np.asarray(found).tobytes()).hexdigest())
+"""
+
+
+def test_sums_over_many_rows_do_not_depend_on_the_number_of_threads():
+  found = []
+  for threads in (2, 16):  # the plain product of the first has other bits with 4 and 16 than with 2
+    env = os.environ | {"NPROC": str(threads), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", TALL], env=env, capture_output=True, text=True, check=True)
+    found.append(done.stdout.split())
+  assert len(found[0]) == 3
+  assert found[0] == found[1]
 
 
 def step_of(H, g, radius):

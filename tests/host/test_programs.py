@@ -214,8 +214,8 @@ def test_under_transformations_and_debugging_it_is_jit(how, folder, monkeypatch)
     with jax.disable_jit():
       np.testing.assert_array_equal(call(x), 2 * np.ones(3))
   else:
-    monkeypatch.setattr(jax, "devices", lambda: ["another"])
-    np.testing.assert_array_equal(call(x), 2 * np.ones(3))
+    monkeypatch.setattr(jax, "local_devices", lambda: ["another"])
+    np.testing.assert_array_equal(call(np.ones(3)), 2 * np.ones(3))
   assert not folder.exists()
 
 

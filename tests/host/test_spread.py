@@ -25,21 +25,22 @@ def frames(x, scale, more):
   return {"y": x * scale + sum(rows for _, rows in more), "here": jnp.full_like(x[:, 0], len(x))}
 
 def summed(x, valid):
-  return jnp.sum(jnp.where(valid[:, None], x, 0.0), axis=0)
+  return jnp.sum(jnp.where(valid[:, None], x, 0.0), axis=0)[None]
 
 each = stored(frames, by_frame={"x": 0, "more": lambda more: [(None, 0) for _ in more]})
-total = stored(summed, by_frame={"x": 0, "valid": 0}, total=True)
+total = stored(summed, by_frame={"x": 0, "valid": 0})
 x = np.arange(24, dtype=np.float32).reshape(8, 3)
 more = [(np.float32(7), 10 * x)]
 alone = each(x, np.float32(2), more)
 with spread.over_devices(4):
   shared, uneven = each(x, jnp.float32(2), more), each(x[:6], np.float32(2), [])
-  assert len(shared["y"].sharding.device_set) == 4
+  assert shared["y"].devices() == {jax.devices()[0]}
   np.testing.assert_array_equal(shared["y"], alone["y"])
   np.testing.assert_array_equal(shared["here"], 2)
   np.testing.assert_array_equal(uneven["here"], 6)
   valid = np.arange(8) % 3 > 0
-  np.testing.assert_array_equal(total(x, valid), x[valid].sum(0))
+  assert total(x, valid).shape == (4, 3)
+  np.testing.assert_array_equal(total(x, valid).sum(0), x[valid].sum(0))
 np.testing.assert_array_equal(each(x, np.float32(2), more)["here"], 8)
 print("equal")
 """
@@ -95,16 +96,15 @@ def test_more_devices_than_there_are():
 
 @pytest.mark.slow
 def test_a_clip_on_four_devices_and_on_two_processes_is_that_of_one(tmp_path):
-  """Within what rounding does to fits that end where a step gains less than 1e-5 of the energy."""
+  """Bit by bit: every device runs the program of one device on as many frames, and sums keep their order."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{free.getsockname()[1]}"
-  # The same factorisations in all of them: other than the library's where a process has several devices.
-  finished(run(TRACKED, 4, tmp_path, 1, 0, ""))
+  finished(run(TRACKED, 1, tmp_path, 1, 0, ""))
   finished(run(TRACKED, 4, tmp_path, 4, 0, ""))
+  read = lambda name: dict(np.load(tmp_path / name))
+  alone, spread = read("1-0.npz"), read("4-0.npz")
   finished(*(run(TRACKED, 2, tmp_path, 4, process, address) for process in (0, 1)))
-  alone, spread = (dict(np.load(tmp_path / name)) for name in ("1-0.npz", "4-0.npz"))
-  other = dict(np.load(tmp_path / "4-1.npz"))
-  for name, expected in alone.items():
-    np.testing.assert_allclose(spread[name], expected, atol=2e-3, rtol=1e-3)
-    np.testing.assert_array_equal(other[name], spread[name])  # of the last run, whose first process wrote over 4-0
+  for other in (spread, read("4-0.npz"), read("4-1.npz")):
+    for name, expected in alone.items():
+      np.testing.assert_array_equal(other[name], expected)

@@ -21,6 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vht_jax.fit.solvers.factor import over_rows
 from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, eliminate_frames
 from vht_jax.fit.terms.term import Entry, Linearised, Own
 from vht_jax.fit.unknowns import At, Shared, Unknowns, insert
@@ -112,7 +113,7 @@ def _of_frame(found: Linearised | Normal, frame: Layout) -> Normal:
   cost, r, root = _weighted(found)
   J = _columns(found.frame, frame, root).reshape(-1, frame.size)
   r = r.reshape(-1)
-  return Normal(cost, jnp.matmul(J.T, r, precision=HIGHEST), jnp.matmul(J.T, J, precision=HIGHEST))
+  return Normal(cost, jnp.matmul(J.T, r, precision=HIGHEST), over_rows(J, J))
 
 
 def _padded(found: Normal, n: int) -> Normal:
@@ -196,17 +197,17 @@ def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
     F, n = r.shape[0], unknowns.frame.size
     J4 = _columns(found.frame, unknowns.frame, root)
     J, flat = J4.reshape(F, -1, n), r.reshape(F, -1)
-    frame = mul("fri,fr->fi", J, flat), mul("fri,frj->fij", J, J)
+    frame = mul("fri,fr->fi", J, flat), over_rows(J, J)
   else:
     J4, frame = None, (None, None)
   if dense.shapes:
     G = _columns(whole, dense, root)
     flat = G.reshape(-1, dense.size)
     gradient |= _named(mul("fprs,fpr->s", G, r), dense)
-    square = jnp.matmul(flat.T, flat, precision=HIGHEST)
+    square = over_rows(flat, flat)
     matrix |= {(a, b): square[dense.at(a), dense.at(b)] for a in dense.names for b in dense.names}
     if J4 is not None:
-      cross |= _named(mul("fprn,fprs->fns", J4, G), dense)
+      cross |= _named(over_rows(J, G.reshape(F, -1, dense.size)), dense)
   for a, d in own.items():
     gradient[a] = mul("fpri,fpr->pi", d, r).reshape(-1)
     if J4 is not None:

@@ -1,7 +1,8 @@
-"""Whether what is being traced is for a CPU or for an accelerator: some things want to be done differently there."""
+"""What is being traced for: a CPU or an accelerator, one device or perhaps many; some things are done differently."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextvars import ContextVar
 
@@ -10,6 +11,27 @@ import jax.numpy as jnp
 from jax import lax
 
 _machine: ContextVar[bool | None] = ContextVar("on_cpu", default=None)  # what is being traced is for a CPU
+
+_lone: ContextVar[bool] = ContextVar("for_one_device", default=False)
+
+
+def for_one_device() -> bool:
+  """Whether what is traced now is certainly a program for one device (a part of which may then be the library's)."""
+  return _lone.get() or jax.local_device_count() == 1
+
+
+def one_device(fun: Callable) -> Callable:
+  """`fun`, of which a program for one device is made."""
+
+  @functools.wraps(fun)
+  def traced(*args, **kwargs):
+    token = _lone.set(True)
+    try:
+      return fun(*args, **kwargs)
+    finally:
+      _lone.reset(token)
+
+  return traced
 
 
 def on_cpu() -> bool:

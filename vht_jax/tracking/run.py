@@ -61,7 +61,7 @@ class Run:
 
   @functools.cached_property
   def batch(self) -> int:
-    """How many frames are optimised at once."""
+    """How many frames a device optimises at once."""
     return self.config.batch_size or (CPU_BATCH if jax.default_backend() == "cpu" else BATCH)
 
   @property
@@ -75,9 +75,13 @@ class Run:
     groups = view_bias.groups_of(self.model)
     return np.concatenate([groups[:N_LANDMARKS], groups[N_LANDMARKS:][::DENSE_STEP]])[: len(self.lm.relative_sd)]
 
-  def per_frame(self, solve: Callable[[np.ndarray], Any]) -> Any:
-    """`solve(index)` of all frames, chunk by chunk; host side."""
-    return in_chunks(solve, self.n_frames, LANDMARK_CHUNK)
+  def per_frame(self, solve: Callable[[np.ndarray], Any], shares: int = 1) -> Any:
+    """`solve(index)` of all frames, chunk by chunk; host side.
+
+    Args:
+      shares: of devices among which the program of `solve` spreads a chunk.
+    """
+    return in_chunks(solve, self.n_frames, LANDMARK_CHUNK * shares)
 
   def summed(self, solve: Callable[[np.ndarray, np.ndarray], Any], counted: np.ndarray) -> Any:
     """`solve(index, weight)` of all frames chunk by chunk, added up in float64.

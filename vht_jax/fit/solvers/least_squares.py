@@ -151,7 +151,7 @@ def eliminate_frames(model: ArrowNormal, damping: Array | float):
   solved = factor.dot(roots, right)  # (F, n, m + 1)
   m = model.shared_gradient.shape[0]
   flat = solved.reshape(-1, m + 1)
-  reduced = jnp.matmul(flat[:, :m].T, flat, precision=HIGHEST)
+  reduced = factor.over_rows(flat[:, :m], flat)
   eye = jnp.eye(m, dtype=bool)
   damped = model.shared_matrix * jnp.where(eye, 1 + damping, 1)
   damped = damped + jnp.where(eye & (model.shared_matrix == 0), 1.0, 0.0)

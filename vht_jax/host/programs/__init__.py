@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.host import prefetch
+from vht_jax.host.machine import one_device
 from vht_jax.host.programs import kept, spread
 
 log = logging.getLogger("vht_jax")
@@ -63,7 +64,7 @@ _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_
 
 def stored(
   fun: Callable, *, static_argnames: tuple[str, ...] = (), rough: bool = False,
-  by_frame: Mapping[str, spread.Axes] | None = None, total: bool = False,
+  by_frame: Mapping[str, spread.Axes] | None = None,
 ) -> Callable:  # fmt: skip
   """`jax.jit(fun, static_argnames=...)` whose traced programs are kept on disk.
 
@@ -75,40 +76,45 @@ def stored(
     static_argnames: as for `jax.jit`; their values have to have a `repr` that says all of them.
     rough: that it is compiled soon counts more than how fast it runs (`ROUGH`).
     by_frame: of a function that does the same for every frame, the arguments that have frames, see `spread.spread`;
-      with several devices (`spread.over_devices`) each does its share. Results have frames.
-    total: results are sums over frames instead.
+      with several devices (`spread.over_devices`) each does its share. Results have frames; what is a sum over frames
+      has an axis of 1 in their place, of which the caller gets as many as there are shares.
   """
-  jitted = jax.jit(fun, static_argnames=static_argnames)
+  alone = one_device(fun)
+  jitted = jax.jit(alone, static_argnames=static_argnames)
   signature = inspect.signature(fun)
   programs: dict[Any, _Program] = {}
 
+  def run(arguments: dict[str, Any], static: dict[str, Any]) -> Any:
+    rehearsal = getattr(_rehearsed, "by", None)
+    leaves, tree = jax.tree.flatten(arguments)
+    device = None if folder is None else _device(leaves)
+    if device is None:
+      return jitted(**arguments, **static)
+    kinds = tuple((t.shape, t.dtype.name, t.weak_type) for t in map(jax.typeof, leaves))
+    state = tuple(getattr(jax.config, name, None) for name in _TRACING)
+    identity = (tree, tuple(static.items()), kinds, state)
+    with _lock:
+      program = programs.get((identity, device))
+    if program is None:
+      flat = lambda *leaves: alone(**jax.tree.unflatten(tree, leaves), **static)
+      flat.__name__ = fun.__name__  # by which profiles and XLA's cache call it
+      text = f"{fun.__module__}:{fun.__qualname__} {identity}"
+      # Not every program can be exported; if `fun` itself fails, it does so again there.
+      plainly = lambda *leaves: jitted(**jax.tree.unflatten(tree, leaves), **static)
+      with _lock:
+        program = programs.setdefault((identity, device), _Program(flat, leaves, text, plainly, rough, device))
+    return program.run(leaves) if rehearsal is None else rehearsal.blank(program)
+
   @functools.wraps(fun)
   def call(*args, **kwargs):
-    rehearsal = getattr(_rehearsed, "by", None)
     if folder is None and spread.mesh is None:
       return jitted(*args, **kwargs)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     static = {name: bound.arguments.pop(name) for name in static_argnames}
     if by_frame and (mesh := spread.mesh_for(bound.arguments, by_frame)) is not None:
-      return spread.spread(fun, mesh, bound.arguments, static, by_frame, total)
-    leaves, tree = jax.tree.flatten(bound.arguments)
-    if folder is None or not _plain(leaves):
-      return jitted(*args, **kwargs)
-    kinds = tuple((t.shape, t.dtype.name, t.weak_type) for t in map(jax.typeof, leaves))
-    state = tuple(getattr(jax.config, name, None) for name in _TRACING)
-    identity = (tree, tuple(static.items()), kinds, state)
-    with _lock:
-      program = programs.get(identity)
-    if program is None:
-      flat = lambda *leaves: fun(**jax.tree.unflatten(tree, leaves), **static)
-      flat.__name__ = fun.__name__  # by which profiles and XLA's cache call it
-      text = f"{fun.__module__}:{fun.__qualname__} {identity}"
-      # Not every program can be exported; if `fun` itself fails, it does so again there.
-      plainly = lambda *leaves: jitted(**jax.tree.unflatten(tree, leaves), **static)
-      with _lock:
-        program = programs.setdefault(identity, _Program(flat, leaves, text, plainly, rough))
-    return program.run(leaves) if rehearsal is None else rehearsal.blank(program)
+      return spread.spread(lambda share: run(share, static), mesh, bound.arguments, by_frame)
+    return run(bound.arguments, static)
 
   return call
 
@@ -116,9 +122,9 @@ def stored(
 class _Program:
   """One program for leaves of given kinds; the first thread that needs it makes it, and others wait for that."""
 
-  def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable, rough: bool):
+  def __init__(self, flat: Callable, leaves: list, text: str, plainly: Callable, rough: bool, device: Any):
     """`plainly` is called with the leaves where the program cannot be exported."""
-    self._flat, self._text, self._plainly, self._rough = flat, text, plainly, rough
+    self._flat, self._text, self._plainly, self._rough, self._device = flat, text, plainly, rough, device
     self._leaves: list = leaves  # until it is traced
     self._traced: jax.export.Exported | None = None
     self._compiled: Callable | None = None
@@ -139,7 +145,7 @@ class _Program:
         return self._compiled
       name = self._flat.__name__
       try:
-        self._compiled = _compile(self.traced(), name, self._rough)
+        self._compiled = _compile(self.traced(), name, self._rough, self._device)
       except Exception as error:
         log.debug("%s is not kept: %s", name, error)
         self._compiled = self._plainly
@@ -220,15 +226,19 @@ def prefetched(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any
   return map(work, items) if rehearsing() else prefetch.prefetched(work, items)
 
 
-def _plain(leaves: list) -> bool:
-  """Whether a call is one that a stored program can do: numbers on the default device, nothing traced or debugged."""
-  if any(getattr(jax.config, name, False) for name in _DEBUGGING) or jax.process_count() > 1:
-    return False
-  device = getattr(jax.config, "jax_default_device", None) or jax.devices()[0]
+def _device(leaves: list) -> Any:
+  """The one device on which a stored program can do a call; None: one that does not exist, or is traced or debugged."""
+  if any(getattr(jax.config, name, False) for name in _DEBUGGING):
+    return None
+  default = getattr(jax.config, "jax_default_device", None) or jax.local_devices()[0]
+  found = set()
   for leaf in leaves:
-    if isinstance(leaf, jax.core.Tracer) or (isinstance(leaf, jax.Array) and leaf.devices() != {device}):
-      return False
-  return getattr(device, "platform", None) == jax.default_backend()
+    if isinstance(leaf, jax.core.Tracer):
+      return None
+    if isinstance(leaf, jax.Array):
+      found |= leaf.devices()
+  device = found.pop() if found else default
+  return device if not found and getattr(device, "platform", None) == jax.default_backend() else None
 
 
 def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], None]) -> jax.export.Exported:
@@ -248,12 +258,14 @@ def _traced(flat: Callable, leaves: list, text: str, missing: Callable[[str], No
   return found
 
 
-def _compile(exported: jax.export.Exported, name: str, rough: bool) -> jax.stages.Compiled:
+def _compile(exported: jax.export.Exported, name: str, rough: bool, device: Any) -> jax.stages.Compiled:
   def run(*leaves):
     return exported.call(*leaves)
 
   run.__name__ = name
-  return compiled(jax.jit(run).lower(*(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in exported.in_avals)), rough)
+  at = jax.sharding.SingleDeviceSharding(device)
+  kinds = (jax.ShapeDtypeStruct(t.shape, t.dtype, sharding=at) for t in exported.in_avals)
+  return compiled(jax.jit(run).lower(*kinds), rough)
 
 
 def compiled(lowered: jax.stages.Lowered, rough: bool = False) -> jax.stages.Compiled:

@@ -2,9 +2,10 @@
 
 Frames have nothing to say to each other in the stages that take the time (landmarks, colours, the skin's texture,
 pictures), and what the whole clip shares comes from a fixed number of frames (bundle, keyframes) or is a sum over all
-(joint steps). So every device gets as many frames of a batch; their results are gathered by all (one `all_gather` a
-call), sums added up by all (`psum`), and the rest of the tracker does not notice. Since all processes of a cluster
-then have the same results, each of them can run the same `track`.
+(joint steps). So every device gets as many frames as one alone would do at once (`shares` times as many a call); their
+results are gathered by all (one `all_gather` a call), and the rest of the tracker does not notice: a device runs the
+same program on the same frames, and sums are added up in the order of the frames, so that any number of devices gives
+the same bits. Since all processes of a cluster then have the same results, each of them can run the same `track`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def over_devices(devices: Sequence[Any] | int = 0) -> Iterator[int]:
   """Inside the block `track` and what draws its result spread the frames of a clip over some devices.
 
   In a cluster (`jax.distributed.initialize`) over the devices of all its processes, each of which then calls `track`
-  with the same arguments and gets the same result. Of one kind of devices; a batch (`batch_size`, 128 in the landmark
-  stage) that cannot be shared equally by them is left to one.
+  with the same arguments and gets the same result. Of one kind of devices; each does `batch_size` frames at once (128
+  in the landmark stage).
 
   Args:
     devices: these, or how many of `jax.devices()`; 0: all.
@@ -60,6 +61,11 @@ def _named(devices: Sequence[Any]) -> str:
   return devices[0].device_kind if len(devices) == 1 else f"{len(devices)} of {devices[0].device_kind}"
 
 
+def shares() -> int:
+  """By how many devices a call is shared: it may have as many times the frames that one does at once."""
+  return 1 if mesh is None else mesh.size
+
+
 def mesh_for(arguments: Mapping[str, Any], by_frame: Mapping[str, Axes]) -> Mesh | None:
   """The devices for a call; None where one is enough, or the frames cannot be shared equally."""
   if mesh is None:
@@ -70,59 +76,48 @@ def mesh_for(arguments: Mapping[str, Any], by_frame: Mapping[str, Axes]) -> Mesh
 
 
 def spread(
-  fun: Callable, mesh: Mesh, arguments: Mapping[str, Any], static: Mapping[str, Any], by_frame: Mapping[str, Axes],
-  total: bool,
-) -> Any:  # fmt: skip
-  """`fun(**arguments, **static)` with every device's share of the frames.
+  run: Callable[[dict[str, Any]], Any], mesh: Mesh, arguments: Mapping[str, Any], by_frame: Mapping[str, Axes]
+) -> Any:
+  """`run(arguments)` of every device's share of the frames, all of them together on this process's first device.
 
   Args:
+    run: on the device on which its arguments are, as with one device: so its program has the same bits (one for all
+      devices would be compiled in another way).
     by_frame: arguments with frames; all others are the same for all of them.
-    total: results are sums over frames.
   """
-  specs = {name: _spec(by_frame.get(name), argument) for name, argument in arguments.items()}
-  placed = jax.tree.map(
-    lambda spec, part: jax.tree.map(functools.partial(_placed, NamedSharding(mesh, spec)), part), specs,
-    dict(arguments), is_leaf=lambda spec: isinstance(spec, PartitionSpec),
-  )  # fmt: skip
-  return _program(fun, mesh, tuple(static.items()), _Specs(specs), total)(placed)
+  axes_of = lambda axes, argument: axes(argument) if callable(axes) else axes
+  axes = {name: axes_of(by_frame.get(name), argument) for name, argument in arguments.items()}
+  found = []
+  for k, device in enumerate(mesh.devices):
+    if device.process_index != jax.process_index():
+      continue
+    rows = functools.partial(_rows, k=k, shares=mesh.size)
+    share = {name: jax.tree.map(rows, axes[name], arguments[name], is_leaf=lambda a: a is None) for name in arguments}
+    found.append(run(jax.device_put(share, device)))
+    if device.platform == "cpu":
+      # The devices of a host share its threads; programs of several at once can each hold some and wait for more.
+      jax.block_until_ready(found[-1])
+  where = NamedSharding(mesh, PartitionSpec(AXIS))
+
+  def joined(*parts: jax.Array) -> jax.Array:
+    shape = (len(parts[0]) * mesh.size, *parts[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, where, list(parts))
+
+  return jax.tree.map(lambda a: a.addressable_data(0), _gather(mesh)(jax.tree.map(joined, *found)))
 
 
-def _spec(axes: Axes | None, argument: Any) -> Any:
-  if axes is None:
-    return PartitionSpec()
-  found = axes(argument) if callable(axes) else axes
-  return jax.tree.map(
-    lambda axis: PartitionSpec() if axis is None else PartitionSpec(AXIS), found, is_leaf=lambda axis: axis is None
-  )
+def _rows(axis: int | None, part: Any, k: int, shares: int) -> Any:
+  """Those of share k of the arrays of `part`, or all of them if frames are not what leads there."""
+  if axis is None:
+    return part
+
+  def own(leaf):
+    count = len(leaf) // shares
+    return leaf[k * count : (k + 1) * count]
+
+  return jax.tree.map(own, part)
 
 
-def _placed(where: NamedSharding, leaf: Any) -> jax.Array:
-  if where.is_fully_addressable:
-    return jax.device_put(leaf, where)
-  here = np.asarray(leaf)  # every process has all of it, and gives its devices their part
-  return jax.make_array_from_callback(here.shape, where, lambda index: here[index])
-
-
-class _Specs:
-  """A pytree of specifications as a key: equal if it says the same."""
-
-  def __init__(self, specs: dict[str, Any]):
-    self.specs, self.text = specs, repr(specs)
-
-  def __hash__(self) -> int:
-    return hash(self.text)
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, _Specs) and other.text == self.text
-
-
-@functools.lru_cache(maxsize=64)
-def _program(fun: Callable, mesh: Mesh, static: tuple, specs: _Specs, total: bool) -> Callable:
-  def share(arguments):
-    found = fun(**arguments, **dict(static))
-    together = jax.lax.psum if total else functools.partial(jax.lax.all_gather, tiled=True)
-    return jax.tree.map(lambda a: together(a, AXIS), found)
-
-  share.__name__ = fun.__name__
-  # All devices end with the same, which the types of shard_map cannot see of an all_gather.
-  return jax.jit(jax.shard_map(share, mesh=mesh, in_specs=(specs.specs,), out_specs=PartitionSpec(), check_vma=False))
+@functools.lru_cache
+def _gather(mesh: Mesh) -> Callable:
+  return jax.jit(lambda found: found, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -14,6 +14,7 @@ from vht_jax.fit.layer import albedo_map
 from vht_jax.fit.terms.surface import fold_surface, make_surface
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.programs import namespace, prefetched, stored
+from vht_jax.host.programs.spread import shares
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
@@ -31,7 +32,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   """Goes on after `state.done` frames, and saves what it has whenever that is due."""
   config, n = run.config, run.n_frames
   sequential = config.schedule == "sequential"
-  batch = 1 if sequential else run.batch
+  batch = 1 if sequential else run.batch * shares()
   run.progress.stage("frames", n)
   surface, albedo, lm, shared = _person(
     run.colored,

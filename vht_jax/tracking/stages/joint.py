@@ -14,6 +14,7 @@ from vht_jax.fit.assemble import Reduced
 from vht_jax.fit.layer import albedo_map
 from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
+from vht_jax.host.programs.spread import shares
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.protocols import NoCheckpoint
 from vht_jax.tracking.run import Run
@@ -65,18 +66,21 @@ def _reduced(state: TrackState, run: Run, valid: np.ndarray) -> Reduced:
   shared, appearance, every = known(state.shared), known(state.appearance), known(state.xs)
   surface, albedo = _coloured(run.colored, shared.shape, appearance)
   total: Any = None
-  for start in range(0, n, run.batch):
-    rows = np.arange(start, start + run.batch)
+  batch = run.batch * shares()
+  for start in range(0, n, batch):
+    rows = np.arange(start, start + batch)
     index = np.minimum(rows, n - 1)
     xs, lm = every[index], landmarks_of(state, run, beside_colours=True)
-    part = _reduce(
+    parts = _reduce(
       surface, lm, albedo, appearance.light, shared, run.observed_of(index),
       crops_of(run.clip, index, xs, config.gauss_newton.crop_size), run.weights, state.photo_pixels, np.nan_to_num(xs),
       valid[index] & (rows < n), skin_entries_of(state, run, index), config.gauss_newton.n_samples,
     )  # fmt: skip
-    part = jax.tree.map(np.asarray, part)
-    total = part if total is None else total + part
-    run.progress.advance(min(run.batch, n - start))
+    parts = jax.tree.map(np.asarray, parts)
+    for share in range(len(parts.cost)):
+      part = jax.tree.map(lambda a: a[share], parts)
+      total = part if total is None else total + part
+    run.progress.advance(min(batch, n - start))
   return total
 
 
@@ -87,14 +91,15 @@ def _coloured(model, shape, appearance):
 
 
 @functools.partial(
-  stored, static_argnames=("n_samples",), total=True,
+  stored, static_argnames=("n_samples",),
   by_frame={"observed": 0, "crops": 0, "xs": 0, "valid": 0, "more": frames_axis},
 )  # fmt: skip
 def _reduce(surface, lm, albedo, light, shared, observed, crops, weights, pixels, xs, valid, more, n_samples):
   weights = weights.replace(photo_pixels=pixels)  # as in the identity stage
-  return clip.reduce_frames(
+  total = clip.reduce_frames(
     surface, lm, albedo, light, shared, observed, crops, weights, xs, valid, n_samples=n_samples, more=more
   )
+  return jax.tree.map(lambda a: a[None], total)  # of the frames of one share
 
 
 @stored

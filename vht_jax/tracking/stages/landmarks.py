@@ -11,6 +11,7 @@ from vht_jax.fit import frame, unknowns
 from vht_jax.fit.solvers import uncertainty
 from vht_jax.fit.unknowns import Shared, camera_of
 from vht_jax.host.programs import stored
+from vht_jax.host.programs.spread import shares
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import initial, initial_unknowns, landmarks_of, skin_entries_of
@@ -44,15 +45,16 @@ def refit(state: TrackState, run: Run, settled: bool = False) -> tuple[TrackStat
   model, shared = fold_landmarks(landmarks_of(state, run), known(state.shared))
   run.progress.stage("landmarks", run.n_frames)
 
+  observed_of = run.settled_of if settled else run.observed_of
+  begun = run.per_frame(lambda index: initial(model, observed_of(index))) if state.xs is None else state.xs
+
   def solve(index):
-    observed = run.settled_of(index) if settled else run.observed_of(index)
-    x0 = initial(model, observed) if state.xs is None else state.xs[index]
     more = skin_entries_of(state, run, index)
-    found = _fit_frames(model, observed, shared, run.weights, x0, camera(state, run), more)
+    found = _fit_frames(model, observed_of(index), shared, run.weights, begun[index], camera(state, run), more)
     run.progress.advance(len(np.unique(index)))
     return found
 
-  xs, cost, pose_sd = run.per_frame(solve)
+  xs, cost, pose_sd = run.per_frame(solve, shares())
   return state.replace(xs=xs, pose_sd=pose_sd), cost
 
 
