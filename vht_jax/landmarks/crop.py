@@ -29,7 +29,7 @@ from vht_jax.landmarks.detection import (
   plausible_iris,
 )
 from vht_jax.landmarks.mirror import Seen
-from vht_jax.landmarks.person import Person, area, bounds, overlap
+from vht_jax.landmarks.person import SAME_FACE, Person, area, bounds, distinct, overlap
 
 _CROP_SIDES = (3.0, 2.0, 1.5)  # of the face box; the wide one leaves room to move, the tight ones shut neighbours out
 _LARGEST_CROP = 1 << 15  # px; no face is so large
@@ -257,19 +257,17 @@ class CropTracker:
   def _scored(self, rgb: np.ndarray, box: np.ndarray, quarter: int, upright: int) -> np.ndarray:
     """The face finder's box; with its score on the image in which the face is upright, if it was another one."""
     boxes = [] if upright == quarter else self._find(rgb, (upright,))
-    score = max((other[4] for other in boxes if overlap(other, box) > 0.3), default=box[4])
+    score = max((other[4] for other in boxes if overlap(other, box) >= SAME_FACE), default=box[4])
     return np.append(box[:4], max(score, box[4])).astype(np.float32)
 
   def _find(self, rgb: np.ndarray, quarters: Sequence[int], known: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
     """`known` boxes and those of faces in the image turned by each of the `quarters` that do not lie on one before."""
     boxes = list(known)
     for quarter in quarters:
-      found = []
       for box in self._upright(turned(rgb, quarter)):
         corners = turned_back(box[:4].reshape(2, 2), quarter, (rgb.shape[1], rgb.shape[0]))
-        found.append(np.append(bounds(corners), box[4]).astype(np.float32))
-      boxes += [box for box in found if all(overlap(box, other) < 0.3 for other in boxes)]
-    return boxes
+        boxes.append(np.append(bounds(corners), box[4]).astype(np.float32))
+    return distinct(boxes)
 
   def _find_near(self, rgb: np.ndarray, quarter: int) -> list[np.ndarray]:
     """Boxes of faces around the last one, if that was small."""

@@ -15,13 +15,12 @@ from vht_jax.host.quiet import quiet_stderr
 from vht_jax.landmarks.crop import CropTracker
 from vht_jax.landmarks.detection import Detection
 from vht_jax.landmarks.mirror import mirrored_mean
-from vht_jax.landmarks.person import overlap
+from vht_jax.landmarks.person import distinct
 
 BLACK = np.zeros((64, 64, 3), np.uint8)
 # px. The full-range model sees 192 pixels of an image: faces of a twelfth of it (heads of three clips pasted into
 # pictures: from 24 to 36 px in windows of 384), and in larger pictures those of `crop.SMALL` of them.
 WINDOWS = (768, 384)
-_SAME = 0.3  # overlap of two boxes of one face
 
 
 def import_mediapipe():
@@ -153,13 +152,8 @@ def in_windows(
       for x in _starts(width, side):
         for box in find(np.ascontiguousarray(rgb[y : y + side, x : x + side])):
           boxes.append(box + np.array([x, y, x, y, 0], np.float32))
-    boxes.sort(key=lambda box: -box[4])
-    kept: list[np.ndarray] = []
-    for box in boxes:
-      if all(overlap(box, other) < _SAME for other in kept):
-        kept.append(box)
-    if kept:
-      return kept
+    if boxes:
+      return distinct(sorted(boxes, key=lambda box: -box[4]))
   return []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ _USED_TO = 25
 # people crossed. The same person differs by up to 4.5 from what was known of them one frame before (14 clips, 1,600
 # frames; 99 of 100 by up to 3.4), and does not leave by half a face's width within a frame.
 _HOP, _SUSPECT = 0.4, 3.6
+SAME_FACE = 0.3  # overlap of two boxes from which on they are of one face, as in MediaPipe's own suppression
 
 Locate = Callable[[np.ndarray], np.ndarray | None]
 
@@ -32,6 +33,15 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
   low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:4], b[2:4])
   both = float(np.prod(np.maximum(high - low, 0.0)))
   return both / max(area(a) + area(b) - both, 1e-9)
+
+
+def distinct(boxes: Iterable[np.ndarray]) -> list[np.ndarray]:
+  """Boxes x0, y0, x1, y1, ... without those of a face that has one before."""
+  kept: list[np.ndarray] = []
+  for box in boxes:
+    if all(overlap(box, other) < SAME_FACE for other in kept):
+      kept.append(box)
+  return kept
 
 
 def area(box: np.ndarray) -> float:
