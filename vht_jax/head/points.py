@@ -250,8 +250,13 @@ def locate(points: Points, x: Array, shared: Any) -> Array:
 
 def see(points: Points, x: Array, shared: Any) -> Seen:
   """`locate` with its derivatives."""
+  return seen(points, placed_by(points, x, shared), shared)
+
+
+def placed_by(points: Points, x: Array, shared: Any) -> Placed:
+  """`place` by the unknowns of a frame and the shared ones, as for `locate`."""
   shaped, joints = shaped_points(points, shared.shape, x[:-N_POSE])
-  return seen(points, place(points, shaped, x[-N_POSE:], shared, joints), shared)
+  return place(points, shaped, x[-N_POSE:], shared, joints)
 
 
 def seen(points: Points, placed: Placed, shared: Any) -> Seen:

@@ -29,12 +29,16 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vht_jax.head import points as pts
 from vht_jax.head.motion import product
-from vht_jax.head.points import Placed
+from vht_jax.head.points import Placed, Points
 from vht_jax.types import Array, FlameModel, ViewBias
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -87,6 +91,24 @@ def view_and_derivative(placed: Placed) -> tuple[Array, Array]:
   by_R, by_t = jax.jacfwd(view, argnums=(0, 1))(placed.R, placed.t)
   d_sines = product("sab,abk->sk", by_R, placed.d_R) + product("sa,ak->sk", by_t, placed.d_t)
   return view(placed.R, placed.t), d_sines
+
+
+def see_beside(
+  points: Points, x: Array, shared: Any, beside: Callable[[Array], tuple[Array, Array]]
+) -> tuple[pts.Seen, Array]:
+  """`points.see` of what lies beside the points, by a displacement that changes with the view.
+
+  Args:
+    points, x, shared: as for `points.see`.
+    beside: of the sines (2,): the displacements (N, 3) m, head axes, and their derivatives by the sines (N, 3, 2).
+
+  Returns:
+    Where it is seen, and the sines of yaw and pitch (2,).
+  """
+  placed = pts.placed_by(points, x, shared)
+  sines, d_sines = view_and_derivative(placed)
+  moved, slide = beside(sines)
+  return pts.seen(points, pts.displaced(placed, moved, slide, d_sines), shared), sines
 
 
 def fields(bias: ViewBias, points: Array, middle: Array, eye_distance: Array) -> Array:

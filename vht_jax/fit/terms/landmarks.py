@@ -83,12 +83,8 @@ def predict(model: LandmarkModel, x: Array, shared: Shared, common: Array | None
 
 def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common: Array | None = None) -> pts.Seen:
   """`predict` with its derivatives; those by the offsets are `by_head`."""
-  points = model.points
-  shaped, joints = pts.shaped_points(points, shared.shape, x[: -pts.N_POSE])
-  placed = pts.place(points, shaped, x[-pts.N_POSE :], shared, joints)
-  sines, d_sines = view_bias.view_and_derivative(placed)
-  moved = _moved(model, shared, sines, common)
-  return pts.seen(points, pts.displaced(placed, moved, model.slide, d_sines), shared)
+  beside = lambda sines: (_moved(model, shared, sines, common), model.slide)
+  return view_bias.see_beside(model.points, x, shared, beside)[0]
 
 
 def view_of(x: Array, shared: Shared) -> Array:

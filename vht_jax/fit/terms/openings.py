@@ -30,9 +30,8 @@ class Openings(flax.struct.PyTreeNode):
   def linearise(self, at: At, observation: ObservedLandmarks) -> Linearised:
     model = self.model
     upper, lower = OPENINGS.T
-    shaped, joints = pts.shaped_points(model.points, at.shared.shape, at.x[: -pts.N_POSE])
     # Of all landmarks, as `Landmarks` has them: XLA makes them once.
-    placed = pts.place(model.points, shaped, at.x[-pts.N_POSE :], at.shared, joints)
+    placed = pts.placed_by(model.points, at.x, at.shared)
     seen = pts.seen(*pts.some(OPENINGS.T.reshape(-1), model.points, placed), at.shared)
     apart = lambda a: a[: len(OPENINGS)] - a[len(OPENINGS) :]
     both = observation.inverse_sd[upper] * observation.inverse_sd[lower]

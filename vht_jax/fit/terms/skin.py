@@ -66,16 +66,12 @@ class SkinPoints(flax.struct.PyTreeNode):
   fields: AnyArray  # of `Skin`
 
   def linearise(self, at: At, observation: ObservedSkin) -> Linearised:
-    points, camera = self.points, at.shared.replace(shape=at.shared.shape[:0])
-    common = common_of(at.shared)
-    shaped, joints = pts.shaped_points(points, camera.shape, at.x[: -pts.N_POSE])
-    placed = pts.place(points, shaped, at.x[-pts.N_POSE :], camera, joints)
-    sines, d_sines = view_bias.view_and_derivative(placed)
+    camera = at.shared.replace(shape=at.shared.shape[:0])
     fields = jnp.asarray(self.fields, at.x.dtype)
-    weighed = fields * common[None, None]
+    weighed = fields * common_of(at.shared)[None, None]
     slide = weighed[..., N_PLACED::2] + weighed[..., N_PLACED + 1 :: 2]  # (K, 3, 2) by the sines
-    moved = jnp.sum(weighed[..., :N_PLACED], -1) + view_bias.displacement(slide, sines)
-    seen = pts.seen(points, pts.displaced(placed, moved, slide, d_sines), camera)
+    beside = lambda sines: (jnp.sum(weighed[..., :N_PLACED], -1) + view_bias.displacement(slide, sines), slide)
+    seen, sines = view_bias.see_beside(self.points, at.x, camera, beside)
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
     shared = {name: d for name, d in seen.d_shared.items() if name != "shape"}
