@@ -17,9 +17,8 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "vht_jax"
 DOCS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 # Where the numbers of the method are; others in these folders that are no numbers need no row.
-SOLVERS = [
-  p for room in ("fit", "tracking", "texture_tracks", "landmarks", "vht") for p in (PACKAGE / room).rglob("*.py")
-]
+ROOMS = ("fit", "tracking", "texture_tracks", "landmarks", "vht", "masks", "results/offsets", "results/texture")
+SOLVERS = [p for room in ROOMS for p in (PACKAGE / room).rglob("*.py")]
 
 
 def text_of(path):

@@ -11,6 +11,8 @@ from parity import parity_file, parity_model
 from vht_jax.cameras import from_vht_intrinsics, make_camera, project
 from vht_jax.config import Weights
 from vht_jax.head import flame
+from vht_jax.render.image import gaussian_blur, sample_bilinear
+from vht_jax.render.shade import interpolate_corners, sample_texture, shade, shading
 from vht_jax.types import Fragments, Identity, Observations, RawPose
 from vht_jax.vht import energy as en
 
@@ -19,6 +21,9 @@ STEPS = (0, 1, 20)
 SIGMA = {0: 10.0, 1: 10.0**0.5, 20: 1e-4}
 # Relative L2 of gradients, cached, at scale 1: bilinear sampling sits at its kinks there (pack's README, surprise 2).
 CACHED_SCALE_1 = {0: 3e-3, 1: 1e-2, 20: 0.1}
+# Without those kinks; and how near one a place is that rounding may put on either side: spacings of float32 at the
+# image's far side. Ours differ from those in float64 by up to 2.3.
+BESIDE_KINKS, AT_KINK = 1e-3, 4
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +81,6 @@ def case_inputs(pack, model, case):
 
 @jax.jit
 def blurred(rgb, sigma):
-  from vht_jax.render.image import gaussian_blur
-
   return jax.vmap(lambda x: gaussian_blur(x, sigma))(rgb)
 
 
@@ -149,6 +152,8 @@ CASES_MARKED = [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for
 def test_terms_and_gradients_equal_the_originals(pack, model, case):
   for step in STEPS:
     for (kind, name), value in deviations({"f32": pack, "golden": pack}, model, case, step).items():
+      if kind == "cached" and case[3] == "1" and case not in QUICK:
+        continue  # held to less by `test_at_scale_1_gradients_differ_by_pixels_on_a_kink`
       tolerance = {"E": 1e-4 if name == "pos" else 2e-5, "fresh": 2e-3}
       tolerance["cached"] = CACHED_SCALE_1[step] if case[3] == "1" else 5e-3
       assert value < tolerance[kind], f"step {step}, {kind} {name}: {value:.1e}"
@@ -164,6 +169,103 @@ def test_in_float64_the_formulas_agree_much_closer(pack, pack64, model, case):
       tolerance = 5e-4 if (case, step) == ("A_s2_init", 0) else 3e-6
       for key, value in deviations({"f32": pack, "golden": pack64}, model, case, step, np.float64).items():
         assert value < tolerance, f"step {step}, {key}: {value:.1e}"
+
+
+@jax.jit
+def samples(model, inputs, targets):
+  """Where pixels look images up (F, P, 2) px, the slopes there, above and below (F, P, 2), and if they do (F, P)."""
+  identity, raws, _, fragments, _ = inputs
+  size = targets.shape[1:3]
+  across = 1e-4  # px, over a kink but hardly farther
+  texture = flame.albedo(model, identity.texture, identity.texture_layer)
+
+  def frame(raw, fragments, target):
+    pixels = en.pixels_of(model, fragments)
+    vertices = flame.skin(model, identity.shape, flame.limit_pose(raw))
+    screen, normals = project(identity.camera, vertices, size)[:, :2], flame.vertex_normals(vertices, model.faces)
+    surface = interpolate_corners(jnp.concatenate([screen, normals], -1)[model.faces], pixels.fragments)[0]
+    places, normals = surface[:, :2], surface[None, :, 2:]
+    rendered = shade(sample_texture(texture, pixels.uv), shading(identity.light, normals))[0]
+    sign = jnp.sign(sample_bilinear(target, places) - rendered)
+    slope = jax.grad(lambda places: jnp.sum(sign * sample_bilinear(target, places)))
+    return places, slope(places + across), slope(places - across), pixels.fragments.pix_to_face[0] >= 0
+
+  return jax.vmap(frame)(raws, fragments, targets)
+
+
+@jax.jit
+def gradients_by_place(model, inputs, frames, pixels, cotangents):
+  """Of each cotangent (K, 2) times the place of a pixel of a frame."""
+  identity, raws, observations, fragments, _ = inputs
+  size = observations.rgb.shape[1:3]
+
+  def pull(at):
+    frame, pixel, cotangent = at
+    face = fragments.pix_to_face[frame].reshape(-1)[pixel]
+    bary = fragments.bary_coords[frame].reshape(-1, 3)[pixel]
+
+    def along(identity, raws):
+      raw = jax.tree.map(lambda x: x[frame], raws)
+      vertices = flame.skin(model, identity.shape, flame.limit_pose(raw))
+      corners = project(identity.camera, vertices[model.faces[face]], size)[:, :2]
+      return jnp.sum(bary[:, None] * corners * cotangent[None])
+
+    return jax.grad(along, (0, 1))(identity, raws)
+
+  return jax.lax.map(pull, (frames, pixels, cotangents))
+
+
+def on_the_other_side(model, inputs, targets):
+  """What the gradient changes by if a pixel within rounding of a kink, along x or y, is on its other side."""
+  size = targets.shape[1:3]
+  places, above, below, seen = (np.asarray(a) for a in samples(model, inputs, targets))
+  beside = places - 0.5 - np.round(places - 0.5)
+  other = np.where(beside >= 0, below - above, above - below) * float(Weights().w_photo) / (seen.sum() * 3)
+  near = np.abs(beside) < AT_KINK * np.spacing(np.float32(max(size) / 2))
+  frames, pixels, axes = np.nonzero(near & seen[..., None] & (other != 0))
+  cotangents = np.where(np.arange(2) == axes[:, None], other[frames, pixels], 0).astype(np.float32)
+  found = gradients_by_place(model, inputs, frames.astype(np.int32), pixels.astype(np.int32), cotangents)
+  return [as_vht(jax.tree.map(lambda x: x[k], found)) for k in range(len(frames))]
+
+
+def unexplained(columns, rest):
+  """What is left of `rest` (n,) when the columns (n, K) that help are added, each whole or not at all; and how many."""
+  taken = np.zeros(columns.shape[1], bool)
+  while True:
+    sign = np.where(taken, -1, 1)
+    change = 2 * sign * (rest @ columns) + np.sum(columns**2, axis=0)
+    best = int(np.argmin(change))
+    if change[best] > -1e-12:
+      return rest, int(taken.sum())
+    rest = rest + sign[best] * columns[:, best]
+    taken[best] = not taken[best]
+
+
+@pytest.mark.slow
+@pytest.mark.differentiable
+@pytest.mark.parametrize("case", [c for c in CASES if c[3] == "1"])
+def test_at_scale_1_gradients_differ_by_pixels_on_a_kink(pack, model, case):
+  """Rounding chooses the side of a few pixels: with these on the original's, nothing is left of the difference.
+
+  They are too few, and taken whole or not at all, to explain anything else: not a gradient that is wrong by 2 %.
+  """
+  inputs = case_inputs(pack, model, case)
+  for step in STEPS:
+    targets = blurred(inputs[2].rgb, jnp.float32(SIGMA[step]))
+    ours = as_vht(value_and_grad(model, inputs, targets, jnp.float32(1.0))[1])
+    theirs = {name: pack[f"{case}_step{step}_grad_cached_{name}"].reshape(g.shape) for name, g in ours.items()}
+    names = [name for name, g in theirs.items() if np.any(g)]
+    flat = lambda g: np.concatenate([np.ravel(g[n]) / np.linalg.norm(theirs[n]) for n in names]).astype(np.float64)
+    columns = np.stack([flat(g) for g in on_the_other_side(model, inputs, targets)], axis=1)
+    ends = np.cumsum([theirs[name].size for name in names])[:-1]
+
+    def deviation(wrong):
+      rest, n = unexplained(columns, wrong * flat(ours) - flat(theirs))
+      return max(np.linalg.norm(part) for part in np.split(rest, ends)), n
+
+    left, n = deviation(1.0)
+    assert left < BESIDE_KINKS, f"step {step}: {left:.1e} with {n} of {columns.shape[1]} pixels on their other side"
+    assert deviation(1.02)[0] > 10 * BESIDE_KINKS
 
 
 SIZE = (64, 80)
