@@ -3,6 +3,9 @@
 Checked while tracing: nothing is compiled.
 """
 
+import inspect
+import re
+
 import beartype
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError, jaxtyped
 
+import vht_jax
 from vht_jax import cameras
 from vht_jax.head import flame
 from vht_jax.render import image, picture, raster, shade, soft, uv_bake
@@ -87,6 +91,21 @@ def test_render(quad):
     checked(uv_bake.bake_texture)(vertices[None], faces, uv, camera, picture_[None], (8, 8), light=LIGHT)
 
   jax.eval_shape(body, *quad)
+
+
+def test_every_array_in_a_public_signature_has_a_shape():
+  """All but pytrees, whose fields say it; a shape is written `Float[Array, "H W 3"]`."""
+  bare = {}
+  for name in vht_jax.__all__:
+    found = getattr(vht_jax, name)
+    found = getattr(found, "__wrapped__", found)
+    if inspect.isfunction(found):
+      text = " ".join(str(kind) for kind in found.__annotations__.values())
+      arrays = re.findall(r"\b(?:Any)?Array\b|np\.ndarray", re.sub(r"\w+\[[\w.]+, ['\"].*?['\"]\]", "", text))
+      unsaid = [p for p in inspect.signature(found).parameters if p not in found.__annotations__]
+      if arrays or unsaid:
+        bare[name] = arrays + unsaid
+  assert bare == {}
 
 
 def test_another_shape_is_found(quad):

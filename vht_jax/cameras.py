@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from vht_jax.types import Array, Camera
+from vht_jax.types import AnyArray, Array, Camera
 
 # world (PyTorch3D view: x left, y up, z in) -> camera (OpenCV: x right, y down, z in): half a turn about z.
 WORLD_TO_OPENCV = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
@@ -20,7 +20,12 @@ LOG_FOCAL_MEAN, LOG_FOCAL_SD = 0.5, 0.35
 PRINCIPAL_SD = 0.01  # of the principal point about the image's centre
 
 
-def make_camera(focal, principal=(0.5, 0.5), R=None, T=None) -> Camera:
+def make_camera(
+  focal: Shaped[AnyArray, ""] | float,
+  principal: Shaped[AnyArray, " 2"] | tuple[float, float] = (0.5, 0.5),
+  R: Shaped[AnyArray, "3 3"] | None = None,
+  T: Shaped[AnyArray, " 3"] | None = None,
+) -> Camera:
   """A `Camera` with default extrinsics (the world seen from its origin).
 
   Args:

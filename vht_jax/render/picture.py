@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from vht_jax.cameras import project
 from vht_jax.head import flame
-from vht_jax.render.edges import antialias, edge_table
+from vht_jax.render.edges import EdgeTable, antialias, edge_table
 from vht_jax.render.gather import map_frames
 from vht_jax.render.raster import rasterize
 from vht_jax.render.shade import interpolate, sample_texture, shade, shading
@@ -37,10 +37,10 @@ def render_head(
   *,
   backend: str = "hard",
   background: Float[Array, " 3"] | Float[Array, "H W 3"] | None = None,
-  edges=None,
+  edges: EdgeTable | None = None,
   formula: str = "vht",
-  sigma: float | Array = 1e-5,
-  gamma: float | Array = 1e-4,
+  sigma: float | Float[Array, ""] = 1e-5,
+  gamma: float | Float[Array, ""] = 1e-4,
 ) -> Rendered:
   """A picture of the head.
 
@@ -73,11 +73,11 @@ def render_mesh(
   light: Float[Array, "9 3"] | None = None,
   backend: str = "hard",
   background: Float[Array, " C"] | Float[Array, "H W C"] | None = None,
-  edges=None,
+  edges: EdgeTable | None = None,
   formula: str = "lambert",
   cull_backfaces: bool = True,
-  sigma: float | Array = 1e-5,
-  gamma: float | Array = 1e-4,
+  sigma: float | Float[Array, ""] = 1e-5,
+  gamma: float | Float[Array, ""] = 1e-4,
 ) -> Rendered:
   """A picture of any triangle mesh; works under `jit`, `vmap` and `grad`.
 

@@ -53,11 +53,11 @@ def soft_render(
   colors: Float[Array, "V C"] | Float[Array, "F 3 C"],
   size: tuple[int, int],
   *,
-  sigma: float | Array = 1e-4,
-  gamma: float | Array = 1e-4,
-  background: float | Array = 0.0,
-  near: float | Array = 0.1,
-  far: float | Array = 10.0,
+  sigma: float | Float[Array, ""] = 1e-4,
+  gamma: float | Float[Array, ""] = 1e-4,
+  background: float | Float[Array, ""] = 0.0,
+  near: float | Float[Array, ""] = 0.1,
+  far: float | Float[Array, ""] = 10.0,
   cull_backfaces: bool = True,
 ) -> tuple[Float[Array, "H W C"], Float[Array, "H W"]]:
   """Soft colours and silhouette.
@@ -105,7 +105,7 @@ def soft_silhouette(
   faces: Int[Array, "F 3"],
   size: tuple[int, int],
   *,
-  sigma: float | Array = 1e-4,
+  sigma: float | Float[Array, ""] = 1e-4,
   cull_backfaces: bool = True,
 ) -> Float[Array, "H W"]:
   """The alpha (H, W) of `soft_render` alone, at a fraction of its cost; arguments as there."""

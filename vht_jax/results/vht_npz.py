@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
@@ -51,12 +52,12 @@ class Tracked:
 def save_tracked(
   path: str | Path,
   result: TrackResult,
-  frames: np.ndarray,
+  frames: Shaped[np.ndarray, " T"],
   size: tuple[int, int],
   config: TrackConfig,
   head: str | FlameModel = "",
   *,
-  times: np.ndarray | None = None,
+  times: Shaped[np.ndarray, " T"] | None = None,
   sources: Sequence[str] | None = None,
 ) -> None:
   """Writes a result in VHT's format, atomically.

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from av.error import FFmpegError
 from av.stream import Disposition
+from jaxtyping import UInt8
 
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
@@ -43,7 +44,7 @@ class Opened(NamedTuple):
   pictures: Iterator[Picture | None]  # None: a frame that cannot be decoded
 
 
-def read_video(path: str | Path) -> tuple[VideoInfo, Iterator[np.ndarray]]:
+def read_video(path: str | Path) -> tuple[VideoInfo, Iterator[UInt8[np.ndarray, "H W 3"]]]:
   """Opens a video: what it is, and its frames in order.
 
   Returns:
@@ -230,7 +231,10 @@ def _display_matrix(frame) -> np.ndarray:
 
 
 def write_video(
-  path: str | Path, frames: Iterable[np.ndarray], fps: float, times: Sequence[float] | None = None
+  path: str | Path,
+  frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+  fps: float,
+  times: Sequence[float] | None = None,
 ) -> int:
   """Writes H.264 in yuv420p with its index in front, which browsers play while they load it.
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from vht_jax.fit.solvers.least_squares import Normal
 from vht_jax.fit.unknowns import At, blocks, with_blocks
@@ -57,7 +58,12 @@ class Term(Protocol):
 Entry = tuple[Term, Any]  # a term and its observations: None, or a pytree with the frames' leading axis
 
 
-def by_autodiff(residual: Callable[[At], Array], at: At, frame=("head",), shared=()) -> Linearised:
+def by_autodiff(
+  residual: Callable[[At], Float[Array, "R k"]],
+  at: At,
+  frame: tuple[str, ...] = ("head",),
+  shared: tuple[str, ...] = (),
+) -> Linearised:
   """A term from its residuals (R, k) alone, which depend on the named blocks; derivatives by forward mode."""
   frames, clip = {"head": at.x, **at.own}, blocks(at.shared)
   picked = {n: frames[n] for n in frame}, {n: clip[n] for n in shared}

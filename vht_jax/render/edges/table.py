@@ -5,8 +5,9 @@ from __future__ import annotations
 import flax.struct
 import jax.core
 import numpy as np
+from jaxtyping import Int
 
-from vht_jax.types import Array
+from vht_jax.types import AnyArray, Array
 
 
 class EdgeTable(flax.struct.PyTreeNode):
@@ -16,7 +17,7 @@ class EdgeTable(flax.struct.PyTreeNode):
   faces: Array  # (E, 2) i32 adjacent faces; the second runs the other way, or is -1 at a boundary
 
 
-def edge_table(faces) -> EdgeTable:
+def edge_table(faces: Int[AnyArray, "F 3"]) -> EdgeTable:
   """The unique edges of a mesh; on the host, in numpy.
 
   A regular edge is one row. Where more than two faces meet, or two run the same way (inconsistent orientation), faces

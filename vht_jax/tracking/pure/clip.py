@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
@@ -113,7 +114,7 @@ def track_fn(
 def fit_identity(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, *,
   size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None, terms: Sequence[Entry] = (),
-) -> tuple[Identity, Pose, dict[str, Array]]:  # fmt: skip
+) -> tuple[Identity, Pose, dict[str, Float[Array, " T"]]]:  # fmt: skip
   """Camera and identity of a clip with the poses that go with them; arguments as for `track_fn`.
 
   Landmarks: bundle adjustment of all frames, after which the poses are final. Adam starts there and goes on with the

@@ -21,6 +21,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from jax import export
+from jaxtyping import Shaped
 
 from vht_jax.cameras import make_camera
 from vht_jax.config import TrackConfig, Weights
@@ -94,7 +95,9 @@ def exportable(model: FlameModel, config: TrackConfig, weights: Weights, size: t
   return run
 
 
-def load_tracker(path: str | Path) -> Callable[[dict[str, Array]], dict[str, Array]]:
+def load_tracker(
+  path: str | Path,
+) -> Callable[[dict[str, Shaped[Array, "*shape"]]], dict[str, Shaped[Array, "*shape"]]]:
   """The program of a file of `export_tracker`; nothing but JAX is needed to do the same."""
   program = export.deserialize(bytearray(Path(path).read_bytes()))
   return cast(Callable[[dict[str, Array]], dict[str, Array]], program.call)

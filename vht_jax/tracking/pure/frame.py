@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import frame, observed, unknowns
@@ -28,7 +29,7 @@ def fit_frame(
   model: FlameModel, observation: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
   terms: Sequence[Entry] = (),
-) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
+) -> tuple[Pose, dict[str, Float[Array, ""]]]:  # fmt: skip
   """The pose of one frame whose identity is known; other arguments as for `track_fn`.
 
   Args:
@@ -84,7 +85,7 @@ def fit_frames(
   model: FlameModel, observations: Observations, identity: Identity, config: TrackConfig, weights: Weights,
   start: Pose | None = None, *, size: tuple[int, int] | None = None, adjoint: Implicit | Unrolled | None = None,
   terms: Sequence[Entry] = (),
-) -> tuple[Pose, dict[str, Array]]:  # fmt: skip
+) -> tuple[Pose, dict[str, Float[Array, " T"]]]:  # fmt: skip
   """`fit_frame` for frames side by side: leading axis T on observations, those of the terms, start and the results."""
   how: Any = dict(size=size, adjoint=adjoint, terms=terms)
   return frames_and_distance(model, observations, identity, config, weights, start, **how)[:2]
@@ -121,7 +122,7 @@ def residuals(
   weights: Weights,
   *,
   size: tuple[int, int] | None = None,
-) -> Array:
+) -> Float[Array, "70 2"]:
   """(70, 2) landmark residuals of one frame, predicted minus observed, in standard deviations; 0 for missing points.
 
   These are what the fits of landmarks square and sum (beyond 2.5 linearly), without the priors and without the openings

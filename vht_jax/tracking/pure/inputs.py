@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Shaped
 
 from vht_jax.cameras import make_camera
 from vht_jax.errors import InputError
@@ -19,13 +20,13 @@ from vht_jax.types import AnyArray, FlameModel, Identity, Observations, Pose, Tr
 
 
 def observations(
-  landmarks: AnyArray,
-  confidence: AnyArray | None = None,
+  landmarks: Shaped[AnyArray, "T N 2"],
+  confidence: Shaped[AnyArray, "T N"] | None = None,
   *,
-  valid: AnyArray | None = None,
-  rgb: AnyArray | None = None,
-  dense: AnyArray | None = None,
-  alpha: AnyArray | None = None,
+  valid: Bool[AnyArray, " T"] | None = None,
+  rgb: Shaped[AnyArray, "T H W 3"] | None = None,
+  dense: Shaped[AnyArray, "T M 2"] | None = None,
+  alpha: Shaped[AnyArray, "T H W"] | None = None,
 ) -> Observations:
   """A clip of T frames as `track_fn` takes it; arrays may be traced.
 
@@ -108,9 +109,9 @@ def initial_result(
   model: FlameModel,
   n_frames: int,
   *,
-  focal: AnyArray | float,
-  principal: AnyArray | tuple[float, float] = (0.5, 0.5),
-  shape: AnyArray | None = None,
+  focal: Shaped[AnyArray, ""] | float,
+  principal: Shaped[AnyArray, " 2"] | tuple[float, float] = (0.5, 0.5),
+  shape: Shaped[AnyArray, " S"] | None = None,
   poses: Pose | None = None,
 ) -> TrackResult:
   """What `track_fn` takes as `init`: a known person and camera, and poses to start from; arrays may be traced.
