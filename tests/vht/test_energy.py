@@ -21,9 +21,10 @@ STEPS = (0, 1, 20)
 SIGMA = {0: 10.0, 1: 10.0**0.5, 20: 1e-4}
 # Relative L2 of gradients, cached, at scale 1: bilinear sampling sits at its kinks there (pack's README, surprise 2).
 CACHED_SCALE_1 = {0: 3e-3, 1: 1e-2, 20: 0.1}
-# Without those kinks; and how near one a place is that rounding may put on either side: spacings of float32 at the
-# image's far side. Ours differ from those in float64 by up to 2.3.
-BESIDE_KINKS, AT_KINK = 1e-3, 4
+# The same with pixels on the original's side of kinks that they are nearer to than AT_KINK, px: places here differ from
+# those in float64 by up to 1.7e-5, 2.2 spacings of float32 at the image's far side, and the original's do as well.
+BESIDE_KINKS = {0: 2e-4, 1: 1e-3, 20: 5e-3}
+AT_KINK = 3e-5
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +218,10 @@ def gradients_by_place(model, inputs, frames, pixels, cotangents):
 
 def on_the_other_side(model, inputs, targets):
   """What the gradient changes by if a pixel within rounding of a kink, along x or y, is on its other side."""
-  size = targets.shape[1:3]
   places, above, below, seen = (np.asarray(a) for a in samples(model, inputs, targets))
   beside = places - 0.5 - np.round(places - 0.5)
   other = np.where(beside >= 0, below - above, above - below) * float(Weights().w_photo) / (seen.sum() * 3)
-  near = np.abs(beside) < AT_KINK * np.spacing(np.float32(max(size) / 2))
+  near = np.abs(beside) < AT_KINK
   frames, pixels, axes = np.nonzero(near & seen[..., None] & (other != 0))
   cotangents = np.where(np.arange(2) == axes[:, None], other[frames, pixels], 0).astype(np.float32)
   found = gradients_by_place(model, inputs, frames.astype(np.int32), pixels.astype(np.int32), cotangents)
@@ -247,7 +247,7 @@ def unexplained(columns, rest):
 def test_at_scale_1_gradients_differ_by_pixels_on_a_kink(pack, model, case):
   """Rounding chooses the side of a few pixels: with these on the original's, nothing is left of the difference.
 
-  They are too few, and taken whole or not at all, to explain anything else: not a gradient that is wrong by 2 %.
+  They are too few, and taken whole or not at all, to explain anything else: a gradient that is wrong by 1 % stays so.
   """
   inputs = case_inputs(pack, model, case)
   for step in STEPS:
@@ -255,7 +255,8 @@ def test_at_scale_1_gradients_differ_by_pixels_on_a_kink(pack, model, case):
     ours = as_vht(value_and_grad(model, inputs, targets, jnp.float32(1.0))[1])
     theirs = {name: pack[f"{case}_step{step}_grad_cached_{name}"].reshape(g.shape) for name, g in ours.items()}
     names = [name for name, g in theirs.items() if np.any(g)]
-    flat = lambda g: np.concatenate([np.ravel(g[n]) / np.linalg.norm(theirs[n]) for n in names]).astype(np.float64)
+    scaled = lambda g, n: np.ravel(g.get(n, 0 * theirs[n])) / np.linalg.norm(theirs[n])  # places know no reference
+    flat = lambda g: np.concatenate([scaled(g, n) for n in names]).astype(np.float64)
     columns = np.stack([flat(g) for g in on_the_other_side(model, inputs, targets)], axis=1)
     ends = np.cumsum([theirs[name].size for name in names])[:-1]
 
@@ -264,8 +265,10 @@ def test_at_scale_1_gradients_differ_by_pixels_on_a_kink(pack, model, case):
       return max(np.linalg.norm(part) for part in np.split(rest, ends)), n
 
     left, n = deviation(1.0)
-    assert left < BESIDE_KINKS, f"step {step}: {left:.1e} with {n} of {columns.shape[1]} pixels on their other side"
-    assert deviation(1.02)[0] > 10 * BESIDE_KINKS
+    assert left < BESIDE_KINKS[step], (
+      f"step {step}: {left:.1e} with {n} of {columns.shape[1]} pixels on their other side"
+    )
+    assert deviation(1.01)[0] > 0.009
 
 
 SIZE = (64, 80)
