@@ -166,6 +166,7 @@ _VHT = "VHT"
 _STUDY = "solver study on synthetic clips"
 _CLIP = "measured on the built-in clip"
 _MEASURED = "docs/accuracy.md"
+_BY_HAND = "by hand: docs/method.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +199,11 @@ class Weights:
   # The bias of a dense landmark is not estimated, so it counts as noise.
   sd_dense: float = option(
     0.02, "noise and bias of a dense landmark", unit="outer eye distances", positive=True, method=Landmarks,
-    needs="dense_landmarks", source=_STUDY,
+    needs="dense_landmarks", source=_BY_HAND,
   )  # fmt: skip
   sd_offset: float = option(
     0.005, "constant bias of the detector per landmark", unit="outer eye distances", positive=True, method=Landmarks,
-    estimates=True, source=_MEASURED,
+    estimates=True, source=_BY_HAND,
   )  # fmt: skip
   sd_closure: float = option(
     0.015, "noise and bias of the openings of lids and lips, which no offset of landmarks explains",
@@ -226,7 +227,7 @@ class Weights:
   )  # fmt: skip
   sd_layer: float = option(
     0.02, "spread of the free albedo beyond the texture basis", unit="of 1", positive=True, method=GaussNewton,
-    estimates=True, source=_STUDY,
+    estimates=True, source=_BY_HAND,
   )  # fmt: skip
   photo_pixels: float = option(
     1000.0, "independent pixels that a frame's colours count for beside its landmarks, at most, for the identity",
