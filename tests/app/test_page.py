@@ -445,7 +445,6 @@ def test_the_mouth_has_the_light_of_the_overlay(opened, open_head, result):
 @pytest.mark.slow
 def test_keys_jump_to_the_doubtful_frames(opened):
   from selenium.webdriver.common.keys import Keys
-  from selenium.webdriver.support.ui import WebDriverWait
 
   body = opened.find_element("tag name", "body")
   wait(opened, "report.setFrame(0);")
