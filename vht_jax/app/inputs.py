@@ -237,6 +237,7 @@ def forget_dataset(data_path: Path) -> None:
   Raises:
     InputError: another run reads them.
   """
+  from vht_jax.dataset import pieces
   from vht_jax.dataset.layout import SOURCE, THUMBNAILS, frame_folders
 
   if not (data_path / SOURCE).exists():
@@ -252,6 +253,7 @@ def forget_dataset(data_path: Path) -> None:
     for folder in frame_folders(data_path).values():
       if not folder.is_symlink():
         shutil.rmtree(folder)
+    pieces.delete(data_path)
     for path in (data_path / THUMBNAILS, *data_path.glob("landmarks*.json"), data_path / SOURCE):
       path.unlink(missing_ok=True)
 

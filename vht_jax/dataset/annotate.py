@@ -9,6 +9,7 @@ from absl import logging
 from vht_jax.dataset.absent import fill_absent
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.keypoints import write_keypoints
+from vht_jax.dataset.pieces import Pieces
 from vht_jax.dataset.resume import Marks
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
@@ -55,7 +56,8 @@ def annotate(
   A killed run goes on where it stopped and ends with the same files as an unbroken one: files appear whole or not at
   all, and every `SEGMENT` frames the detector is brought into a state that is kept in landmarks.json; frames from
   there on are searched again. In the end faces that are out of line with their neighbours are looked for once more
-  (`second_look`). A frame without a face gets a placeholder (`absent`).
+  (`second_look`). A frame without a face gets a placeholder (`absent`). What others have found in `pieces` is taken
+  over where it is the same.
 
   Args:
     dataset: the frames; they are searched at full resolution.
@@ -78,18 +80,21 @@ def annotate(
     look_closer(dataset, detector)
     marks.begin()
   done = n - len(todo)
-  indices = marks.schedule(todo)
-  for i, rgb in zip(indices, dataset.source_images(indices)):
-    marks.enter(i)
-    if i in cuts:
-      detector.cut()
-    detection = detector.detect(rgb)
-    if i not in todo:
-      continue
-    _write(dataset, i, detection, detector)
-    done += 1
-    if progress is not None:
+  pieces = Pieces(dataset, detector, cuts)
+  progress = progress or (lambda done, n: None)
+  for stretch in pieces.stretches(marks.schedule(todo)):
+    if pieces.take_over(stretch, todo, marks):
+      done += len(stretch)
       progress(done, n)
+      continue
+    for i, rgb in zip(stretch, dataset.source_images(stretch)):
+      marks.enter(i)
+      pieces.ready(i)
+      detection = detector.detect(rgb)
+      if i in todo:
+        _write(dataset, i, detection, detector)
+        done += 1
+        progress(done, n)
   dataset.reload_keypoints()
   if not marks.looked or todo:
     _look_again(dataset, detector, marks, todo, cuts)

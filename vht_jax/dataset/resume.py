@@ -70,6 +70,13 @@ class Marks:
           raise self._damaged(error) from error
     self.expected = i + 1
 
+  def passed(self, marks: dict[int, Any], end: int) -> None:
+    """The frames up to position `end` have been searched by others, as far as the detector knows; it stands there, and
+    has had these `marks` at positions on its way."""
+    self.marks.update({str(i): mark for i, mark in marks.items() if i % SEGMENT == 0 and i < end})
+    self.expected = end
+    self._write()
+
   def begin(self) -> None:
     """Frames are about to be searched for the first time: a second look is due. An older dataset gets none."""
     if self.content.setdefault("second_look", {}) == {}:
@@ -115,6 +122,13 @@ def is_annotated(dataset: FrameFolder) -> bool:
     return False
   second = _read(dataset.path / landmarks_name(dataset.face)).get("second_look")
   return second is None or bool(second.get("done"))
+
+
+def latest_mark(dataset: FrameFolder, position: int) -> dict[str, Any] | None:
+  """A detector's state in some frame before a position, after the first; None while there is none."""
+  marks = _read(dataset.path / landmarks_name(dataset.face)).get("marks", {})
+  before = [int(i) for i in marks if i.isdecimal() and 0 < int(i) < position]
+  return marks[str(max(before))] if before else None
 
 
 def _read(path: Path) -> dict[str, Any]:

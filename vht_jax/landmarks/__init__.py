@@ -29,6 +29,7 @@ __all__ = [
   "Detection",
   "Detector",
   "FaceAlignmentDetector",
+  "InPieces",
   "LooksCloser",
   "MediaPipeDetector",
   "TasksDetector",
@@ -78,6 +79,26 @@ class LooksCloser(Protocol):
 
   def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
     """As `Detector.faces`."""
+    ...
+
+
+@runtime_checkable
+class InPieces(Protocol):
+  """A detector that can search a piece of a clip before the frames in front of it, see `dataset.pieces`."""
+
+  def renew(self) -> None:
+    """The next frame is searched as if those before had not been seen, as far as the person is found in it so."""
+
+  def suppose(self, mark: dict[str, Any] | None) -> None:
+    """What comes is a piece that begins with `renew` or `cut`; `mark` is one of frames in which the person was seen."""
+
+  def asked(self) -> list[list[Any]]:
+    """What has been taken for granted of the person since the last call, as JSON."""
+    ...
+
+  def confirm(self, asked: list[list[Any]], mark: dict[str, Any]) -> dict[str, Any] | None:
+    """For the detector that has searched the frames before: whether it would have found the same up to a mark of the
+    piece's. Then it is where it would be, and this is its own mark; else None, and it has to resume from an own one."""
     ...
 
 

@@ -28,14 +28,11 @@ from vht_jax.landmarks.detection import (
   estimate_roll,
   plausible_iris,
 )
-from vht_jax.landmarks.mirror import Seen
-from vht_jax.landmarks.person import SAME_FACE, Person, area, bounds, distinct, overlap
+from vht_jax.landmarks.mirror import Seen, quarter_of, square_crop, turned, turned_back
+from vht_jax.landmarks.person import SAME_FACE, Person, Supposed, area, bounds, confirmed, distinct, overlap
 
 _CROP_SIDES = (3.0, 2.0, 1.5)  # of the face box; the wide one leaves room to move, the tight ones shut neighbours out
 _LARGEST_CROP = 1 << 15  # px; no face is so large
-_CROP_PIXELS = 512  # wider crops are reduced to this: the mesh sees 192 pixels of about half of it, without aliasing
-
-
 # Between crops turned by quarters, the mesh finds every face up to 75 degrees from upright (27 frames of nine clips).
 # A crop is turned when the face is tilted in it by more: above 45 degrees, so that it does not turn to and fro.
 _TILT = np.radians(60)
@@ -58,43 +55,6 @@ class Crop(NamedTuple):
   origin: tuple[int, int]  # x, y px of its corner
   side: int  # px
   quarter: int  # it is turned by so many quarters counter-clockwise; 1 when the top of the head points to the right
-
-
-def turned(rgb: np.ndarray, quarter: int) -> np.ndarray:
-  """An image turned counter-clockwise by so many quarters."""
-  return np.ascontiguousarray(np.rot90(rgb, quarter)) if quarter else rgb
-
-
-def turned_back(points: np.ndarray, quarter: int, size: tuple[float, float]) -> np.ndarray:
-  """Where points (..., 2) x, y of `turned(image, quarter)` are in that image of `size` (width, height)."""
-  width, height = size if quarter % 2 == 0 else size[::-1]  # of the turned image
-  for _ in range(quarter % 4):
-    points = np.stack([height - points[..., 1], points[..., 0]], axis=-1)
-    width, height = height, width
-  return points
-
-
-def quarter_of(roll: float) -> int:
-  """How often a crop is to be turned for a face with that roll in radians."""
-  return round(roll / (np.pi / 2)) % 4
-
-
-def square_crop(rgb: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:
-  """The (side, side) px square of an image with its top left corner at `origin` (x, y), black outside the image,
-  reduced to at most 512 px."""
-  import cv2  # late: a tracker without pictures needs no OpenCV
-
-  height, width = rgb.shape[:2]
-  x, y = origin
-  inside = rgb[max(y, 0) : max(min(y + side, height), 0), max(x, 0) : max(min(x + side, width), 0)]
-  if inside.shape[:2] != (side, side):
-    top, left = max(-y, 0), max(-x, 0)
-    padded = np.zeros((side, side, 3), np.uint8)
-    padded[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-    inside = padded
-  if side > _CROP_PIXELS:
-    inside = cv2.resize(inside, (_CROP_PIXELS, _CROP_PIXELS), interpolation=cv2.INTER_AREA)
-  return np.ascontiguousarray(inside)
 
 
 class Found(NamedTuple):
@@ -125,20 +85,16 @@ class CropTracker:
     self._crop: Crop | None = None
     self._factor = _CROP_SIDES[0]  # side of the crop in units of the face's size
     self._fresh = True  # the crop has moved since the mesh saw it
+    self._renewing = False  # see `renew`
     self._person = Person(face)
 
   def detect(self, rgb: np.ndarray) -> Detection | None:
     """The tracked person's face in the next frame, None when there is none that looks like one."""
     _check(rgb)
-    before, seen = self._person.last, self._follow(rgb)
-    if seen is not None and self._person.doubts(rgb, seen.points[IBUG68], followed=True):
-      seen = None
-    if seen is None or seen.disagreement > DOUBTED:
-      kept = seen, self._crop, self._factor
-      seen = self._search(rgb)
-      if kept[0] is not None and (seen is None or kept[0].disagreement < seen.disagreement):
-        seen, self._crop, self._factor = kept
-        self._fresh = True
+    before = self._person.last
+    seen = self._renewed(rgb) if self._renewing else None
+    if seen is None:
+      seen = self._kept_up(rgb)
     last, self._person.last = self._person.last, before  # until it is clear that it is the person
     believed = seen is not None and seen.disagreement <= GIVEN_UP
     if seen is None or not believed or self._person.doubts(rgb, seen.points[IBUG68], followed=False):
@@ -151,6 +107,30 @@ class CropTracker:
     self._person.saw(box, rgb, detection.landmarks)
     self._recentre(box, detection.landmarks)
     return detection
+
+  def _kept_up(self, rgb: np.ndarray) -> Seen | None:
+    """The person followed from the frame before; looked for everywhere if that is not sure."""
+    seen = self._follow(rgb)
+    if seen is not None and self._person.doubts(rgb, seen.points[IBUG68], followed=True):
+      seen = None
+    if seen is None or seen.disagreement > DOUBTED:
+      kept = seen, self._crop, self._factor
+      seen = self._search(rgb)
+      if kept[0] is not None and (seen is None or kept[0].disagreement < seen.disagreement):
+        seen, self._crop, self._factor = kept
+        self._fresh = True
+    return seen
+
+  def _renewed(self, rgb: np.ndarray) -> Seen | None:
+    """The person looked for everywhere, on a crop that owes nothing to the frames before; None if that is not sure."""
+    kept, before = (self._crop, self._factor), self._person.last
+    self._renewing, self._crop = False, None
+    seen = self._search(rgb, anywhere=True)
+    if seen is None or seen.disagreement > DOUBTED:
+      (self._crop, self._factor), self._person.last = kept, before
+      self._fresh = True
+      return None
+    return seen
 
   def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
     """The face at `box` (4,) px, looked for from nothing, in all orientations; changes nothing that `detect` needs."""
@@ -171,7 +151,34 @@ class CropTracker:
   def cut(self) -> None:
     """The next frame is the first of another shot: the person may be anywhere."""
     self._crop = None
-    self._person.cut = True
+    self._person.next_shot()
+
+  def renew(self) -> None:
+    """The next frame's crop is not to depend on the frames before, if the person is found there without them."""
+    self._renewing = True
+
+  def suppose(self, mark: dict[str, Any] | None) -> None:
+    """What comes is a piece of a clip that begins with `renew` or `cut`; of the frames before it perhaps a `mark` is
+    known."""
+    known = Person(self._person.face)
+    if mark is not None:
+      known.restore(mark["person"])
+    self._crop, self._fresh, self._renewing = None, True, False
+    self._person = Supposed(known.face, known.portraits)
+
+  def asked(self) -> list[list[Any]]:
+    """What a piece's results depend on, as JSON, since the last call."""
+    assert isinstance(self._person, Supposed)
+    found, self._person.asked = self._person.asked, []
+    return found
+
+  def confirm(self, asked: list[list[Any]], mark: dict[str, Any]) -> dict[str, Any] | None:
+    """Where the tracker, after the frames before a piece, would be at a `mark` of the piece, before which `asked` was;
+    None if its results would be others. It is there then, or in no state to go on."""
+    if not confirmed(self._person, asked):
+      return None
+    self.resume({**mark, "person": self._person.state()})
+    return self.mark()
 
   def mark(self) -> dict[str, Any]:
     """Forgets everything but what it returns, as JSON."""
@@ -223,10 +230,11 @@ class CropTracker:
     # A model that lost its face may have found the neighbour's in the same crop.
     return seen if seen is not None and overlap(bounds(seen.points), last) > 0.1 else None
 
-  def _search(self, rgb: np.ndarray) -> Seen | None:
-    """The person anywhere in the image: as they stood last, then in all orientations."""
+  def _search(self, rgb: np.ndarray, anywhere: bool = False) -> Seen | None:
+    """The person in the image, as they stood last, then in all orientations: near where they were, unless they may be
+    `anywhere`, then in all of it."""
     first = 0 if self._crop is None else self._crop.quarter
-    thorough = self._person.last is None
+    thorough = not self._person.met
     looked: dict[tuple, Found | None] = {}
 
     def look(box: np.ndarray) -> Found | None:
@@ -241,7 +249,7 @@ class CropTracker:
 
     boxes: list[np.ndarray] = []
     for quarters in ((), (first,), [q for q in range(4) if q != first]):
-      boxes = self._find(rgb, quarters, boxes) if quarters else self._find_near(rgb, first)
+      boxes = self._find(rgb, quarters, boxes) if quarters else [] if anywhere else self._find_near(rgb, first)
       chosen = self._person.choose(boxes, rgb, locate)
       found = None if chosen is None else look(chosen)
       if chosen is not None and found is not None:

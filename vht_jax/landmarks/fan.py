@@ -136,7 +136,7 @@ class FaceAlignmentDetector:
 
   def cut(self) -> None:
     """The next frame is the first of another shot."""
-    self._person.cut = True
+    self._person.next_shot()
     if self._mesh is not None:
       self._mesh.cut()
 

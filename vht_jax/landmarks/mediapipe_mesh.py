@@ -64,6 +64,22 @@ class CropDetector:
     """The next frame is the first of another shot."""
     self._tracker.cut()
 
+  def renew(self) -> None:
+    """As `CropTracker.renew`."""
+    self._tracker.renew()
+
+  def suppose(self, mark: dict[str, Any] | None) -> None:
+    """As `CropTracker.suppose`."""
+    self._tracker.suppose(mark)
+
+  def asked(self) -> list[list[Any]]:
+    """As `CropTracker.asked`."""
+    return self._tracker.asked()
+
+  def confirm(self, asked: list[list[Any]], mark: dict[str, Any]) -> dict[str, Any] | None:
+    """As `CropTracker.confirm`."""
+    return self._tracker.confirm(asked, mark)
+
   def mark(self) -> dict[str, Any]:
     """Forgets everything but what it returns."""
     return self._tracker.mark()

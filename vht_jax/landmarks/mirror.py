@@ -3,7 +3,8 @@
 A mesh's errors on an image and on its mirror image differ by 0.5 to 1.1 % of the eye distance on average over a clip
 and by 0.6 to 1 % more from frame to frame (four sample videos); the mean has half of both. It jitters 9 to 17 % less.
 
-How far the two are apart says whether what was found is a face in that pose at all: see `Seen`.
+How far the two are apart says whether what was found is a face in that pose at all: see `Seen`. Here are also the
+crops and quarter turns of images that the meshes are shown.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+
+_CROP_PIXELS = 512  # wider crops are reduced to this: the mesh sees 192 pixels of about half of it, without aliasing
 
 
 class Seen(NamedTuple):
@@ -87,3 +90,40 @@ def mirrored_mean(mesh: Mesh, mirror_mesh: Mesh) -> Callable[[np.ndarray, bool],
     return Seen((points + mirrored) / 2 if disagreement < 0.05 else points, disagreement, apart)
 
   return run
+
+
+def turned(rgb: np.ndarray, quarter: int) -> np.ndarray:
+  """An image turned counter-clockwise by so many quarters."""
+  return np.ascontiguousarray(np.rot90(rgb, quarter)) if quarter else rgb
+
+
+def turned_back(points: np.ndarray, quarter: int, size: tuple[float, float]) -> np.ndarray:
+  """Where points (..., 2) x, y of `turned(image, quarter)` are in that image of `size` (width, height)."""
+  width, height = size if quarter % 2 == 0 else size[::-1]  # of the turned image
+  for _ in range(quarter % 4):
+    points = np.stack([height - points[..., 1], points[..., 0]], axis=-1)
+    width, height = height, width
+  return points
+
+
+def quarter_of(roll: float) -> int:
+  """How often a crop is to be turned for a face with that roll in radians."""
+  return round(roll / (np.pi / 2)) % 4
+
+
+def square_crop(rgb: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarray:
+  """The (side, side) px square of an image with its top left corner at `origin` (x, y), black outside the image,
+  reduced to at most 512 px."""
+  import cv2  # late: a tracker without pictures needs no OpenCV
+
+  height, width = rgb.shape[:2]
+  x, y = origin
+  inside = rgb[max(y, 0) : max(min(y + side, height), 0), max(x, 0) : max(min(x + side, width), 0)]
+  if inside.shape[:2] != (side, side):
+    top, left = max(-y, 0), max(-x, 0)
+    padded = np.zeros((side, side, 3), np.uint8)
+    padded[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    inside = padded
+  if side > _CROP_PIXELS:
+    inside = cv2.resize(inside, (_CROP_PIXELS, _CROP_PIXELS), interpolation=cv2.INTER_AREA)
+  return np.ascontiguousarray(inside)

@@ -115,6 +115,15 @@ class Person:
       somebody else was seen (`doubts`), the face that looks most like the person's, if it does at all. None when the
       person is not there.
     """
+
+    def seen(box: np.ndarray) -> np.ndarray | None:
+      landmarks = locate(box)
+      return None if landmarks is None else portrait(rgb, landmarks)
+
+    return self.pick(boxes, seen)
+
+  def pick(self, boxes: Sequence[np.ndarray], seen: Locate) -> np.ndarray | None:
+    """`choose` with the portrait of the face in a box, or None, in place of its landmarks."""
     if not boxes:
       return None
     last = self.last
@@ -127,9 +136,9 @@ class Person:
     limit = ALIKE if waiting else 2 * ALIKE
     found = []
     for box in sorted(boxes, key=area, reverse=True)[:6]:
-      landmarks = locate(box)
-      if landmarks is not None:
-        found.append((self.difference(portrait(rgb, landmarks)), box))
+      shown = seen(box)
+      if shown is not None:
+        found.append((self.difference(shown), box))
     difference, box = min(found, key=lambda pair: pair[0], default=(np.inf, None))
     return box if difference < limit else None
 
@@ -139,12 +148,16 @@ class Person:
     Args:
       followed: from the last image on, and not chosen by its looks: a face that hops and has changed is doubted sooner.
     """
+    return self.mistrusts(portrait(rgb, landmarks), bounds(landmarks), followed)
+
+  def mistrusts(self, seen: np.ndarray, box: np.ndarray, followed: bool) -> bool:
+    """`doubts` of the face with this portrait whose landmarks lie in `box` (4,) px."""
     if self.last is None or self.cut or self.lost >= self.patience:
       return False
-    difference = self.difference(portrait(rgb, landmarks))
+    difference = self.difference(seen)
     if not np.isfinite(difference) or difference < _SUSPECT:
       return False
-    box, size = bounds(landmarks), float(np.max(self.last[2:4] - self.last[:2]))
+    size = float(np.max(self.last[2:4] - self.last[:2]))
     hops = float(np.max(np.abs(box[:2] + box[2:4] - self.last[:2] - self.last[2:4]))) / 2 > _HOP * size
     if difference < ALIKE and not (followed and hops):
       return False
@@ -154,9 +167,13 @@ class Person:
 
   def saw(self, box: np.ndarray, rgb: np.ndarray, landmarks: np.ndarray) -> None:
     """The person is at `box` in this image."""
+    self.saw_them(box, portrait(rgb, landmarks))
+
+  def saw_them(self, box: np.ndarray, seen: np.ndarray) -> None:
+    """`saw` with their portrait."""
     self.last, self.lost, self.cut = box, 0, False
     self.wary, self.patience = False, _PATIENCE
-    self.saw_portrait(portrait(rgb, landmarks))
+    self.saw_portrait(seen)
 
   def saw_portrait(self, seen: np.ndarray) -> None:
     """Keeps a portrait of the person if it shows them in a new way."""
@@ -169,6 +186,15 @@ class Person:
   def missed(self) -> None:
     """The person is not in this image."""
     self.lost += 1
+
+  def next_shot(self) -> None:
+    """The next image belongs to another shot."""
+    self.cut = True
+
+  @property
+  def met(self) -> bool:
+    """Whether the person has been seen."""
+    return self.last is not None
 
   def difference(self, seen: np.ndarray) -> float:
     """Between a portrait and the most similar one of the person; infinite when there is none."""
@@ -197,3 +223,90 @@ class Person:
       return max(boxes, key=area)
     from_left = sorted(boxes, key=lambda box: float(box[0] + box[2]))
     return from_left[int(self.face)] if int(self.face) < len(boxes) else None
+
+
+class Supposed(Person):
+  """The person in a piece of a clip, while the frames before it are being searched by others: taken for whoever is
+  found in the piece's first image.
+
+  It writes down what it was asked and what it answered. When the person is known as they were before the piece,
+  `confirmed` asks them the same: if the answers are the same, so is all that was found in the piece.
+  """
+
+  def __init__(self, face: str | int = "largest", portraits: Sequence[np.ndarray] = ()):
+    """`portraits`: of the person, as far as they are known."""
+    super().__init__(face)
+    self.portraits = list(portraits)
+    self.asked: list[list[Any]] = []  # as JSON
+
+  @property
+  def met(self) -> bool:
+    return True  # before the piece
+
+  def pick(self, boxes: Sequence[np.ndarray], seen: Locate) -> np.ndarray | None:
+    shown: dict[int, Any] = {}
+
+    def look(box: np.ndarray) -> np.ndarray | None:
+      found = seen(box)
+      shown[_position(box, boxes)] = None if found is None else found.ravel().tolist()
+      return found
+
+    if boxes and self.last is None:  # the person may go by looks where we do not
+      self.last, self.cut = boxes[0], True
+      alike = super().pick(boxes, look)
+      self.last, self.cut = None, False
+      box = self._first(boxes) if alike is None else alike
+    else:
+      box = super().pick(boxes, look)
+    answer = None if box is None else _position(box, boxes)
+    self.asked.append(["pick", [b.tolist() for b in boxes], shown, answer])
+    return box
+
+  def mistrusts(self, seen: np.ndarray, box: np.ndarray, followed: bool) -> bool:
+    answer = super().mistrusts(seen, box, followed)
+    self.asked.append(["mistrusts", seen.ravel().tolist(), box.tolist(), followed, answer])
+    return answer
+
+  def saw_them(self, box: np.ndarray, seen: np.ndarray) -> None:
+    super().saw_them(box, seen)
+    self.asked.append(["saw", box.tolist(), seen.ravel().tolist()])
+
+  def missed(self) -> None:
+    super().missed()
+    self.asked.append(["missed"])
+
+  def next_shot(self) -> None:
+    super().next_shot()
+    self.asked.append(["next_shot"])
+
+
+def confirmed(person: Person, asked: Sequence[Sequence[Any]]) -> bool:
+  """Whether the person answers as `Supposed.asked` has it; they know afterwards what they were told, up to where they
+  do not."""
+  if not person.met:
+    return False
+  return all(_confirms(person, *question) for question in asked)
+
+
+def _confirms(person: Person, what: str, *given: Any) -> bool:
+  picture = lambda values: np.array(values, np.int16).reshape(_SIDE, _SIDE, 3)
+  if what == "mistrusts":
+    seen, box, followed, answer = given
+    return person.mistrusts(picture(seen), np.array(box, np.float32), followed) == answer
+  if what == "pick":
+    boxes = [np.array(box, np.float32) for box in given[0]]
+    seen = {int(k): None if found is None else picture(found) for k, found in given[1].items()}
+    try:
+      box = person.pick(boxes, lambda box: seen[_position(box, boxes)])
+    except KeyError:  # they look at one that was not looked at
+      return False
+    return (None if box is None else _position(box, boxes)) == given[2]
+  if what == "saw":
+    person.saw_them(np.array(given[0], np.float32), picture(given[1]))
+  else:
+    getattr(person, what)()
+  return True
+
+
+def _position(box: np.ndarray, boxes: Sequence[np.ndarray]) -> int:
+  return next(k for k, other in enumerate(boxes) if other is box)

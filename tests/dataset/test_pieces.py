@@ -1,0 +1,115 @@
+"""A clip that several search at once has the files of one that is searched by the run alone, whoever is taken for whom."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from vht_jax.dataset import annotate, pieces, resume
+from vht_jax.dataset.extract import encode_png
+from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.pieces.helper import help_search
+from vht_jax.head.mesh_points import IBUG68
+from vht_jax.landmarks.crop import CropTracker
+from vht_jax.landmarks.mediapipe_mesh import CropDetector
+from vht_jax.landmarks.mirror import Seen
+
+PALE, BLUE = (230, 180, 150), (60, 90, 230)
+N = 60
+
+
+class Squares(CropDetector):
+  """Finds coloured squares; its mesh errs with the place of the crop, and from frame to frame on one crop."""
+
+  name = "squares"
+
+  def __init__(self, face="largest"):
+    self._tracker = CropTracker(self._find, self._mesh, face)
+    self._grid = np.random.default_rng(0).uniform(0, 1, (478, 2))
+    self._grid[IBUG68[0]], self._grid[IBUG68[8]] = 0, 1
+    self._age, self.calls = 0, 0
+
+  def detect(self, rgb):
+    self.calls += 1
+    return super().detect(rgb)
+
+  def close(self):
+    pass
+
+  def _find(self, rgb):
+    found = []
+    for colour in (PALE, BLUE):
+      y, x = np.nonzero((rgb == colour).all(axis=-1))
+      if len(x) > 16:
+        found.append(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1, 0.8], np.float32))
+    return found
+
+  def _mesh(self, crop, fresh):
+    self._age = 0 if fresh else self._age + 1
+    boxes = self._find(crop)
+    if not boxes:
+      return None
+    box = min(boxes, key=lambda b: np.abs((b[:2] + b[2:4]) / 2 - len(crop) / 2).max())
+    off = 0.3 * np.sin(box[0]) + 0.05 * min(self._age, 7)
+    return Seen((box[:2] + off + self._grid * (box[2:4] - box[:2])) / len(crop), 0.004)
+
+
+def clip(folder, *people):
+  """A dataset; `people`: (colour, where), the place and size in a frame as where(i) -> x, y, size, or None."""
+  for i in range(N):
+    image = np.full((120, 200, 3), 90, np.uint8)
+    for colour, where in people:
+      if at := where(i):
+        x, y, size = at
+        image[y : y + size, x : x + size] = colour
+    (folder / f"frame_{i + 1:04d}").mkdir(parents=True)
+    (folder / f"frame_{i + 1:04d}" / "image_0000.png").write_bytes(encode_png(image))
+  return folder
+
+
+def files(folder):
+  found = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("key*.json")}
+  return found, json.loads((folder / "landmarks.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+  monkeypatch.setattr(resume, "SEGMENT", 10)
+  monkeypatch.setattr(pieces, "RENEW", 20)
+  monkeypatch.setattr(pieces, "LEAST", 5)
+
+
+walk = lambda i: (10 + 2 * i, 30, 40)
+still = lambda i: (140, 40, 30)
+large = lambda i: (130, 40, 50)
+SCENES = {  # people, cuts, who is tracked, how many of the three later pieces are taken over
+  "one": ([(PALE, walk)], [], "largest", 3),
+  "one, with cuts": ([(PALE, lambda i: walk(i) if i < 33 else still(i))], [33, 35], "largest", 4),
+  "two": ([(PALE, lambda i: (10 + i % 7, 30, 45)), (BLUE, still)], [], "largest", 2),
+  "the smaller one of two": ([(PALE, lambda i: (10, 30, 40)), (BLUE, large)], [], 0, 0),
+  "another one at the cut": ([(PALE, lambda i: walk(i) if i < 30 else None), (BLUE, large)], [30], 0, 0),
+  "away at first": ([(PALE, lambda i: None if 18 < i < 24 else walk(i))], [], "largest", 1),
+}
+
+
+def test_pieces_begin_at_cuts_and_renewals():
+  assert pieces.cut_up(60, []) == [range(0, 20), range(20, 40), range(40, 60)]
+  assert pieces.cut_up(62, [3, 33, 36, 44, 60]) == [range(0, 20), range(20, 33), range(33, 40), range(40, 62)]
+  assert pieces.cut_up(4, [1]) == [range(0, 4)]
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_files_are_those_of_a_run_alone(scene, tmp_path):
+  people, cuts, face, _ = SCENES[scene]
+  number = None if face == "largest" else face
+  alone = FrameFolder(clip(tmp_path / "alone", *people))
+  shared = FrameFolder(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
+  annotate.annotate(alone, Squares(face), cuts=cuts)
+  searched = help_search(shared, Squares(face), cuts)
+  detector = Squares(face)
+  annotate.annotate(shared, detector, cuts=cuts)
+  assert files(shared.path) == files(alone.path) and number is number
+  taken = sum(len(p) for p in pieces.cut_up(N, cuts)[1:] if detector.calls <= N - len(p))
+  print(scene, searched, detector.calls, taken)
+  assert not list(shared.path.glob("pieces*"))
