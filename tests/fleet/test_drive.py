@@ -141,6 +141,37 @@ def test_frames_and_landmarks_first_where_they_are_work_apart(tmp_path):
   assert asked == [("a", "dataset", 2.0, 0.0), ("a", "track", 1.0, 0.5), ("b", "all", 2.0, 0.5)]
 
 
+class Told(Inline):
+  """One that is told what its workers say, call by call: lists of (number of the order, event)."""
+
+  def __init__(self, said, slots):
+    super().__init__(slots)
+    self.said = collections.deque(said)
+
+  def events(self):
+    return self.said.popleft()
+
+
+def test_who_has_nothing_to_do_helps_with_a_long_clip(tmp_path):
+  pytest.importorskip("fsspec")
+  extracted, done = {"stage": "extract", "frames": 1700}, {"end": "done", "summaries": [{"frames": 1700}]}
+  said = [
+    [(0, {"node": "n", "host": "h"}), (0, extracted), (1, {"stage": "extract", "frames": 40})],
+    [(2, {"end": "died", "error": "?"}), (1, done)],  # the second clip's place is free now
+    [(3, {"end": "helped"}), (4, {"node": "n", "host": "h"}), (0, {"stage": "detect", "frames": 1700})],
+    [(0, done)],
+    [(4, {"end": "helped"})],
+  ]
+  pool = Told(said, slots=4)
+  table = fleet(["long", "short"], pool, tmp_path)
+  given = [(order.job.clip.name, order.job.phase, order.node) for order in pool.given]
+  assert given == [("long", "all", ""), ("short", "all", ""), *[("long", "help", "n")] * 3]
+  assert not pool.said and [row.attempts for row in table.rows.values()] == [1, 1]
+  away = Told([[(0, extracted)], [(0, done)]], slots=4)
+  fleet(["long"], away, tmp_path, output=f"file://{tmp_path}/away")
+  assert len(away.given) == 1  # its frames are not where others are
+
+
 # --- with child processes --------------------------------------------------------------------------------------------
 
 

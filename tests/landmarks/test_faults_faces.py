@@ -1,15 +1,17 @@
 """Several people, cuts, and a person who leaves: clips put together from the sample videos, searched by MediaPipe."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
 from vht_jax import landmarks as lm
-from vht_jax.dataset import annotate
+from vht_jax.dataset import annotate, pieces
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.pieces.helper import help_search
 from vht_jax.video.codec import read_video, write_video
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -141,3 +143,37 @@ def test_marks_do_not_disturb_the_landmarks(people, tmp_path, monkeypatch):
   eye = np.linalg.norm(plain[:, 45] - plain[:, 36], axis=-1).mean()
   difference = np.linalg.norm(marked - plain, axis=-1).mean(axis=1) / eye
   assert difference.max() < 0.012 and np.median(difference) < 0.002, difference
+
+
+@pytest.mark.parametrize("people_seen", [1, 2])
+def test_a_search_that_was_helped_ends_with_the_same_files(people, tmp_path, monkeypatch, people_seen):
+  """With the real detector, in pieces that begin at a cut and at renewals: bit by bit."""
+  monkeypatch.setattr(pieces, "RENEW", 20)
+  monkeypatch.setattr(pieces, "LEAST", 5)
+  a, b = people if people_seen == 2 else (people[0], [np.full((SIDE, SIDE, 3), 100, np.uint8)] * 60)
+  frames = beside(a[:30], b[:30]) + beside(b[30:], a[30:])
+  alone = detect(frames, tmp_path, "alone")
+  before = [alone.keypoint_path(i).read_bytes() for i in range(60)]
+  dataset = FrameFolder(shutil.copytree(tmp_path / "alone", tmp_path / "helped"))
+  for path in (*dataset.path.rglob("keypoints*.json"), dataset.path / "landmarks.json"):
+    path.unlink()
+  cuts = dataset.find_cuts()
+  for search in (help_search, annotate.annotate):
+    detector = lm.make_detector("mediapipe")
+    searched, plain = [], detector.detect
+    monkeypatch.setattr(detector, "detect", lambda rgb: searched.append(0) or plain(rgb))
+    search(dataset, detector, cuts=cuts)
+    detector.close()
+  assert [dataset.keypoint_path(i).read_bytes() for i in range(60)] == before
+  assert (dataset.path / "landmarks.json").read_bytes() == (alone.path / "landmarks.json").read_bytes()
+  assert len(searched) == 20 and cuts == [30], (len(searched), cuts)
+
+
+def test_renewals_do_not_disturb_the_landmarks(people, tmp_path, monkeypatch):
+  """A crop that is chosen anew: no jump beyond that of a crop that follows the face."""
+  plain = np.stack([d.landmarks for d in detect(people[1], tmp_path, "plain").detections])
+  monkeypatch.setattr(pieces, "RENEW", 10)
+  renewed = np.stack([d.landmarks for d in detect(people[1], tmp_path, "renewed").detections])
+  eye = np.linalg.norm(plain[:, 45] - plain[:, 36], axis=-1).mean()
+  difference = np.linalg.norm(renewed - plain, axis=-1).mean(axis=1) / eye
+  assert difference.max() < 0.012 and np.median(difference) < 0.005, difference

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong f
   from vht_jax.app.console import Progress
   from vht_jax.config import TrackConfig
   from vht_jax.dataset.folder import FrameFolder
+  from vht_jax.landmarks import Detector
   from vht_jax.results import Tracked
   from vht_jax.types import FlameModel
 
@@ -115,11 +116,9 @@ def open_dataset(
   """
   from vht_jax.dataset.annotate import annotate
   from vht_jax.dataset.resume import is_annotated
-  from vht_jax.landmarks import make_detector
 
   dataset = open_frames(app, config, progress)
-  look = app.input.find_cuts and not config.data.unordered
-  cuts = sorted({*config.data.cutframes, *(dataset.find_cuts() if look else ())})
+  cuts = find_cuts(app, config, dataset)
   if cuts:
     log.info("new shots start at frames %s", ", ".join(str(dataset.frame_ids[i]) for i in cuts if i < len(dataset)))
   opened(dataset, tuple(cuts))
@@ -129,13 +128,42 @@ def open_dataset(
     with preparing(app.data_folder):
       dataset.reload_keypoints()  # another run may have been at it
       if due():
-        detector = make_detector(app.input.landmarks, face_landmarker=app.input.face_landmarker, face=whom(app))
-        try:
+        with the_detector(app) as detector:
           annotate(dataset, detector, progress.at, cuts=range(len(dataset)) if config.data.unordered else cuts)
-        finally:
-          detector.close()
   progress.close()
   return dataset, tuple(cuts)
+
+
+def find_cuts(app: AppConfig, config: TrackConfig, dataset: FrameFolder) -> list[int]:
+  """Where new shots start, as the user says and as the frames show."""
+  look = app.input.find_cuts and not config.data.unordered
+  return sorted({*config.data.cutframes, *(dataset.find_cuts() if look else ())})
+
+
+@contextlib.contextmanager
+def the_detector(app: AppConfig) -> Iterator[Detector]:
+  """The detector that the settings name, inside the block."""
+  from vht_jax.landmarks import make_detector
+
+  detector = make_detector(app.input.landmarks, face_landmarker=app.input.face_landmarker, face=whom(app))
+  try:
+    yield detector
+  finally:
+    detector.close()
+
+
+def help_search(app: AppConfig, config: TrackConfig) -> int:
+  """Looks for faces in pieces of a clip (`dataset.pieces`) that a run elsewhere is searching; returns in how many.
+
+  Raises:
+    InputError: its frames are not here, or a detector that cannot run.
+  """
+  from vht_jax.dataset.pieces.helper import help_search
+
+  dataset = frames_of(app, config)
+  cuts = range(len(dataset)) if config.data.unordered else find_cuts(app, config, dataset)
+  with the_detector(app) as detector:
+    return help_search(dataset, detector, cuts)
 
 
 def open_frames(app: AppConfig, config: TrackConfig, progress: Progress) -> FrameFolder:

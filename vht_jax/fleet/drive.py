@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vht_jax.dataset.pieces import RENEW
 from vht_jax.errors import InputError
 from vht_jax.fleet import storage
 from vht_jax.fleet.plan import Clip
@@ -45,7 +46,11 @@ class Orders:
 
   def whole(self, clip: Clip) -> bool:
     """Whether one worker does all of a clip: with `--face=all` its people are not known before there are frames."""
-    return not self.apart or "--face=all" in (*self.flags, *clip.flags)
+    return not self.apart or self.all_faces(clip)
+
+  def all_faces(self, clip: Clip) -> bool:
+    """Whether a clip's people are tracked one after the other."""
+    return "--face=all" in (*self.flags, *clip.flags)
 
 
 @dataclasses.dataclass
@@ -53,12 +58,13 @@ class Task:
   """A clip on its way."""
 
   clip: Clip
-  phase: str  # as `Job.phase`
+  phase: str  # as `Job.phase`; of "help" nothing is kept, and nobody waits for it but the fleet's end
   mark: str = ""  # how far it was when the last attempt began
   deaths: int = 0  # since then, in a row
   crashes: int = 0
   memory: int = 0  # how often it ran out of memory
   node: str = ""  # where its files are
+  helped: int = 0  # how many have been given pieces of it
   spent: float = 0.0  # s, of attempts that ended
   begun: float = 0.0
 
@@ -123,13 +129,27 @@ class Fleet:
       self._submit(self.waiting.popleft())
     if self.large and not self.waiting and not self.running:
       self._submit(self.large.popleft(), alone=True)
+    if not self.waiting and not storage.is_url(orders.output):
+      self._help()
+
+  def _help(self) -> None:
+    """Gives pieces of long clips that are being searched for faces to workers that have nothing else to do."""
+    free = self.pool.slots(self.orders.cpus) - len(self.running)
+    for task in list(self.running.values()):
+      row = self.table.rows[task.clip.name]
+      searching = task.phase in ("all", "dataset") and row.stage == "extract" and not self.orders.all_faces(task.clip)
+      wanted = row.frames // RENEW if searching else 0
+      while free > 0 and task.helped < wanted:
+        task.helped, free = task.helped + 1, free - 1
+        self._submit(Task(task.clip, "help", node=task.node))
 
   def _submit(self, task: Task, alone: bool = False) -> None:
     orders, row = self.orders, self.table.rows[task.clip.name]
     batch = self._batch_size(task)
-    row.attempts, row.batch_size = row.attempts + 1, batch
+    if task.phase != "help":
+      row.attempts, row.batch_size = row.attempts + 1, batch
     cpus = self.pool.cores() if alone else 1.0 if task.phase == "track" else orders.cpus
-    gpus = 0.0 if task.phase == "dataset" else orders.gpus
+    gpus = 0.0 if task.phase in ("dataset", "help") else orders.gpus
     job = Job(
       task.clip, storage.join(orders.output, task.clip.name), storage.join(orders.scratch, task.clip.name),
       flags=orders.flags, phase=task.phase, batch_size=batch, keep_dataset=orders.keep_dataset,
@@ -146,7 +166,10 @@ class Fleet:
   def _hear(self, key: Any, event: dict[str, Any]) -> None:
     task = self.running[key]
     row = self.table.rows[task.clip.name]
-    if "node" in event:
+    if task.phase == "help":
+      if "end" in event:
+        del self.running[key]
+    elif "node" in event:
       task.node, row.host, row.state, task.begun = event["node"], event["host"], "running", time.monotonic()
     elif "mark" in event:
       if event["mark"] != task.mark:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from vht_jax.app.record import FILES, FOLDER
-from vht_jax.errors import brief
+from vht_jax.errors import brief, run_program
 from vht_jax.host import launch
 from vht_jax.host.files import lock
 from vht_jax.host.supervise import command, ending
 
 TRACK = "vht_jax.app.cli:main"
 DATASET = "vht_jax.fleet.single:dataset"
+HELP = "vht_jax.fleet.single:help_search"
 
 # By which native code ends itself; other signals come from outside.
 _CRASHES = {getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
@@ -40,6 +41,35 @@ def dataset(argv: list[str]) -> int:
   from vht_jax.app.cli import main
 
   return main(argv, only_dataset=True)
+
+
+def help_search(argv: list[str]) -> int:
+  """Looks for faces in pieces of a clip that another run is searching. As `app.cli.main`."""
+  from vht_jax.app.inputs import help_search, with_paths
+  from vht_jax.app.options.settings import parse_all
+
+  def run() -> None:
+    settings = parse_all(argv)[0]
+    help_search(with_paths(settings.app), settings.track)
+
+  return run_program("vht-fleet", argv, lambda: "", run)
+
+
+def assist(
+  argv: Sequence[str], target: str, environment: dict[str, str | None], cores: Sequence[int] = (), folder: str = ""
+) -> None:  # fmt: skip
+  """Runs a child that helps, to its end, whatever that is: what it has not done the clip's own run does. As `track`."""
+  with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes, using(cores):
+    stack = Path(notes, "stack.txt")
+    child = subprocess.Popen(
+      command(stack, target, argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_with(environment),
+      cwd=folder if os.path.isdir(folder) else None,
+    )  # fmt: skip
+    try:
+      child.wait()
+    finally:
+      child.kill()
+      child.wait()
 
 
 def track(
@@ -64,9 +94,7 @@ def track(
   kills = out_of_memory_kills()
   log = output / FILES["log"]
   read = log.stat().st_size if log.exists() else 0
-  env = launch.environment(**{name: value for name, value in environment.items() if value is not None})
-  for name in environment.keys() - {name for name, value in environment.items() if value is not None}:
-    env.pop(name, None)
+  env = _with(environment)
   where = folder if folder and os.path.isdir(folder) else None
   with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes:
     stack = Path(notes, "stack.txt")
@@ -91,6 +119,12 @@ def track(
       err.seek(0)
       said, complained = out.read().decode(errors="replace"), err.read().decode(errors="replace")
     yield _end(child.returncode, said, complained, stack, out_of_memory_kills() > kills)
+
+
+def _with(environment: dict[str, str | None]) -> dict[str, str]:
+  """This process's environment with these variables, or without those that are None."""
+  found = launch.environment(**{name: value for name, value in environment.items() if value is not None})
+  return {name: value for name, value in found.items() if environment.get(name, "") is not None}
 
 
 def _end(code: int, said: str, complained: str, stack: Path, killed_for_memory: bool) -> dict[str, Any]:

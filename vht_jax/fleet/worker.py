@@ -27,7 +27,7 @@ class Job:
   output: str  # the place of the clip's results
   scratch: str  # a folder of the worker's machine, of this clip alone
   flags: tuple[str, ...] = ()  # of vht-track, for all clips
-  phase: str = "all"  # all; dataset (frames and landmarks); track (the rest)
+  phase: str = "all"  # all; dataset (frames and landmarks); track (the rest); help (landmarks, beside who does these)
   batch_size: int = 0  # instead of the flags'; what was tracked with another one is forgotten, the dataset is not
   keep_dataset: bool = True  # else it is deleted when the clip is done
   cores: int = 0  # that the clip has for itself; 0: those of the machine, as others
@@ -52,6 +52,10 @@ def work(job: Job) -> Iterator[dict[str, Any]]:
   start = time.perf_counter()
   scratch = Path(job.scratch)
   try:
+    if job.phase == "help":
+      _help(job)
+      yield {"end": "helped", "seconds": time.perf_counter() - start}
+      return
     scratch.mkdir(parents=True, exist_ok=True)
     with lock(scratch / ".worker.lock", wait=lambda: None):
       for event in _work(job, scratch):
@@ -102,6 +106,13 @@ def _work(job: Job, scratch: Path) -> Iterator[dict[str, Any]]:
     storage.remove(job.output, [*needless, *([FOLDER] if tracked else [])])
   shutil.rmtree(scratch, ignore_errors=True)
   yield end | {"fetched": fetched, "sent": sent}
+
+
+def _help(job: Job) -> None:
+  argv = [*job.flags, *job.clip.flags, f"--data_path={job.local / DATASET}"]
+  target = single.HELP if job.target == single.TRACK else job.target
+  with single.own_cores(job.cores) as cores:
+    single.assist(argv, target, _environment(job), cores, job.folder)
 
 
 def forget_other(output: Path, batch_size: int) -> None:
