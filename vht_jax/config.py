@@ -136,7 +136,8 @@ class TrackConfig:
   )
   batch_size: int = option(
     0,
-    "frames optimised at once by the batched and the joint schedule; 0: 8 on a CPU, 64 elsewhere",
+    "frames optimised at once by the batched and the joint schedule; 0: 8 on a CPU, elsewhere what its memory holds, "
+    "64 at most",
     needs="photometric",
   )
   components: Components = section(Components)

@@ -2,11 +2,12 @@
 
 Its frames are the bytes of the clip, and its result is made of them one by one, with a file for each. A clip's first
 word says what happens: "bad" (an input error), "crash" (of native code), "eat" (no memory unless --batch_size=1),
-"slow" (a fifth of a second a frame).
+"slow" (a fifth of a second a frame), "gpu" (it says what it has been given of one).
 """
 
 import ctypes
 import json
+import os
 import time
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def _run(data, source, output, batch):
   write_atomic(record, json.dumps(content).encode())
   if word == b"bad":
     return _fail(source, 2, f"{source}: cannot be read as a video")
+  if word == b"gpu":
+    given = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_MEM_FRACTION")]
+    with open(output / "gpu.txt", "a") as file:
+      file.write(f"{json.dumps(given)}\n")
   seen = []
   for i, byte in enumerate(data):
     landmarks = output / "dataset" / f"frame_{i:04d}" / "keypoints"

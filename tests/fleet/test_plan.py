@@ -7,6 +7,7 @@ import pytest
 from vht_jax.errors import InputError
 from vht_jax.fleet import cli, dry
 from vht_jax.fleet.plan import Clip, find_clips
+from vht_jax.fleet.pool import RayPool
 from vht_jax.fleet.shown import table
 
 
@@ -82,8 +83,8 @@ def test_flags_are_the_fleets_or_vht_tracks():
 def test_smaller_batches_where_the_settings_have_batches():
   from vht_jax.app.options.settings import parse
 
-  sizes = lambda flags: cli.smaller_batches(parse(flags), flags)
-  assert sizes([]) == (4, 2, 1)
+  sizes = lambda flags, gpus=0.0: cli.smaller_batches(parse(flags), flags, gpus)
+  assert sizes([]) == (4, 2, 1) and sizes([], 0.1) == (32, 16, 8, 4, 2, 1)
   assert sizes(["--batch_size=6"]) == (3, 1)
   assert sizes(["--nophotometric"]) == ()
 
@@ -167,3 +168,10 @@ def test_the_page_and_the_file_say_the_same():
   assert 'href="a/report.html"' in text and "&lt;b&gt;" in text and "<video>" not in text
   assert "http-equiv" in text and "http-equiv" not in page({**content, "finished": True})
   assert "src=" not in text  # one file, without a network
+
+
+def test_ten_tenths_of_a_gpu_are_ten_places():
+  pool = object.__new__(RayPool)
+  pool._nodes = lambda: [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 4.0}]
+  assert [pool.slots(0.0, share) for share in (0.1, 0.3, 0.5, 1.0, 2.0)] == [10, 3, 2, 1, 0]
+  assert pool.slots(0.1) == 60 and pool.slots(1.0, 0.1) == 2 and pool.slots(3.0) == 1

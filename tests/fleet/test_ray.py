@@ -18,17 +18,20 @@ HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 RESULT = "tracked_flame_params.npz"
 START = """
-import sys
+import functools, os, sys
+if "GPUS" in os.environ:
+  import ray
+  ray.init = functools.partial(ray.init, num_gpus=int(os.environ["GPUS"]), num_cpus=4)
 sys.path.insert(0, {repo!r})
 from vht_jax.fleet.cli import main
 sys.exit(main(sys.argv[1:], target="stand_in:main", environment=(("PYTHONPATH", {here!r}),)))
 """
 
 
-def start(folder, *argv, mark="mark_of_this_test"):
-  """The program in `folder`; its processes all have a variable of this name in their environment."""
+def start(folder, *argv, **variables):
+  """The program in `folder`; with these variables in its environment."""
   code = START.format(repo=str(REPO), here=str(HERE))
-  environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), mark: "1"}
+  environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), **variables}
   return subprocess.Popen(
     [sys.executable, "-c", code, *argv], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -93,6 +96,18 @@ def run_and_kill(tmp_path, seed, kills, of_the_fleet, frames):
   assert "bad.mp4: cannot be read as a video" in out and "Traceback" not in out + err
   twice = [n for _, n in check(tmp_path, expected)]
   assert sum(twice) <= kills + len(of_the_fleet)  # a frame for each death; with the fleet two clips may die
+
+
+def test_fractions_of_a_gpu(tmp_path):
+  """Ray gives a tenth of its GPU to each of two clips at once, and XLA is told of its share; landmarks get none."""
+  expected = films(tmp_path, one="gpu 1", two="gpu 22")
+  fleet = start(tmp_path, "films", "--output_path=out", "--cpus=1", "--gpus=.1", GPUS="1")
+  out, err = fleet.communicate(timeout=120)
+  assert fleet.returncode == 0, out + err
+  for name, content in expected.items():
+    assert (tmp_path / "out" / name / RESULT).read_bytes() == content
+    of_landmarks, of_tracking = map(json.loads, (tmp_path / "out" / name / "gpu.txt").read_text().splitlines())
+    assert of_tracking == ["0", "0.090"] and of_landmarks[1] is None, (of_landmarks, of_tracking)
 
 
 def test_killed_workers_clips_go_on(tmp_path):

@@ -12,6 +12,7 @@ from vht_jax.fit.layer import Appearance
 from vht_jax.fit.unknowns import Shared
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.protocols import NoCheckpoint, NoProgress
+from vht_jax.tracking.run import BATCH, FRAME_BYTES, batch_within
 from vht_jax.tracking.stages import frames
 from vht_jax.tracking.state import TrackState, restore, save
 from vht_jax.types import Pose
@@ -170,3 +171,14 @@ def test_frames_that_were_killed_go_on_and_end_with_the_same_numbers(monkeypatch
   # The standard deviations count the calls of one process here.
   for a, b in zip(*(jax.tree.leaves(s.replace(pose_sd=None)) for s in (again, whole)), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_batches_are_sized_by_the_memory_of_the_device():
+  """Of what a frame took on an H200: 582 MB for 64 of 256 px a side, 1490 of 512; 2140 by Adam (docs/benchmarks.md)."""
+  for side, solver, measured in ((256, "gn", 582e6), (512, "gn", 1490e6), (256, "adam", 2140e6)):
+    fixed, each = FRAME_BYTES[solver]
+    assert 64 * (fixed + each * side**2) == pytest.approx(measured, rel=0.03)
+  assert batch_within(None, 256**2, "gn") == batch_within(7 << 30, 256**2, "gn") == BATCH  # a tenth of an H100
+  found = [batch_within(memory << 20, 256**2, "gn") for memory in (1, 40, 600, 1200)]
+  assert found == [1, 2, 32, 64]
+  assert batch_within(60 << 30, 1080 * 1920, "adam") == 16  # 31 would fit

@@ -99,7 +99,6 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
   cores = os.cpu_count() or 1
   orders = drive.Orders(
     output, scratch, tuple(flags), cpus or min(CPUS, cores), pinned=own["pin"], keep_dataset=own["datasets"],
-    batch_sizes=smaller_batches(settings, flags),
     environment=(("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")), *more.pop("environment", ())),  # Ray sets it
     **more,
   )  # fmt: skip
@@ -118,7 +117,7 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
       held.callback(pool.close)
       gpus = (gpus or 1.0) if pool.gpus() else 0.0
       apart = own["detect"] == "apart" or (gpus > 0 and own["detect"] != "together")
-      orders = dataclasses.replace(orders, gpus=gpus, apart=apart)
+      orders = dataclasses.replace(orders, gpus=gpus, apart=apart, batch_sizes=smaller_batches(settings, flags, gpus))
       asked = [clip for clip in left if not storage.is_url(clip.source)][:ASKED]
       threading.Thread(target=note_frames, args=(table, dry.frames_of(asked, limit)), daemon=True).start()
       drive.Fleet(left, orders, pool, table, console).run()
@@ -186,14 +185,14 @@ def amount(name: str, text: str) -> float:
   return found
 
 
-def smaller_batches(settings: Any, flags: Sequence[str]) -> tuple[int, ...]:
-  """Halves of the batch size, and halves of these; none where the settings know no batches."""
+def smaller_batches(settings: Any, flags: Sequence[str], gpus: float) -> tuple[int, ...]:
+  """Halves of the batch size, with GPUs or without, and halves of these; none where the settings know no batches."""
   from vht_jax.app.options.effects import value_of
   from vht_jax.app.options.settings import parse_all
-  from vht_jax.tracking.run import CPU_BATCH
+  from vht_jax.tracking.run import BATCH, CPU_BATCH
 
   sizes = []
-  size = (value_of(settings, "batch_size") or CPU_BATCH) // 2
+  size = (value_of(settings, "batch_size") or (BATCH if gpus else CPU_BATCH)) // 2
   with contextlib.suppress(InputError):
     parse_all([*flags, "--batch_size=1"])
     while size:

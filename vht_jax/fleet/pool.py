@@ -13,6 +13,7 @@ from vht_jax.host import launch
 
 OBJECTS = 80 << 20  # bytes, Ray's least; nothing but small messages passes through its store
 PATIENCE = 2.0  # s to wait for messages
+SLACK = 1e-6  # ten tenths of a GPU are one
 STARTS = 5  # of a cluster of this machine that breaks down
 
 
@@ -172,9 +173,9 @@ class RayPool:
   def slots(self, cpus: float, gpus: float = 0.0) -> int:
     found = 0
     for node in self._nodes():
-      fits = [node.get("CPU", 0) // cpus] if cpus else []
-      fits += [node.get("GPU", 0) // gpus] if gpus else []
-      found += int(min(fits, default=0))
+      fits = [node.get("CPU", 0) / cpus] if cpus else []
+      fits += [node.get("GPU", 0) / gpus] if gpus else []
+      found += int(min(fits, default=0) + SLACK)
     return found
 
   def cores(self) -> float:

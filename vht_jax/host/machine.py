@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -38,6 +39,14 @@ def on_cpu() -> bool:
   """Whether what is traced now is for a CPU: as `for_each_machine` says, outside of it by JAX's default device."""
   known = _machine.get()
   return jax.default_backend() == "cpu" if known is None else known
+
+
+def memory() -> int | None:
+  """Bytes that JAX may take of its default device, this process's share of a GPU; None where nobody says it (a CPU)."""
+  device = getattr(jax.config, "jax_default_device", None) or jax.devices()[0]
+  with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # of a device without the figure; of a name
+    return (device.memory_stats() or {}).get("bytes_limit")
+  return None
 
 
 def for_each_machine(fun: Callable) -> Callable:

@@ -18,6 +18,7 @@ from vht_jax.fit.terms.skin import N_COMMON, ObservedSkin, Skin
 from vht_jax.fit.unknowns import N_LANDMARKS, Shared, principal_of
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
+from vht_jax.host import machine
 from vht_jax.host.programs import in_chunks, namespace, rows_of, stored
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.tracking.camera_knowledge import placed
@@ -28,6 +29,10 @@ from vht_jax.types import AnyArray, Camera, FlameModel, TrackResult
 
 LANDMARK_CHUNK = 128  # frames per call of what is done with landmarks
 CPU_BATCH, BATCH = 8, 64  # frames with images: more at once do not help a CPU; an H200 (docs/benchmarks.md)
+# Of a frame on a device while it is fitted: bytes, and bytes for each px that is looked at. Gauss-Newton at 256 and 512
+# px a side, VHT's Adam at 256, on an H200 (docs/benchmarks.md).
+FRAME_BYTES = {"gn": (4_200_000, 72), "adam": (0, 510)}
+ROOM = 0.5  # of a device's memory, for a batch: the head, the stages that look at keyframes and the programs want some
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: all cost 2.4 times the time, add little (docs/method.md)
 
 
@@ -62,7 +67,11 @@ class Run:
   @functools.cached_property
   def batch(self) -> int:
     """How many frames a device optimises at once."""
-    return self.config.batch_size or (CPU_BATCH if jax.default_backend() == "cpu" else BATCH)
+    config, (height, width) = self.config, self.size
+    if config.batch_size or jax.default_backend() == "cpu":
+      return config.batch_size or CPU_BATCH
+    pixels = height * width if config.solver == "adam" else config.gauss_newton.crop_size**2
+    return batch_within(machine.memory(), pixels, config.solver)
 
   @property
   def size(self) -> tuple[int, int]:
@@ -122,6 +131,19 @@ class Run:
       return shared
     focal, principal = self.given()
     return shared if focal is None else shared.replace(log_focal=np.log(focal), principal=principal)
+
+
+def batch_within(memory: int | None, pixels: int, solver: str) -> int:
+  """How many frames are to be optimised at once on an accelerator: a power of two, `BATCH` at most.
+
+  Args:
+    memory: bytes that the device has for us; None: it does not say.
+    pixels: that are looked at in a frame.
+    solver: as `TrackConfig.solver`.
+  """
+  fixed, each = FRAME_BYTES[solver]
+  most = BATCH if memory is None else int(ROOM * memory / (fixed + each * pixels))
+  return min(1 << max(most, 1).bit_length() - 1, BATCH)
 
 
 def make_run(
