@@ -150,6 +150,13 @@ class Stationary(flax.struct.PyTreeNode):
   shared: Array  # () of what frames share, the frames being at their minima; 0 where it was given
 
 
+class ShapeInformation(flax.struct.PyTreeNode):
+  """What is known of a shape code (S,): its inverse covariance is diag(a^2) + b b^T + data^T data."""
+
+  prior: AnyArray  # (2, S): a, and b for the head's size, as before anything is seen; its mean is 0
+  data: AnyArray  # (K, S), what the clip adds, all else that is estimated marginalised
+
+
 class TrackResult(flax.struct.PyTreeNode):
   """A tracked clip of T frames."""
 
@@ -165,6 +172,7 @@ class TrackResult(flax.struct.PyTreeNode):
   # Standard deviations of every number of `poses` as its own frame knows it (`uncertainty`), inf where not tracked.
   pose_sd: Pose | None = None  # leading axis T
   focal_sd: Array | None = None  # () relative standard deviation of the focal length; 0: given
+  shape_information: ShapeInformation | None = None  # None: the shape was given, or VHT's method has found it
   # Of fits by Gauss-Newton in `track_fn`: what their derivatives rest on (`Implicit.stationary`).
   stationary: Stationary | None = None
   # () i32, frames without a derivative, because they or what all share are farther away; only `Implicit` has any.

@@ -89,6 +89,7 @@ class BundleResult(flax.struct.PyTreeNode):
   cost: Array  # ()
   steps: Array  # () i32
   focal_relative_sd: Array  # () predicted standard deviation of log focal
+  information: Array  # (m, m) of the shared unknowns, `ArrowSolution.shared_information`
   distance: Stationary | None = None  # from the minimum; None without an adjoint
 
 
@@ -146,6 +147,7 @@ def bundle_adjust(
     cost=solution.cost,
     steps=solution.steps,
     focal_relative_sd=focal_deviation(solution.shared_information, layout),
+    information=solution.shared_information,
     distance=solution.distance,
   )
 
@@ -205,7 +207,7 @@ def reduce_frames(
 
 def shared_step(
   model: LandmarkModel, shared: Shared, total: Reduced, weights: Weights, focal_prior: tuple[Array, ...],
-  n_independent: float | Array, damping: float | Array,
+  n_independent: float | Array, damping: float | Array, more_priors: Sequence[Entry] = (),
 ):  # fmt: skip
   """The shared unknowns after one damped Gauss-Newton step on the whole clip.
 
@@ -215,6 +217,7 @@ def shared_step(
       (`priors.camera_priors`).
     n_independent: () a clip counts for at most so many frames.
     damping: () Marquardt's, relative to the diagonal.
+    more_priors: terms on shape and camera beside those that all clips have.
 
   Returns:
     `Shared` after the step; the energy at the start ().
@@ -222,7 +225,8 @@ def shared_step(
   free = joint_unknowns(model, shared)
   flat = extract(free.shared, shared)
   scale = jnp.minimum(n_independent / jnp.maximum(total.count, 1.0), 1.0)
-  prior = assemble.shared_normal(identity_priors(model, weights, focal_prior), free, shared, flat)
+  priors = [*identity_priors(model, weights, focal_prior), *more_priors]
+  prior = assemble.shared_normal(priors, free, shared, flat)
   matrix = scale * total.matrix + prior.matrix
   gradient = scale * total.gradient + prior.gradient
   step = -factor.solve_vector(damped_root(matrix, damping), gradient)

@@ -60,13 +60,14 @@ def fit_keyframes(
       trusted more while the rms of the code (`mean_square`) stays below PLAUSIBLE_SHAPE, and less above.
 
   Returns:
-    shared, appearance, xs, pixels, cost per outer step (outer_steps,).
+    shared, appearance, xs, pixels, cost per outer step (outer_steps,), and the last one's information (m, m) on what is
+    shared, in the order of `shared_layout` with the texture (T,) and the light (9, 3) as unknowns of their own.
   """
   images9 = jax.vmap(with_gradient)(crops.rgb)
   geometry = blocks(shared)  # the colours' own unknowns come after these
 
   def outer(state, step):
-    shared, appearance, xs, pixels = state
+    shared, appearance, xs, pixels = state[:4]
     # Colours first: geometry must not bend to explain a texture that is not estimated yet.
     hold = jnp.where(step < APPEARANCE_STEPS, HELD, 0.0)
     held = [(Near(name, blocks(shared)[name], 1.0 / jnp.sqrt(hold)), None) for name in geometry]
@@ -96,12 +97,14 @@ def fit_keyframes(
     change = jnp.where(step < APPEARANCE_STEPS, 1.0, jnp.clip(1.0 / jnp.maximum(excess, 1e-6), 0.5, 2.0))
     pixels = jnp.clip(pixels * change, FEWEST_PIXELS, weights.photo_pixels)
     state = (shared, appearance, xs, pixels)
-    return state, (state, solution.cost)
+    return (*state, solution.shared_information), (state, solution.cost)
 
   # Every step looks at other pixels, so the steps end in a cloud round the solution, whose middle is nearer to it.
-  _, (states, costs) = jax.lax.scan(outer, (shared, appearance, xs, pixels), jnp.arange(outer_steps))
+  m = sum(a.size for a in [*geometry.values(), appearance.texture, appearance.light])
+  begin = shared, appearance, xs, pixels, jnp.zeros((m, m), xs.dtype)
+  end, (states, costs) = jax.lax.scan(outer, begin, jnp.arange(outer_steps))
   last = jax.tree.map(lambda a: jnp.mean(a[-max(int(AVERAGED * outer_steps), 1) :], axis=0), states)
-  return *last, costs
+  return *last, costs, end[-1]
 
 
 def _observe(

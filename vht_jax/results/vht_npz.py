@@ -103,6 +103,8 @@ def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarra
   }
   if result.pose_sd is not None:
     arrays |= {f"vht_jax_sd_{f.name}": getattr(result.pose_sd, f.name) for f in dataclasses.fields(Pose)}
+  if result.shape_information is not None:
+    arrays |= {f"vht_jax_shape_{name}": rows for name, rows in vars(result.shape_information).items()}
   arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
   arrays |= {
     "frame": np.asarray(tracked.frames, np.int64),

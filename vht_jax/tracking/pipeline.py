@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.fit.solvers.uncertainty import beyond_prior
+from vht_jax.fit.terms.priors import prior_of_shape
 from vht_jax.tracking.camera_knowledge import known_camera
 from vht_jax.tracking.checks import check_stage
 from vht_jax.tracking.evidence.examine import Evidence, Weighed, examine
@@ -41,7 +43,7 @@ from vht_jax.tracking.stages.landmarks import fit_landmarks, settle
 from vht_jax.tracking.stages.smooth import smooth_frames
 from vht_jax.tracking.stages.tracks import follow_skin
 from vht_jax.tracking.state import TrackState, restore, save
-from vht_jax.types import Camera, FlameModel, Identity, Pose, Status, TrackResult
+from vht_jax.types import AnyArray, Camera, FlameModel, Identity, Pose, Status, TrackResult
 
 __all__ = ["Checkpoint", "Clip", "Progress", "Stage", "stages_of", "track"]
 
@@ -85,6 +87,7 @@ def track(
   *,
   init: TrackResult | None = None,
   camera: Camera | None = None,
+  shape: AnyArray | None = None,
   progress: Progress | None = None,
   checkpoint: Checkpoint | None = None,
   debug_checks: bool = False,
@@ -98,6 +101,7 @@ def track(
     init: a former result of the same clip to go on from; its identity and camera are kept (of the camera the focal
       length only if `config.camera.focal` does not say another one) and its poses are refined.
     camera: a camera that is known and held; by default that of `config.camera.focal` if `config.camera.calibrated`.
+    shape: (S,) the person's identity code, if it is known: it is held, and all else is estimated as without it.
     progress: told about every stage.
     checkpoint: keeps the ends of the stages. The stages that it has are not done again, and the result is the same
       bit by bit.
@@ -120,7 +124,7 @@ def track(
   with clock("camera"):
     run = make_run(
       model, Weighed(clip, evidence, model), config, weights,
-      init=init, held=held, progress=progress, checkpoint=checkpoint,
+      init=init, held=held, shape=shape, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 
   state, stages = resumed(stages_of(config, going_on=init is not None), progress, checkpoint)
@@ -181,6 +185,8 @@ def finished(state: TrackState, run: Run, evidence: Evidence, seconds: dict[str,
     tracked = status == Status.TRACKED
     rows = lambda a: jnp.asarray(np.where(tracked.reshape(-1, *[1] * (a.ndim - 1)), a, np.inf))
     certainty = {"pose_sd": jax.tree.map(rows, state.pose_sd), "focal_sd": jnp.asarray(state.focal_sd, jnp.float32)}
+    if state.shape_information is not None:
+      certainty["shape_information"] = beyond_prior(state.shape_information, prior_of_shape(run.lm, run.weights))
   return TrackResult(
     identity=identity,
     poses=poses,

@@ -14,7 +14,9 @@ import numpy as np
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import observed
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.terms.priors import HELD_SD, Near
 from vht_jax.fit.terms.skin import N_COMMON, ObservedSkin, Skin
+from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import N_LANDMARKS, Shared, principal_of
 from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
@@ -56,6 +58,7 @@ class Run:
   times: np.ndarray | None  # (T,) of `frame_times`
   init: TrackResult | None  # a former result to go on from
   held: Camera | None  # a camera that is known and not estimated
+  shape: np.ndarray | None  # (S,) the person's, if that is known and not estimated
   place: Camera | None  # a camera whose R and T place the world; None: the default ones
   progress: Progress
   checkpoint: Checkpoint
@@ -125,8 +128,15 @@ class Run:
       return np.float32(self.held.focal), np.asarray(principal_of(jax.tree.map(np.asarray, self.held), self.size))
     return (np.float32(self.config.camera.focal) if self.config.camera.focal > 0 else None), None
 
+  @property
+  def shape_priors(self) -> list[Entry]:
+    """What holds a known shape."""
+    return [] if self.shape is None else [(Near("shape", self.shape, np.float32(HELD_SD[0])), None)]
+
   def with_held(self, shared: Shared) -> Shared:
-    """`shared` with a known camera put back exactly where the solver held it by a stiff prior."""
+    """`shared` with a known camera and a known shape put back exactly where the solver held them by stiff priors."""
+    if self.shape is not None:
+      shared = shared.replace(shape=self.shape)
     if self.held is None:
       return shared
     focal, principal = self.given()
@@ -148,7 +158,7 @@ def batch_within(memory: int | None, pixels: int, solver: str) -> int:
 
 def make_run(
   model: FlameModel, clip: Clip, config: TrackConfig, weights: Weights, *, init: TrackResult | None = None,
-  held: Camera | None = None, progress: Progress | None = None, checkpoint: Checkpoint | None = None,
+  held: Camera | None = None, shape: AnyArray | None = None, progress: Progress | None = None, checkpoint: Checkpoint | None = None,
 ) -> Run:  # fmt: skip
   """Looks at a clip's landmarks; arguments as in `Run`."""
   landmarks, confidence, dense = clip.landmarks()
@@ -188,6 +198,7 @@ def make_run(
     times=frame_times(clip),
     init=init,
     held=held,
+    shape=None if shape is None else f32(shape),
     place=placed(held if init is None else init.identity.camera),
     progress=progress or NoProgress(),
     checkpoint=checkpoint or NoCheckpoint(),

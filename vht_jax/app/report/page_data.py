@@ -26,7 +26,7 @@ _TITLES = {
   "visible": ("Regions visible", ""),
   "misplaced": ("Landmarks beside the face", "eye distances"),
 }
-_KNOWN = {"identity", "poses", "energies", "status", "confidence", "pose_sd", "focal_sd", "timing"}
+_KNOWN = {"identity", "poses", "energies", "status", "confidence", "pose_sd", "focal_sd", "shape_information", "timing"}
 _MOST_COLUMNS = 12  # series in one plot
 
 

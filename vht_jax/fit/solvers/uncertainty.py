@@ -3,6 +3,8 @@
 At the minimum of a sum of squares in units of their standard deviations, the inverse of the Gauss-Newton matrix is the
 covariance of the unknowns (Gaussian approximation; Triggs et al., "Bundle adjustment - a modern synthesis", 2000). It
 holds for the frame alone: identity, camera and the detector's bias count as known, and smoothing makes it smaller.
+
+What a clip says of the person's shape is told likewise, all else that is estimated with it marginalised.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from vht_jax.fit.solvers.factor import inverse_root
-from vht_jax.types import Array, Pose
+from vht_jax.layout import Layout
+from vht_jax.types import AnyArray, Array, Pose, ShapeInformation
 
 HIGHEST = lax.Precision.HIGHEST
+LEAST_TOLD = 1e-2  # times what is known before: a direction of which a clip tells less is left out (1 % of its variance)
 RIDGE = 3e-6  # of the unit diagonal: float32 factors a matrix of this condition
 
 
@@ -56,6 +61,41 @@ def pose_deviation(to_pose: Callable[[Array], Pose], x: Array, information: Arra
     return jnp.sqrt(_or_inf(variance)).reshape(jacobian.shape[:-1])
 
   return jax.tree.map(deviation, jax.jacfwd(to_pose)(x))
+
+
+def shape_information(information: AnyArray, layout: Layout, focal_sd: float) -> np.ndarray:
+  """(S, S) inverse covariance of the shape of a clip, prior included; host side, in float64.
+
+  Args:
+    information: (m, m) of what frames share, these being eliminated.
+    layout: of the m unknowns; "shape" and "log_focal" are among them.
+    focal_sd: standard deviation of log focal length. What `information` says of that is not used: fits hold it
+      with a stiff prior. To first order a shape follows it, so that cov = cov(at this focal) + s s^T focal_sd^2.
+  """
+  A = np.asarray(information, np.float64)
+  unit = 1.0 / np.sqrt(np.maximum(np.diagonal(A), 1e-30))  # units differ by orders of magnitude
+  A = A * unit[:, None] * unit[None]
+  index = np.arange(layout.size)
+  shape, focal = index[layout.at("shape")], index[layout.at("log_focal")]
+  kept = np.concatenate([shape, focal])
+  rest = np.setdiff1d(index, kept)
+  A = A[np.ix_(kept, kept)] - A[np.ix_(kept, rest)] @ np.linalg.solve(A[np.ix_(rest, rest)], A[np.ix_(rest, kept)])
+  A = A / unit[kept][:, None] / unit[kept][None]
+  covariance = np.linalg.inv(A[:-1, :-1])
+  follows = covariance @ A[:-1, -1] * focal_sd
+  found = np.linalg.inv(covariance + np.outer(follows, follows))
+  return 0.5 * (found + found.T)
+
+
+def beyond_prior(information: np.ndarray, prior: np.ndarray) -> ShapeInformation:
+  """A shape's information (S, S) as what was known before, `ShapeInformation.prior` (2, S), and what was added."""
+  before = np.diag(prior[0] ** 2) + np.outer(prior[1], prior[1])
+  root = np.linalg.cholesky(before)
+  added = np.linalg.solve(root, np.linalg.solve(root, information - before).T)
+  values, vectors = np.linalg.eigh(0.5 * (added + added.T))
+  told = values > LEAST_TOLD
+  data = np.sqrt(values[told])[:, None] * (root @ vectors[:, told]).T
+  return ShapeInformation(prior=prior.astype(np.float32), data=data.astype(np.float32))
 
 
 def _or_inf(variance: Array) -> Array:

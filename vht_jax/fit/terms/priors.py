@@ -153,6 +153,12 @@ def camera_priors(prior: tuple[Array, ...], dtype) -> list[Entry]:
   ]
 
 
+def prior_of_shape(model: LandmarkModel, weights: Weights) -> np.ndarray:
+  """(2, S) f64 of `ShapeInformation`: what `identity_priors` say of the shape; host side."""
+  by_size = np.asarray(model.size_gradient, np.float64) / float(weights.sd_size)
+  return np.stack([np.full_like(by_size, np.sqrt(float(weights.w_identity))), by_size])
+
+
 def identity_priors(model: LandmarkModel, weights: Weights, focal_prior: tuple[Array, ...]) -> list[Entry]:
   """Of shape, head size and camera (`camera_priors`)."""
   dtype = model.points.template.dtype

@@ -14,12 +14,13 @@ from vht_jax.fit import clip, frame
 from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel
+from vht_jax.fit.solvers.uncertainty import shape_information
 from vht_jax.fit.terms.priors import HELD_SD, Near
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors, skin_unknowns
 from vht_jax.fit.terms.term import Entry
-from vht_jax.fit.unknowns import N_LANDMARKS, part, principal_of
+from vht_jax.fit.unknowns import N_LANDMARKS, Shared, part, principal_of, shared_layout
 from vht_jax.head import view_bias
-from vht_jax.host.programs import rows_of, stored
+from vht_jax.host.programs import rehearsing, rows_of, stored
 from vht_jax.render import shade
 from vht_jax.tracking.camera_knowledge import turned_world
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
@@ -65,6 +66,7 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
     turns=bool(yaw_span > MIN_YAW_SPAN),
     focal_sd=focal_sd,
   )
+  state = with_information(state, run, result.information, result.shared)
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
     run.progress.note(doubt(len(chosen), yaw_span, state.focal_sd))
@@ -83,6 +85,8 @@ def adjusted(
   shared = known(state.shared)
   result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]), doubt, hold_shape)
   held = result.shared.replace(log_focal=shared.log_focal, principal=shared.principal)
+  if not hold_shape:
+    state = with_information(state, run, result.information, result.shared)
   return state.replace(shared=run.with_held(held))
 
 
@@ -113,13 +117,27 @@ def _bundle_of(
   prior = (np.zeros(2), PRINCIPAL_SD) if principal is None else (principal, HELD_SD[1])
   f32 = lambda pair: tuple(np.asarray(a, np.float32) for a in pair)
   n_shape = run.lm.points.shapedirs.shape[-1]
-  held = (known(state.shared).shape, HELD_SD[0]) if hold_shape else (np.zeros(n_shape), UNKNOWN)  # one program for both
+  shape = known(state.shared).shape if hold_shape else run.shape
+  held = (np.zeros(n_shape), UNKNOWN) if shape is None else (shape, HELD_SD[0])  # one program for all
   return on_host(
     _bundle(
       landmarks_of(state, run), rarer(run.observed_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
       [*skin_priors(skin_of(state, run)), (Near("shape", *f32(held)), None)], skin_unknowns(skin_of(state, run)),
     )
   )  # fmt: skip
+
+
+def with_information(state: TrackState, run: Run, information: np.ndarray, shared: Shared) -> TrackState:
+  """With what a fit says of the shape.
+
+  Args:
+    information: (m, m) of what frames share, in the order of
+    shared: what it is of.
+  """
+  if run.shape is not None or rehearsing():
+    return state
+  found = shape_information(information, shared_layout(shared), state.focal_sd)
+  return state.replace(shape_information=found)
 
 
 def landmarks_of(state: TrackState, run: Run, beside_colours: bool = False) -> LandmarkModel:

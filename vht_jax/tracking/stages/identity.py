@@ -13,7 +13,7 @@ from vht_jax.fit.terms.skin import skin_priors
 from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.tracking.run import Run
-from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_of
+from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_of, with_information
 from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import keyframes, refit
 from vht_jax.tracking.state import TrackState, known, on_host
@@ -34,7 +34,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
   run.progress.stage("identity", 1)
   begun, xs = known(state.shared), np.array(known(state.xs))
   surface = _surface(run.colored, begun.shape)
-  shared, appearance, xs_of_keyframes, pixels, cost = on_host(
+  shared, appearance, xs_of_keyframes, pixels, cost, information = on_host(
     _fit_keyframes(
       surface,
       landmarks_of(state, run, beside_colours=True),
@@ -47,7 +47,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
       focal_prior(state, run),
       np.float32(state.photo_pixels),
       skin_entries_of(state, run, index),
-      skin_priors(skin_of(state, run)),
+      [*skin_priors(skin_of(state, run)), *run.shape_priors],
       config.gauss_newton.n_samples,
       config.gauss_newton.identity_steps,
     )
@@ -59,6 +59,8 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
     xs=xs,
     photo_pixels=float(pixels),
   )
+  colours = {"texture": appearance.texture, "light": appearance.light}
+  state = with_information(state, run, information, shared.replace(own={**(shared.own or {}), **colours}))
   run.progress.advance(1, cost=float(cost[-1]))
   return refit(state, run, settled=True)[0]
 

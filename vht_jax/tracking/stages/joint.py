@@ -44,6 +44,7 @@ def fit_jointly(state: TrackState, run: Run) -> TrackState:
       run.weights,
       prior,
       float(run.config.n_keyframes),
+      run.shape_priors,
     )
     run.progress.advance(0, cost=float(cost))
     if before is not None and not float(cost) < before[0]:
@@ -103,5 +104,5 @@ def _reduce(surface, lm, albedo, light, shared, observed, crops, weights, pixels
 
 
 @stored
-def _shared_step(lm, shared, total, weights, focal_prior, n_independent):
-  return clip.shared_step(lm, shared, total, weights, focal_prior, n_independent, DAMPING)
+def _shared_step(lm, shared, total, weights, focal_prior, n_independent, more_priors):
+  return clip.shared_step(lm, shared, total, weights, focal_prior, n_independent, DAMPING, more_priors)

@@ -1,0 +1,147 @@
+"""One shape for several clips of a person, from what each of them says of it alone.
+
+A clip's shape m has the inverse covariance P = P0 + D: P0 is what is known of people, D what the clip adds
+(`ShapeInformation`). Its data alone would have said D d = P m, as the mean of people is 0; so all clips together, with
+the people counted once, say
+
+  (P0 + sum of D) x = sum of P m,
+
+which is the solution of all clips' least squares at once. Numbers are float64 here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vht_jax.errors import InputError
+from vht_jax.results import heads
+from vht_jax.results.vht_npz import read_npz
+from vht_jax.types import FlameModel
+
+# Differences between clips of one person are larger than their covariances say, because detectors and models err
+# alike in all frames of a clip: so many times, in variance (docs/fleet.md, "Measured").
+DOUBT = 1.0
+OTHER = 1e-3  # the chance of a difference at which a clip is taken for one of another person
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """What a clip alone says of a shape."""
+
+  shape: np.ndarray  # (S,)
+  prior: np.ndarray  # (2, S) of `ShapeInformation`
+  data: np.ndarray  # (K, S) of `ShapeInformation`
+  head: str = ""  # the head that the codes are of, and its fingerprint (`heads.head_id`)
+  head_id: str = ""
+
+  @property
+  def before(self) -> np.ndarray:
+    """(S, S) P0."""
+    return np.diag(self.prior[0] ** 2) + np.outer(self.prior[1], self.prior[1])
+
+  @property
+  def added(self) -> np.ndarray:
+    """(S, S) D."""
+    return self.data.T @ self.data
+
+
+class Difference(NamedTuple):
+  """How far a clip is from others."""
+
+  chi_square: float
+  freedom: int
+  p: float  # the chance of a larger one, if they show one person
+
+
+def estimate_of(arrays: Mapping[str, np.ndarray], path: str | Path) -> Estimate | None:
+  """The estimate in a result (`vht_npz.tracked_arrays`); None if the shape was given, or the file says nothing.
+
+  Raises:
+    InputError: its parts do not fit together.
+  """
+  if "vht_jax_shape_data" not in arrays:
+    return None
+  prior, data = (np.asarray(arrays.get(f"vht_jax_shape_{name}", ()), np.float64) for name in ("prior", "data"))
+  n = data.shape[-1]
+  shape = np.asarray(arrays.get("shape", ()), np.float64)
+  if data.ndim != 2 or prior.shape != (2, n) or shape.ndim != 1 or len(shape) < n or not np.all(prior[0] > 0):
+    raise InputError(f"{path}: what it says of the shape does not fit together: {shape.shape}, {prior.shape}, {data.shape}")
+  if not all(np.isfinite(a).all() for a in (shape, prior, data)):
+    raise InputError(f"{path}: what it says of the shape: expected finite numbers; found NaN or infinity")
+  head, head_id = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
+  return Estimate(shape[:n], prior, data, head, head_id)
+
+
+def together(estimates: Sequence[Estimate], doubt: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+  """What clips of one person say together: the shape (S,) and its inverse covariance (S, S).
+
+  Args:
+    doubt: factor on the covariances of what the clips add.
+  """
+  total = estimates[0].before + sum(e.added for e in estimates) / doubt
+  return np.linalg.solve(total, sum((e.before + e.added) @ e.shape for e in estimates) / doubt), total
+
+
+def difference(one: Estimate, others: Sequence[Estimate], doubt: float = DOUBT) -> Difference:
+  """Whether a clip shows the person of others: chi-square of how far its data are from what these let expect.
+
+  Only directions count of which the clip says more than is known of people: in others nothing can be told.
+  """
+  mean, information = together(others, doubt)
+  root = np.linalg.cholesky(one.before)
+  values, vectors = np.linalg.eigh(np.linalg.solve(root, np.linalg.solve(root, one.added).T) / doubt)
+  told = values > 1.0
+  # Coordinates y = U^T L^T x, in which people are a unit Gaussian and the clip's data have the variances 1 / values.
+  turn = (root @ vectors[:, told]).T
+  seen = turn @ one.shape * (1.0 + 1.0 / (doubt * values[told]))
+  spread = np.diag(1.0 / values[told]) + turn @ np.linalg.solve(information, turn.T)
+  apart = seen - turn @ mean
+  chi_square = float(apart @ np.linalg.solve(spread, apart))
+  return Difference(chi_square, int(told.sum()), _chance(chi_square, int(told.sum())))
+
+
+def agreeing(estimates: Mapping[str, Estimate], doubt: float = DOUBT) -> tuple[list[str], dict[str, Difference]]:
+  """The clips that show one person, and how far the others are from them.
+
+  The clip that is farthest from all others is left out, one after the other, as long as that is farther than chance
+  lets expect. Of two that differ nobody can say which is the person: none is left then.
+  """
+  left, apart = dict(estimates), {}
+  while len(left) > 1:
+    found = {name: difference(e, [o for n, o in left.items() if n != name], doubt) for name, e in left.items()}
+    worst = min(found, key=lambda name: (found[name].p, -found[name].chi_square / max(found[name].freedom, 1)))
+    if found[worst].p >= OTHER:
+      break
+    for name in found if len(left) == 2 else [worst]:
+      apart[name] = found[name]
+      del left[name]
+  return (list(left) if len(left) > 1 else []), apart
+
+
+def known_shape(path: str | Path, model: FlameModel) -> np.ndarray:
+  """(S,) the shape in a result, ours or VHT's, or in a fleet's file of a person, cut or zero-padded to the head's.
+
+  Raises:
+    InputError: no such file, no shape in it, or one of another head.
+  """
+  arrays = read_npz(path)
+  shape = arrays.get("shape", np.zeros(0))
+  if shape.ndim != 1 or shape.dtype.kind != "f" or not len(shape) or not np.isfinite(shape).all():
+    raise InputError(f"{path}: expected a result with a shape; it has none")
+  head, identifier = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
+  verdict = heads.judge(head, identifier, shape, arrays.get("expr", np.zeros((0, 1))), model)
+  if not verdict.same:
+    raise InputError(f"{path}: its shape is of {verdict.reason}; on this run's head, {model.name!r}, it is another face")
+  n = model.shapedirs.shape[-1]
+  return np.pad(shape[:n], (0, max(n - len(shape), 0))).astype(np.float32)
+
+
+def _chance(chi_square: float, freedom: int) -> float:
+  from scipy.special import chdtrc
+
+  return float(chdtrc(freedom, chi_square)) if freedom else 1.0
