@@ -126,7 +126,11 @@ def test_what_the_data_take_away_is_not_counted():
 def test_estimates_that_do_not_fit_together_are_refused():
   rng = np.random.default_rng(8)
   one = clip(rng, drawn(rng))[0]
-  arrays = {"shape": np.append(one.shape, np.zeros(3)), "vht_jax_shape_prior": one.prior, "vht_jax_shape_data": one.data}
+  arrays = {
+    "shape": np.append(one.shape, np.zeros(3)),
+    "vht_jax_shape_prior": one.prior,
+    "vht_jax_shape_data": one.data,
+  }
   assert person.estimate_of({"shape": one.shape}, "f") is None
   np.testing.assert_array_equal(person.estimate_of(arrays, "f").shape, one.shape)  # results are padded
   for wrong in ({"vht_jax_shape_prior": one.prior[:1]}, {"shape": one.shape[:3]}, {"shape": np.full(N, np.nan)}):

@@ -29,7 +29,9 @@ def cli() -> None:
   sys.exit(supervised("vht-track", "vht_jax.app.cli:main", sys.argv[1:]))
 
 
-def main(argv: list[str], prepare=lambda settings: settings, only_dataset: bool = False) -> int:
+def main(
+  argv: list[str], prepare=lambda settings: settings, only_dataset: bool = False, alone: bool = False
+) -> int:  # fmt: skip
   """Runs the app with a command line (without the program's name); returns the exit code.
 
   Several inputs are tracked one after the other; one that cannot be does not stop the rest.
@@ -37,7 +39,7 @@ def main(argv: list[str], prepare=lambda settings: settings, only_dataset: bool 
   Args:
     argv: flags.
     prepare: changes the parsed settings before the run (the demo's defaults).
-    only_dataset: as for `run`.
+    only_dataset, alone: as for `run`.
 
   Returns:
     0; 2 for what the user can cause; 1 for any other error; 130 when interrupted. Errors are one line on stderr, and
@@ -66,7 +68,7 @@ def main(argv: list[str], prepare=lambda settings: settings, only_dataset: bool 
     if several:
       say(settings, f"[{i + 1}/{len(todo)}] {name}")
     try:
-      run(settings, only_dataset=only_dataset)
+      run(settings, only_dataset=only_dataset, alone=alone)
     except KeyboardInterrupt:
       print("\nvht-track: interrupted; the same command goes on from here", file=sys.stderr)
       return 130

@@ -48,7 +48,7 @@ def with_paths(app: AppConfig) -> AppConfig:
   former = app.head.load_tracked_flame_params
   if former and not Path(former).exists():
     former = former.rpartition("@")[0] or former  # without the camera of NeRSemble's tracking
-  for path in (app.output.truth, former):
+  for path in (app.output.truth, former, app.head.shape_from):
     if path and not Path(path).exists():
       raise InputError(f"{path}: no such file")
   return having(app, data_path=data, output_path=output)
@@ -306,6 +306,7 @@ def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: flo
     "landmarks": digest(points, confidence, *(() if dense is None else (dense,))),
     "head": f"{model.name}, {digest(*leaves)}",
     "load_tracked_flame_params": digest(content(loaded)) if loaded else "none",
+    **({"shape_from": digest(content(app.head.shape_from))} if app.head.shape_from else {}),
   }
 
 

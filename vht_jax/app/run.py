@@ -55,13 +55,16 @@ def say(settings: Settings, text: str, summary: dict[str, Any] | None = None) ->
     print(console.painted(text, sys.stdout), flush=True)
 
 
-def run(settings: Settings, restart: bool | None = None, only_dataset: bool = False) -> dict[str, Any]:
+def run(
+  settings: Settings, restart: bool | None = None, only_dataset: bool = False, alone: bool = False
+) -> dict[str, Any]:  # fmt: skip
   """Tracks as the settings say, writes everything, prints the summary and returns it.
 
   Args:
     settings: all of them.
     restart: forget an earlier run but keep its dataset; by default what the settings say of both.
     only_dataset: end when there are frames and landmarks, and leave the rest to a later run; needs no device.
+    alone: end when the clip is tracked, its result in `results.ALONE`, and leave the rest to a later run.
 
   Raises:
     InputError: anything the user can cause.
@@ -92,7 +95,7 @@ def run(settings: Settings, restart: bool | None = None, only_dataset: bool = Fa
       stop_log = console.start_log(output / FILES["log"], terminal=not app.output.quiet)
       try:
         with inputs.reading(app):
-          return _run(settings, output, record, start, only_dataset)
+          return _run(settings, output, record, start, only_dataset, alone)
       except Exception as error:
         if not isinstance(error, InputError):
           log.error("the run failed", exc_info=True)
@@ -123,7 +126,7 @@ def run_all(settings: Settings) -> dict[str, Any]:
 
 
 def _run(
-  settings: Settings, output: Path, record: Record, start: float, only_dataset: bool = False
+  settings: Settings, output: Path, record: Record, start: float, only_dataset: bool = False, alone: bool = False
 ) -> dict[str, Any]:  # fmt: skip
   """`run` in a folder that is ours: as far as the record says that it is not done yet."""
   app, config, weights = settings
@@ -150,6 +153,7 @@ def _run(
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     check_exports(app.output.export, model)
     init = inputs.former_result(app, config, model)
+    shape = results.known_shape(app.head.shape_from, model) if app.head.shape_from else None
 
     def opened(frames: FrameFolder, cuts: tuple[int, ...]) -> None:
       if init is None and not record.finished and programs.folder is not None and not spreading:
@@ -165,6 +169,9 @@ def _run(
     record.agree("input", inputs.describe(app, dataset, model, focal), advice)
     write_ini(output / FILES["config"], settings)  # not before: a refused command leaves what is there alone
     former = stored_arrays(output / results.FILE_NAME) if record.finished else None
+    if former and alone:
+      write_atomic(output / results.ALONE, (output / results.FILE_NAME).read_bytes())
+      return found_alone(settings, dataset)
     if former and record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
       return already_finished(settings, output)
     settings = settings._replace(track=having(config, cutframes=cuts, focal=focal))
@@ -175,11 +182,13 @@ def _run(
       if app.output.offsets:
         check_masks(dataset)
       progress.placed = functools.partial(show_first, model, dataset, output, progress)
-      result = fit(settings, model, dataset, record, progress, init)
+      result = fit(settings, model, dataset, record, progress, init, shape, alone)
       results.save_tracked(
-        output / results.FILE_NAME, result, np.asarray(dataset.frame_ids), dataset.size, config, model,
-        times=dataset.times, sources=dataset.sources,
+        output / (results.ALONE if alone else results.FILE_NAME), result, np.asarray(dataset.frame_ids), dataset.size,
+        config, model, times=dataset.times, sources=dataset.sources,
       )  # fmt: skip
+      if alone:
+        return found_alone(settings, dataset)
     outcome = Outcome(output, settings, model, dataset, result)
     summary = write_report(outcome, progress, writer, start)
   finally:
@@ -207,6 +216,14 @@ def stored_arrays(path: Path) -> dict[str, np.ndarray] | None:
     return None
 
 
+def found_alone(settings: Settings, dataset: FrameFolder) -> dict[str, Any]:
+  """Says that a clip has been tracked for its shape alone."""
+  app = settings.app
+  found = {"input": app.input.video or app.input.data_path, "frames": len(dataset)}
+  say(settings, f"{app.output_folder / results.ALONE}: what this clip alone says of the person", found)
+  return found
+
+
 def already_finished(settings: Settings, output: Path) -> dict[str, Any]:
   """Says that there is nothing to do, and gives the summary of the run that did it."""
   try:
@@ -227,21 +244,27 @@ def fit(
   record: Record,
   progress: console.Progress,
   former: Tracked | None,
+  shape: np.ndarray | None = None,
+  alone: bool = False,
 ) -> TrackResult:
   """Tracks, going on from the checkpoints that an earlier run left.
 
   Args:
     former: a result to start from; of one whose head is another the camera alone is taken, and held.
+    shape: (S,) the person's, if it is known.
+    alone: as for `run`.
   """
   app, config, weights = settings
   same = former is not None and former.verdict is not None and former.verdict.same
   init = results.for_frames(former, dataset.frame_ids) if former is not None and same else None
   camera = former.result.identity.camera if former is not None and not same else None
   result = pipeline.track(
-    model, dataset, config, weights, init=init, camera=camera, progress=progress, checkpoint=record.checkpoint,
-    debug_checks=app.machine.debug_checks,
+    model, dataset, config, weights, init=init, camera=camera, shape=shape, progress=progress,
+    checkpoint=record.checkpoint, debug_checks=app.machine.debug_checks,
   )  # fmt: skip
   progress.close()
+  if alone:
+    return result
   result = results.judged(model, dataset, result)
   if app.output.offsets:
     progress.stage("offsets", n_views(result))

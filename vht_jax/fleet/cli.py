@@ -29,6 +29,8 @@ vht-fleet: tracks many clips at once, on this machine or on a cluster of Ray (do
   --gpus=N               GPUs of a clip where there are any, 0.5 for two clips on each [1]
   --detect=apart         frames and landmarks as work of their own, on processors alone; together: with the rest
                          [apart where there are GPUs]
+  --person=folder        clips in one folder show one person: they get one shape, from all of them (in a list: a column
+                         'person')
   --pin                  every clip has its --cpus processors for itself, and the same results on any machine
   --scratch=FOLDER       where files are that have to be here for a while [in the user's cache folder]
   --nodatasets           delete the frames of a clip when it is done
@@ -40,7 +42,7 @@ The same command goes on where the last one ended: clips that are done are left 
 failed are tried again. Exit code 0; 2 if a clip or a flag is bad; 1 for anything else."""
 
 # Flags of ours with their defaults; those of `vht-track` that are the fleet's to give.
-_VALUES = {"output_path": "", "address": "", "cpus": "", "gpus": "", "detect": "", "scratch": ""}
+_VALUES = {"output_path": "", "address": "", "cpus": "", "gpus": "", "detect": "", "scratch": "", "person": ""}
 _SWITCHES = {"pin": False, "datasets": True, "dry_run": False, "quiet": False, "debug": False}
 _SHORT = {"o": "output_path", "q": "quiet"}
 _REFUSED = {
@@ -74,6 +76,7 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
   """`main` with errors raised."""
   from vht_jax.app.options.settings import parse_all
   from vht_jax.fleet import drive, dry, storage
+  from vht_jax.fleet.person.people import People
   from vht_jax.fleet.plan import find_clips
   from vht_jax.fleet.pool import RayPool
   from vht_jax.fleet.shown.console import Console
@@ -87,7 +90,7 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
   output = output if storage.is_url(output) else os.path.abspath(expanded(output))
   drive.check_output(output)
   settings = parse_all(flags)[0]
-  clips = find_clips(arguments)
+  clips = find_clips(arguments, by_folder=own["person"] == "folder")
   for given in {clip.flags for clip in clips if clip.flags}:
     split(list(given))
     parse_all([*flags, *given])
@@ -102,7 +105,10 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
     environment=(("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")), *more.pop("environment", ())),  # Ray sets it
     **more,
   )  # fmt: skip
-  left = drive.take_over(table, clips, orders, digest)
+  people = People(clips, table, output)
+  for clip in sum(people.groups.values(), []):
+    check_company(clip, parse_all([*flags, *clip.flags])[0])
+  left = people.begin(drive.take_over(table, clips, orders, digest))
   if own["dry_run"]:
     workers = max(int(cores // orders.cpus), 1)
     where = f"output    {output}\nsettings  {table.title or 'the defaults'}\nworkers   "
@@ -120,7 +126,7 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
       orders = dataclasses.replace(orders, gpus=gpus, apart=apart, batch_sizes=smaller_batches(settings, flags, gpus))
       asked = [clip for clip in left if not storage.is_url(clip.source)][:ASKED]
       threading.Thread(target=note_frames, args=(table, dry.frames_of(asked, limit)), daemon=True).start()
-      drive.Fleet(left, orders, pool, table, console).run()
+      drive.Fleet(left, orders, pool, table, console, people).run()
   code, text = drive.verdict(table)
   if code or not own["quiet"]:
     print(text if not code else f"vht-fleet: {text}", file=sys.stderr if code else sys.stdout)
@@ -163,11 +169,24 @@ def split(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
       rest.append(word)
   if own["detect"] not in ("", *_APART):
     raise InputError(f"--detect: expected one of {', '.join(_APART)}; found {own['detect']!r}")
+  if own["person"] not in ("", "folder"):
+    raise InputError(f"--person: expected folder (or a column 'person' in a list); found {own['person']!r}")
   clips = named_inputs(rest)
   flags = list(rest)
   for clip in reversed(clips):  # from the end: what stands before them may be a flag's value of the same text
     del flags[len(flags) - 1 - flags[::-1].index(clip)]
   return own, flags, clips
+
+
+def check_company(clip: Any, settings: Any) -> None:
+  """Raises `InputError` for a clip that shares its person with others and whose flags leave no shape to share."""
+  app = settings.app
+  named = {
+    "--face=all": app.input.face == "all", "--solver=adam": settings.track.by_adam,
+    "--load_tracked_flame_params": bool(app.head.load_tracked_flame_params), "--shape_from": bool(app.head.shape_from),
+  }  # fmt: skip
+  for flag in (flag for flag, given in named.items() if given):
+    raise InputError(f"{clip.name}: {flag} does not go with one shape for all clips of {clip.person}; leave one out")
 
 
 def amount(name: str, text: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from vht_jax.dataset.pieces import RENEW
 from vht_jax.errors import InputError
 from vht_jax.fleet import storage
+from vht_jax.fleet.person.people import People, Turn
 from vht_jax.fleet.plan import Clip
 from vht_jax.fleet.pool import Order, Pool
 from vht_jax.fleet.shown import page
@@ -67,14 +68,19 @@ class Task:
   helped: int = 0  # how many have been given pieces of it
   spent: float = 0.0  # s, of attempts that ended
   begun: float = 0.0
+  turn: Turn = Turn()  # of the clip's person
 
 
 class Fleet:
   """Brings every clip of a table to its end."""
 
-  def __init__(self, clips: Sequence[Clip], orders: Orders, pool: Pool, table: Table, console: Console):
+  def __init__(
+    self, clips: Sequence[Clip], orders: Orders, pool: Pool, table: Table, console: Console,
+    people: People | None = None,
+  ):  # fmt: skip
+    self.people = people or People(clips, table, orders.output)
     self.orders, self.pool, self.table, self.console = orders, pool, table, console
-    tasks = [Task(clip, self._first(clip), memory=self._memory_before(clip)) for clip in clips]
+    tasks = [self._task(clip) for clip in clips]
     self.waiting = collections.deque(task for task in tasks if not task.memory)
     self.large = collections.deque(task for task in tasks if task.memory)  # that need a machine for themselves
     self.running: dict[Any, Task] = {}
@@ -108,8 +114,19 @@ class Fleet:
     self.written = time.monotonic()
     self.writing = self.written - start
 
-  def _first(self, clip: Clip) -> str:
-    return "all" if self.orders.whole(clip) else "dataset"
+  def _task(self, clip: Clip) -> Task:
+    phase = "all" if self.orders.whole(clip) else "dataset"
+    return Task(clip, phase, memory=self._memory_before(clip), turn=self.people.turn(clip))
+
+  def _go_on(self, clips: Sequence[Clip]) -> None:
+    """Takes clips in whose turn it is, with the shape of their person."""
+    if clips:
+      self.write()  # what is known of them must not be found out again
+    for clip in clips:
+      task = self._task(clip)
+      task.spent = self.table.rows[clip.name].seconds
+      task.phase = "track" if task.phase == "dataset" else task.phase  # that there is already
+      (self.large if task.memory else self.waiting).append(task)
 
   def _memory_before(self, clip: Clip) -> int:
     """How often a clip ran out of memory in an earlier call, whose smaller batches its files are of."""
@@ -154,7 +171,8 @@ class Fleet:
       task.clip, storage.join(orders.output, task.clip.name), storage.join(orders.scratch, task.clip.name),
       flags=orders.flags, phase=task.phase, batch_size=batch, keep_dataset=orders.keep_dataset,
       cores=int(cpus) if orders.pinned and not alone else 0, device_share=gpus, folder=os.getcwd(),
-      environment=orders.environment, **({"target": orders.target} if orders.target else {}),
+      alone=task.turn.alone, shape=task.turn.shape, environment=orders.environment,
+      **({"target": orders.target} if orders.target else {}),
     )  # fmt: skip
     task.begun = time.monotonic()
     self.running[self.pool.submit(Order(job, cpus, gpus, task.node))] = task
@@ -193,8 +211,12 @@ class Fleet:
       task.phase, task.mark, task.deaths = "track", "", 0
       self._submit(task)
       return
+    if task.turn.alone:
+      row.frames, row.state, row.stage = summaries[0].get("frames", 0), "waiting", "alone"
+      self._go_on(self.people.ended(task.clip))
+      return
     row.frames, row.tracked = (sum(s.get(k, 0) for s in summaries) for k in ("frames", "tracked"))
-    row.state, row.error = "done", ""
+    row.state, row.error, row.shape = "done", "", task.turn.digest
     pages = [f"{row.name}/{page}" for page in ("report.html", "face_0/report.html")]
     row.report = next((p for p in pages if storage.exists(storage.join(self.orders.output, *p.split("/")))), "")
     self.console.ended(row)
@@ -202,6 +224,7 @@ class Fleet:
   def _failed(self, task: Task, row: Row, event: dict[str, Any]) -> None:
     row.state, row.error, row.code = "failed", event["error"], event["code"]
     self.console.ended(row)
+    self._go_on(self.people.ended(task.clip))
 
   def _died(self, task: Task, row: Row, event: dict[str, Any]) -> None:
     row.deaths, task.deaths = row.deaths + 1, task.deaths + 1
@@ -259,6 +282,8 @@ def verdict(table: Table) -> tuple[int, str]:
     text += f" ({len(table.kept)} of them were already)"
   if failed:
     text += f"; {len(failed)} failed: {', '.join(row.name for row in failed)}"
+  if other := [row.name for row in table.rows.values() if row.note]:
+    text += f"; {len(other)} have no part in their person's shape: {', '.join(other)}"
   return max((row.code for row in failed), key=lambda code: code == 1, default=0), text
 
 

@@ -18,7 +18,7 @@ VIDEOS = (
   ".3gp",
 )  # fmt: skip
 LISTS = (".txt", ".csv", ".tsv")
-_CLIP, _NAME = "clip", "name"  # columns of a table; every other one is a flag
+_CLIP, _NAME, _PERSON = "clip", "name", "person"  # columns of a table; every other one is a flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,14 @@ class Clip:
   source: str  # a video, a folder of images or an image: a path, or a URL
   name: str = ""  # of the folder of its results
   flags: tuple[str, ...] = ()  # of vht-track, beside those of all clips
+  person: str = ""  # whom it shows; clips of one person get one shape
 
 
-def find_clips(arguments: list[str]) -> list[Clip]:
+def find_clips(arguments: list[str], by_folder: bool = False) -> list[Clip]:
   """The clips that lists, folders, patterns and files name, each once, with names for their folders.
+
+  Args:
+    by_folder: clips in one folder show one person, unless a list says whom they show.
 
   Raises:
     InputError: nothing there, or a list that cannot be read.
@@ -51,7 +55,8 @@ def find_clips(arguments: list[str]) -> list[Clip]:
       found.append(Clip(argument))
   if not found:
     raise InputError("no clips: name a list (.txt, .csv), a folder, a pattern or videos (see --help)")
-  return named(list(dict.fromkeys(found)))
+  clips = named(list(dict.fromkeys(found)))
+  return with_people(clips) if by_folder else clips
 
 
 def in_folder(place: str) -> list[Clip]:
@@ -95,12 +100,13 @@ def in_list(place: str) -> list[Clip]:
   for number, row in enumerate(rows, start=1):
     if not row[_CLIP] or None in row:
       raise InputError(f"{place}: row {number}: expected {len(columns)} cells, with one for '{_CLIP}'")
-    given = [(key, (row[key] or "").strip()) for key in columns if key not in (_CLIP, _NAME)]
+    given = [(key, (row[key] or "").strip()) for key in columns if key not in (_CLIP, _NAME, _PERSON)]
     flags = tuple(f"--{key}={value}" for key, value in given if value)
-    name = (row.get(_NAME) or "").strip()
-    if name in (".", "..") or "/" in name or "\\" in name:
-      raise InputError(f"{place}: row {number}: '{name}' cannot be a folder's name")
-    clips.append(Clip(at(row[_CLIP].strip()), name, flags))
+    name, person = ((row.get(key) or "").strip() for key in (_NAME, _PERSON))
+    for text in (name, person):
+      if text in (".", "..") or "/" in text or "\\" in text:
+        raise InputError(f"{place}: row {number}: '{text}' cannot be a folder's name")
+    clips.append(Clip(at(row[_CLIP].strip()), name, flags, person))
   return clips
 
 
@@ -125,6 +131,20 @@ def named(clips: list[Clip]) -> list[Clip]:
       raise InputError(f"two clips are called {name}: {taken[name].source} and {clip.source}")
     taken[name] = clip
     out.append(dataclasses.replace(clip, name=name))
+  return out
+
+
+def with_people(clips: list[Clip]) -> list[Clip]:
+  """Clips that do not say whom they show, with their folder's name for that; of another folder a longer one."""
+  folders = {clip.name: str(Path(storage.path_of(clip.source)).absolute().parent) for clip in clips}
+  people = {clip.person: "" for clip in clips if clip.person}
+  out = []
+  for clip in clips:
+    folder = folders[clip.name]
+    person = clip.person or Path(folder).name or "person"
+    while not clip.person and people.setdefault(person, folder) != folder:
+      person += "_"
+    out.append(dataclasses.replace(clip, person=person))
   return out
 
 

@@ -27,6 +27,8 @@ TRACK = "vht_jax.app.cli:main"
 DATASET = "vht_jax.fleet.single:dataset"
 HELP = "vht_jax.fleet.single:help_search"
 
+ALONE = "vht_jax.fleet.single:alone"
+
 # By which native code ends itself; other signals come from outside.
 _CRASHES = {getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
 LOOK = 0.2  # s between two looks at the child
@@ -70,6 +72,13 @@ def assist(
     finally:
       child.kill()
       child.wait()
+
+
+def alone(argv: list[str]) -> int:
+  """The first of two rounds: what a clip by itself says of the person. As `app.cli.main`."""
+  from vht_jax.app.cli import main
+
+  return main(argv, alone=True)
 
 
 def track(

@@ -17,6 +17,7 @@ from vht_jax.fleet.plan import Clip
 from vht_jax.host.files import expanded, lock, write_atomic
 
 DATASET = "dataset"  # in an output folder, see `app.inputs.with_paths`
+SHAPE = "person.npz"  # likewise, the shape that a clip is tracked with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Job:
   phase: str = "all"  # all; dataset (frames and landmarks); track (the rest); help (landmarks, beside who does these)
   batch_size: int = 0  # instead of the flags'; what was tracked with another one is forgotten, the dataset is not
   keep_dataset: bool = True  # else it is deleted when the clip is done
+  alone: bool = False  # the first of two rounds, `person.people`
+  shape: bytes = b""  # a file for --shape_from; what was tracked with another one is forgotten, the dataset is not
   cores: int = 0  # that the clip has for itself; 0: those of the machine, as others
   device_share: float = 0.0  # of a GPU's memory
   folder: str = ""  # where the command was given: what paths are relative to
@@ -83,7 +86,10 @@ def _work(job: Job, scratch: Path) -> Iterator[dict[str, Any]]:
   if job.batch_size:
     forget_other(output, job.batch_size)
     argv.append(f"--batch_size={job.batch_size}")
-  target = single.DATASET if job.phase == "dataset" and job.target == single.TRACK else job.target
+  argv += take_shape(output, job.shape)
+  target = job.target
+  if target == single.TRACK:
+    target = single.DATASET if job.phase == "dataset" else single.ALONE if job.alone else target
   end: dict[str, Any] = {}
   with single.own_cores(job.cores) as cores:
     for event in single.track(argv, output, target, _environment(job), cores, job.folder):
@@ -95,7 +101,7 @@ def _work(job: Job, scratch: Path) -> Iterator[dict[str, Any]]:
     yield end
     return
   done = end["end"] == "done"
-  tracked = done and job.phase != "dataset"
+  tracked = done and job.phase != "dataset" and not job.alone
   needless = [DATASET] if tracked and not job.keep_dataset else []
   storage.remove(str(output), needless)
   sent = 0
@@ -120,8 +126,26 @@ def forget_other(output: Path, batch_size: int) -> None:
   for folder in (output, *output.glob("face_*")):
     found = peek(folder).get("settings", {})
     if found and found.get("batch_size") != str(batch_size):
-      shutil.rmtree(folder / FOLDER, ignore_errors=True)
-      write_atomic(folder / RECORD, b"{}")  # still a run's folder
+      forget(folder)
+
+
+def take_shape(output: Path, shape: bytes) -> list[str]:
+  """Flags that give a clip its person's shape (a file, or none); what it was tracked with before is forgotten."""
+  path = output / SHAPE
+  before = path.read_bytes() if path.exists() else b""
+  if before != shape:
+    forget(output)  # first, so that whoever goes on after a death in between does it again
+    if shape:
+      write_atomic(path, shape)
+    else:
+      path.unlink()
+  return [f"--shape_from={path}"] if shape else []
+
+
+def forget(folder: Path) -> None:
+  """Leaves the dataset alone of what a run has left."""
+  shutil.rmtree(folder / FOLDER, ignore_errors=True)
+  write_atomic(folder / RECORD, b"{}")  # still a run's folder
 
 
 def _environment(job: Job) -> dict[str, str | None]:

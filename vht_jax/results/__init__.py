@@ -1,6 +1,7 @@
 """Results on disk (`vht_npz`, `export`) and the figures that say how good they are (`quality`)."""
 
 from vht_jax.results.heads import head_id
+from vht_jax.results.person import ALONE, known_shape
 from vht_jax.results.quality import (
   align,
   angle_deg,
@@ -33,6 +34,7 @@ from vht_jax.results.vht_npz import (
 )
 
 __all__ = [
+  "ALONE",
   "FILE_NAME",
   "Tracked",
   "align",
@@ -49,6 +51,7 @@ __all__ = [
   "jitter",
   "judged",
   "kind_of",
+  "known_shape",
   "landmark_figures",
   "load_tracked",
   "nme",

@@ -26,6 +26,7 @@ from vht_jax.types import FlameModel
 # Differences between clips of one person are larger than their covariances say, because detectors and models err
 # alike in all frames of a clip: so many times, in variance (docs/fleet.md, "Measured").
 DOUBT = 1.0
+ALONE = "alone.npz"  # a clip's result by itself, beside that with the shape of all
 OTHER = 1e-3  # the chance of a difference at which a clip is taken for one of another person
 
 
@@ -70,7 +71,8 @@ def estimate_of(arrays: Mapping[str, np.ndarray], path: str | Path) -> Estimate 
   n = data.shape[-1]
   shape = np.asarray(arrays.get("shape", ()), np.float64)
   if data.ndim != 2 or prior.shape != (2, n) or shape.ndim != 1 or len(shape) < n or not np.all(prior[0] > 0):
-    raise InputError(f"{path}: what it says of the shape does not fit together: {shape.shape}, {prior.shape}, {data.shape}")
+    shapes = f"{shape.shape}, {prior.shape}, {data.shape}"
+    raise InputError(f"{path}: what it says of the shape does not fit together: {shapes}")
   if not all(np.isfinite(a).all() for a in (shape, prior, data)):
     raise InputError(f"{path}: what it says of the shape: expected finite numbers; found NaN or infinity")
   head, head_id = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
@@ -136,7 +138,7 @@ def known_shape(path: str | Path, model: FlameModel) -> np.ndarray:
   head, identifier = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
   verdict = heads.judge(head, identifier, shape, arrays.get("expr", np.zeros((0, 1))), model)
   if not verdict.same:
-    raise InputError(f"{path}: its shape is of {verdict.reason}; on this run's head, {model.name!r}, it is another face")
+    raise InputError(f"{path}: its shape is of {verdict.reason}; on this run's head, {model.name!r}, another face")
   n = model.shapedirs.shape[-1]
   return np.pad(shape[:n], (0, max(n - len(shape), 0))).astype(np.float32)
 

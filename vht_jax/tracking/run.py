@@ -35,6 +35,8 @@ CPU_BATCH, BATCH = 8, 64  # frames with images: more at once do not help a CPU; 
 # px a side, VHT's Adam at 256, on an H200 (docs/benchmarks.md).
 FRAME_BYTES = {"gn": (4_200_000, 72), "adam": (0, 510)}
 ROOM = 0.5  # of a device's memory, for a batch: the head, the stages that look at keyframes and the programs want some
+
+UNKNOWN = 1e6  # the standard deviation of what is not held
 DENSE_STEP = 3  # every third of MediaPipe's 468 points: all cost 2.4 times the time, add little (docs/method.md)
 
 
@@ -128,10 +130,12 @@ class Run:
       return np.float32(self.held.focal), np.asarray(principal_of(jax.tree.map(np.asarray, self.held), self.size))
     return (np.float32(self.config.camera.focal) if self.config.camera.focal > 0 else None), None
 
-  @property
-  def shape_priors(self) -> list[Entry]:
-    """What holds a known shape."""
-    return [] if self.shape is None else [(Near("shape", self.shape, np.float32(HELD_SD[0])), None)]
+  def held_shape(self, shape: AnyArray | None = None) -> Entry:
+    """What holds a shape (S,), or the known one; without either nothing does, by the same program."""
+    shape = self.shape if shape is None else shape
+    n_shape = self.lm.points.shapedirs.shape[-1]
+    mean, sd = (np.zeros(n_shape), UNKNOWN) if shape is None else (shape, HELD_SD[0])
+    return Near("shape", np.asarray(mean, np.float32), np.float32(sd)), None
 
   def with_held(self, shared: Shared) -> Shared:
     """`shared` with a known camera and a known shape put back exactly where the solver held them by stiff priors."""
@@ -158,7 +162,8 @@ def batch_within(memory: int | None, pixels: int, solver: str) -> int:
 
 def make_run(
   model: FlameModel, clip: Clip, config: TrackConfig, weights: Weights, *, init: TrackResult | None = None,
-  held: Camera | None = None, shape: AnyArray | None = None, progress: Progress | None = None, checkpoint: Checkpoint | None = None,
+  held: Camera | None = None, shape: AnyArray | None = None, progress: Progress | None = None,
+  checkpoint: Checkpoint | None = None,
 ) -> Run:  # fmt: skip
   """Looks at a clip's landmarks; arguments as in `Run`."""
   landmarks, confidence, dense = clip.landmarks()

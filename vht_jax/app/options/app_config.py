@@ -54,6 +54,10 @@ class HeadFile:
     "metrical-tracker's folder of .frame files: identity and camera are kept, the poses are refined", path=True,
     role="run",
   )  # fmt: skip
+  shape_from: str | None = option(
+    None, "the person's shape is known and held, all else is estimated: a result of another clip of the same person, "
+    "ours or VHT's, or a file of vht-fleet --person", path=True, role="run", unless="load_tracked_flame_params",
+  )  # fmt: skip
   allow_other_head: bool = option(
     False, "of a loaded result of another head, whose codes mean nothing here, take the camera; without it such a file "
     "is refused", needs="load_tracked_flame_params",

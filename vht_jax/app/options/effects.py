@@ -61,7 +61,7 @@ def _reason(option: Option, settings: Settings) -> str:
     return without_images
   if name == "smooth" and config.smooth and (config.schedule == "sequential" or adam):
     return "with --schedule=sequential or --solver=adam: they are not smoothed"
-  if name == "tracks" and config.tracks and adam:
+  if (name == "tracks" and config.tracks or name == "shape_from") and adam:
     return "with --solver=adam: it belongs to Gauss-Newton (--solver=gn)"
   if name == "batch_size" and config.schedule == "sequential":
     return "with --schedule=sequential"

@@ -21,7 +21,7 @@ from vht_jax.layout import Layout
 from vht_jax.types import AnyArray, Array, Pose, ShapeInformation
 
 HIGHEST = lax.Precision.HIGHEST
-LEAST_TOLD = 1e-2  # times what is known before: a direction of which a clip tells less is left out (1 % of its variance)
+LEAST_TOLD = 1e-2  # times what is known before: directions of which a clip tells less are left out
 RIDGE = 3e-6  # of the unit diagonal: float32 factors a matrix of this condition
 
 

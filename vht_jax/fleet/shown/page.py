@@ -60,6 +60,7 @@ def _row(row: dict[str, Any]) -> str:
   if row["report"]:
     name = f'<a href="{quote(row["report"])}">{name}</a>'
   notes = [row["error"] or (f"{row['stage']} done" if row["stage"] and row["state"] == "running" else "")]
+  notes += [row["note"]]
   notes += [f"{row['deaths']} workers died"] if row["deaths"] else []
   notes += [f"batches of {row['batch_size']} for want of memory"] if row["batch_size"] else []
   cells = (

@@ -42,6 +42,9 @@ class Row:
   report: str = ""  # its page, within the output
   settings: str = ""  # digest of the flags, to tell whether a row of an earlier call is this one's
   version: str = ""  # of the source, likewise
+  person: str = ""  # whom it shows, where clips are grouped
+  shape: str = ""  # `Turn.digest` of the shape it is done with
+  note: str = ""  # why it has no part in its person's shape
   fetched: int = 0  # bytes
   sent: int = 0
 
@@ -156,6 +159,7 @@ def line(row: Row) -> str:
     text = f"{row.frames} frames, " if row.frames else ""
     text += f"{row.stage} done" if row.stage else ("begun" if row.state == "running" else "")
   text += f"; {row.deaths} workers died" if row.deaths else ""
+  text += f"; {row.note}" if row.note else ""
   text += f"; batches of {row.batch_size} for want of memory" if row.batch_size else ""
   return f"{mark:<7s} {row.name:<24s} {text}"
 

@@ -15,7 +15,7 @@ from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel
 from vht_jax.fit.solvers.uncertainty import shape_information
-from vht_jax.fit.terms.priors import HELD_SD, Near
+from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors, skin_unknowns
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import N_LANDMARKS, Shared, part, principal_of, shared_layout
@@ -32,7 +32,6 @@ MIN_YAW_SPAN = math.radians(15.0)  # below this a clip's landmarks do not determ
 USUAL_FOCAL = LOG_FOCAL_MEAN, LOG_FOCAL_SD  # of log focal length, before anything is seen
 # Factor on the landmarks' noise where they tell the focal length: on scanned heads an honest answer (docs/accuracy.md).
 DOUBT = 10.0
-UNKNOWN = 1e6  # the standard deviation of what is not held
 # What a user reads of a focal length that is not known well: `doubt`, and the app of the final one.
 GUESS = "the focal length is a guess"
 UNSURE_LENS = (
@@ -116,13 +115,11 @@ def _bundle_of(
   principal = known(state.shared).principal if state.tracked else run.given()[1]
   prior = (np.zeros(2), PRINCIPAL_SD) if principal is None else (principal, HELD_SD[1])
   f32 = lambda pair: tuple(np.asarray(a, np.float32) for a in pair)
-  n_shape = run.lm.points.shapedirs.shape[-1]
-  shape = known(state.shared).shape if hold_shape else run.shape
-  held = (np.zeros(n_shape), UNKNOWN) if shape is None else (shape, HELD_SD[0])  # one program for all
+  held = run.held_shape(known(state.shared).shape if hold_shape else None)
   return on_host(
     _bundle(
       landmarks_of(state, run), rarer(run.observed_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
-      [*skin_priors(skin_of(state, run)), (Near("shape", *f32(held)), None)], skin_unknowns(skin_of(state, run)),
+      [*skin_priors(skin_of(state, run)), held], skin_unknowns(skin_of(state, run)),
     )
   )  # fmt: skip
 

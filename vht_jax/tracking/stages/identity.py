@@ -47,7 +47,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
       focal_prior(state, run),
       np.float32(state.photo_pixels),
       skin_entries_of(state, run, index),
-      [*skin_priors(skin_of(state, run)), *run.shape_priors],
+      [*skin_priors(skin_of(state, run)), run.held_shape()],
       config.gauss_newton.n_samples,
       config.gauss_newton.identity_steps,
     )

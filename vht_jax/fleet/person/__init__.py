@@ -1,0 +1,1 @@
+"""Clips of one person: `--person` (docs/fleet.md)."""
