@@ -12,7 +12,7 @@ from typing import Any
 
 from vht_jax.dataset.pieces import RENEW
 from vht_jax.errors import InputError
-from vht_jax.fleet import storage
+from vht_jax.fleet import single, storage
 from vht_jax.fleet.person.people import People, Turn
 from vht_jax.fleet.plan import Clip
 from vht_jax.fleet.pool import Order, Pool
@@ -43,6 +43,7 @@ class Orders:
   keep_dataset: bool = True
   batch_sizes: tuple[int, ...] = ()  # smaller ones to try where memory is out, in this order
   target: str = ""  # instead of vht-track, in tests
+  alone: str = single.ALONE  # likewise, of the first of two rounds
   environment: tuple[tuple[str, str | None], ...] = ()
 
   def whole(self, clip: Clip) -> bool:
@@ -171,7 +172,7 @@ class Fleet:
       task.clip, storage.join(orders.output, task.clip.name), storage.join(orders.scratch, task.clip.name),
       flags=orders.flags, phase=task.phase, batch_size=batch, keep_dataset=orders.keep_dataset,
       cores=int(cpus) if orders.pinned and not alone else 0, device_share=gpus, folder=os.getcwd(),
-      alone=task.turn.alone, shape=task.turn.shape, environment=orders.environment,
+      alone=orders.alone if task.turn.alone else "", shape=task.turn.shape, environment=orders.environment,
       **({"target": orders.target} if orders.target else {}),
     )  # fmt: skip
     task.begun = time.monotonic()

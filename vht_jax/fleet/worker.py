@@ -31,7 +31,7 @@ class Job:
   phase: str = "all"  # all; dataset (frames and landmarks); track (the rest); help (landmarks, beside who does these)
   batch_size: int = 0  # instead of the flags'; what was tracked with another one is forgotten, the dataset is not
   keep_dataset: bool = True  # else it is deleted when the clip is done
-  alone: bool = False  # the first of two rounds, `person.people`
+  alone: str = ""  # the target of the first of two rounds (`person.people`), if this is one
   shape: bytes = b""  # a file for --shape_from; what was tracked with another one is forgotten, the dataset is not
   cores: int = 0  # that the clip has for itself; 0: those of the machine, as others
   device_share: float = 0.0  # of a GPU's memory
@@ -87,9 +87,9 @@ def _work(job: Job, scratch: Path) -> Iterator[dict[str, Any]]:
     forget_other(output, job.batch_size)
     argv.append(f"--batch_size={job.batch_size}")
   argv += take_shape(output, job.shape)
-  target = job.target
-  if target == single.TRACK:
-    target = single.DATASET if job.phase == "dataset" else single.ALONE if job.alone else target
+  target = job.alone or job.target
+  if job.phase == "dataset" and job.target == single.TRACK:
+    target = single.DATASET
   end: dict[str, Any] = {}
   with single.own_cores(job.cores) as cores:
     for event in single.track(argv, output, target, _environment(job), cores, job.folder):
