@@ -370,6 +370,8 @@ def test_fields_keep_their_types():
     (["--batch_size=2", "--schedule=sequential"], "--batch_size has no effect with --schedule=sequential"),
     (["--n_keyframes=3", "--load_tracked_flame_params=x.npz"], "--n_keyframes has no effect with --load_tracked"),
     (["--allow_other_head"], "--allow_other_head has no effect without --load_tracked_flame_params"),
+    (["--shape_from=x.npz", "--solver=adam"], "--shape_from has no effect with --solver=adam"),
+    (["--shape_from=x.npz", "--load_tracked_flame_params=y.npz"], "--shape_from has no effect beside"),
     (["--downscale_factor=2", "--tracking_resolution=64,64"], "--downscale_factor has no effect"),
     (["--frame_rate=5", "--nooverlay"], "--frame_rate has no effect"),
     (["--energy_log_freq=5"], "--energy_log_freq has no effect without --tensorboard"),

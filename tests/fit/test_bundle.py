@@ -11,9 +11,11 @@ from tiny import landmark_model
 from vht_jax import cameras, rotation
 from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed, unknowns
+from vht_jax.fit.solvers.uncertainty import beyond_prior, shape_information
 from vht_jax.fit.terms import landmarks, openings, priors
 from vht_jax.head import motion
 from vht_jax.head import points as pts
+from vht_jax.results import person
 from vht_jax.tracking.pure import landmarks_only
 
 SIZE = (1000, 800)  # H, W px
@@ -551,3 +553,34 @@ def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, syn
   assert off > 0.03
   assert default < 0.7 * off
   assert strict < 0.2 * off
+
+
+def test_two_clips_know_a_person_better_than_one(lm, weights, synthesise, adjust):
+  """Halves of drawn clips: the shapes together are nearer to the truth than each alone, and fit no other person."""
+  prior = priors.prior_of_shape(lm, weights)
+
+  def estimate(tracks):
+    found = adjust(lm, tracks, weights)
+    layout = unknowns.shared_layout(found.shared)
+    known = beyond_prior(shape_information(found.information, layout, float(found.focal_relative_sd)), prior)
+    return person.Estimate(np.asarray(found.shared.shape, np.float64), np.float64(known.prior), np.float64(known.data))
+
+  dirs = np.asarray(lm.points.shapedirs)[:68]
+  error = lambda shape, truth: 1e3 * np.sqrt(np.mean(np.sum((dirs @ (shape - truth)) ** 2, axis=-1)))
+  alone, together, people = [], [], []
+  for seed in range(4):
+    tracks, _, shared = synthesise(seed, noise=0.01, n_frames=2 * F)
+    halves = [estimate(jax.tree.map(lambda a, at=at: a[at : at + F], tracks)) for at in (0, F)]
+    truth = np.asarray(shared.shape)
+    alone.append([error(half.shape, truth) for half in halves])
+    together.append(error(person.together(halves)[0], truth))
+    people.append(halves)
+    # Seen by itself a shape is as sure as it says: chi-square of its error, of as many numbers as there are.
+    for half in halves:
+      off = half.shape - truth
+      assert off @ (half.before + half.added) @ off < 2 * len(truth)
+  assert np.mean(together) < 0.9 * np.mean(alone)
+  chances = [person.difference(one, [other], doubt=1.0).p for one, other in people]
+  strangers = [person.difference(a[0], [b[1]], doubt=1.0).p for a, b in zip(people, people[1:])]
+  print(alone, together, chances, strangers)
+  assert min(chances) > person.OTHER > max(strangers)

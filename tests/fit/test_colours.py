@@ -13,6 +13,7 @@ from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed
 from vht_jax.fit.identity import fit_keyframes, mean_square
 from vht_jax.fit.layer import LAYER_SIZE, Appearance, albedo_map, estimate_layer
+from vht_jax.fit.solvers.uncertainty import shape_information
 from vht_jax.fit.terms import colour, landmarks
 from vht_jax.fit.terms import samples as samples_
 from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
@@ -27,7 +28,7 @@ from vht_jax.fit.terms.surface import (
   to_pixels,
   to_world,
 )  # fmt: skip
-from vht_jax.fit.unknowns import At
+from vht_jax.fit.unknowns import At, shared_layout
 from vht_jax.head import flame
 from vht_jax.head import points as pts
 from vht_jax.render import raster, shade
@@ -568,10 +569,13 @@ def test_fit_identity_improves_shape_and_appearance(
 
     return found, error(shared, appearance, xs), error(*found[:3])
 
-  (found, appearance, poses, pixels, costs), before, after = run(xs, start)
+  (found, appearance, poses, pixels, costs, information), before, after = run(xs, start)
   assert 50 <= pixels <= weights.photo_pixels
   assert after < 0.4 * before and after < 0.04
   assert np.isfinite(costs).all() and costs[-1] < costs[0]
+  unknown = found.replace(own={"texture": appearance.texture, "light": appearance.light})
+  known = shape_information(information, shared_layout(unknown), 0.0)
+  assert np.linalg.eigvalsh(known).min() > 0.9 * float(weights.w_identity)  # never less than is known of people
   np.testing.assert_allclose(jnp.exp(found.log_focal), FOCAL, rtol=0.02)
   np.testing.assert_allclose(appearance.light[0], light[0], rtol=0.25)
   assert np.abs(np.asarray(poses - xs)[:, -14:-8]).max() < 0.1

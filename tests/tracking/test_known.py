@@ -16,6 +16,7 @@ from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
 from vht_jax.option import having
 from vht_jax.render import shade
+from vht_jax.results.person import estimate_of, known_shape, together
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.camera_knowledge import known_camera, refocused
 from vht_jax.tracking.stages.crops import crops_of
@@ -120,6 +121,33 @@ def test_going_on_keeps_the_place_of_the_camera(still_head, clip, unseen, weight
   assert moved.max() < (0.05 if photometric else 0.01)
 
 
+# --- the shape ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("photometric", [False, True])
+def test_a_known_shape_is_held_and_all_else_is_found(still_head, clip, unseen, weights, project, photometric):  # noqa: F811
+  config, frames = having(SMALL, photometric=photometric), clip if photometric else unseen
+  alone = pipeline.track(still_head, frames, config, weights)
+  found = pipeline.track(still_head, frames, config, weights, shape=clip.identity.shape)
+  np.testing.assert_array_equal(found.identity.shape, clip.identity.shape)
+  assert found.shape_information is None and np.abs(alone.identity.shape - clip.identity.shape).max() > 0.1
+  assert nme(project(found), clip).max() < 0.015
+  off = lambda result: abs(np.log(float(result.identity.camera.focal / clip.identity.camera.focal)))
+  assert off(found) < max(off(alone), 0.03)
+  # What the clip says is kept in its file and is no surer than a fit of that shape with everything known.
+  arrays = results.tracked_arrays(results.Tracked(alone, np.arange(1, T + 1), T, SIZE, ""), config)
+  estimate = estimate_of(arrays, "result")
+  assert estimate is not None and estimate.data.shape[1] == len(clip.identity.shape)
+  np.testing.assert_allclose(together([estimate])[0], alone.identity.shape, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_shape_of_another_size_is_refused(still_head, unseen, weights):  # noqa: F811
+  with pytest.raises(InputError, match="shape: expected"):
+    pipeline.track(still_head, unseen, SMALL, weights, shape=np.zeros(3))
+
+
 # --- the head ---
 
 
@@ -220,3 +248,19 @@ def test_masked_pixels_are_not_compared():
   half = SMALL.gauss_newton.crop_size // 2
   assert not inside[:, : half - 1].any() and unmasked[:, : half - 1].any()
   np.testing.assert_array_equal(inside[:, half + 1 :], unmasked[:, half + 1 :])
+
+
+def test_a_shape_is_taken_from_a_result_of_its_head(tmp_path, open_head):
+  result = make_result(open_head)
+  path = tmp_path / "other.npz"
+  results.save_tracked(path, result, np.arange(1, 5), (48, 64), TrackConfig(), open_head)
+  n = open_head.shapedirs.shape[-1]
+  wanted = np.zeros(n, np.float32)
+  wanted[: len(result.identity.shape)] = result.identity.shape
+  np.testing.assert_array_equal(known_shape(path, open_head), wanted)
+  other = open_head.replace(v_template=open_head.v_template * 1.01, name="another")
+  with pytest.raises(InputError, match="its shape is of the head"):
+    known_shape(path, other)
+  results.write_npz(path, {"expr": np.zeros((2, 3))})
+  with pytest.raises(InputError, match="it has none"):
+    known_shape(path, open_head)

@@ -113,6 +113,9 @@ def run(argv: list[str], more: dict[str, Any]) -> int:
     workers = max(int(cores // orders.cpus), 1)
     where = f"output    {output}\nsettings  {table.title or 'the defaults'}\nworkers   "
     where += f"those of the cluster at {own['address']}" if own["address"] else f"{workers} at once on this machine"
+    if people.groups:
+      twice = sum(map(len, people.groups.values()))
+      where += f"\npeople    {len(people.groups)} in {twice} clips, which are tracked twice; the time below is for once"
     print(dry.dry_run(clips, left, table, workers, limit, where))
     return 0
   console = Console(table, own["quiet"])

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.errors import InputError
 from vht_jax.fit.solvers.uncertainty import beyond_prior
 from vht_jax.fit.terms.priors import prior_of_shape
 from vht_jax.tracking.camera_knowledge import known_camera
@@ -101,7 +102,8 @@ def track(
     init: a former result of the same clip to go on from; its identity and camera are kept (of the camera the focal
       length only if `config.camera.focal` does not say another one) and its poses are refined.
     camera: a camera that is known and held; by default that of `config.camera.focal` if `config.camera.calibrated`.
-    shape: (S,) the person's identity code, if it is known: it is held, and all else is estimated as without it.
+    shape: (S,) the person's identity code, if it is known: it is held, and all else is estimated as without it. Not
+      for VHT's method, nor beside `init`, which has its own.
     progress: told about every stage.
     checkpoint: keeps the ends of the stages. The stages that it has are not done again, and the result is the same
       bit by bit.
@@ -111,13 +113,16 @@ def track(
     The identity, a pose per frame, energies and a status per frame; `timing` in seconds per stage.
 
   Raises:
-    InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated.
+    InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated; a known
+      shape that is not this head's, or that would not be held.
     FloatingPointError: `debug_checks` found a number that is not finite.
   """
   progress, checkpoint = progress or NoProgress(), checkpoint or NoCheckpoint()
   clock = Clock()
   _, confidence, _ = clip.landmarks()
   check_frames(config, np.any(confidence[:, :68] > 0, axis=1))
+  if shape is not None:
+    check_shape(shape, model, held=init is None and not config.by_adam)
   with clock("examine"):
     evidence = examined(clip, config, progress, checkpoint)
   config, init, held = known_camera(config, init, camera)
@@ -138,6 +143,15 @@ def track(
   if debug_checks:
     check("frames", state, run)
   return finished(state, run, evidence, clock.seconds)
+
+
+def check_shape(shape: AnyArray, model: FlameModel, held: bool) -> None:
+  """Raises `InputError` for a shape that is known and not this head's, or would not be `held`."""
+  n = model.shapedirs.shape[-1]
+  if np.shape(shape) != (n,) or not np.isfinite(shape).all():
+    raise InputError(f"shape: expected {n} finite numbers, the head's identity code; found {np.shape(shape)}")
+  if not held:
+    raise InputError("shape: is held by Gauss-Newton without a former result; leave `init`, or solver 'adam', out")
 
 
 def examined(clip: Clip, config: TrackConfig, progress: Progress, checkpoint: Checkpoint) -> Evidence:

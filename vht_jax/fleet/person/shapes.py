@@ -40,9 +40,11 @@ def shape_of(place: str, files: Mapping[str, bytes]) -> Shape:
       estimates[name] = found
     else:
       notes.setdefault(name, "alone: its result does not say how sure the shape is")
-  heads = [e.head_id for e in estimates.values()]
-  for name in [n for n, e in estimates.items() if e.head_id != max(heads, key=heads.count)]:
-    notes[name] = f"alone: tracked with another head, {estimates.pop(name).head!r}"
+  kinds = {name: (e.head_id, len(e.shape)) for name, e in estimates.items()}
+  usual = max(kinds.values(), key=list(kinds.values()).count, default=None)
+  for name in [name for name, kind in kinds.items() if kind != usual]:
+    one = estimates.pop(name)
+    notes[name] = f"alone: tracked with another head, {one.head!r} with {len(one.shape)} components"
   kept, apart = agreeing(estimates)
   for name, far in apart.items():
     of = "the other clip" if len(apart) == 2 and not kept else "the other clips"
