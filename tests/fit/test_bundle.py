@@ -580,7 +580,7 @@ def test_two_clips_know_a_person_better_than_one(lm, weights, synthesise, adjust
       off = half.shape - truth
       assert off @ (half.before + half.added) @ off < 2 * len(truth)
   assert np.mean(together) < 0.9 * np.mean(alone)
-  chances = [person.difference(one, [other], doubt=1.0).p for one, other in people]
-  strangers = [person.difference(a[0], [b[1]], doubt=1.0).p for a, b in zip(people, people[1:])]
+  chances = [person.difference(one, [other]).p for one, other in people]
+  strangers = [person.difference(a[0], [b[1]]).p for a, b in zip(people, people[1:])]
   print(alone, together, chances, strangers)
   assert min(chances) > person.OTHER > max(strangers)

@@ -65,7 +65,7 @@ def test_the_chance_of_a_difference_is_what_it_says():
   for _ in range(400):
     truth = drawn(rng)
     one, *others = [clip(rng, truth, n, sd=1.0)[0] for n in (20, 8, 25)]
-    chances.append(person.difference(one, others, doubt=1.0).p)
+    chances.append(person.difference(one, others).p)
   for p in (0.05, 0.25, 0.5, 0.75):
     assert abs(np.mean(np.array(chances) < p) - p) < 3 * np.sqrt(p * (1 - p) / 400)
 
@@ -74,25 +74,26 @@ def test_another_person_is_left_out_and_the_others_are_not():
   rng = np.random.default_rng(5)
   truth, other = drawn(rng), drawn(rng)
   clips = {name: clip(rng, truth)[0] for name in "abc"} | {"x": clip(rng, other)[0]}
-  kept, apart = person.agreeing(clips, doubt=1.0)
+  kept, apart = person.agreeing(clips)
   assert kept == ["a", "b", "c"] and list(apart) == ["x"]
   assert apart["x"].p < 1e-6 and apart["x"].freedom <= N
-  kept, apart = person.agreeing({"a": clips["a"], "x": clips["x"]}, doubt=1.0)  # nobody can say which of two it is
+  kept, apart = person.agreeing({"a": clips["a"], "x": clips["x"]})  # nobody can say which of two it is
   assert kept == [] and set(apart) == {"a", "x"}
-  assert person.agreeing({"a": clips["a"]}, doubt=1.0) == ([], {})
+  assert person.agreeing({"a": clips["a"]}) == ([], {})
 
 
-def test_doubt_is_a_factor_on_the_data_alone():
+def test_what_only_one_clip_knows_is_no_difference():
+  """Of the directions that the others do not know nothing can be told, however odd the clip is there."""
   rng = np.random.default_rng(6)
-  one, other = (clip(rng, drawn(rng))[0] for _ in range(2))
-  wider = [dataclasses.replace(e, data=e.data / 2, shape=_mean(e, 4.0)) for e in (one, other)]
-  np.testing.assert_allclose(
-    person.difference(one, [other], doubt=4.0).chi_square, person.difference(wider[0], [wider[1]], doubt=1.0).chi_square
-  )
-
-
-def _mean(estimate, doubt):
-  return person.together([estimate], doubt)[0]
+  truth = drawn(rng)
+  other, odd = clip(rng, truth, 40)[0], clip(rng, truth, 40)[0]
+  blind = dataclasses.replace(other, data=other.data * np.append(np.zeros(2), np.ones(N - 2)))
+  blind = dataclasses.replace(blind, shape=np.linalg.solve(blind.before + blind.added, blind.added @ truth))
+  odd = dataclasses.replace(odd, shape=odd.shape + np.append([4.0, -4.0], np.zeros(N - 2)))
+  assert person.difference(odd, [other]).p < 1e-6
+  found = person.difference(odd, [blind])
+  assert found.p > 1e-3 and found.freedom == N - 2
+  assert person.difference(blind, [odd]) == pytest.approx(found)  # and it is the same from either side
 
 
 # --- what a fit says of a shape --------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from vht_jax.results import heads
 from vht_jax.results.vht_npz import read_npz
 from vht_jax.types import FlameModel
 
-# Differences between clips of one person are larger than their covariances say, because detectors and models err
-# alike in all frames of a clip: so many times, in variance (docs/fleet.md, "Measured").
+# Clips of one person differ by more than their covariances say: so many times, in variance (docs/fleet.md, "Measured").
 DOUBT = 1.0
+NOTHING = 1e-3  # of what is known of people: as much is added to every direction, that there is an answer in each
 ALONE = "alone.npz"  # a clip's result by itself, beside that with the shape of all
 OTHER = 1e-3  # the chance of a difference at which a clip is taken for one of another person
 
@@ -79,31 +79,28 @@ def estimate_of(arrays: Mapping[str, np.ndarray], path: str | Path) -> Estimate 
   return Estimate(shape[:n], prior, data, head, head_id)
 
 
-def together(estimates: Sequence[Estimate], doubt: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-  """What clips of one person say together: the shape (S,) and its inverse covariance (S, S).
-
-  Args:
-    doubt: factor on the covariances of what the clips add.
-  """
-  total = estimates[0].before + sum(e.added for e in estimates) / doubt
-  return np.linalg.solve(total, sum((e.before + e.added) @ e.shape for e in estimates) / doubt), total
+def together(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
+  """What clips of one person say together: the shape (S,) and its inverse covariance (S, S)."""
+  total = estimates[0].before + sum(e.added for e in estimates)
+  return np.linalg.solve(total, sum((e.before + e.added) @ e.shape for e in estimates)), total
 
 
 def difference(one: Estimate, others: Sequence[Estimate], doubt: float = DOUBT) -> Difference:
-  """Whether a clip shows the person of others: chi-square of how far its data are from what these let expect.
+  """Whether a clip shows the person of others: chi-square of the difference between what their data alone say.
 
-  Only directions count of which the clip says more than is known of people: in others nothing can be told.
+  Only directions count in which this difference is known better than two people differ: in others nothing can be told.
   """
-  mean, information = together(others, doubt)
   root = np.linalg.cholesky(one.before)
-  values, vectors = np.linalg.eigh(np.linalg.solve(root, np.linalg.solve(root, one.added).T) / doubt)
-  told = values > 1.0
-  # Coordinates y = U^T L^T x, in which people are a unit Gaussian and the clip's data have the variances 1 / values.
-  turn = (root @ vectors[:, told]).T
-  seen = turn @ one.shape * (1.0 + 1.0 / (doubt * values[told]))
-  spread = np.diag(1.0 / values[told]) + turn @ np.linalg.solve(information, turn.T)
-  apart = seen - turn @ mean
-  chi_square = float(apart @ np.linalg.solve(spread, apart))
+  shape, covariance = 0.0, 0.0
+  for sign, clips in ((1, [one]), (-1, others)):
+    # In these coordinates people are a unit Gaussian.
+    added = np.linalg.solve(root, np.linalg.solve(root, sum(e.added for e in clips)).T) + NOTHING * np.eye(len(root))
+    told = np.linalg.solve(root, sum((e.before + e.added) @ e.shape for e in clips))
+    shape += sign * np.linalg.solve(added, told)
+    covariance += doubt * np.linalg.inv(added)
+  values, vectors = np.linalg.eigh(covariance)
+  told = values < 2.0
+  chi_square = float(np.sum((vectors.T @ shape)[told] ** 2 / values[told]))
   return Difference(chi_square, int(told.sum()), _chance(chi_square, int(told.sum())))
 
 
