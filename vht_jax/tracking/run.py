@@ -130,9 +130,8 @@ class Run:
       return np.float32(self.held.focal), np.asarray(principal_of(jax.tree.map(np.asarray, self.held), self.size))
     return (np.float32(self.config.camera.focal) if self.config.camera.focal > 0 else None), None
 
-  def held_shape(self, shape: AnyArray | None = None) -> Entry:
-    """What holds a shape (S,), or the known one; without either nothing does, by the same program."""
-    shape = self.shape if shape is None else shape
+  def held_shape(self, shape: AnyArray | None) -> Entry:
+    """What holds a shape (S,); None: the same program, in which nothing does."""
     n_shape = self.lm.points.shapedirs.shape[-1]
     mean, sd = (np.zeros(n_shape), UNKNOWN) if shape is None else (shape, HELD_SD[0])
     return Near("shape", np.asarray(mean, np.float32), np.float32(sd)), None

@@ -26,7 +26,7 @@ from vht_jax.tracking.camera_knowledge import turned_world
 from vht_jax.tracking.keyframes import finite_rows, spread_frames, view_features
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.state import TrackState, known, on_host, plain_appearance
-from vht_jax.types import TrackResult
+from vht_jax.types import AnyArray, TrackResult
 
 MIN_YAW_SPAN = math.radians(15.0)  # below this a clip's landmarks do not determine the focal length
 USUAL_FOCAL = LOG_FOCAL_MEAN, LOG_FOCAL_SD  # of log focal length, before anything is seen
@@ -45,7 +45,8 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
   """Bundle adjustment of the frames that differ most; of a former result (`run.init`) the same is taken over.
 
   Landmarks slide over the face in a way that looks like another lens, and their errors are not independent: for the
-  focal length alone they are doubted (`DOUBT`); then it is held, and they say what they know of the rest.
+  focal length alone they are doubted (`DOUBT`); then it is held, and they say what they know of the rest. A shape that
+  is known is held only then: beside one the slide passes for another lens (docs/fleet.md, "Measured").
   """
   if run.init is not None:
     return _taken_over(state, run, run.init)
@@ -57,7 +58,7 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
     log_focal, focal_sd = doubted.shared.log_focal, float(doubted.focal_relative_sd)
   else:
     log_focal, focal_sd = np.log(focal), 0.0
-  result = _bundle_of(state, run, chosen, (log_focal, HELD_SD[0]))
+  result = _bundle_of(state, run, chosen, (log_focal, HELD_SD[0]), shape=run.shape)
   shared = run.with_held(result.shared)
   state = state.replace(
     shared=shared,
@@ -79,10 +80,12 @@ def adjusted(
 
   Args:
     chosen: of `bundle_frames`.
-    doubt, hold_shape: as for `_bundle_of`.
+    doubt: as for `_bundle_of`.
+    hold_shape: the identity is the state's.
   """
   shared = known(state.shared)
-  result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]), doubt, hold_shape)
+  shape = shared.shape if hold_shape else run.shape
+  result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]), doubt, shape)
   held = result.shared.replace(log_focal=shared.log_focal, principal=shared.principal)
   if not hold_shape:
     state = with_information(state, run, result.information, result.shared)
@@ -98,14 +101,14 @@ def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
 
 
 def _bundle_of(
-  state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple, doubt: float = 1.0, hold_shape: bool = False
+  state: TrackState, run: Run, chosen: np.ndarray, log_focal: tuple, doubt: float = 1.0, shape: AnyArray | None = None
 ) -> BundleResult:
   """Bundle adjustment of some frames.
 
   Args:
     log_focal: prior's mean and standard deviation.
     doubt: factor on the landmarks' standard deviations.
-    hold_shape: the identity is the state's.
+    shape: (S,) an identity that is held; None: it is estimated.
   """
   # A fixed number of frames keeps the compiled program the same for every clip: repeat some in short ones.
   padded = np.resize(chosen, run.config.landmarks.n_calibration_frames)
@@ -115,11 +118,10 @@ def _bundle_of(
   principal = known(state.shared).principal if state.tracked else run.given()[1]
   prior = (np.zeros(2), PRINCIPAL_SD) if principal is None else (principal, HELD_SD[1])
   f32 = lambda pair: tuple(np.asarray(a, np.float32) for a in pair)
-  held = run.held_shape(known(state.shared).shape if hold_shape else None)
   return on_host(
     _bundle(
       landmarks_of(state, run), rarer(run.observed_of(padded), doubt), run.weights, f32(log_focal), f32(prior), more,
-      [*skin_priors(skin_of(state, run)), held], skin_unknowns(skin_of(state, run)),
+      [*skin_priors(skin_of(state, run)), run.held_shape(shape)], skin_unknowns(skin_of(state, run)),
     )
   )  # fmt: skip
 

@@ -47,7 +47,7 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
       focal_prior(state, run),
       np.float32(state.photo_pixels),
       skin_entries_of(state, run, index),
-      [*skin_priors(skin_of(state, run)), run.held_shape()],
+      [*skin_priors(skin_of(state, run)), run.held_shape(run.shape)],
       config.gauss_newton.n_samples,
       config.gauss_newton.identity_steps,
     )
@@ -66,8 +66,9 @@ def fit_identity(state: TrackState, run: Run) -> TrackState:
 
 
 def focal_is_free(state: TrackState, run: Run) -> bool:
-  """Whether the images may move the focal length: a head that hardly turns only seems to show it."""
-  return state.turns and not state.tracked and run.given()[0] is None
+  """Whether the images may move the focal length: a head that hardly turns only seems to show it, and beside a shape
+  that is known the landmarks' slide passes for another lens (`camera.adjust_camera`)."""
+  return state.turns and not state.tracked and run.given()[0] is None and run.shape is None
 
 
 def focal_prior(state: TrackState, run: Run) -> tuple[np.ndarray | np.float32, ...]:

@@ -44,7 +44,7 @@ def fit_jointly(state: TrackState, run: Run) -> TrackState:
       run.weights,
       prior,
       float(run.config.n_keyframes),
-      [run.held_shape()],
+      [run.held_shape(run.shape)],
     )
     run.progress.advance(0, cost=float(cost))
     if before is not None and not float(cost) < before[0]:
