@@ -23,8 +23,6 @@ from vht_jax.results import heads
 from vht_jax.results.vht_npz import read_npz
 from vht_jax.types import FlameModel
 
-# Clips of one person differ by more than their covariances say: so many times, in variance (docs/fleet.md, "Measured").
-DOUBT = 1.0
 NOTHING = 1e-3  # of what is known of people: as much is added to every direction, that there is an answer in each
 ALONE = "alone.npz"  # a clip's result by itself, beside that with the shape of all
 OTHER = 1e-3  # the chance of a difference at which a clip is taken for one of another person
@@ -85,7 +83,7 @@ def together(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
   return np.linalg.solve(total, sum((e.before + e.added) @ e.shape for e in estimates)), total
 
 
-def difference(one: Estimate, others: Sequence[Estimate], doubt: float = DOUBT) -> Difference:
+def difference(one: Estimate, others: Sequence[Estimate]) -> Difference:
   """Whether a clip shows the person of others: chi-square of the difference between what their data alone say.
 
   Only directions count in which this difference is known better than two people differ: in others nothing can be told.
@@ -97,14 +95,14 @@ def difference(one: Estimate, others: Sequence[Estimate], doubt: float = DOUBT) 
     added = np.linalg.solve(root, np.linalg.solve(root, sum(e.added for e in clips)).T) + NOTHING * np.eye(len(root))
     told = np.linalg.solve(root, sum((e.before + e.added) @ e.shape for e in clips))
     shape += sign * np.linalg.solve(added, told)
-    covariance += doubt * np.linalg.inv(added)
+    covariance += np.linalg.inv(added)
   values, vectors = np.linalg.eigh(covariance)
-  told = values < 2.0
-  chi_square = float(np.sum((vectors.T @ shape)[told] ** 2 / values[told]))
-  return Difference(chi_square, int(told.sum()), _chance(chi_square, int(told.sum())))
+  known = values < 2.0
+  chi_square = float(np.sum((vectors.T @ shape)[known] ** 2 / values[known]))
+  return Difference(chi_square, int(known.sum()), _chance(chi_square, int(known.sum())))
 
 
-def agreeing(estimates: Mapping[str, Estimate], doubt: float = DOUBT) -> tuple[list[str], dict[str, Difference]]:
+def agreeing(estimates: Mapping[str, Estimate]) -> tuple[list[str], dict[str, Difference]]:
   """The clips that show one person, and how far the others are from them.
 
   The clip that is farthest from all others is left out, one after the other, as long as that is farther than chance
@@ -112,7 +110,7 @@ def agreeing(estimates: Mapping[str, Estimate], doubt: float = DOUBT) -> tuple[l
   """
   left, apart = dict(estimates), {}
   while len(left) > 1:
-    found = {name: difference(e, [o for n, o in left.items() if n != name], doubt) for name, e in left.items()}
+    found = {name: difference(e, [o for n, o in left.items() if n != name]) for name, e in left.items()}
     worst = min(found, key=lambda name: (found[name].p, -found[name].chi_square / max(found[name].freedom, 1)))
     if found[worst].p >= OTHER:
       break
