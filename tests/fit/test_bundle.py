@@ -15,7 +15,7 @@ from vht_jax.fit.solvers.uncertainty import beyond_prior, shape_information
 from vht_jax.fit.terms import landmarks, openings, priors
 from vht_jax.head import motion
 from vht_jax.head import points as pts
-from vht_jax.results import person
+from vht_jax.results import align, person
 from vht_jax.tracking.pure import landmarks_only
 
 SIZE = (1000, 800)  # H, W px
@@ -565,10 +565,12 @@ def test_two_clips_know_a_person_better_than_one(lm, weights, synthesise, adjust
     known = beyond_prior(shape_information(found.information, layout, float(found.focal_relative_sd)), prior)
     return person.Estimate(np.asarray(found.shared.shape, np.float64), np.float64(known.prior), np.float64(known.data))
 
-  dirs = np.asarray(lm.points.shapedirs)[:68]
-  error = lambda shape, truth: 1e3 * np.sqrt(np.mean(np.sum((dirs @ (shape - truth)) ** 2, axis=-1)))
+  template, dirs = (np.asarray(points)[:68] for points in (lm.points.template, lm.points.shapedirs))
+  place = lambda shape: (template + dirs @ shape)[None]
+  # mm, wherever the head is and however large: cameras see neither.
+  error = lambda shape, truth: 1e3 * np.linalg.norm(align(place(shape), place(truth)) - place(truth), axis=-1).mean()
   alone, together, people, off_by = [], [], [], []
-  for seed in range(4):
+  for seed in range(8):
     tracks, _, shared = synthesise(seed, noise=0.01, shape_sd=float(1 / np.sqrt(weights.w_identity)), n_frames=2 * F)
     halves = [estimate(jax.tree.map(lambda a, at=at: a[at : at + F], tracks)) for at in (0, F)]
     truth = np.asarray(shared.shape)
@@ -576,7 +578,7 @@ def test_two_clips_know_a_person_better_than_one(lm, weights, synthesise, adjust
     together.append(error(person.together(halves)[0], truth))
     people.append(halves)
     off_by += [(half.shape - truth) @ (half.before + half.added) @ (half.shape - truth) / len(truth) for half in halves]
-  assert np.mean(together) < 0.9 * np.mean(alone)
+  assert np.mean(together) < 0.95 * np.mean(alone)
   chances = [person.difference(one, [other]).p for one, other in people]
   strangers = [person.difference(a[0], [b[1]]).p for a, b in zip(people, people[1:])]
   assert min(chances) > person.OTHER > max(strangers)

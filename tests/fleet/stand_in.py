@@ -5,7 +5,7 @@ word says what happens: "bad" (an input error), "crash" (of native code), "eat" 
 "slow" (a fifth of a second a frame), "gpu" (it says what it has been given of one).
 
 "slow" (a fifth of a second a frame). Another word is the person that it shows: `alone` says what the clip knows of
-them, and with a shape `main` has that for its result. Every line of rounds.txt is a round that came to its end.
+them, and with a shape `main` has that for its result; every line of rounds.txt is a round that came to its end.
 """
 
 import ctypes
@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 from vht_jax.host.files import locked, write_atomic
+
+WORDS = (b"well", b"bad", b"crash", b"eat", b"slow")
 
 
 def alone(argv):
@@ -40,9 +42,9 @@ def _run(data, source, output, batch, shape_from, alone):
   if before.get("settings", {}).get("batch_size", batch) != batch:
     return _fail(source, 2, f"{output}: holds a run with other settings")
   shape = Path(shape_from).read_bytes() if shape_from else b""
-  if before.get("shape", shape.hex()) != shape.hex():
+  if before.get("settings", {}).get("shape", shape.hex()) != shape.hex():
     return _fail(source, 2, f"{output}: holds a run with another shape")
-  content = {"settings": {"batch_size": batch}, "shape": shape.hex()}
+  content = {"settings": {"batch_size": batch, "shape": shape.hex()}}
   write_atomic(record, json.dumps(content).encode())
   if word == b"bad":
     return _fail(source, 2, f"{source}: cannot be read as a video")
@@ -66,8 +68,9 @@ def _run(data, source, output, batch, shape_from, alone):
     ctypes.string_at(0)
   if word == b"eat" and batch != "1":
     return _fail(source, 1, "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-  with open(output / "rounds.txt", "a") as file:
-    file.write("alone\n" if alone else "with a shape\n" if shape else "by itself\n")
+  if word not in WORDS:
+    with open(output / "rounds.txt", "a") as file:
+      file.write("alone\n" if alone else "with a shape\n" if shape else "by itself\n")
   if alone:
     write_atomic(output / "alone.npz", _estimate(word, data))
     print(json.dumps({"frames": len(data)}))
