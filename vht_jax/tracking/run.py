@@ -134,7 +134,7 @@ class Run:
     """What holds a shape (S,); None: the same program, in which nothing does."""
     n_shape = self.lm.points.shapedirs.shape[-1]
     mean, sd = (np.zeros(n_shape), UNKNOWN) if shape is None else (shape, HELD_SD[0])
-    return Near("shape", np.asarray(mean, np.float32), np.float32(sd)), None
+    return Near("shape", np.asarray(mean, np.float32), np.asarray(sd, np.float32)), None
 
   def with_held(self, shared: Shared) -> Shared:
     """`shared` with a known camera and a known shape put back exactly where the solver held them by stiff priors."""

@@ -87,11 +87,11 @@ def shape_information(information: AnyArray, layout: Layout, focal_sd: float) ->
   return 0.5 * (found + found.T)
 
 
-def beyond_prior(information: np.ndarray, prior: np.ndarray) -> ShapeInformation:
+def beyond_prior(information: AnyArray, prior: np.ndarray) -> ShapeInformation:
   """A shape's information (S, S) as what was known before, `ShapeInformation.prior` (2, S), and what was added."""
   before = np.diag(prior[0] ** 2) + np.outer(prior[1], prior[1])
   root = np.linalg.cholesky(before)
-  added = np.linalg.solve(root, np.linalg.solve(root, information - before).T)
+  added = np.linalg.solve(root, np.linalg.solve(root, np.asarray(information, np.float64) - before).T)
   values, vectors = np.linalg.eigh(0.5 * (added + added.T))
   told = values > LEAST_TOLD
   data = np.sqrt(values[told])[:, None] * (root @ vectors[:, told]).T

@@ -126,7 +126,7 @@ def _bundle_of(
   )  # fmt: skip
 
 
-def with_information(state: TrackState, run: Run, information: np.ndarray, shared: Shared) -> TrackState:
+def with_information(state: TrackState, run: Run, information: AnyArray, shared: Shared) -> TrackState:
   """With what a fit says of the shape.
 
   Args:
