@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
@@ -88,7 +89,7 @@ def track(
   *,
   init: TrackResult | None = None,
   camera: Camera | None = None,
-  shape: AnyArray | None = None,
+  shape: Float[AnyArray, " S"] | None = None,
   progress: Progress | None = None,
   checkpoint: Checkpoint | None = None,
   debug_checks: bool = False,
