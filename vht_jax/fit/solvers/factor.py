@@ -36,8 +36,8 @@ def over_rows(a: Array, b: Array) -> Array:
   """a^T b of matrices (..., R, n) and (..., R, m) with many rows, piece by piece.
 
   For a product of tall matrices a CPU gives each thread some of the rows, and the bits depend on how many threads
-  there are; of `PIECE` rows none is cut. It takes 1.3 times as long. A program that is exported for any number of frames
-  has the plain product.
+  there are; of `PIECE` rows none is cut. It takes 1.3 times as long. A program that is exported for any number of
+  frames has the plain product.
   """
   rows = a.shape[-2]
   if not isinstance(rows, int) or rows <= PIECE:
