@@ -42,8 +42,10 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
   (tmp_path / "b.ini").write_text("".join(f"{name} = ~/y\n" for name in PATH_FLAGS if name != "config"))
   parsed = settings.parse(["--config=~/b.ini"])
   assert all(get(parsed.app, name) == str(tmp_path / "y") for name in PATH_FLAGS if name != "config")
+  parsed = settings.parse(["--shape_from=~/x"])  # which does not go with all of them
+  assert parsed.app.head.shape_from == str(tmp_path / "x")
   optional = {key for key, option in options(AppConfig).items() if option.kind == (str | None)}
-  assert optional - {"export"} | {"model"} == set(PATH_FLAGS)  # export lists formats
+  assert optional - {"export"} | {"model"} == {*PATH_FLAGS, "shape_from"}  # export lists formats
 
 
 def test_a_tilde_in_vht_assets(tmp_path, monkeypatch):
