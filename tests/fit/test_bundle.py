@@ -15,6 +15,7 @@ from vht_jax.fit.solvers.uncertainty import beyond_prior, shape_information
 from vht_jax.fit.terms import landmarks, openings, priors
 from vht_jax.head import motion
 from vht_jax.head import points as pts
+from vht_jax.layout import Layout
 from vht_jax.results import align, person
 from vht_jax.tracking.pure import landmarks_only
 
@@ -583,3 +584,10 @@ def test_two_clips_know_a_person_better_than_one(lm, weights, synthesise, adjust
   strangers = [person.difference(a[0], [b[1]]).p for a, b in zip(people, people[1:])]
   assert min(chances) > person.OTHER > max(strangers)
   assert 0.2 < np.mean(off_by) < 2  # chi-square over what it is for shapes that are as sure as they say
+
+
+def test_a_fit_that_is_lost_says_nothing_of_the_shape():
+  layout = Layout((("shape", (2,)), ("log_focal", ()), ("offset", (3,))))
+  assert shape_information(np.eye(layout.size), layout, 0.1) is not None
+  for lost in (np.full((layout.size, layout.size), np.nan), np.zeros((layout.size, layout.size))):
+    assert shape_information(lost, layout, 0.1) is None

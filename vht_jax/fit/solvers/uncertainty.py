@@ -63,8 +63,10 @@ def pose_deviation(to_pose: Callable[[Array], Pose], x: Array, information: Arra
   return jax.tree.map(deviation, jax.jacfwd(to_pose)(x))
 
 
-def shape_information(information: AnyArray, layout: Layout, focal_sd: float) -> np.ndarray:
+def shape_information(information: AnyArray, layout: Layout, focal_sd: float) -> np.ndarray | None:
   """(S, S) inverse covariance of the shape of a clip, prior included; host side, in float64.
+
+  None if there is none: the fit has lost itself, or something in it was not determined at all.
 
   Args:
     information: (m, m) of what frames share, these being eliminated.
@@ -79,12 +81,15 @@ def shape_information(information: AnyArray, layout: Layout, focal_sd: float) ->
   shape, focal = index[layout.at("shape")], index[layout.at("log_focal")]
   kept = np.concatenate([shape, focal])
   rest = np.setdiff1d(index, kept)
-  A = A[np.ix_(kept, kept)] - A[np.ix_(kept, rest)] @ np.linalg.solve(A[np.ix_(rest, rest)], A[np.ix_(rest, kept)])
-  A = A / unit[kept][:, None] / unit[kept][None]
-  covariance = np.linalg.inv(A[:-1, :-1])
-  follows = covariance @ A[:-1, -1] * focal_sd
-  found = np.linalg.inv(covariance + np.outer(follows, follows))
-  return 0.5 * (found + found.T)
+  try:
+    A = A[np.ix_(kept, kept)] - A[np.ix_(kept, rest)] @ np.linalg.solve(A[np.ix_(rest, rest)], A[np.ix_(rest, kept)])
+    A = A / unit[kept][:, None] / unit[kept][None]
+    covariance = np.linalg.inv(A[:-1, :-1])
+    follows = covariance @ A[:-1, -1] * focal_sd
+    found = np.linalg.inv(covariance + np.outer(follows, follows))
+  except np.linalg.LinAlgError:
+    return None
+  return 0.5 * (found + found.T) if np.isfinite(found).all() else None
 
 
 def beyond_prior(information: AnyArray, prior: np.ndarray) -> ShapeInformation:
