@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vht_jax.host.prefetch import made_ahead, prefetched
+from vht_jax.host.prefetch import begun_ahead, made_ahead, prefetched
 
 
 def test_items_are_made_ahead_in_order_and_errors_arrive():
@@ -58,3 +58,19 @@ def test_the_depth_and_the_pool_are_the_callers():
     assert i == 0 and name.startswith("mine") and taken == list(range(6))
     assert [i for i, _ in found] == list(range(1, 10))
     pool.submit(int).result()  # it is still open
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_work_is_begun_before_that_before_it_is_waited_for(ahead):
+  events = []
+
+  def begin():
+    for i in range(3):
+      events.append(("begun", i))
+      yield i
+
+  for i in begun_ahead(begin(), ahead):
+    events.append(("waited", i))
+  order = [0, 1, 0, 2, 1, 2] if ahead else [0, 0, 1, 1, 2, 2]
+  assert [i for _, i in events] == order
+  assert [i for what, i in events if what == "waited"] == [0, 1, 2]

@@ -41,6 +41,21 @@ def prefetched(
         future.cancel()
 
 
+def begun_ahead(begun: Iterable[B], ahead: bool) -> Iterator[B]:
+  """`begun`, of which each is taken before the one before it is given out: a device has its next work in time.
+
+  Args:
+    begun: by taking one of them, work is sent to a device, and not waited for.
+    ahead: else they are given out as they come.
+  """
+  waiting: list[B] = []
+  for work in begun:
+    waiting.append(work)
+    if len(waiting) > ahead:
+      yield waiting.pop(0)
+  yield from waiting
+
+
 def made_ahead(items: Iterable[B], depth: int) -> Iterator[B]:
   """`items`, made by a thread of their own that is at most `depth` in front; as `prefetched` else."""
   source = iter(items)

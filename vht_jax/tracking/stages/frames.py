@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from vht_jax.fit import frame
 from vht_jax.fit.layer import albedo_map
 from vht_jax.fit.terms.surface import fold_surface, make_surface
 from vht_jax.fit.unknowns import Shared, part
+from vht_jax.host.prefetch import begun_ahead
 from vht_jax.host.programs import namespace, prefetched, stored
 from vht_jax.host.programs.spread import shares
 from vht_jax.tracking.keyframes import finite_rows
@@ -51,21 +53,27 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   starts = range(state.done, n, batch)
   rows = lambda start: np.minimum(np.arange(start, start + batch), n - 1)
   look = lambda start: crops_of(run.clip, rows(start), begun[rows(start)], config.gauss_newton.crop_size)
-  for start, crops in zip(starts, prefetched(look, starts)):
+
+  def begin(start: int, crops: Any) -> tuple:
     index = rows(start)
     x0 = begun[index]
     if sequential and start > 0 and start not in config.data.cutframes:
       x0 = xs[start - 1 : start]  # where the previous frame ended
+    x0 = np.where(finite_rows(x0)[:, None], x0, begun[index])
     observed, more = run.settled_of(index), skin_entries_of(state, run, index)
 
-    def solve(pixels, x0):
-      found = _fit_photometric(
+    def launch(pixels, x0):
+      return _fit_photometric(
         surface, lm, albedo, light, shared, observed, crops, run.weights, pixels, x0, cam, more,
         config.gauss_newton.n_samples, config.gauss_newton.frame_steps,
       )  # fmt: skip
-      return jax.tree.map(np.array, found)
 
-    x0 = np.where(finite_rows(x0)[:, None], x0, begun[index])
+    first = launch(pixels, x0)
+    return start, index, x0, lambda pixels, x: jax.tree.map(np.array, first if x is x0 else launch(pixels, x))
+
+  work = itertools.starmap(begin, zip(starts, prefetched(look, starts)))
+  # Two programs at once can take all of XLA's threads on a CPU and wait for each other for ever.
+  for start, index, x0, solve in begun_ahead(work, ahead=not sequential and jax.default_backend() != "cpu"):
     found = guarded(solve, pixels, x0, begun[index], run.seen[index])
     keep = min(batch, n - start)
     for whole, batch_rows in zip(jax.tree.leaves((xs, l1, pose_sd)), jax.tree.leaves(found)):
