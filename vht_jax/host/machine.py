@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +42,15 @@ def on_cpu() -> bool:
   return jax.default_backend() == "cpu" if known is None else known
 
 
+def default_device() -> Any:
+  """Where JAX computes if nothing says otherwise: in a cluster each process has one of its own. Perhaps a name."""
+  return getattr(jax.config, "jax_default_device", None) or jax.local_devices()[0]
+
+
 def memory() -> int | None:
   """Bytes that JAX may take of its default device, this process's share of a GPU; None where nobody says it (a CPU)."""
-  device = getattr(jax.config, "jax_default_device", None) or jax.devices()[0]
   with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):  # of a device without the figure; of a name
-    return (device.memory_stats() or {}).get("bytes_limit")
+    return (default_device().memory_stats() or {}).get("bytes_limit")
   return None
 
 

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.host import prefetch
-from vht_jax.host.machine import one_device
+from vht_jax.host.machine import default_device, one_device
 from vht_jax.host.programs import kept, spread
 
 log = logging.getLogger("vht_jax")
@@ -230,14 +230,13 @@ def _device(leaves: list) -> Any:
   """The one device on which a stored program can do a call; None: one that does not exist, or is traced or debugged."""
   if any(getattr(jax.config, name, False) for name in _DEBUGGING):
     return None
-  default = getattr(jax.config, "jax_default_device", None) or jax.local_devices()[0]
   found = set()
   for leaf in leaves:
     if isinstance(leaf, jax.core.Tracer):
       return None
     if isinstance(leaf, jax.Array):
       found |= leaf.devices()
-  device = found.pop() if found else default
+  device = found.pop() if found else default_device()
   return device if not found and getattr(device, "platform", None) == jax.default_backend() else None
 
 

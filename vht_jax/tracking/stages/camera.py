@@ -127,11 +127,11 @@ def _bundle_of(
 
 
 def with_information(state: TrackState, run: Run, information: AnyArray, shared: Shared) -> TrackState:
-  """With what a fit says of the shape.
+  """With what a fit says of the shape; that of the last fit is kept.
 
   Args:
-    information: (m, m) of what frames share, in the order of
-    shared: what it is of.
+    information: (m, m) of what frames share, in the order of `shared_layout(shared)`.
+    shared: what the fit has found.
   """
   if run.shape is not None or rehearsing():
     return state
