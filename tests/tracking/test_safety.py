@@ -56,16 +56,20 @@ class Solver:
 ALL = np.ones(5, bool)
 
 
+def solved(solver, landmark_fit, seen):
+  return guarded(solver(50.0, unknowns()), solver, 50.0, landmark_fit, seen)
+
+
 def test_a_healthy_batch_is_solved_once():
   solver = Solver(0.0)
-  x, error, sd = guarded(solver, 50.0, unknowns(), unknowns(), ALL)
+  x, error, sd = solved(solver, unknowns(), ALL)
   assert len(solver.pixels) == 1 and np.isfinite(x).all() and np.isfinite(error).all()
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30, 3.0])
 def test_a_frame_that_goes_astray_is_solved_again_damped_from_its_landmarks(wrong):
   solver, landmark_fit = Solver(wrong, 0.0), unknowns() + 0.01
-  x, error, sd = guarded(solver, 50.0, unknowns(), landmark_fit, ALL)
+  x, error, sd = solved(solver, landmark_fit, ALL)
   assert solver.pixels[1] < solver.pixels[0]
   np.testing.assert_array_equal(solver.starts[1], landmark_fit)
   np.testing.assert_allclose(x[2], landmark_fit[2] + 0.001)
@@ -75,11 +79,11 @@ def test_a_frame_that_goes_astray_is_solved_again_damped_from_its_landmarks(wron
 
 
 def test_what_strays_twice_is_no_number_and_alone():
-  x, error, _ = guarded(Solver(np.nan, 3.0), 50.0, unknowns(), unknowns(), ALL)
+  x, error, _ = solved(Solver(np.nan, 3.0), unknowns(), ALL)
   np.testing.assert_array_equal(finite_rows(x), [True, True, False, True, True])
   assert np.isnan(error[2]) and np.isfinite(error[[0, 1, 3, 4]]).all()
   solver = Solver(np.nan)
-  guarded(solver, 50.0, unknowns(), unknowns(), ALL & (np.arange(5) != 2))  # no face: nothing to be gained
+  solved(solver, unknowns(), ALL & (np.arange(5) != 2))  # no face: nothing to be gained
   assert len(solver.pixels) == 1
 
 

@@ -18,6 +18,7 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 # waits actively, which costs a factor of 50 as soon as another process wants the core (docs/benchmarks.md).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from vht_jax.app.record import Until
 from vht_jax.errors import InputError, brief
 from vht_jax.host.supervise import supervised
 
@@ -29,9 +30,7 @@ def cli() -> None:
   sys.exit(supervised("vht-track", "vht_jax.app.cli:main", sys.argv[1:]))
 
 
-def main(
-  argv: list[str], prepare=lambda settings: settings, only_dataset: bool = False, alone: bool = False
-) -> int:  # fmt: skip
+def main(argv: list[str], prepare=lambda settings: settings, until: Until = "all") -> int:
   """Runs the app with a command line (without the program's name); returns the exit code.
 
   Several inputs are tracked one after the other; one that cannot be does not stop the rest.
@@ -39,7 +38,7 @@ def main(
   Args:
     argv: flags.
     prepare: changes the parsed settings before the run (the demo's defaults).
-    only_dataset, alone: as for `run`.
+    until: as for `run`.
 
   Returns:
     0; 2 for what the user can cause; 1 for any other error; 130 when interrupted. Errors are one line on stderr, and
@@ -68,7 +67,7 @@ def main(
     if several:
       say(settings, f"[{i + 1}/{len(todo)}] {name}")
     try:
-      run(settings, only_dataset=only_dataset, alone=alone)
+      run(settings, until=until)
     except KeyboardInterrupt:
       print("\nvht-track: interrupted; the same command goes on from here", file=sys.stderr)
       return 130

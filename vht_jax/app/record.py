@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from vht_jax.errors import InputError, brief
 from vht_jax.host.files import sweep, write_atomic
 
 log = logging.getLogger("vht_jax")
+
+# How far a run goes: frames and landmarks, for which it needs no device; tracked, its result in `results.ALONE`; all,
+# with report and exports. A later run goes on from there.
+Until = Literal["dataset", "tracked", "all"]
 
 RECORD, FOLDER = "run.json", "checkpoint"
 # What a run writes beside its result.

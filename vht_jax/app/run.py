@@ -19,7 +19,7 @@ from vht_jax.app import ahead, console, inputs
 from vht_jax.app.options import lens
 from vht_jax.app.options.settings import Settings, describe, write_ini
 from vht_jax.app.plan import plan, plan_text
-from vht_jax.app.record import FILES, Record
+from vht_jax.app.record import FILES, Record, Until
 from vht_jax.app.report.outcome import Outcome, write_report
 from vht_jax.app.report.summary import head_text, summary_text
 from vht_jax.app.result.after import FOLDER as EXPORTS
@@ -55,16 +55,13 @@ def say(settings: Settings, text: str, summary: dict[str, Any] | None = None) ->
     print(console.painted(text, sys.stdout), flush=True)
 
 
-def run(
-  settings: Settings, restart: bool | None = None, only_dataset: bool = False, alone: bool = False
-) -> dict[str, Any]:  # fmt: skip
+def run(settings: Settings, restart: bool | None = None, until: Until = "all") -> dict[str, Any]:
   """Tracks as the settings say, writes everything, prints the summary and returns it.
 
   Args:
     settings: all of them.
     restart: forget an earlier run but keep its dataset; by default what the settings say of both.
-    only_dataset: end when there are frames and landmarks, and leave the rest to a later run; needs no device.
-    alone: end when the clip is tracked, its result in `results.ALONE`, and leave the rest to a later run.
+    until: how far; the rest is left to a later run.
 
   Raises:
     InputError: anything the user can cause.
@@ -95,7 +92,7 @@ def run(
       stop_log = console.start_log(output / FILES["log"], terminal=not app.output.quiet)
       try:
         with inputs.reading(app):
-          return _run(settings, output, record, start, only_dataset, alone)
+          return _run(settings, output, record, start, until)
       except Exception as error:
         if not isinstance(error, InputError):
           log.error("the run failed", exc_info=True)
@@ -125,9 +122,7 @@ def run_all(settings: Settings) -> dict[str, Any]:
   return summaries[0]
 
 
-def _run(
-  settings: Settings, output: Path, record: Record, start: float, only_dataset: bool = False, alone: bool = False
-) -> dict[str, Any]:  # fmt: skip
+def _run(settings: Settings, output: Path, record: Record, start: float, until: Until) -> dict[str, Any]:
   """`run` in a folder that is ours: as far as the record says that it is not done yet."""
   app, config, weights = settings
   choices, report_choices = describe(settings)
@@ -136,7 +131,7 @@ def _run(
     "landmarks are used again), or begin anew with --restart"
   )
   record.agree("settings", choices, advice)
-  if only_dataset:
+  if until == "dataset":
     progress = console.Progress(silent=app.output.quiet)
     dataset, _ = inputs.open_dataset(app, config, progress)
     found = {"input": app.input.video or app.input.data_path, "frames": len(dataset), "stage_seconds": progress.seconds}
@@ -169,7 +164,7 @@ def _run(
     record.agree("input", inputs.describe(app, dataset, model, focal), advice)
     write_ini(output / FILES["config"], settings)  # not before: a refused command leaves what is there alone
     former = stored_arrays(output / results.FILE_NAME) if record.finished else None
-    if former and alone:
+    if former and until == "tracked":
       write_atomic(output / results.ALONE, (output / results.FILE_NAME).read_bytes())
       return found_alone(settings, dataset)
     if former and record.content.get("report") == report_choices and (output / FILES["summary"]).exists():
@@ -182,12 +177,14 @@ def _run(
       if app.output.offsets:
         check_masks(dataset)
       progress.placed = functools.partial(show_first, model, dataset, output, progress)
-      result = fit(settings, model, dataset, record, progress, init, shape, alone)
+      result = fit(settings, model, dataset, record, progress, init, shape)
+      if until == "all":
+        result = refined(settings, model, dataset, progress, result, init)
       results.save_tracked(
-        output / (results.ALONE if alone else results.FILE_NAME), result, np.asarray(dataset.frame_ids), dataset.size,
-        config, model, times=dataset.times, sources=dataset.sources,
+        output / (results.FILE_NAME if until == "all" else results.ALONE), result, np.asarray(dataset.frame_ids),
+        dataset.size, config, model, times=dataset.times, sources=dataset.sources,
       )  # fmt: skip
-      if alone:
+      if until == "tracked":
         return found_alone(settings, dataset)
     outcome = Outcome(output, settings, model, dataset, result)
     summary = write_report(outcome, progress, writer, start)
@@ -245,32 +242,45 @@ def fit(
   progress: console.Progress,
   former: Tracked | None,
   shape: np.ndarray | None = None,
-  alone: bool = False,
 ) -> TrackResult:
   """Tracks, going on from the checkpoints that an earlier run left.
 
   Args:
     former: a result to start from; of one whose head is another the camera alone is taken, and held.
     shape: (S,) the person's, if it is known.
-    alone: as for `run`.
   """
   app, config, weights = settings
-  same = former is not None and former.verdict is not None and former.verdict.same
-  init = results.for_frames(former, dataset.frame_ids) if former is not None and same else None
-  camera = former.result.identity.camera if former is not None and not same else None
+  init = results.for_frames(former, dataset.frame_ids) if former is not None and of_this_head(former) else None
+  camera = former.result.identity.camera if former is not None and init is None else None
   result = pipeline.track(
     model, dataset, config, weights, init=init, camera=camera, shape=shape, progress=progress,
     checkpoint=record.checkpoint, debug_checks=app.machine.debug_checks,
   )  # fmt: skip
   progress.close()
-  if alone:
-    return result
+  return result
+
+
+def of_this_head(former: Tracked) -> bool:
+  return former.verdict is not None and former.verdict.same
+
+
+def refined(
+  settings: Settings,
+  model: FlameModel,
+  dataset: FrameFolder,
+  progress: console.Progress,
+  result: TrackResult,
+  former: Tracked | None,
+) -> TrackResult:
+  """A clip's track with what comes after tracking: how far it can be trusted, offsets, texture."""
+  app = settings.app
   result = results.judged(model, dataset, result)
   if app.output.offsets:
     progress.stage("offsets", n_views(result))
     result = with_offsets(model, dataset, result, progress)
-  elif init is not None:
-    result = result.replace(identity=result.identity.replace(static_offset=init.identity.static_offset))
+  elif former is not None and of_this_head(former):
+    offset = former.result.identity.static_offset
+    result = result.replace(identity=result.identity.replace(static_offset=offset))
   if app.output.texture:
     progress.stage("texture", n_looks(result))
     person = flame.with_offset(model, result.identity.static_offset)

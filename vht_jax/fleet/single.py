@@ -42,7 +42,7 @@ def dataset(argv: list[str]) -> int:
   """The part of a run that needs no device: frames and landmarks. As `app.cli.main`."""
   from vht_jax.app.cli import main
 
-  return main(argv, only_dataset=True)
+  return main(argv, until="dataset")
 
 
 def help_search(argv: list[str]) -> int:
@@ -78,7 +78,7 @@ def alone(argv: list[str]) -> int:
   """The first of two rounds: what a clip by itself says of the person. As `app.cli.main`."""
   from vht_jax.app.cli import main
 
-  return main(argv, alone=True)
+  return main(argv, until="tracked")
 
 
 def track(

@@ -66,7 +66,7 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
     turns=bool(yaw_span > MIN_YAW_SPAN),
     focal_sd=focal_sd,
   )
-  state = with_information(state, run, result.information, result.shared)
+  state = told_by_landmarks(state, run, result)
   run.progress.advance(1, focal=float(np.exp(shared.log_focal)))
   if focal is None and not state.turns:
     run.progress.note(doubt(len(chosen), yaw_span, state.focal_sd))
@@ -75,8 +75,8 @@ def adjust_camera(state: TrackState, run: Run) -> TrackState:
 
 def adjusted(
   state: TrackState, run: Run, chosen: np.ndarray, doubt: float = 1.0, hold_shape: bool = False
-) -> TrackState:
-  """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state.
+) -> tuple[TrackState, BundleResult]:
+  """Identity and landmarks' offsets anew, by landmarks and texture tracks, with the camera of the state; and the fit.
 
   Args:
     chosen: of `bundle_frames`.
@@ -87,9 +87,7 @@ def adjusted(
   shape = shared.shape if hold_shape else run.shape
   result = _bundle_of(state, run, chosen, (shared.log_focal, HELD_SD[0]), doubt, shape)
   held = result.shared.replace(log_focal=shared.log_focal, principal=shared.principal)
-  if not hold_shape:
-    state = with_information(state, run, result.information, result.shared)
-  return state.replace(shared=run.with_held(held))
+  return state.replace(shared=run.with_held(held)), result
 
 
 def bundle_frames(run: Run) -> tuple[np.ndarray, float]:
@@ -126,8 +124,13 @@ def _bundle_of(
   )  # fmt: skip
 
 
+def told_by_landmarks(state: TrackState, run: Run, fit: BundleResult) -> TrackState:
+  """`with_information` of a fit without images; where there are some, the stage of the identity has the last word."""
+  return state if run.config.photometric else with_information(state, run, fit.information, fit.shared)
+
+
 def with_information(state: TrackState, run: Run, information: AnyArray, shared: Shared) -> TrackState:
-  """With what a fit says of the shape; that of the last fit is kept.
+  """With what a fit says of the shape, in place of what an earlier one said.
 
   Args:
     information: (m, m) of what frames share, in the order of `shared_layout(shared)`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,19 +63,18 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
     x0 = np.where(finite_rows(x0)[:, None], x0, begun[index])
     observed, more = run.settled_of(index), skin_entries_of(state, run, index)
 
-    def launch(pixels, x0):
+    def solve(pixels, x0):
       return _fit_photometric(
         surface, lm, albedo, light, shared, observed, crops, run.weights, pixels, x0, cam, more,
         config.gauss_newton.n_samples, config.gauss_newton.frame_steps,
       )  # fmt: skip
 
-    first = launch(pixels, x0)
-    return start, index, x0, lambda pixels, x: jax.tree.map(np.array, first if x is x0 else launch(pixels, x))
+    return start, index, solve(pixels, x0), solve  # sent to the device, not waited for
 
   work = itertools.starmap(begin, zip(starts, prefetched(look, starts)))
   # Two programs at once can take all of XLA's threads on a CPU and wait for each other for ever.
-  for start, index, x0, solve in begun_ahead(work, ahead=not sequential and jax.default_backend() != "cpu"):
-    found = guarded(solve, pixels, x0, begun[index], run.seen[index])
+  for start, index, found, solve in begun_ahead(work, ahead=not sequential and jax.default_backend() != "cpu"):
+    found = guarded(found, solve, pixels, begun[index], run.seen[index])
     keep = min(batch, n - start)
     for whole, batch_rows in zip(jax.tree.leaves((xs, l1, pose_sd)), jax.tree.leaves(found)):
       whole[start : start + keep] = batch_rows[:keep]
@@ -105,16 +105,17 @@ def believed_offset(offset: AnyArray, share: AnyArray) -> Any:
 
 
 def guarded(
-  solve, pixels: float, x0: np.ndarray, landmark_fit: np.ndarray, seen: np.ndarray
+  found: tuple[AnyArray, AnyArray, Pose], solve: Callable, pixels: float, landmark_fit: np.ndarray, seen: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, Pose]:
-  """`solve(pixels, x0)` of a batch of frames; those that go astray once more, from their landmarks and damped.
+  """What is `found` of a batch of frames by `solve(pixels, x0)`; frames that have gone astray once more, from their
+  landmarks and damped.
 
   The other frames keep what they have; what strays again is not finite.
   """
-  x, error, sd = solve(pixels, x0)
+  x, error, sd = jax.tree.map(np.array, found)  # copies, to be written into
   bad = strayed(x, landmark_fit) & seen
   if bad.any():
-    again, error_again, sd_again = solve(pixels * DAMPED, landmark_fit)
+    again, error_again, sd_again = jax.tree.map(np.asarray, solve(pixels * DAMPED, landmark_fit))
     x[bad], error[bad] = again[bad], error_again[bad]
     for rows, rows_again in zip(jax.tree.leaves(sd), jax.tree.leaves(sd_again)):
       rows[bad] = rows_again[bad]

@@ -23,7 +23,7 @@ from vht_jax.texture_tracks.types import Rigid, TextureTracks
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages import landmarks
-from vht_jax.tracking.stages.camera import DOUBT, adjusted, bundle_frames, with_landmark_focal
+from vht_jax.tracking.stages.camera import DOUBT, adjusted, bundle_frames, told_by_landmarks, with_landmark_focal
 from vht_jax.tracking.state import TrackState, known, on_host
 from vht_jax.types import Status, TrackResult
 
@@ -70,11 +70,12 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   # The shape by tracks: slopes of landmarks look like depth, and beside a wrong shape they would bear it out. Then
   # landmarks say what they know best: their own offsets, and expressions.
   chosen, _ = bundle_frames(run)
-  state = adjusted(state, run, chosen, DOUBT)
+  state, _ = adjusted(state, run, chosen, DOUBT)
   state = state.replace(slide=_own_slide(state, run, good & run.sure & rigid.used))
-  state = adjusted(state, run, chosen, DOUBT)
-  state = with_landmark_focal(adjusted(state, run, chosen, hold_shape=True))
-  return landmarks.refit(state, run)[0]
+  state, fit = adjusted(state, run, chosen, DOUBT)
+  state = told_by_landmarks(state, run, fit)
+  state, _ = adjusted(state, run, chosen, hold_shape=True)
+  return landmarks.refit(with_landmark_focal(state), run)[0]
 
 
 def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
