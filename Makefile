@@ -15,10 +15,10 @@ export OPENBLAS_NUM_THREADS ?= 1
 .PHONY: demo view doctor test test-all test-faults lint matrix configs bench-render bench-track bench-adjoint bench-scans clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m vht_jax.app.demo $(if $(VIDEO),"--video=$(VIDEO)") $(if $(FRAMES),--max_frames=$(FRAMES))
+	$(BIN)/vht-demo $(if $(VIDEO),"--video=$(VIDEO)") $(if $(FRAMES),--max_frames=$(FRAMES))
 
 view: $(VENV)/.installed-viewer
-	$(BIN)/python -m vht_jax.viewer.cli "$(or $(RESULT),out/demo)" $(if $(RESULT2),"$(RESULT2)")
+	$(BIN)/vht-view "$(or $(RESULT),out/demo)" $(if $(RESULT2),"$(RESULT2)")
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -30,7 +30,7 @@ test-faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m faults
 
 doctor: $(VENV)/.installed
-	$(BIN)/python -m vht_jax.app.doctor
+	$(BIN)/vht-doctor
 
 # Mistakes, layout and types.
 lint: $(VENV)/.installed-dev

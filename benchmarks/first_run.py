@@ -44,8 +44,9 @@ def measure(tree: Path, folder: Path, k: int, video: Path | None, max_frames: in
   """One whole run of a checkout; k numbers its output."""
   folder.mkdir(exist_ok=True)
   output = folder / f"out{k}"
-  module, named = ("vht_jax", [f"--video={video.resolve()}"]) if video else ("vht_jax.app.demo", [])
-  command = [sys.executable, "-m", module, f"--output_path={output}", "--model=open", f"--max_frames={max_frames}"]
+  program, named = ("track", [f"--video={video.resolve()}"]) if video else ("demo", [])
+  call = f"from vht_jax.__main__ import {program}; {program}()"
+  command = [sys.executable, "-P", "-c", call, f"--output_path={output}", "--model=open", f"--max_frames={max_frames}"]
   environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(tree)}
   environment.pop("JAX_COMPILATION_CACHE_DIR", None)
   before, start, began = os.times(), time.perf_counter(), time.time()

@@ -22,7 +22,8 @@ FLOORS = (
   ("tracking",),
   ("results",),
   ("app",),
-  ("viewer", "fleet", "__main__", "optimize_tracking"),
+  ("viewer", "fleet", "__main__"),
+  ("optimize_tracking",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -7,7 +7,7 @@ if not __package__:
   # Run as a file, Python puts this folder on the path, where types.py would hide the standard library's.
   sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from vht_jax.app.cli import cli
+from vht_jax.__main__ import track
 
 if __name__ == "__main__":
-  cli()
+  track()

@@ -110,7 +110,7 @@ def trap(tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("module", ["vht_jax", "vht_jax.app.cli", "vht_jax.app.demo", "vht_jax.app.doctor"])
+@pytest.mark.parametrize("module", ["vht_jax", "vht_jax.fleet.cli"])
 def test_no_module_of_the_working_folder_is_executed(trap, module):
   run = subprocess.run(
     [sys.executable, "-m", module, "--help"], cwd=trap, env={**os.environ, "PYTHONPATH": str(REPO)},

@@ -422,8 +422,7 @@ def test_everything_that_the_wheel_carries_is_there():
   for source in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]:
     assert (REPO / source).exists(), source
   assert set(project["project"]["scripts"].values()) == {
-    "vht_jax.app.cli:cli", "vht_jax.app.demo:cli", "vht_jax.app.doctor:cli", "vht_jax.app.result.export_cli:cli",
-    "vht_jax.fleet.cli:cli", "vht_jax.viewer.cli:cli",
+    "vht_jax.fleet.cli:cli", *(f"vht_jax.__main__:{name}" for name in ("track", "demo", "doctor", "export", "view")),
   }  # fmt: skip
 
 

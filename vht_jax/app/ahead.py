@@ -16,19 +16,22 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from vht_jax import results
+from vht_jax.app.overlay.film import still
+from vht_jax.config import TrackConfig, Weights
+from vht_jax.dataset.folder import FrameFolder
 from vht_jax.host.programs import Rehearsal, rehearsal
 from vht_jax.landmarks.detection import N_DENSE
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.option import having
-
-if TYPE_CHECKING:
-  from vht_jax.config import TrackConfig, Weights
-  from vht_jax.dataset.folder import FrameFolder
-  from vht_jax.types import FlameModel, Identity, Pose
+from vht_jax.tracking.pipeline import track
+from vht_jax.tracking.protocols import NoProgress
+from vht_jax.types import FlameModel, Identity, Pose
 
 log = logging.getLogger("vht_jax")
 
@@ -104,11 +107,6 @@ def rehearse(
     pictures: whether some of the textured head are wanted. Where the head is small, the size of the overlay's is not
       known yet; then only the first picture's program is made.
   """
-  from vht_jax import results
-  from vht_jax.app.overlay.film import still
-  from vht_jax.tracking.pipeline import track
-  from vht_jax.tracking.protocols import NoProgress
-
   n_named = len(set(config.data.keyframes))
   clip = BlankClip(dataset, min(len(dataset), max(FRAMES, n_named, config.n_keyframes)), dense)
   config = having(config, keyframes=tuple(range(n_named)), cutframes=())
@@ -137,8 +135,6 @@ class Compiling:
         self.told = True
         self.say("compiling the tracker beside the work (first run only)")
         if self.wanted:
-          from tqdm import tqdm
-
           self.bar = tqdm(desc="compiling (first run only)", position=1, leave=False, unit=" programs")
       if self.bar is not None:
         self.bar.update()

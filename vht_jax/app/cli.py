@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
+from typing import TYPE_CHECKING
 
-# Before jax is imported, which reads it then: XLA logs an error with a page of CPU features for every program that it
-# takes from the cache (they differ in tuning flags only), and MediaPipe greets.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("GLOG_minloglevel", "2")
-# XLA's Cholesky factorisations on a CPU are OpenBLAS's. Ours are small and many: a second thread brings nothing, and
-# waits actively, which costs a factor of 50 as soon as another process wants the core (docs/benchmarks.md).
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-from vht_jax.app.record import Until
+from vht_jax.app.options.manual import usage
+from vht_jax.app.options.settings import parse_all
 from vht_jax.errors import InputError, brief
-from vht_jax.host.supervise import supervised
+
+if TYPE_CHECKING:
+  from vht_jax.app.run import Until
 
 log = logging.getLogger("vht_jax")
-
-
-def cli() -> None:
-  """Entry point of `vht-track`."""
-  sys.exit(supervised("vht-track", "vht_jax.app.cli:main", sys.argv[1:]))
 
 
 def main(argv: list[str], prepare=lambda settings: settings, until: Until = "all") -> int:
@@ -44,21 +34,15 @@ def main(argv: list[str], prepare=lambda settings: settings, until: Until = "all
     0; 2 for what the user can cause; 1 for any other error; 130 when interrupted. Errors are one line on stderr, and
     with --json a line on stdout for each input that fails.
   """
-  # Here and not above, so that --help and a wrong flag answer at once; and the process that only waits (`supervise`)
-  # needs none of these.
   if any(a.lstrip("-") in ("h", "help", "helpfull") and a.startswith("-") for a in argv):
-    from vht_jax.app.options.manual import usage
-
     print(usage(full=any(a.endswith("helpfull") for a in argv)))
     return 0
-  from vht_jax.app.options.settings import parse_all
-
   debug = "--debug" in argv
   try:
     todo = [prepare(settings) for settings in parse_all(argv)]
   except InputError as error:
     return _say_error(error, debug)[0]
-  from vht_jax.app.run import run, say
+  from vht_jax.app.run import run, say  # late: --help and a wrong flag are answered twice as soon
 
   failed: dict[str, int] = {}
   several = len(todo) > 1
@@ -94,7 +78,3 @@ def _say_error(error: Exception, debug: bool) -> tuple[int, str]:
     code, text = 1, f"{type(error).__name__}: {first}"
   print(f"vht-track: error: {text}{hint}", file=sys.stderr)
   return code, text
-
-
-if __name__ == "__main__":
-  cli()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from vht_jax.errors import InputError
 from vht_jax.types import TrackResult
@@ -42,8 +43,6 @@ class Progress:
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
   def stage(self, name: str, total: int) -> None:
-    from tqdm import tqdm
-
     self.close()
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
     # None: tqdm is silent when stderr is not a terminal
@@ -73,8 +72,6 @@ class Progress:
 
   def remark(self, message: str) -> None:
     """Something that is no warning: in the log, and if there is a terminal on it, beside the bar."""
-    from tqdm import tqdm
-
     log.info(message)
     if not self.silent and sys.stderr.isatty():
       tqdm.write(f"vht-track: {message}", file=sys.stderr)
@@ -94,8 +91,6 @@ class _BesideBars(logging.Handler):
   """Prints warnings to stderr without tearing a progress bar; errors are the app's to print."""
 
   def emit(self, record: logging.LogRecord) -> None:
-    from tqdm import tqdm
-
     if record.levelno < logging.ERROR:
       text = record.getMessage()
       if hasattr(record, "comes_again"):  # what it means and what to do is told when all is done
@@ -160,7 +155,7 @@ def tensorboard_writer(folder: Path) -> Any:
     InputError: tensorboardX is not installed.
   """
   try:
-    from tensorboardX import SummaryWriter
+    from tensorboardX import SummaryWriter  # an optional extra
   except ImportError:
     raise InputError("--tensorboard needs tensorboardX: pip install 'vht-jax[tensorboard]'") from None
   return SummaryWriter(str(folder))

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 from vht_jax.app.cli import main
+from vht_jax.app.options.settings import Settings, packaged
 from vht_jax.errors import InputError
-from vht_jax.host.supervise import supervised
-
-if TYPE_CHECKING:
-  from vht_jax.app.options.settings import Settings
-
-
-def cli() -> None:
-  """Entry point of `vht-demo`."""
-  sys.exit(supervised("vht-demo", "vht_jax.app.demo:run", sys.argv[1:]))
+from vht_jax.option import having
 
 
 def run(argv: list[str]) -> int:
@@ -29,9 +19,6 @@ def prepare(settings: Settings) -> Settings:
   Raises:
     InputError: this installation has no clip.
   """
-  from vht_jax.app.options.settings import packaged
-  from vht_jax.option import having
-
   app = settings.app
   if app.input.video or app.input.data_path:
     return settings
@@ -47,7 +34,3 @@ def prepare(settings: Settings) -> Settings:
       model="open",  # the truth is of the open head
     )
   )
-
-
-if __name__ == "__main__":
-  cli()

@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("GLOG_minloglevel", "2")
-
 from vht_jax.errors import InputError, brief
 from vht_jax.host.files import cache_folder
-from vht_jax.host.supervise import supervised
+
+# What may be missing or broken is imported where it is tried: that it cannot be is a finding.
 
 PACKAGES = (
   "vht-jax", "jax", "jaxlib", "numpy", "opencv-python", "mediapipe", "av", "pillow", "optax", "flax", "face-alignment",
@@ -40,11 +38,6 @@ class Finding(NamedTuple):
   ok: bool
   text: str  # what there is, or what is missing and how to get it
   needed: bool = True  # without it nothing can be tracked
-
-
-def cli() -> None:
-  """Entry point of `vht-doctor`."""
-  sys.exit(supervised("vht-doctor", "vht_jax.app.doctor:main", sys.argv[1:]))
 
 
 def main(argv: list[str]) -> int:
@@ -190,7 +183,3 @@ def _writable(name: str, folder: Path, there: str = "") -> Finding:
   ok = folder.is_dir() and os.access(folder, os.W_OK) and free > 1.0
   trouble = "" if ok else "; not writable or nearly full"
   return Finding(name, ok, f"{folder}, {free:.1f} GiB free{there}{trouble}", False)
-
-
-if __name__ == "__main__":
-  cli()

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import jax
+import numpy as np
+
+from vht_jax import results
+from vht_jax.app.console import Progress
 from vht_jax.app.options.app_config import AppConfig
+from vht_jax.app.record import digest
+from vht_jax.config import TrackConfig
+from vht_jax.dataset import pieces
+from vht_jax.dataset.annotate import annotate, count_faces
+from vht_jax.dataset.child import extract_in_child
+from vht_jax.dataset.folder import FrameFolder
+from vht_jax.dataset.layout import SOURCE, THUMBNAILS, frame_folders
+from vht_jax.dataset.pieces import helper
+from vht_jax.dataset.resume import is_annotated
 from vht_jax.errors import InputError
+from vht_jax.head.load import load_head
 from vht_jax.host.files import lock
+from vht_jax.host.programs import spread
+from vht_jax.landmarks import Detector, make_detector
 from vht_jax.option import having
-
-if TYPE_CHECKING:  # imported when they are needed, so that --help and a wrong flag answer at once
-  from vht_jax.app.console import Progress
-  from vht_jax.config import TrackConfig
-  from vht_jax.dataset.folder import FrameFolder
-  from vht_jax.landmarks import Detector
-  from vht_jax.results import Tracked
-  from vht_jax.types import FlameModel
-
+from vht_jax.results import Tracked
+from vht_jax.results.read import content
+from vht_jax.tracking.keyframes import check_positions
+from vht_jax.types import FlameModel
 
 log = logging.getLogger("vht_jax")
 
@@ -64,8 +76,6 @@ def load_model(app: AppConfig, config: TrackConfig | None = None, detector: str 
   Raises:
     InputError: no such head, or a broken file.
   """
-  from vht_jax.head.load import load_head
-
   named = app.head.model in ("auto", "open", "flame")
   sizes = None if config is None else config.components
   counts = {} if sizes is None else dict(n_shape=sizes.n_shape, n_expr=sizes.n_expr, n_texture=sizes.n_tex)
@@ -86,8 +96,6 @@ def former_result(app: AppConfig, config: TrackConfig, model: FlameModel) -> Tra
   Raises:
     InputError: not a result, without a camera, or of another head without `allow_other_head`.
   """
-  from vht_jax import results
-
   path = app.head.load_tracked_flame_params
   if not path:
     return None
@@ -114,9 +122,6 @@ def open_dataset(
   Raises:
     InputError: unreadable input, no face anywhere, a detector that cannot run.
   """
-  from vht_jax.dataset.annotate import annotate
-  from vht_jax.dataset.resume import is_annotated
-
   dataset = open_frames(app, config, progress)
   cuts = find_cuts(app, config, dataset)
   if cuts:
@@ -143,8 +148,6 @@ def find_cuts(app: AppConfig, config: TrackConfig, dataset: FrameFolder) -> list
 @contextlib.contextmanager
 def the_detector(app: AppConfig) -> Iterator[Detector]:
   """The detector that the settings name, inside the block."""
-  from vht_jax.landmarks import make_detector
-
   detector = make_detector(app.input.landmarks, face_landmarker=app.input.face_landmarker, face=whom(app))
   try:
     yield detector
@@ -158,12 +161,10 @@ def help_search(app: AppConfig, config: TrackConfig) -> int:
   Raises:
     InputError: its frames are not here, or a detector that cannot run.
   """
-  from vht_jax.dataset.pieces.helper import help_search
-
   dataset = frames_of(app, config)
   cuts = range(len(dataset)) if config.data.unordered else find_cuts(app, config, dataset)
   with the_detector(app) as detector:
-    return help_search(dataset, detector, cuts)
+    return helper.help_search(dataset, detector, cuts)
 
 
 def open_frames(app: AppConfig, config: TrackConfig, progress: Progress) -> FrameFolder:
@@ -173,9 +174,6 @@ def open_frames(app: AppConfig, config: TrackConfig, progress: Progress) -> Fram
     InputError: unreadable input, or keyframes and cuts that it does not have (before it is extracted, if it says how
       many frames there are).
   """
-  from vht_jax.dataset.child import extract_in_child
-  from vht_jax.tracking.keyframes import check_positions
-
   if app.input.video:
     progress.stage("extract", app.input.max_frames)
     check = functools.partial(check_positions, config)
@@ -194,8 +192,6 @@ def frames_of(app: AppConfig, config: TrackConfig) -> FrameFolder:
   Raises:
     InputError: it is not, or has frames of several sizes.
   """
-  from vht_jax.dataset.folder import FrameFolder
-
   return FrameFolder(
     app.data_folder,
     tracking_resolution=config.data.tracking_resolution,
@@ -211,9 +207,6 @@ def count_people(app: AppConfig, config: TrackConfig, progress: Progress) -> int
   Raises:
     InputError: unreadable input, a detector that cannot run, or no face.
   """
-  from vht_jax.dataset.annotate import count_faces
-  from vht_jax.landmarks import make_detector
-
   dataset = open_frames(app, config, progress)
   detector = make_detector(app.input.landmarks, face_landmarker=app.input.face_landmarker)
   try:
@@ -248,8 +241,6 @@ def preparing(data_path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def reading(app: AppConfig) -> Iterator[None]:
   """Inside the block no other run deletes the dataset's frames, if they are ours."""
-  from vht_jax.dataset.layout import SOURCE
-
   if not (app.input.video or (app.data_folder / SOURCE).exists()):
     yield
     return
@@ -265,9 +256,6 @@ def forget_dataset(data_path: Path) -> None:
   Raises:
     InputError: another run reads them.
   """
-  from vht_jax.dataset import pieces
-  from vht_jax.dataset.layout import SOURCE, THUMBNAILS, frame_folders
-
   if not (data_path / SOURCE).exists():
     return
   with contextlib.ExitStack() as held:
@@ -288,12 +276,6 @@ def forget_dataset(data_path: Path) -> None:
 
 def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: float) -> dict[str, str]:
   """What the tracker is given beside its settings, as texts that differ when it does; `focal`: 0 if not known."""
-  import jax
-  import numpy as np
-
-  from vht_jax.app.record import digest
-  from vht_jax.results.read import content
-
   height, width = dataset.source_size
   images = [dataset.image_path(i).stat().st_size for i in range(len(dataset))]
   points, confidence, dense = dataset.landmarks()
@@ -312,11 +294,6 @@ def describe(app: AppConfig, dataset: FrameFolder, model: FlameModel, focal: flo
 
 def environment() -> dict[str, str]:
   """Programs and device whose change would change the last bits of a result."""
-  import importlib.metadata
-
-  import jax
-
-  from vht_jax.host.programs import spread
 
   def version(name: str) -> str:
     try:

@@ -2,6 +2,8 @@
 
 Two kinds of files in the output folder: run.json says what the run is (settings, input, environment) and whether it is
 finished; checkpoint/<stage>.npz has the end of each stage, or for the frames what there is so far.
+
+`results`, and JAX with it, is imported late: the workers of a fleet need the names of files alone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +23,6 @@ from vht_jax.errors import InputError, brief
 from vht_jax.host.files import sweep, write_atomic
 
 log = logging.getLogger("vht_jax")
-
-# How far a run goes: frames and landmarks, for which it needs no device; tracked, its result in `results.ALONE`; all,
-# with report and exports. A later run goes on from there.
-Until = Literal["dataset", "tracked", "all"]
 
 RECORD, FOLDER = "run.json", "checkpoint"
 # What a run writes beside its result.

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from vht_jax import results
 from vht_jax.app import ahead, console, inputs
 from vht_jax.app.options import lens
 from vht_jax.app.options.settings import Settings, describe, write_ini
+from vht_jax.app.overlay.film import still
 from vht_jax.app.plan import plan, plan_text
-from vht_jax.app.record import FILES, Record, Until
-from vht_jax.app.report.outcome import Outcome, write_report
+from vht_jax.app.record import FILES, Record
+from vht_jax.app.report.outcome import Outcome
 from vht_jax.app.report.summary import head_text, summary_text
+from vht_jax.app.report.write import write_report
 from vht_jax.app.result.after import FOLDER as EXPORTS
 from vht_jax.app.result.after import check_exports
 from vht_jax.dataset.extract import encode_png, probe
@@ -41,6 +43,10 @@ from vht_jax.tracking import pipeline
 from vht_jax.types import FlameModel, TrackResult
 
 log = logging.getLogger("vht_jax")
+
+# How far a run goes: frames and landmarks, for which it needs no device; tracked, its result in `results.ALONE`; all,
+# with report and exports. A later run goes on from there.
+Until = Literal["dataset", "tracked", "all"]
 
 # Errors of the system that are about the output's disk and not about the program.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -293,8 +299,6 @@ def show_first(
   model: FlameModel, dataset: FrameFolder, output: Path, progress: console.Progress, identity, poses, seen: np.ndarray
 ) -> None:
   """Writes a picture of the first tracked frame as soon as there is one; arguments as `protocols.Progress.placed`."""
-  from vht_jax.app.overlay.film import still
-
   path = output / FILES["first"]
   try:
     write_atomic(path, encode_png(still(model, identity, poses, dataset, int(np.argmax(seen)))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import coo_array, csgraph
 
 
 def connected(n: int, links: np.ndarray) -> np.ndarray:
@@ -12,8 +13,6 @@ def connected(n: int, links: np.ndarray) -> np.ndarray:
     n: how many there are.
     links: (E, 2) of them that belong together.
   """
-  from scipy.sparse import coo_array, csgraph
-
   graph = coo_array((np.ones(len(links)), tuple(links.T)), shape=(n, n))
   return csgraph.connected_components(graph, directed=False)[1]
 

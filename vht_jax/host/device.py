@@ -7,7 +7,10 @@ import logging
 import os
 from pathlib import Path
 
+import jax
+
 from vht_jax.errors import InputError
+from vht_jax.host import programs
 from vht_jax.host.files import cache_folder, writable
 
 log = logging.getLogger("vht_jax")
@@ -36,10 +39,6 @@ def start_jax(device: str = "auto", keep_programs: bool = True) -> None:
   Raises:
     InputError: no such device.
   """
-  import jax
-
-  from vht_jax.host import programs
-
   collect_seldom()
   kind = device.split(":")[0].lower()
   kind = {"cuda": "gpu", "rocm": "gpu"}.get(kind, kind)

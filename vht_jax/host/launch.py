@@ -13,6 +13,12 @@ ROOT = str(Path(__file__).resolve().parents[2])
 # -P and this instead of -m and PYTHONPATH.
 _START = "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
 
+# What libraries read when they are imported, unless the user says otherwise: XLA logs an error with a page of CPU
+# features for every program that it takes from the cache (they differ in tuning flags only), and MediaPipe greets.
+# XLA's Cholesky factorisations on a CPU are OpenBLAS's. Ours are small and many: a second thread brings nothing, and
+# waits actively, which costs a factor of 50 as soon as another process wants the core (docs/benchmarks.md).
+_CALM = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1"}
+
 
 def command(call: str, *argv: str) -> list[str]:
   """The command line of a Python process that runs `call`, a statement that imports this package, with `argv`."""
@@ -20,11 +26,12 @@ def command(call: str, *argv: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-  """This process's environment with `more`. An empty entry in PYTHONPATH, which means the working folder, is left out.
+  """This process's environment with `more`, and libraries kept calm.
 
-  (`export PYTHONPATH=$PYTHONPATH:/x` makes one where there was nothing before.)
+  An empty entry in PYTHONPATH, which means the working folder, is left out. (`export PYTHONPATH=$PYTHONPATH:/x` makes
+  one where there was nothing before.)
   """
-  found = {**os.environ, **more}
+  found = {**_CALM, **os.environ, **more}
   paths = [path for path in found.get("PYTHONPATH", "").split(os.pathsep) if path]
   if paths:
     found["PYTHONPATH"] = os.pathsep.join(paths)

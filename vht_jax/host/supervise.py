@@ -39,6 +39,7 @@ def supervised(program: str, target: str, argv: list[str]) -> int:
     argv: flags.
   """
   if "--debug" in argv:
+    os.environ.update(launch.environment())
     return _call(target, argv)
   handle, name = tempfile.mkstemp(prefix="vht-crash-", suffix=".txt")
   os.close(handle)

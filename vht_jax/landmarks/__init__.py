@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.host.files import expanded
@@ -20,9 +22,6 @@ from vht_jax.landmarks.detection import (
 from vht_jax.landmarks.fan import FaceAlignmentDetector
 from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
 from vht_jax.landmarks.mediapipe_tasks import TasksDetector
-
-if TYPE_CHECKING:
-  import numpy as np
 
 __all__ = [
   "N_DENSE",

@@ -34,7 +34,7 @@ class TasksDetector(CropDetector):
     mp = import_mediapipe()
     try:
       with quiet_stderr():
-        from mediapipe.tasks.python import BaseOptions, vision
+        from mediapipe.tasks.python import BaseOptions, vision  # takes seconds
 
         def landmarker(mode, faces: int):
           return vision.FaceLandmarker.create_from_options(

@@ -79,7 +79,7 @@ class _Task:
     warnings.filterwarnings("ignore", message="MessageFactory class", category=UserWarning)  # of mediapipe's protobuf
     try:
       with quiet_stderr():
-        from mediapipe.tasks.python import BaseOptions, vision
+        from mediapipe.tasks.python import BaseOptions, vision  # takes seconds
 
         options = vision.ImageSegmenterOptions(
           base_options=BaseOptions(model_asset_path=str(path)),

@@ -81,7 +81,7 @@ def lit(even: Array, shading: Array, eye: Array) -> Array:
 
 def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.ndarray:
   """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   eyes = eyeballs(model)
   there = _texels(model, eyes, even.shape[:2])
@@ -105,7 +105,7 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
 
 def _texels(model: FlameModel, vertices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """(Ht, Wt) bool: the islands of the faces all of whose vertices (V,) are chosen, and the texel beside them."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = size
   faces = vertices[np.asarray(model.faces)].all(axis=1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import chdtrc
 
 from vht_jax.errors import InputError
 from vht_jax.results import heads
@@ -142,6 +143,4 @@ def known_shape(path: str | Path, model: FlameModel) -> np.ndarray:
 
 
 def _chance(chi_square: float, freedom: int) -> float:
-  from scipy.special import chdtrc
-
   return float(chdtrc(freedom, chi_square)) if freedom else 1.0

@@ -9,6 +9,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from vht_jax.head.mesh import connected, sides
 from vht_jax.types import FlameModel
@@ -34,7 +35,7 @@ def without_seams(model: FlameModel, texture: np.ndarray) -> np.ndarray:
 
   Where islands meet, as at the lips, there may be an edge of colour. Row 0 is v = 1.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   cut = _cut(np.asarray(model.faces, np.int64).tobytes(), np.asarray(model.uv, np.float64).tobytes())
   if cut is None:
@@ -55,8 +56,6 @@ def without_seams(model: FlameModel, texture: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=4)  # .1 s; a run asks three times for one head
 def _cut(faces_i64: bytes, uv_f64: bytes) -> Cut | None:
   """The cut of a mesh, faces (F, 3) and uv (F, 3, 2); None for one that has none."""
-  from scipy.spatial import KDTree
-
   faces, uv = np.frombuffer(faces_i64, np.int64).reshape(-1, 3), np.frombuffer(uv_f64).reshape(-1, 3, 2)
   # Corners of the texture: one for each vertex and each place it has there.
   places = np.concatenate([faces.reshape(-1, 1), np.round(uv.reshape(-1, 2) * (1 << 16))], axis=1).astype(np.int64)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import sys
 from typing import Any
-
-# Before jax is imported, as in `main`.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from absl import flags
 
 from vht_jax.errors import InputError, run_program
 from vht_jax.host import arguments
-from vht_jax.host.supervise import supervised
 
 USAGE = """\
 vht-view: shows a tracked head in the browser, compares two results, edits one.
@@ -43,11 +37,6 @@ class Options:
   data_path2: str | None = None
   assets: str | None = None
   model: str = "auto"
-
-
-def cli() -> None:
-  """Entry point of `vht-view`."""
-  sys.exit(supervised("vht-view", "vht_jax.viewer.cli:main", sys.argv[1:]))
 
 
 def main(argv: list[str]) -> int:
@@ -97,7 +86,3 @@ def require_viser() -> None:
   """
   if importlib.util.find_spec("viser") is None:
     raise InputError("vht-view needs viser: pip install 'vht-jax[viewer]'")
-
-
-if __name__ == "__main__":
-  cli()

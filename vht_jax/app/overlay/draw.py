@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import cv2
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
@@ -175,8 +176,6 @@ class Shown(NamedTuple):
 
 def crop(image: np.ndarray, origin: np.ndarray, window: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
   """The (h, w) picture of the window at `origin` of an (H, W, 3) uint8 image."""
-  import cv2
-
   x, y = (int(n) for n in origin)
   part = image[y : y + window[0], x : x + window[1]]
   if part.shape[:2] == size:
@@ -187,8 +186,6 @@ def crop(image: np.ndarray, origin: np.ndarray, window: tuple[int, int], size: t
 
 def inset(image: np.ndarray, origin: np.ndarray, window: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
   """The whole frame, a third of a panel of `size` wide at most, with the window marked."""
-  import cv2
-
   height, width = panel_size(image.shape[:2], max(max(size) // 3, 16))
   small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
   scale = height / image.shape[0]
@@ -209,8 +206,6 @@ def compose(shown: Shown, style: str = "compare") -> np.ndarray:
   Returns:
     (h, w, 3) uint8 with even sides.
   """
-  import cv2
-
   if style == "landmarks":
     picture = _marked(shown)
   elif style in ("mesh", "texture"):
@@ -229,8 +224,6 @@ def compose(shown: Shown, style: str = "compare") -> np.ndarray:
 
 def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
   """The picture with white words on a dark ground in its lower left corner: to be read on any image."""
-  import cv2
-
   if not text:
     return picture
   font, scale, room = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 6
@@ -250,8 +243,6 @@ def _over(shown: Shown, opacity: float) -> np.ndarray:
 
 def _marked(shown: Shown) -> np.ndarray:
   """The image with its detected landmarks, green, joined to the head's, pink."""
-  import cv2
-
   picture = shown.image.copy()
   # Sub-pixel drawing: OpenCV takes 1/16 px, and its pixel centres are whole numbers where ours are halves.
   fixed = [

@@ -15,11 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vht_jax import results
+from vht_jax.app import inputs
+from vht_jax.app.options import settings
+from vht_jax.app.overlay import window
 from vht_jax.app.record import FILES
 from vht_jax.app.report.outcome import Outcome
 from vht_jax.app.report.page_data import Run, page_data
 from vht_jax.errors import InputError
 from vht_jax.host.files import write_atomic
+from vht_jax.option import having
 from vht_jax.results.appearance import even_texture
 from vht_jax.results.export.glb import glb_bytes
 from vht_jax.types import FlameModel, TrackResult
@@ -78,9 +83,6 @@ def make_page(model: FlameModel, result: TrackResult, run: Run) -> str:
 
 def run_of(outcome: Outcome, summary: dict[str, Any]) -> Run:
   """What the page says of a run; `summary`: of summary.json."""
-  from vht_jax import results
-  from vht_jax.app.overlay import window
-
   landmarks, confidence, projected = outcome.points
   dataset, output = outcome.dataset, Path(outcome.output)
   return Run(
@@ -109,11 +111,6 @@ def page_of_folder(folder: str | Path, path: str | Path | None = None) -> Path:
   Raises:
     InputError: it is not the folder of a finished run.
   """
-  from vht_jax import results
-  from vht_jax.app import inputs
-  from vht_jax.app.options import settings
-  from vht_jax.option import having
-
   folder = Path(folder)
   if not (folder / results.FILE_NAME).is_file() or not (folder / FILES["config"]).is_file():
     raise InputError(f"{folder}: expected the output folder of a finished run (config.ini, {results.FILE_NAME})")

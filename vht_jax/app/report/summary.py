@@ -40,7 +40,7 @@ _LINES = (
 def peak_rss_mb() -> float:
   """Largest resident memory of this process so far; NaN where the system does not say (Windows)."""
   try:
-    import resource
+    import resource  # of POSIX systems
   except ImportError:
     return float("nan")
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

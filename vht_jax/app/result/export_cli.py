@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before jax is imported, as in `app.cli`.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 from absl import flags
 
+from vht_jax.app.result.after import FOLDER
+from vht_jax.app.result.source import NO_DATASET, open_result, scene_of
 from vht_jax.errors import InputError, run_program
 from vht_jax.host import arguments
-from vht_jax.host.supervise import supervised
+from vht_jax.host.files import expanded
+from vht_jax.results.export.registry import FORMATS, OPTIONS, export, named
 
 USAGE = """\
 vht-export: a tracked head in the formats of other programs (docs/export.md).
@@ -36,11 +33,6 @@ vht-export: a tracked head in the formats of other programs (docs/export.md).
   --debug                   show the traceback of an error"""
 
 _OWN = ("to", "out", "data_path", "assets", "model")
-
-
-def cli() -> None:
-  """Entry point of `vht-export`."""
-  sys.exit(supervised("vht-export", "vht_jax.app.result.export_cli:main", sys.argv[1:]))
 
 
 def main(argv: list[str]) -> int:
@@ -61,8 +53,6 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
   Raises:
     InputError: unknown flag, a value of the wrong kind, none or several results.
   """
-  from vht_jax.results.export.registry import OPTIONS
-
   values = flags.FlagValues()
   for name in _OWN:
     flags.DEFINE_string(name, None, "", flag_values=values)
@@ -85,11 +75,6 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, Any]]:
 
 def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
   """Exports a result; returns what was written. Arguments of `parse`."""
-  from vht_jax.app.result.after import FOLDER
-  from vht_jax.app.result.source import NO_DATASET, open_result, scene_of
-  from vht_jax.host.files import expanded
-  from vht_jax.results.export.registry import export, named
-
   named(own.get("to", ""))  # before anything is read
   own = {name: value if name == "to" else expanded(value) for name, value in own.items()}
   source = open_result(expanded(path), own.get("data_path"), own.get("assets"), own.get("model", "auto"))
@@ -104,8 +89,6 @@ def run(path: str, own: dict[str, str], options: dict[str, Any]) -> list[Path]:
 
 def usage() -> str:
   """The text of --help."""
-  from vht_jax.results.export.registry import FORMATS, OPTIONS
-
   wrap = lambda text, indent: textwrap.fill(text, 118, initial_indent=indent, subsequent_indent=" " * 28)
   lines = [USAGE, "", "formats"]
   for one in FORMATS.values():
@@ -131,7 +114,3 @@ def _notes_shown() -> Iterator[None]:
   finally:
     logger.handlers, logger.propagate = before[:2]
     logger.setLevel(before[2])
-
-
-if __name__ == "__main__":
-  cli()

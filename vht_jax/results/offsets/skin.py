@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import coo_matrix, diags
+from scipy.sparse.linalg import spsolve
+from scipy.spatial import KDTree
 
 from vht_jax.fit.offsets import Skin
 from vht_jax.fit.terms.surface import UNEXPLAINED
@@ -42,8 +45,6 @@ def make_skin(model: FlameModel, shape: np.ndarray) -> Skin:
 
 def free(model: FlameModel) -> np.ndarray:
   """(V,) m, standard deviation of a height: 0 on and in the face, that of hair or of a neck elsewhere."""
-  from scipy.spatial import KDTree
-
   vertices, faces = np.asarray(model.v_template, np.float64), np.asarray(model.faces)
   held = flame.region(model, ("face", *INSIDE)) | ~_outer(faces, len(vertices))
   face = flame.region(model, ("face",))
@@ -81,8 +82,6 @@ def laplace(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
 
   Weights below 0, of obtuse triangles, are taken for 0: heights then never leave the range of their neighbours'.
   """
-  from scipy.sparse import coo_matrix
-
   n = len(vertices)
   a, b, c = (vertices[faces[:, k]] for k in range(3))
   double = np.linalg.norm(np.cross(b - a, c - a), axis=1)
@@ -104,9 +103,6 @@ def laplace(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _directions(vertices, faces, neighbours, weights, area) -> np.ndarray:
   """(V, 3) normals, smoothed over `SMOOTHED` by implicit diffusion."""
-  from scipy.sparse import coo_matrix, diags
-  from scipy.sparse.linalg import spsolve
-
   normals = np.asarray(flame.vertex_normals(vertices.astype(np.float32), faces), np.float64)
   n, width = neighbours.shape
   owner = np.repeat(np.arange(n), width)
@@ -118,8 +114,6 @@ def _directions(vertices, faces, neighbours, weights, area) -> np.ndarray:
 
 def mirror_of(vertices: np.ndarray) -> np.ndarray:
   """(V,) i32: the vertex at the mirror image of each, if it is so both ways; else itself."""
-  from scipy.spatial import KDTree
-
   far, other = (np.asarray(a) for a in KDTree(vertices).query(vertices * [-1.0, 1.0, 1.0]))
   own = np.arange(len(vertices))
   return np.where((far < _SAME) & (other[other] == own), other, own).astype(np.int32)

@@ -6,7 +6,11 @@ neighbours, and pieces that have nothing to do with each other lie side by side.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+from scipy.sparse import coo_matrix, diags
+from scipy.sparse.linalg import splu
+from scipy.spatial import KDTree
 
 from vht_jax.head import flame
 from vht_jax.head.mouth import INSIDE
@@ -65,9 +69,6 @@ def spread(
     known: (n, 3) values times weight.
     weight: (n,) of them, in [0, 1].
   """
-  from scipy.sparse import coo_matrix, diags
-  from scipy.sparse.linalg import splu
-
   n = len(model.v_template)
   neighbours, pull, area = laplace(np.asarray(model.v_template, np.float64), np.asarray(model.faces))
   share = lambda values: np.bincount(corners.ravel(), (bary * values[:, None]).ravel(), minlength=n)
@@ -89,8 +90,6 @@ def pushed_and_pulled(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
   Gortler et al., The Lumigraph (1996), section 3.4: means of ever larger blocks fill what finer ones leave open.
   """
-  import cv2
-
   if total.shape[0] <= 1:
     return total / np.maximum(weight, 1e-6)[..., None]
   half = (max(total.shape[0] // 2, 1), max(total.shape[1] // 2, 1))
@@ -109,9 +108,6 @@ def _other_side(
   model: FlameModel, faces_of_texels: np.ndarray, difference: np.ndarray, belief: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """`difference` and `belief` at the mirror image of every texel, in coarse steps."""
-  import cv2
-  from scipy.spatial import KDTree
-
   side = min(MIRROR_SIDE, len(belief))
   step = len(belief) // side
   at = step // 2 + step * np.arange(side)

@@ -21,7 +21,7 @@ def find(grey: np.ndarray, face: np.ndarray, cosine: np.ndarray, n: int) -> np.n
     face: (c, c) of a `View`; what has no skin beside it (eyes, the mouth, the border) is kept off.
     cosine: (f,) likewise.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   seen = (face >= 0) & (cosine[np.maximum(face, 0)] > np.cos(np.deg2rad(MAX_ANGLE)))
   seen = np.repeat(np.repeat(seen.astype(np.uint8), CELL, 0), CELL, 1)

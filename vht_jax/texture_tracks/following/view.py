@@ -34,7 +34,7 @@ def window_of(place: np.ndarray, size: int) -> tuple[float, np.ndarray]:
 
 def look(image: np.ndarray, scale: float, corner: np.ndarray, size: int) -> np.ndarray:
   """(size, size) uint8 grey window of an RGB image (H, W, 3); 0 beyond its border."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   # A window that is much coarser than the image is taken from means of step x step pixels: sampling would alias.
   step = max(int(round(1 / scale)), 1)
@@ -59,7 +59,7 @@ def local_contrast(grey: np.ndarray) -> np.ndarray:
 
   Light changes with the view, slowly over the skin; texture does not.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   size = grey.shape[::-1]
   small = size[0] // _POOL, size[1] // _POOL

@@ -226,7 +226,7 @@ def mask_hidden(inside: np.ndarray, polygons: Sequence[np.ndarray], scale: float
     offset: (2,) px of the crop at which the middle of the image lies.
     size: (H, W) of the image.
   """
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = size
   factor = scale / max(height, width)

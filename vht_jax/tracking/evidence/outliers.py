@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.linalg
 
 from vht_jax.head.mesh import connected
 
@@ -181,8 +182,6 @@ def _with_most(n: int, asked: np.ndarray, links: np.ndarray, belief: np.ndarray)
 
 def _least(n: int, links: np.ndarray, away: np.ndarray, belief: np.ndarray) -> np.ndarray:
   """(n, 2) minimum of `explain` for one part; links (E, 2), away (E, 2) without NaN."""
-  import scipy.linalg
-
   i, j = links.T
   width = max(OFFSETS)
   m = np.zeros((n, 2))

@@ -51,7 +51,7 @@ def square_of(place: AnyArray, size: tuple[int, int]) -> AnyArray:
 
 def crop_head(image: np.ndarray, x: np.ndarray, size: int):
   """The square around a head whose unknowns are about `x`: rgb, inside mask, and the map from unit coordinates."""
-  import cv2
+  import cv2  # late: a tracker without pictures needs no OpenCV
 
   height, width = image.shape[:2]
   side = max(height, width)

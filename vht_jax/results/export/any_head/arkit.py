@@ -14,28 +14,15 @@ import logging
 import numpy as np
 
 from vht_jax.errors import InputError
+from vht_jax.results.export.any_head import arkit_flame, arkit_shapes
+from vht_jax.results.export.any_head.arkit_shapes import JAW_ASIDE, JAW_OPEN, LIDS, NAMES
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.scene import Scene
 
-# The order of the app's files, in Apple's spelling; the files have the first letter large.
-NAMES = (
-  "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft", "eyeSquintLeft",
-  "eyeWideLeft", "eyeBlinkRight", "eyeLookDownRight", "eyeLookInRight", "eyeLookOutRight", "eyeLookUpRight",
-  "eyeSquintRight", "eyeWideRight", "jawForward", "jawRight", "jawLeft", "jawOpen", "mouthClose", "mouthFunnel",
-  "mouthPucker", "mouthRight", "mouthLeft", "mouthSmileLeft", "mouthSmileRight", "mouthFrownLeft", "mouthFrownRight",
-  "mouthDimpleLeft", "mouthDimpleRight", "mouthStretchLeft", "mouthStretchRight", "mouthRollLower", "mouthRollUpper",
-  "mouthShrugLower", "mouthShrugUpper", "mouthPressLeft", "mouthPressRight", "mouthLowerDownLeft",
-  "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight", "browDownLeft", "browDownRight", "browInnerUp",
-  "browOuterUpLeft", "browOuterUpRight", "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft",
-  "noseSneerRight", "tongueOut",
-)  # fmt: skip
 ANGLES = (
   "HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch",
   "RightEyeRoll",
 )  # fmt: skip
-LIDS = {"eyelidLeft": "eyeBlinkLeft", "eyelidRight": "eyeBlinkRight"}  # the open head's names
-# The jaw of the open head turns by that much where its artist's jawOpen and jawLeft are 1 (third_party/open_head).
-JAW_OPEN, JAW_ASIDE = np.deg2rad(24.11), np.deg2rad(5.5)
 # Weight of a look by its angle: least squares over two recordings of the app (down is an exact rule there).
 LOOK_DOWN, LOOK_UP, LOOK_IN, LOOK_OUT = 1.63, 2.15, 1.85, 1.3  # per rad
 _OUTSIDE = 0.05  # beyond 0 to 1 that is worth a word
@@ -71,8 +58,6 @@ def curves(scene: Scene, shapes: str | None = None) -> np.ndarray:
   """(T, 52) weights in [0, 1] in the order of `NAMES`; `shapes`: as for `to_arkit`."""
   jaw = scene.angles["jaw"]
   if shapes is not None:
-    from vht_jax.results.export.any_head import arkit_flame, arkit_shapes
-
     units = arkit_flame.fitted_curves(scene, arkit_shapes.of_folder(shapes, scene))
   elif scene.model.expr_names:
     units = {LIDS.get(n, n): scene.expr[:, k] for k, n in enumerate(scene.model.expr_names)}
@@ -81,8 +66,6 @@ def curves(scene: Scene, shapes: str | None = None) -> np.ndarray:
     units["jawOpen"] = jaw[:, 0] / JAW_OPEN
     units["jawLeft"], units["jawRight"] = jaw[:, 1] / JAW_ASIDE, -jaw[:, 1] / JAW_ASIDE
   elif scene.is_flame:
-    from vht_jax.results.export.any_head import arkit_flame, arkit_shapes
-
     units = arkit_flame.fitted_curves(scene, arkit_shapes.of_open_head(scene))
   else:
     raise InputError(
@@ -122,7 +105,7 @@ def looks(eyes: np.ndarray) -> dict[str, np.ndarray]:
 
 def face_angles(scene: Scene) -> np.ndarray:
   """(T, 9) rad in the order of `ANGLES`; the head's before the camera, 0 looks into it."""
-  from vht_jax.results.plain import head_angles
+  from vht_jax.results.plain import head_angles  # which is written with the exporters' joints
 
   turn, nod, tilt = (np.deg2rad(a) for a in head_angles(scene.motion.rotation[:, 0] @ scene.rotations[:, 1]))
   eyes, none = gaze(scene), np.zeros(len(scene))

@@ -12,8 +12,7 @@ import logging
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from vht_jax.results.export.any_head.arkit import JAW_ASIDE, JAW_OPEN
-from vht_jax.results.export.any_head.arkit_shapes import JAW, Shapes, turns
+from vht_jax.results.export.any_head.arkit_shapes import JAW, JAW_ASIDE, JAW_OPEN, Shapes, turns
 from vht_jax.results.export.scene import Scene
 
 # A ridge on the weights, in squared metres per squared weight of all vertices: shapes that hardly move the face (a

@@ -12,9 +12,24 @@ from vht_jax.errors import InputError
 from vht_jax.head.load import load_head, open_head_on_flame
 from vht_jax.host.files import expanded
 from vht_jax.results.export import lbs
-from vht_jax.results.export.any_head.arkit import JAW_ASIDE, JAW_OPEN, LIDS, NAMES
 from vht_jax.results.export.motion import matrices
 from vht_jax.results.export.scene import Scene
+
+# The order of the app's files, in Apple's spelling; the files have the first letter large.
+NAMES = (
+  "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft", "eyeSquintLeft",
+  "eyeWideLeft", "eyeBlinkRight", "eyeLookDownRight", "eyeLookInRight", "eyeLookOutRight", "eyeLookUpRight",
+  "eyeSquintRight", "eyeWideRight", "jawForward", "jawRight", "jawLeft", "jawOpen", "mouthClose", "mouthFunnel",
+  "mouthPucker", "mouthRight", "mouthLeft", "mouthSmileLeft", "mouthSmileRight", "mouthFrownLeft", "mouthFrownRight",
+  "mouthDimpleLeft", "mouthDimpleRight", "mouthStretchLeft", "mouthStretchRight", "mouthRollLower", "mouthRollUpper",
+  "mouthShrugLower", "mouthShrugUpper", "mouthPressLeft", "mouthPressRight", "mouthLowerDownLeft",
+  "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight", "browDownLeft", "browDownRight", "browInnerUp",
+  "browOuterUpLeft", "browOuterUpRight", "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft",
+  "noseSneerRight", "tongueOut",
+)  # fmt: skip
+LIDS = {"eyelidLeft": "eyeBlinkLeft", "eyelidRight": "eyeBlinkRight"}  # the open head's names
+# The jaw of the open head turns by that much where its artist's jawOpen and jawLeft are 1 (third_party/open_head).
+JAW_OPEN, JAW_ASIDE = np.deg2rad(24.11), np.deg2rad(5.5)
 
 NEUTRAL = "neutral"  # the user's shape of a head at rest
 JAW = ("jawOpen", "jawLeft", "jawRight")  # the jaw's turn, as all heads here have it

@@ -37,7 +37,7 @@ def to_usdc(scene: Scene) -> Files:
     InputError: usd-core is not installed.
   """
   try:
-    from pxr import Sdf
+    from pxr import Sdf  # an optional extra
   except ImportError:
     raise InputError("usdc needs usd-core: pip install 'vht-jax[usd]', or export usda, which needs nothing") from None
   layer = Sdf.Layer.CreateAnonymous(".usda")  # pyright: ignore[reportAttributeAccessIssue]  # usd-core has no types
