@@ -172,7 +172,7 @@ def test_cuts_reach_the_detector_and_the_tracker(tmp_path, monkeypatch):
     def close(self): ...
 
   asked = {}
-  monkeypatch.setattr("vht_jax.landmarks.make_detector", lambda *a, **k: asked.update(k) or Detector())
+  monkeypatch.setattr("vht_jax.app.inputs.make_detector", lambda *a, **k: asked.update(k) or Detector())
   shots = [np.full((96, 128, 3), 40, np.uint8)] * 8 + [picture()] * 8
   write_video(tmp_path / "two.mp4", shots, 25)
   for flags, cuts in (((), (8,)), (("--cutframes=3",), (3, 8)), (("--nofind_cuts", "--cutframes=3"), (3,))):

@@ -209,7 +209,7 @@ def test_video_is_extracted_and_reused(tracker, flat, clip, tmp_path, monkeypatc
     def close(self):
       pass
 
-  monkeypatch.setattr("vht_jax.landmarks.make_detector", lambda *a, **k: Detector())
+  monkeypatch.setattr("vht_jax.app.inputs.make_detector", lambda *a, **k: Detector())
   argv = ["--video=talk.mp4", "--model=open", "--nooverlay"]
   assert app.main(argv) == 0
   data = tmp_path / "out" / "talk" / "dataset"
@@ -274,7 +274,7 @@ def test_everybody_gets_a_folder(tracker, flat, tmp_path, monkeypatch, capsys):
     faces.append(face)
     return Detector()
 
-  monkeypatch.setattr("vht_jax.landmarks.make_detector", make_detector)
+  monkeypatch.setattr("vht_jax.app.inputs.make_detector", make_detector)
   assert app.main(["--video=two.mp4", "--model=open", "--nooverlay", "--face=all", "--nofind_cuts"]) == 0
   assert faces[1:] == [0, 1]
   for i in range(2):
@@ -616,7 +616,7 @@ def test_no_face_names_the_input(tmp_path, monkeypatch, capsys):
 
     def close(self): ...
 
-  monkeypatch.setattr("vht_jax.landmarks.make_detector", lambda *a, **k: Blind())
+  monkeypatch.setattr("vht_jax.app.inputs.make_detector", lambda *a, **k: Blind())
   monkeypatch.setattr("vht_jax.app.ahead.rehearse", lambda *of, **how: None)
   cv2.imwrite("wall.png", np.full((*SIZE, 3), 90, np.uint8))
   for face in ("largest", "all"):

@@ -308,7 +308,7 @@ def test_the_page_made_again_has_the_landmarks_of_the_datasets_detector(
     asked.append(detector)
     return open_head
 
-  monkeypatch.setattr("vht_jax.head.load.load_head", load)
+  monkeypatch.setattr("vht_jax.app.inputs.load_head", load)
   assert page.page_of_folder(tmp_path).is_file() and asked == [origin]
 
 

@@ -241,7 +241,7 @@ def test_run_takes_the_points_of_the_detector_that_made_the_clip(tmp_path, monke
   def fit(*args):
     raise Stop
 
-  monkeypatch.setattr("vht_jax.head.load.load_head", load)
+  monkeypatch.setattr("vht_jax.app.inputs.load_head", load)
   monkeypatch.setattr(run, "fit", fit)
   flags = [f"--data_path={data}", f"--output_path={tmp_path / 'out'}", "--nocompilation_cache"]
   with pytest.raises(Stop):
