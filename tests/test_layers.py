@@ -21,9 +21,8 @@ FLOORS = (
   ("vht", "masks"),
   ("tracking",),
   ("results",),
-  ("app",),
-  ("viewer", "fleet", "__main__"),
-  ("optimize_tracking",),
+  ("app", "__main__"),
+  ("viewer", "fleet", "optimize_tracking"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -375,7 +375,7 @@ def test_demo_tracks_the_clip_that_ships_unless_told_otherwise(tmp_path, monkeyp
   mine = settings.parse(["--video=mine.mp4"])
   assert demo.prepare(mine) == mine
   (tmp_path / "assets" / "demo").mkdir(parents=True)
-  monkeypatch.setattr(settings, "packaged", lambda name: tmp_path / name)
+  monkeypatch.setattr(demo, "packaged", lambda name: tmp_path / name)
   with pytest.raises(app.InputError, match="demo clip"):
     demo.prepare(settings.parse([]))
   for name in ("demo.mp4", "truth.npz"):
