@@ -558,18 +558,18 @@ def test_fit_identity_improves_shape_and_appearance(
 
   @jax.jit
   def run(xs, appearance):
-    found = fit_keyframes(
+    return fit_keyframes(
       surface, lm, shared, appearance, make(xs), crops, xs, weights, prior, jnp.float32(50), n_samples=N, outer_steps=4
     )
 
-    def error(shared, appearance, xs):
-      albedo = albedo_map(surface, appearance)
-      one = lambda a: photometric_l1(surface, albedo, appearance.light, shared, a[0], a[1])
-      return jnp.mean(jax.lax.map(one, (crops, xs)))
+  @jax.jit
+  def error(shared, appearance, xs):
+    albedo = albedo_map(surface, appearance)
+    one = lambda a: photometric_l1(surface, albedo, appearance.light, shared, a[0], a[1])
+    return jnp.mean(jax.lax.map(one, (crops, xs)))
 
-    return found, error(shared, appearance, xs), error(*found[:3])
-
-  (found, appearance, poses, pixels, costs, information), before, after = run(xs, start)
+  found, appearance, poses, pixels, costs, information = run(xs, start)
+  before, after = error(shared, start, xs), error(found, appearance, poses)
   assert 50 <= pixels <= weights.photo_pixels
   assert after < 0.4 * before and after < 0.04
   assert np.isfinite(costs).all() and costs[-1] < costs[0]

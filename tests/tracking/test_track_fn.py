@@ -235,6 +235,7 @@ def test_the_solver_s_gradient_is_that_of_its_cost(head):
   np.testing.assert_allclose(2 * gradient, slope, rtol=1e-3, atol=1e-3 * np.abs(slope).max())
 
 
+@pytest.mark.slow  # the second large program of these tests; those over devices are batched as well
 def test_batched_over_clips_equals_one_by_one(tracked, head):
   run, observations, truth = tracked
   other, _ = clip(head, seed=1)
