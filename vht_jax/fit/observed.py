@@ -1,8 +1,8 @@
 """What is seen of a head's landmarks: the detector's points of one frame in the units of the fit, and their noise.
 
 THE place that says how far a landmark is believed: its detector's confidence, its kind, whether it is in sight
-(`visibility`) and, for irises, whether the eye is open. Known double counting, left as it was when the terms were
-separated: points on the far side are doubted here and by the detector's confidence (`landmarks.detection`).
+(`visibility`) and, for irises, whether the eye is open. Landmarks of the far side are doubted by a dataset's confidence
+as well (`landmarks.detection`): docs/method.md says what is lost without.
 """
 
 from __future__ import annotations
