@@ -119,6 +119,13 @@ def test_no_module_of_the_working_folder_is_executed(trap, module):
   assert run.returncode == 0 and "executed" not in run.stderr + run.stdout, run.stderr
 
 
+def test_libraries_are_calm_unless_the_user_says_otherwise(monkeypatch):
+  monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+  monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+  found = launch.environment(GLOG_minloglevel="1")
+  assert (found["OPENBLAS_NUM_THREADS"], found["TF_CPP_MIN_LOG_LEVEL"], found["GLOG_minloglevel"]) == ("1", "0", "1")
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("pythonpath", [None, "", f":{REPO}", f"{REPO}:"])
 def test_the_decoder_executes_none_either(trap, monkeypatch, pythonpath):

@@ -408,6 +408,15 @@ def test_help_imports_nothing_heavy():
   assert run.stdout.splitlines()[-1] == "[]", run.stdout[-200:] + run.stderr
 
 
+def test_the_process_that_waits_imports_nothing_of_the_work():
+  code = (
+    "import sys, vht_jax.__main__; "
+    "print([m for m in ('jax', 'numpy', 'absl', 'vht_jax.app', 'vht_jax.config') if m in sys.modules])"
+  )
+  run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
+  assert run.stdout == "[]\n", run.stdout + run.stderr
+
+
 def test_importing_the_package_does_not_import_jax():
   """The app sets XLA's log level, which is read when jax is imported, so `vht_jax/__init__.py` has to be lazy."""
   code = "import sys, vht_jax; print('jax' in sys.modules)"
