@@ -115,7 +115,7 @@ def noise(problem, state):
 
 @functools.partial(stored, rough=True)
 def deviation(problem, state):
-  return uncertainty.focal_deviation(problem, state)[0]
+  return uncertainty.focal_deviation(problem, state)
 
 
 @stored
