@@ -56,10 +56,11 @@ def observe(
   Args:
     model: the head.
     clip: `Clip` of the tracking; only `size` and `images` are asked for.
-    result: an estimate of all poses and of the camera, e.g. of the landmarks alone.
+    result: an estimate of all poses and of the camera, e.g. of the landmarks alone. Frames of status `INTERPOLATED`,
+      whose poses stand in, are looked for too: the skin shows the head where its landmarks were lost.
     min_turn: rad, of the head over the clip: below, there are no tracks.
     camera: what is known of it: mean and standard deviations (3,) as of `rigid.usual_camera`, the default.
-    sure: (T,) bool, frames that may be keyframes and speak for the head and the camera; None: all that are tracked.
+    sure: (T,) bool, tracked frames that may be keyframes and speak for the head and the camera; None: all of them.
 
   Returns:
     Tracks and a rigid head, or why there are none.
@@ -74,9 +75,10 @@ def observe(
 
 def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) -> tuple[TextureTracks, Rigid]:
   poses, cam = jax.tree.map(np.asarray, result.poses), result.identity.camera
-  good = np.asarray(result.status) == Status.TRACKED
-  good &= np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
-  speaks = good if sure is None else good & sure
+  finite = np.isfinite(poses.rotation).all(1) & np.isfinite(poses.expr).all(1)
+  tracked = finite & (np.asarray(result.status) == Status.TRACKED)
+  good = tracked | (finite & (np.asarray(result.status) == Status.INTERPOLATED))
+  speaks = tracked if sure is None else tracked & sure
   refuse(speaks.sum() < keyframes.FEWEST, f"only {speaks.sum()} frames show a tracked face")
   skin = skin_of(model)
   head = compiled.person(model, result.identity.shape, skin.vertex)
@@ -94,9 +96,10 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
   windows = _Windows(clip, np.flatnonzero(good), state, middle.mean(0))
   clock("windows")
   refuse(np.median(windows.bright) < LEAST_LIGHT, f"the face is too dark: {np.median(windows.bright):.0f} of 255")
-  frames = _bundle_frames(axes, speaks, keys)
   for far in FAR:
-    tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, far, clock)
+    tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, tracked, far, clock)
+    shown = np.isfinite(tracks.sd).any(1)  # a frame of which too few points are found has none
+    frames = _bundle_frames(axes, speaks | (shown & ~tracked & ~far), keys)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
     bent = in_chunks(
       lambda i: compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary),
@@ -184,9 +187,12 @@ class _Clock:
 
 
 def _track(
-  skin: Skin, head, cam, poses, windows: _Windows, state: _Estimate, keys, far: bool, clock: _Clock
+  skin: Skin, head, cam, poses, windows: _Windows, state: _Estimate, keys, tracked: np.ndarray, far: bool, clock: _Clock
 ) -> tuple[TextureTracks, np.ndarray]:
-  """One round: `N_POINTS` tracks, some of them never seen, and their triangles among the skin's vertices (K, 3)."""
+  """One round: `N_POINTS` tracks, some of them never seen, and their triangles among the skin's vertices (K, 3).
+
+  Frames that are not `tracked` (T,) have points only where `FEWEST_SEEN` of them are found.
+  """
   correction = state.correction()
   focal, principal = np.float32(state.focal * state.side), np.asarray(state.principal, np.float32)
   lens = np.asarray(compiled.lenses(focal, principal, windows.scale, windows.corner))
@@ -214,8 +220,10 @@ def _track(
 
   px, sd, sought = in_chunks(follow, len(lens), BATCH)
   clock("follow")
-  seen = np.isfinite(sd).sum(1)
-  share = seen.sum() / max(sought.sum(), 1)
+  there = tracked[windows.frames]
+  seen, sought = np.isfinite(sd).sum(1), np.asarray(sought)
+  sd = np.where((there | (seen >= FEWEST_SEEN))[:, None], sd, np.inf)
+  seen, share = seen[there], seen[there].sum() / max(sought[there].sum(), 1)
   refuse(
     share < LEAST_SHARE or np.median(seen) < FEWEST_SEEN,
     f"the skin's texture is not found again ({100 * share:.0f} % of the points, {np.median(seen):.0f} per frame): "

@@ -193,7 +193,8 @@ def finished(state: TrackState, run: Run, evidence: Evidence, seconds: dict[str,
     )
   identity, poses = person(state, run)
   unordered = config.data.unordered or state.unordered
-  poses, status = bridge(poses, seen, good, config.data.cutframes, run.times, unordered)
+  bridged, status = bridge(poses, seen, good, config.data.cutframes, run.times, unordered)
+  poses = with_regained(bridged, poses, good & landmarks.posed(state, run) & (status == Status.INTERPOLATED))
   found = {"landmarks": state.cost, "photometric_l1": state.l1, **(state.adam.terms if state.adam else {})}
   certainty = {}
   if state.adam is None:
@@ -224,6 +225,13 @@ def person(state: TrackState, run: Run) -> tuple[Identity, Pose]:
 def finite(state: TrackState) -> np.ndarray:
   """(T,) bool: frames whose fit has given numbers."""
   return finite_rows(state.xs) if state.adam is None else finite_rows(state.adam.raw.rotation, state.adam.raw.expr)
+
+
+def with_regained(bridged: Pose, poses: Pose, regained: np.ndarray) -> Pose:
+  """Poses of which frames that are `regained` (T,) have the head's motion of their own, and the rest bridged."""
+  own = lambda a, b: jnp.where(jnp.asarray(regained)[:, None], a, b)
+  moved = {name: own(getattr(poses, name), getattr(bridged, name)) for name in ("rotation", "translation", "neck")}
+  return bridged.replace(**moved)
 
 
 def check(name: str, state: TrackState, run: Run) -> None:

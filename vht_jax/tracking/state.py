@@ -45,6 +45,7 @@ class TrackState(flax.struct.PyTreeNode):
   landmark_focal: np.ndarray | None = None  # (2,) log focal length from the landmarks alone, and its standard deviation
   skin: Skin | None = None  # texture tracks; without them in the clip, of points that are nowhere seen
   tracked: bool = False  # there are texture tracks
+  regained: np.ndarray | None = None  # (T,) bool: frames without landmarks whose pose the tracks say; None: none
   shape_information: AnyArray | None = None  # (S, S) f64, `uncertainty.shape_information`; None: the shape is given
   slide: AnyArray | None = None  # (N, 3, 2) m, head axes by [yaw, pitch]: the landmarks' own slide beyond the mean
   photo_pixels: float = FIRST_PIXELS  # independent pixels that a frame's colours are believed to count for

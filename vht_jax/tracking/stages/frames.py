@@ -22,7 +22,7 @@ from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
 from vht_jax.tracking.stages.crops import crops_of
-from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation
+from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation, posed
 from vht_jax.tracking.state import TrackState, known, save
 from vht_jax.types import AnyArray, Pose
 
@@ -74,7 +74,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   work = itertools.starmap(begin, zip(starts, prefetched(look, starts)))
   # Two programs at once can take all of XLA's threads on a CPU and wait for each other for ever.
   for start, index, found, solve in begun_ahead(work, ahead=not sequential and jax.default_backend() != "cpu"):
-    found = guarded(found, solve, pixels, begun[index], run.seen[index])
+    found = guarded(found, solve, pixels, begun[index], posed(state, run)[index])
     keep = min(batch, n - start)
     for whole, batch_rows in zip(jax.tree.leaves((xs, l1, pose_sd)), jax.tree.leaves(found)):
       whole[start : start + keep] = batch_rows[:keep]

@@ -81,6 +81,11 @@ def identity(state: TrackState, run: Run) -> Identity:
   return jax.device_put(identity_of(shared, appearance, run.size, run.place, layer=run.config.photometric))
 
 
+def posed(state: TrackState, run: Run) -> np.ndarray:
+  """(T,) bool: frames with landmarks, or whose skin shows the head without."""
+  return run.seen if state.regained is None else run.seen | state.regained
+
+
 def poses(state: TrackState, run: Run) -> Pose:
   """Leading axis T."""
   cam, shared, xs = camera(state, run), known(state.shared), known(state.xs)

@@ -16,7 +16,7 @@ from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.motion import smooth
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
-from vht_jax.tracking.stages.landmarks import fold_landmarks, frames_axis
+from vht_jax.tracking.stages.landmarks import fold_landmarks, frames_axis, posed
 from vht_jax.tracking.state import TrackState, known
 
 CHUNK, MARGIN = 256, 16  # frames smoothed at once, and more of them on both sides
@@ -33,7 +33,7 @@ STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and
 
 def smooth_frames(state: TrackState, run: Run) -> TrackState:
   """Smooths the poses within each shot, if the settings ask for it and the clip turns out to be a video."""
-  good = run.seen & finite_rows(known(state.xs))
+  good = posed(state, run) & finite_rows(known(state.xs))
   if run.config.data.unordered or run.config.schedule == "sequential" or good.sum() < FEWEST:
     return state
   motion = Motion(state, run, good)
@@ -111,7 +111,7 @@ class Motion:
   def smoothed(self) -> np.ndarray:
     """(T, n_unknowns); frames that do not count stay as they are."""
     n, z, variance = self.good.size, self.z, self.variance
-    counted = variance.copy()
+    counted = np.where(self.run.seen, variance, np.inf)  # without landmarks there is no expression
     counted[:, self.cuts] = np.inf  # the difference across a cut is no motion
     noise, acceleration = (np.asarray(a) for a in _noise(z, counted, self.times))
     # The head's coordinates accelerate together, the others each for itself.

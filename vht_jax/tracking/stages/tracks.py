@@ -1,5 +1,9 @@
 """Stage 2b: points of the skin's texture are followed through the clip; they say where the head is and how long the
-lens, and landmarks what is left: which point of the face is which, and the expression."""
+lens, and landmarks what is left: which point of the face is which, and the expression.
+
+Frames whose landmarks were wrong or missing are looked at too, from poses between those of their neighbours: what a
+detector loses is mostly still there, and with it what these frames say of the camera.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
 
 from vht_jax.fit import own_slide
 from vht_jax.fit.terms.skin import N_PLACED, ObservedSkin, Skin, at_places, common_fields
@@ -21,6 +26,7 @@ from vht_jax.texture_tracks.bundle.rigid import SHARED, usual_camera
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.texture_tracks.types import Rigid, TextureTracks
 from vht_jax.tracking.keyframes import finite_rows
+from vht_jax.tracking.motion.gaps import REACH, bridge
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages import landmarks
 from vht_jax.tracking.stages.camera import DOUBT, adjusted, bundle_frames, told_by_landmarks, with_landmark_focal
@@ -41,8 +47,10 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   shared, xs = known(state.shared), known(state.xs)
   good = run.seen & finite_rows(xs)
   before = landmarks.camera(state, run)
-  poses = landmarks.poses(state, run)
-  status = jnp.asarray(np.where(good, Status.TRACKED, Status.NO_FACE))
+  data = run.config.data
+  poses, status = bridge(landmarks.poses(state, run), good, None, data.cutframes, run.times, data.unordered)
+  near = scipy.ndimage.binary_dilation(good, iterations=REACH)  # farther on nobody knows where to look
+  status = jnp.asarray(np.where(near, status, Status.NO_FACE))
   first = TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=status)
   found = observe(run.model, run.clip, first, camera=_known(run), sure=run.sure)
   run.progress.advance(1)
@@ -61,11 +69,18 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   motion = on_host((poses, rigid.turn, rigid.shift))
   move = lambda rows: _moved(run.lm.points, *rows, before, shared.shape, camera, shared.principal)
   anew = run.per_frame(lambda index: move(rows_of(motion, index)))
+  regained = ~good & rigid.used & (np.asarray(status) == Status.INTERPOLATED)
+  if regained.any() and not rehearsing():
+    run.progress.note(
+      f"of {(~good).sum()} frames without landmarks that can be used the skin's texture shows how the head moves in "
+      f"{regained.sum()}"
+    )
   state = state.replace(
     shared=run.with_held(shared),
-    xs=np.where(good[:, None], anew, xs),
+    xs=np.where((good | regained)[:, None], anew, xs),
     skin=skin,
     tracked=True,
+    regained=regained,
     focal_sd=float(rigid.focal_sd) if run.given()[0] is None else 0.0,
   )
   # The shape by tracks: slopes of landmarks look like depth, and beside a wrong shape they would bear it out. Then
