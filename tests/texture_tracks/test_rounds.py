@@ -11,7 +11,7 @@ from vht_jax.head import flame
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.raster import rasterize
 from vht_jax.texture_tracks import rounds
-from vht_jax.types import Identity, TrackResult
+from vht_jax.types import Identity, Status, TrackResult
 
 SIZE, FOCAL, FRAMES = (320, 320), 1.4, 24
 
@@ -132,6 +132,32 @@ def test_tracks_and_camera_of_a_turning_head(small_head, small):
     error, sd = errors(small_head, truth, somewhat.tracks)
     assert np.quantile(error / sd, 0.9) < 2.5
     assert abs(np.log(float(somewhat.rigid.focal) / FOCAL)) < 3 * float(somewhat.rigid.focal_sd)
+
+
+@pytest.mark.slow
+def test_frames_without_landmarks_are_found_by_the_skin(small_head, small):
+  """Poses that stand in are led back to the head, and help to tell the lens; where the head is covered they stay."""
+  truth = result(small_head, yaw())
+  frames = draw(small_head, truth)
+  frames[16:19] = np.random.default_rng(2).integers(0, 255, frames[16:19].shape)
+  lost, covered = np.r_[8:12], np.r_[16:19]
+  gone = np.union1d(lost, covered)
+  there = np.setdiff1d(np.arange(FRAMES), gone)
+  bridged = jnp.asarray(np.interp(np.arange(FRAMES), there, np.asarray(yaw())[there]), jnp.float32)
+  start = result(small_head, bridged, focal=0.8 * FOCAL)
+  start = start.replace(status=start.status.at[gone].set(Status.INTERPOLATED))
+  found = texture_tracks.observe(small_head, Clip(frames), start)
+  assert found.rigid.used[there].all() and found.rigid.used[lost].all() and not found.rigid.used[covered].any()
+  assert not np.isfinite(found.tracks.sd[covered]).any()
+
+  yaw_of = lambda R: np.rad2deg(np.arctan2(R[:, 0, 2], R[:, 2, 2]))
+  turned = yaw_of(found.rigid.R) - yaw_of(found.rigid.R)[[0]]
+  assert np.abs(np.abs(turned) - np.abs(np.asarray(yaw())))[lost].max() < 0.5
+  assert np.abs(np.asarray(bridged - yaw()))[lost].max() > 2
+
+  # Whoever has no pose that stands in is not looked for.
+  alone = start.replace(status=start.status.at[gone].set(Status.NO_FACE))
+  assert not texture_tracks.observe(small_head, Clip(frames), alone).rigid.used[gone].any()
 
 
 def test_a_head_that_hardly_turns_has_none(small_head):

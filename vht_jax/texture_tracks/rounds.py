@@ -99,7 +99,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
   for far in FAR:
     tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, tracked, far, clock)
     shown = np.isfinite(tracks.sd).any(1)  # a frame of which too few points are found has none
-    frames = _bundle_frames(axes, speaks | (shown & ~tracked & ~far), keys)
+    frames = _bundle_frames(axes, speaks if far else speaks | (shown & ~tracked), keys)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
     bent = in_chunks(
       lambda i: compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary),
