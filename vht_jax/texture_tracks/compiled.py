@@ -115,7 +115,8 @@ def noise(problem, state):
 
 @functools.partial(stored, rough=True)
 def deviation(problem, state):
-  return uncertainty.focal_deviation(problem, state)
+  """`uncertainty.focal_deviation` and `view_spread`."""
+  return *uncertainty.focal_deviation(problem, state), uncertainty.view_spread(problem, state)
 
 
 @stored

@@ -318,7 +318,8 @@ def _solve(
   single = problem.replace(inverse_sd=problem.inverse_sd * NOISE_FACTOR)
   problem = problem.replace(inverse_sd=problem.inverse_sd / noise[problem.region])
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
-  sd, noise_sd = compiled.deviation(problem, solved) if last else (np.nan, np.nan)  # it costs as much as the rest
+  certainty = compiled.deviation(problem, solved) if last else (np.nan,) * 3  # it costs as much as the rest
+  sd, noise_sd, spread = np.asarray(certainty, np.float32)
   shared = rigid.SHARED.split(np.asarray(solved.shared))
   focal = float(np.exp(shared["log_focal"]))
   principal = f32(problem.centre + shared["principal"] * state.side)
@@ -336,7 +337,7 @@ def _solve(
   turn, shift = state.correction()
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
-    focal=f32(focal), principal=principal, focal_sd=np.asarray(sd, np.float32), focal_noise_sd=np.asarray(noise_sd, np.float32),
+    focal=f32(focal), principal=principal, focal_sd=sd, focal_noise_sd=noise_sd, view_spread=spread,
     noise=np.asarray(compiled.noise(single, solved)), used=enough,
     expr=rest[0], jaw=rest[1],
   )  # fmt: skip

@@ -78,6 +78,7 @@ class Rigid(flax.struct.PyTreeNode):
   principal: AnyArray  # (2,) f32 px
   focal_sd: AnyArray  # () f32, of log focal: what the data say of it, correlated errors included
   focal_noise_sd: AnyArray  # () f32, likewise, were every track's error its own
+  view_spread: AnyArray  # () f32 rad, rms angle between the views of the head and their mean
   expr: AnyArray  # (E,) f32 the clip's middle expression, that of `points`
   jaw: AnyArray  # (3,) f32 rad, likewise
   noise: AnyArray  # (len(REGIONS),) f32 factors >= 1 on the tracks' sd: by what they are beside the rigid head
