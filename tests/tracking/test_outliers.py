@@ -250,8 +250,8 @@ def test_pictures_in_random_order_are_all_kept(clip, thin):
 def test_two_hundred_corruptions_on_clips_with_truth():
   """No frame is wrong by more than 5 % of the eye distance and sure of itself, and their neighbours stay within 1 %.
 
-  Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240. In one clip (seed 424) the neighbours of two
-  corruptions move by 1.1 and 1.2 %, to where they should be: the focal length of that clip without corruption is off.
+  Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240. In one clip (seed 424) the neighbours of
+  two corruptions move by 1.1 and 1.2 %: it is the focal length of that clip without corruptions that is off.
   """
   from synthetic import Realism, make_clip
 
