@@ -126,12 +126,22 @@ def ours() -> dict[int, tuple[int, str]]:
 
 
 def working(output: Path) -> list[tuple[int, int, str]]:
-  """Children of workers: number, parent's number, clip or "pieces of" it."""
-  found = []
-  for pid, (parent, command) in ours().items():
-    if "supervise" in command and f"{output}/" in command:
-      name = command.partition(f"{output}/")[2].split()[0].partition("/")
-      found.append((pid, parent, f"pieces of {name[0]}" if name[2] else name[0]))
+  """Children that hold a clip, or a piece of one: number, their worker's, clip or "pieces of" it."""
+  found, all_ours = [], ours()
+  for pid, (parent, command) in all_ours.items():
+    if "prepared.server" not in command and "supervise" not in command:
+      continue
+    inside = set()
+    with contextlib.suppress(OSError):
+      for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+          inside.add(Path(os.readlink(file)).relative_to(output).parts)
+    worker = all_ours.get(parent, (0, ""))
+    worker = worker[0] if "prepared.server" in worker[1] else parent
+    if pieces := [parts for parts in inside if "pieces" in parts and (parts[0], ".lock") not in inside]:
+      found.append((pid, worker, f"pieces of {pieces[0][0]}"))
+    elif runs := [parts for parts in inside if parts[-1] == ".lock"]:
+      found.append((pid, worker, runs[0][0]))
   return found
 
 

@@ -24,6 +24,7 @@ import cv2
 import fleet_kills
 
 ROOT = Path(__file__).resolve().parent.parent
+LOOK = 5.0  # s between two looks at all processes, which take some 20 ms of the runs' processors
 
 
 def cut(video: Path, folder: Path, clips: int, frames: int) -> list[Path]:
@@ -46,6 +47,17 @@ def cut(video: Path, folder: Path, clips: int, frames: int) -> list[Path]:
   return paths
 
 
+def kind_of(command: str, parents: str) -> str:
+  """Of a process, by its command line and its parent's."""
+  if "prepared.server" in command:
+    return "run" if "prepared.server" in parents else "prepared (shared with the runs)"
+  if "fleet.cli" in command:
+    return "driver"
+  if "ray::" in command:
+    return "Ray's workers"
+  return "Ray" if "ray" in command and "vht_jax" not in command else "decoder, others"
+
+
 class Watch(threading.Thread):
   """The most that processes of each kind hold, and what Ray's have computed, as long as they live."""
 
@@ -53,14 +65,14 @@ class Watch(threading.Thread):
     super().__init__(daemon=True)
     self.most: dict[str, float] = {}
     self.ray_cpu: dict[int, float] = {}
-    self.done = False
+    self.done = threading.Event()
 
   def run(self) -> None:
-    while not self.done:
+    while not self.done.wait(LOOK):
       held: dict[str, float] = {}
-      for pid, (_, command) in fleet_kills.ours().items():
-        kind = "Ray's workers" if "ray::" in command else "Ray" if "ray" in command and "vht_jax" not in command else ""
-        kind = kind or ("driver" if "fleet.cli" in command else "run" if "supervise" in command else "decoder, others")
+      found = fleet_kills.ours()
+      for pid, (parent, command) in found.items():
+        kind = kind_of(command, found.get(parent, (0, ""))[1])
         try:
           fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
           held[kind] = held.get(kind, 0.0) + int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -70,7 +82,6 @@ class Watch(threading.Thread):
           pass
       for kind, megabytes in held.items():
         self.most[kind] = max(self.most.get(kind, 0.0), megabytes)
-      time.sleep(0.5)
 
 
 def measured(commands: list[list[str]]) -> tuple[float, float]:
@@ -104,7 +115,7 @@ def main() -> None:
   watch = Watch()
   watch.start()
   wall, cpu = measured([fleet])
-  watch.done = True
+  watch.done.set()
   rows = json.loads((work / "fleet" / "fleet.json").read_text())["clips"]
   ray, largest = sum(watch.ray_cpu.values()), max(row["peak_mb"] for row in rows)
   print(f"fleet:      {wall:.1f} s, {cpu:.0f} CPU s of the driver, {ray:.1f} of Ray's processes without the runs")

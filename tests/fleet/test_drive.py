@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import at_work
 
-from vht_jax.fleet import single, storage
+from vht_jax.fleet import prepared, single, storage
 from vht_jax.fleet.drive import CRASHES, GIVE_UP, Fleet, Orders, take_over, verdict
 from vht_jax.fleet.plan import Clip
 from vht_jax.fleet.shown.console import Console
@@ -254,8 +255,7 @@ def test_a_killed_child_is_told_from_a_broken_clip_and_goes_on(films, tmp_path):
   def kill():
     while not begun.exists():
       time.sleep(0.02)
-    found = subprocess.check_output(["pgrep", "-f", "--", f"--output_path={tmp_path}/out"], text=True)
-    os.kill(int(found.split()[0]), signal.SIGKILL)
+    os.kill(at_work(tmp_path)[0][0], signal.SIGKILL)
 
   killer = threading.Thread(target=kill)
   killer.start()
@@ -275,7 +275,7 @@ def test_pinned_clips_have_cores_of_their_own():
   everywhere = sorted(os.sched_getaffinity(0))
   with single.own_cores(1) as one, single.own_cores(len(everywhere)) as too_many, single.own_cores(0) as none:
     assert len(one) == 1 and too_many == () and none == ()
-    with single.using(one):
+    with prepared.using(one):
       code = "import os; print(*os.sched_getaffinity(0))"
       assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == [str(one[0])]
     if len(everywhere) > 1:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import at_work
 
 pytest.importorskip("ray", reason="Ray is not installed (extra [fleet])")
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")]
@@ -36,19 +37,6 @@ def start(folder, *argv, **variables):
     [sys.executable, "-c", code, *argv], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
   )  # fmt: skip
-
-
-def workers(output):
-  """Processes of the stand-in, and those that wait for them."""
-  found = []
-  for path in Path("/proc").glob("[0-9]*"):
-    try:
-      if f"--output_path={output}/".encode() in (path / "cmdline").read_bytes():
-        parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        found.append((int(path.name), parent))
-    except OSError:
-      pass
-  return found
 
 
 def films(folder, **texts):
@@ -78,13 +66,13 @@ def run_and_kill(tmp_path, seed, kills, of_the_fleet, frames):
   while done < kills:
     time.sleep(rng.uniform(0.2, 0.6))
     assert fleet.poll() is None and time.monotonic() < end, (done, fleet.communicate())
-    if found := workers(tmp_path / "out"):
+    if found := at_work(tmp_path / "out"):
       child, worker = rng.choice(found)
       done += 1
       if done in of_the_fleet:
         fleet.kill()
         fleet.communicate()
-        while workers(tmp_path / "out"):  # they go with it
+        while at_work(tmp_path / "out"):  # they go with it
           assert time.monotonic() < end
           time.sleep(0.1)
         fleet = start(tmp_path, *command)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,10 @@ from typing import Any
 
 from vht_jax.app.record import FILES, FOLDER
 from vht_jax.errors import brief, run_program
+from vht_jax.fleet import prepared
 from vht_jax.host import launch
 from vht_jax.host.files import lock
-from vht_jax.host.supervise import command, ending
+from vht_jax.host.supervise import ending
 
 TRACK = "vht_jax.app.cli:main"
 DATASET = "vht_jax.fleet.single:dataset"
@@ -61,17 +61,13 @@ def assist(
   argv: Sequence[str], target: str, environment: dict[str, str | None], cores: Sequence[int] = (), folder: str = ""
 ) -> None:  # fmt: skip
   """Runs a child that helps, to its end, whatever that is: what it has not done the clip's own run does. As `track`."""
-  with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes, using(cores):
-    stack = Path(notes, "stack.txt")
-    child = subprocess.Popen(
-      command(stack, target, argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_with(environment),
-      cwd=folder if os.path.isdir(folder) else None,
-    )  # fmt: skip
+  with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes:
+    child = prepared.start(_call(notes, argv, target, environment, cores, folder))
     try:
-      child.wait()
+      while child.wait(LOOK) is None:
+        pass
     finally:
-      child.kill()
-      child.wait()
+      child.end()
 
 
 def alone(argv: list[str]) -> int:
@@ -103,31 +99,30 @@ def track(
   kills = out_of_memory_kills()
   log = output / FILES["log"]
   read = log.stat().st_size if log.exists() else 0
-  env = _with(environment)
-  where = folder if folder and os.path.isdir(folder) else None
   with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes:
-    stack = Path(notes, "stack.txt")
-    stack.touch()
-    with open(Path(notes, "out"), "wb+") as out, open(Path(notes, "err"), "wb+") as err:
-      with using(cores):
-        whole = command(stack, target, [*argv, "--json"])
-        child = subprocess.Popen(whole, stdout=out, stderr=err, env=env, cwd=where)
-      try:
-        while True:
-          with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(LOOK)
-          text, read = _more(log, read)
-          for stage, done in _STAGE.findall(text):
-            yield {"stage": stage, "frames": int(done)}
-          if child.returncode is not None:
-            break
-      finally:
-        child.kill()
-        child.wait()
-      out.seek(0)
-      err.seek(0)
-      said, complained = out.read().decode(errors="replace"), err.read().decode(errors="replace")
-    yield _end(child.returncode, said, complained, stack, out_of_memory_kills() > kills)
+    call = _call(notes, [*argv, "--json"], target, environment, cores, folder)
+    child, code = prepared.start(call), None
+    try:
+      while code is None:
+        code = child.wait(LOOK)
+        text, read = _more(log, read)
+        for stage, done in _STAGE.findall(text):
+          yield {"stage": stage, "frames": int(done)}
+    finally:
+      child.end()
+    said, complained = (path.read_text(errors="replace") for path in (call.out, call.err))
+    yield _end(code, said, complained, call.stack, out_of_memory_kills() > kills)
+
+
+def _call(
+  notes: str, argv: Sequence[str], target: str, environment: dict[str, str | None], cores: Sequence[int], folder: str
+) -> prepared.Call:  # fmt: skip
+  """A child's call, with its output in a folder for `notes`."""
+  stack, out, err = (Path(notes, name) for name in ("stack.txt", "out", "err"))
+  for path in (stack, out, err):  # a child may be ended before it has opened them
+    path.touch()
+  where = folder if os.path.isdir(folder) else None
+  return prepared.Call(target, argv, stack, out, err, _with(environment), where, cores)
 
 
 def _with(environment: dict[str, str | None]) -> dict[str, str]:
@@ -205,20 +200,6 @@ def out_of_memory_kills() -> int:
         if name == "oom_kill":
           return int(value)
   return 0
-
-
-@contextlib.contextmanager
-def using(cores: Sequence[int]) -> Iterator[None]:
-  """Processes that are started inside the block use these cores alone (Linux); all that there are without."""
-  if not cores or not hasattr(os, "sched_setaffinity"):
-    yield
-    return
-  before = os.sched_getaffinity(0)
-  os.sched_setaffinity(0, cores)
-  try:
-    yield
-  finally:
-    os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager

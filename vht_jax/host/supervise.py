@@ -125,7 +125,7 @@ def _call(target: str, argv: list[str]) -> int:
   return getattr(importlib.import_module(module), function)(argv)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
   """So that killing the process that the user knows of ends the work (Linux; elsewhere it goes on to its end)."""
   with contextlib.suppress(OSError, AttributeError, ValueError):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -136,7 +136,7 @@ def _die_with_parent(parent: int) -> None:
 def main(argv: list[str]) -> NoReturn:
   """The child's side."""
   name, parent, target, *rest = argv
-  _die_with_parent(int(parent))
+  die_with_parent(int(parent))
   with open(name, "w") as stack:
     faulthandler.enable(stack)
     try:
