@@ -85,7 +85,8 @@ class Watch(threading.Thread):
 
 
 def measured(commands: list[list[str]]) -> tuple[float, float]:
-  """Wall and CPU seconds of commands, one after the other; Ray's own processes, which nobody waits for, not counted."""
+  """Wall and CPU seconds of commands, one after the other, with all processes that they waited for: of a fleet the
+  driver and Ray's own, not the runs, which Ray's workers wait for."""
   used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
   start, before = time.perf_counter(), used()
   for command in commands:
@@ -118,7 +119,9 @@ def main() -> None:
   watch.done.set()
   rows = json.loads((work / "fleet" / "fleet.json").read_text())["clips"]
   ray, largest = sum(watch.ray_cpu.values()), max(row["peak_mb"] for row in rows)
-  print(f"fleet:      {wall:.1f} s, {cpu:.0f} CPU s of the driver, {ray:.1f} of Ray's processes without the runs")
+  print(
+    f"fleet:      {wall:.1f} s, {cpu:.0f} CPU s of the driver and those of Ray that it ends, {ray:.1f} of all of Ray's"
+  )
   print(f"overhead:   {wall - loop:.1f} s, {100 * (wall / loop - 1):.1f} %")
   print(f"memory, MB: {largest:.0f} the largest process of a run; of each kind together, the most: ", end="")
   print(", ".join(f"{kind} {most:.0f}" for kind, most in sorted(watch.most.items())))

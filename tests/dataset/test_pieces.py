@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -101,13 +103,35 @@ def test_pieces_begin_at_cuts_and_renewals():
   assert pieces.cut_up(4, [1]) == [range(0, 4)]
 
 
+def announced(folder, cuts=()):
+  """The dataset in a folder, of which the run has said what there is to do."""
+  dataset = FrameFolder(folder)
+  pieces.Pieces(dataset, Squares(), cuts).announce()
+  return dataset
+
+
+class Kill(Exception):
+  pass
+
+
+def killed_after(n):
+  """What a helper that is killed when it has searched n frames calls before each."""
+  left = iter(range(n))
+
+  def alive():
+    if next(left, None) is None:
+      raise Kill
+
+  return alive
+
+
 @pytest.mark.parametrize("scene", SCENES)
 def test_files_are_those_of_a_run_alone(scene, tmp_path):
   people, cuts, face, left = SCENES[scene]
   alone = FrameFolder(clip(tmp_path / "alone", *people))
-  shared = FrameFolder(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
+  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"), cuts)
   annotate.annotate(alone, Squares(face), cuts=cuts)
-  help_search(shared, Squares(face), cuts)
+  help_search(shared, Squares(face))
   detector = Squares(face)
   annotate.annotate(shared, detector, cuts=cuts)
   assert files(shared.path) == files(alone.path) and detector.calls == left
@@ -119,26 +143,86 @@ def test_a_killed_run_goes_on_with_what_others_have_found(tmp_path):
   shared = FrameFolder(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
   annotate.annotate(alone, Squares())
 
-  class Kill(Exception):
-    pass
-
   def kill(done, n):
     if done == 13:
       raise Kill
 
   with pytest.raises(Kill):
     annotate.annotate(shared, Squares(), kill)
-  assert help_search(shared, Squares(), ()) == 2  # now with a mark of the person, of frame 10
+  assert help_search(shared, Squares()) == 2  # now with a mark of the person, of frame 10
   (shared.path / "pieces" / "47.json").unlink()  # of one the files are not all there
   detector = Squares()
   annotate.annotate(shared, detector)
   assert files(shared.path) == files(alone.path) and detector.calls == 10 + 20
-  assert help_search(shared, Squares(), ()) == 0
+  assert help_search(shared, Squares()) == 0
+
+
+def test_a_killed_helper_is_gone_on_from_by_another_and_by_the_run(tmp_path):
+  alone = FrameFolder(clip(tmp_path / "alone", *SCENES["two"][0]))
+  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
+  annotate.annotate(alone, Squares())
+  with pytest.raises(Kill):
+    help_search(shared, Squares(), killed_after(17))  # frames 40 to 56, marked at 50
+  with pytest.raises(Kill):
+    help_search(shared, Squares(), killed_after(10 + 14))  # 50 to 59, and 20 to 33, marked at 30
+  detector = Squares()
+  annotate.annotate(shared, detector)
+  assert files(shared.path) == files(alone.path)
+  assert detector.calls == 20 + 10  # not 20 to 29, not 40 to 59
+
+
+def test_a_helper_that_hangs_is_waited_for_no_longer_than_is_said(tmp_path, monkeypatch, caplog):
+  alone = FrameFolder(clip(tmp_path / "alone", (PALE, walk)))
+  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
+  annotate.annotate(alone, Squares())
+  monkeypatch.setattr(pieces, "STUCK", 0.4)
+  monkeypatch.setattr(pieces, "LOOK", 0.02)
+  with pytest.raises(Kill):
+    help_search(shared, Squares(), killed_after(12))
+  helper = pieces.Pieces(shared, Squares(), ())
+  detector = Squares()
+  with helper.claimed(range(40, 60)):  # for ever; and of the last piece two frames more than are marked
+    start = time.monotonic()
+    annotate.annotate(shared, detector)
+  assert 0.4 < time.monotonic() - start < 20
+  assert files(shared.path) == files(alone.path) and detector.calls == 50
+  assert "stood still" in caplog.text
+
+
+def test_a_helper_that_gets_on_is_waited_for(tmp_path, monkeypatch):
+  alone = FrameFolder(clip(tmp_path / "alone", (PALE, walk)))
+  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
+  annotate.annotate(alone, Squares())
+  monkeypatch.setattr(pieces, "STUCK", 1.5)
+  monkeypatch.setattr(pieces, "LOOK", 0.02)
+  begun = threading.Event()
+
+  def slowly():
+    begun.set()
+    time.sleep(0.15)
+
+  helper = threading.Thread(target=help_search, args=(shared, Squares(), slowly))
+  helper.start()
+  begun.wait()
+  detector = Squares()
+  annotate.annotate(shared, detector)  # is at the last piece long before the helper has done that, in more than STUCK
+  helper.join()
+  assert files(shared.path) == files(alone.path) and detector.calls == 40
+
+
+def test_who_comes_when_there_is_nothing_to_do_ends(tmp_path, monkeypatch):
+  dataset = FrameFolder(clip(tmp_path / "clip", (PALE, walk)))
+  monkeypatch.setattr(pieces, "STUCK", 0.1)
+  monkeypatch.setattr(pieces, "LOOK", 0.01)
+  assert help_search(dataset, Squares()) == 0  # no run says anything
+  monkeypatch.setattr(pieces, "STUCK", 1000.0)
+  annotate.annotate(dataset, Squares())
+  assert help_search(dataset, Squares()) == 0  # it has come to its end
 
 
 def test_two_do_not_search_the_same_piece(tmp_path):
-  dataset = FrameFolder(clip(tmp_path / "clip", (PALE, walk)))
+  dataset = announced(clip(tmp_path / "clip", (PALE, walk)))
   held = pieces.Pieces(dataset, Squares(), ())
   with held.claimed(range(40, 60)):
-    assert help_search(dataset, Squares(), ()) == 1
+    assert help_search(dataset, Squares()) == 1
   assert not held.record(40).exists() and held.record(20).exists()

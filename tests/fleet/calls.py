@@ -22,6 +22,10 @@ def say(argv):
   return 3
 
 
+def nothing(argv):
+  return 0
+
+
 def fail(argv):
   raise ValueError("broken")
 

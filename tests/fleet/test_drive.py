@@ -159,14 +159,14 @@ def test_who_has_nothing_to_do_helps_with_a_long_clip(tmp_path):
   said = [
     [(0, {"node": "n", "host": "h"}), (0, extracted), (1, {"stage": "extract", "frames": 40})],
     [(2, {"end": "died", "error": "?"}), (1, done)],  # the second clip's place is free now
-    [(3, {"end": "helped"}), (4, {"node": "n", "host": "h"}), (0, {"stage": "detect", "frames": 1700})],
-    [(0, done)],
-    [(4, {"end": "helped"})],
+    [(4, {"node": "n", "host": "h"}), (0, {"stage": "detect", "frames": 1700})],
+    [(3, {"end": "died", "code": -9})],  # another one goes on
+    [(0, done)],  # and nobody waits for the rest
   ]
   pool = Told(said, slots=4)
   table = fleet(["long", "short"], pool, tmp_path)
   given = [(order.job.clip.name, order.job.phase, order.node) for order in pool.given]
-  assert given == [("long", "all", ""), ("short", "all", ""), *[("long", "help", "n")] * 3]
+  assert given == [("long", "all", ""), ("short", "all", ""), *[("long", "help", "n")] * 4]
   assert not pool.said and [row.attempts for row in table.rows.values()] == [1, 1]
   away = Told([[(0, extracted)], [(0, done)]], slots=4)
   fleet(["long"], away, tmp_path, output=f"file://{tmp_path}/away")

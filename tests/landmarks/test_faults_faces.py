@@ -1,5 +1,6 @@
 """Several people, cuts, and a person who leaves: clips put together from the sample videos, searched by MediaPipe."""
 
+import contextlib
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from vht_jax import landmarks as lm
-from vht_jax.dataset import annotate, pieces
+from vht_jax.dataset import annotate, pieces, resume
 from vht_jax.dataset.extract import extract_frames
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.pieces.helper import help_search
@@ -147,7 +148,8 @@ def test_marks_do_not_disturb_the_landmarks(people, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("people_seen", [1, 2])
 def test_a_search_that_was_helped_ends_with_the_same_files(people, tmp_path, monkeypatch, people_seen):
-  """With the real detector, in pieces that begin at a cut and at renewals: bit by bit."""
+  """With the real detector, in pieces that begin at a cut and at renewals, by helpers of whom one dies: bit by bit."""
+  monkeypatch.setattr(resume, "SEGMENT", 10)
   monkeypatch.setattr(pieces, "RENEW", 20)
   monkeypatch.setattr(pieces, "LEAST", 5)
   a, b = people if people_seen == 2 else (people[0], [np.full((SIDE, SIDE, 3), 100, np.uint8)] * 60)
@@ -158,11 +160,25 @@ def test_a_search_that_was_helped_ends_with_the_same_files(people, tmp_path, mon
   for path in (*dataset.path.rglob("keypoints*.json"), dataset.path / "landmarks.json"):
     path.unlink()
   cuts = dataset.find_cuts()
-  for search in (help_search, annotate.annotate):
+
+  class Kill(Exception):
+    pass
+
+  def helped(detector, after=99):
+    def alive():
+      if len(searched) == after:
+        raise Kill
+
+    pieces.Pieces(dataset, detector, cuts).announce()
+    with contextlib.suppress(Kill):
+      help_search(dataset, detector, alive)
+
+  killed = lambda detector: helped(detector, 16)  # of 20 frames, of which 10 are marked
+  for search in (killed, helped, lambda detector: annotate.annotate(dataset, detector, cuts=cuts)):
     detector = lm.make_detector("mediapipe")
     searched, plain = [], detector.detect
     monkeypatch.setattr(detector, "detect", lambda rgb: searched.append(0) or plain(rgb))
-    search(dataset, detector, cuts=cuts)
+    search(detector)
     detector.close()
   assert [dataset.keypoint_path(i).read_bytes() for i in range(60)] == before
   assert (dataset.path / "landmarks.json").read_bytes() == (alone.path / "landmarks.json").read_bytes()

@@ -155,16 +155,17 @@ def the_detector(app: AppConfig) -> Iterator[Detector]:
     detector.close()
 
 
-def help_search(app: AppConfig, config: TrackConfig) -> int:
+def help_search(app: AppConfig, config: TrackConfig, alive: Callable[[], None] = lambda: None) -> int:
   """Looks for faces in pieces of a clip (`dataset.pieces`) that a run elsewhere is searching; returns in how many.
+
+  `alive` is called before each frame.
 
   Raises:
     InputError: its frames are not here, or a detector that cannot run.
   """
   dataset = frames_of(app, config)
-  cuts = range(len(dataset)) if config.data.unordered else find_cuts(app, config, dataset)
   with the_detector(app) as detector:
-    return helper.help_search(dataset, detector, cuts)
+    return helper.help_search(dataset, detector, alive)
 
 
 def open_frames(app: AppConfig, config: TrackConfig, progress: Progress) -> FrameFolder:

@@ -81,12 +81,14 @@ def annotate(
     marks.begin()
   done = n - len(todo)
   pieces = Pieces(dataset, detector, cuts)
+  if todo:
+    pieces.announce()
   progress = progress or (lambda done, n: None)
   for stretch in pieces.stretches(marks.schedule(todo)):
-    if pieces.take_over(stretch, todo, marks):
-      done += len(stretch)
+    if taken := pieces.take_over(stretch, todo, marks):
+      done += taken
       progress(done, n)
-      continue
+      stretch = stretch[taken:]
     for i, rgb in zip(stretch, dataset.source_images(stretch)):
       marks.enter(i)
       pieces.ready(i)

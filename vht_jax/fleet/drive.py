@@ -67,6 +67,7 @@ class Task:
   memory: int = 0  # how often it ran out of memory
   node: str = ""  # where its files are
   helped: int = 0  # how many have been given pieces of it
+  lost: int = 0  # how many of these died
   spent: float = 0.0  # s, of attempts that ended
   begun: float = 0.0
   turn: Turn = Turn()  # of the clip's person
@@ -94,7 +95,7 @@ class Fleet:
       InputError: the table cannot be written, or the cluster is gone.
     """
     self.write()
-    while self.waiting or self.large or self.running:
+    while self.waiting or self.large or any(task.phase != "help" for task in self.running.values()):
       self._fill()
       for key, event in self.pool.events():
         if key in self.running:
@@ -161,6 +162,12 @@ class Fleet:
         task.helped, free = task.helped + 1, free - 1
         self._submit(Task(task.clip, "help", node=task.node))
 
+  def _helper_died(self, clip: Clip) -> None:
+    """Another one may go on from where it was, but not again and again."""
+    for task in self.running.values():
+      if task.clip == clip and task.phase != "help" and task.lost < GIVE_UP:
+        task.lost, task.helped = task.lost + 1, task.helped - 1
+
   def _submit(self, task: Task, alone: bool = False) -> None:
     orders, row = self.orders, self.table.rows[task.clip.name]
     batch = self._batch_size(task)
@@ -188,6 +195,8 @@ class Fleet:
     if task.phase == "help":
       if "end" in event:
         del self.running[key]
+        if event["end"] != "helped":
+          self._helper_died(task.clip)
     elif "node" in event:
       task.node, row.host, row.state, task.begun = event["node"], event["host"], "running", time.monotonic()
     elif "mark" in event:

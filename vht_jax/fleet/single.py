@@ -6,6 +6,7 @@ What can go wrong in there ends the child at worst; the worker that waits for it
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import re
@@ -49,25 +50,32 @@ def help_search(argv: list[str]) -> int:
   """Looks for faces in pieces of a clip that another run is searching. As `app.cli.main`."""
   from vht_jax.app.inputs import help_search, with_paths
   from vht_jax.app.options.settings import parse_all
+  from vht_jax.dataset.pieces import STUCK
 
   def run() -> None:
     settings = parse_all(argv)[0]
-    help_search(with_paths(settings.app), settings.track)
+    # A hung child ends itself: by a thread that needs no lock of Python's.
+    alive = lambda: faulthandler.dump_traceback_later(STUCK, exit=True)
+    try:
+      help_search(with_paths(settings.app), settings.track, alive)
+    finally:
+      faulthandler.cancel_dump_traceback_later()
 
   return run_program("vht-fleet", argv, lambda: "", run)
 
 
 def assist(
   argv: Sequence[str], target: str, environment: dict[str, str | None], cores: Sequence[int] = (), folder: str = ""
-) -> None:  # fmt: skip
-  """Runs a child that helps, to its end, whatever that is: what it has not done the clip's own run does. As `track`."""
+) -> dict[str, Any]:  # fmt: skip
+  """Runs a child that helps, to its end, and says which: what it has not done others do. Arguments as of `track`."""
   with tempfile.TemporaryDirectory(prefix="vht-fleet-") as notes:
     child = prepared.start(_call(notes, argv, target, environment, cores, folder))
     try:
-      while child.wait(LOOK) is None:
+      while (code := child.wait(LOOK)) is None:
         pass
     finally:
       child.end()
+  return {"end": "helped" if code == 0 else "died", "code": code}
 
 
 def alone(argv: list[str]) -> int:

@@ -56,8 +56,7 @@ def work(job: Job) -> Iterator[dict[str, Any]]:
   scratch = Path(job.scratch)
   try:
     if job.phase == "help":
-      _help(job)
-      yield {"end": "helped", "seconds": time.perf_counter() - start}
+      yield _help(job) | {"seconds": time.perf_counter() - start}
       return
     scratch.mkdir(parents=True, exist_ok=True)
     with lock(scratch / ".worker.lock", wait=lambda: None):
@@ -114,11 +113,11 @@ def _work(job: Job, scratch: Path) -> Iterator[dict[str, Any]]:
   yield end | {"fetched": fetched, "sent": sent}
 
 
-def _help(job: Job) -> None:
+def _help(job: Job) -> dict[str, Any]:
   argv = [*job.flags, *job.clip.flags, f"--data_path={job.local / DATASET}"]
   target = single.HELP if job.target == single.TRACK else job.target
   with single.own_cores(job.cores) as cores:
-    single.assist(argv, target, _environment(job), cores, job.folder)
+    return single.assist(argv, target, _environment(job), cores, job.folder)
 
 
 def forget_other(output: Path, batch_size: int) -> None:
