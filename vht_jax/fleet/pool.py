@@ -99,7 +99,8 @@ class RayPool:
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([launch.ROOT, *(p for p in paths if p)]))
         self.ray.init(address="local", include_dashboard=False, object_store_memory=OBJECTS, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-      raise InputError(f"--address={self.address or 'local'}: no cluster of Ray ({brief(error)})") from None
+      hint = "; if it has a token: RAY_AUTH_MODE=token" if self.address and "RAY_AUTH_MODE" not in os.environ else ""
+      raise InputError(f"--address={self.address or 'local'}: no cluster of Ray ({brief(error)}{hint})") from None
     self.remote = self.ray.remote(max_retries=0)(_here)
 
   def submit(self, order: Order) -> int:
