@@ -36,6 +36,21 @@ def test_four_pictures_in_two_rows():
   assert (overlay[35] == 200).all()
 
 
+def test_a_head_is_drawn_wherever_it_is_and_nothing_where_none_is():
+  """Only where it is seen pictures are blended: by the formula for all pixels they are the same."""
+  rng = np.random.default_rng(0)
+  image, rgb = rng.integers(0, 255, (40, 60, 3), np.uint8), rng.random((40, 60, 3), np.float32)
+  for rows, columns in ((slice(3, 9), slice(20, 60)), (slice(39, 40), slice(0, 1)), (slice(0), slice(0))):
+    alpha = np.zeros((40, 60), np.float32)
+    alpha[rows, columns] = rng.random((40, 60), np.float32)[rows, columns]
+    picture = panels(image=image, rgb=rgb, alpha=alpha, confidence=np.zeros(70))
+    a = alpha[..., None]
+    head = np.clip(rgb * (255.0 * a) + draw.BACKGROUND * (1.0 - a), 0, 255).astype(np.uint8)
+    a = np.float32(draw.OPACITY) * a
+    over = np.clip(image * (1.0 - a) + rgb * (255.0 * a), 0, 255).astype(np.uint8)
+    assert np.array_equal(picture[:40, 60:], head) and np.array_equal(picture[40:, :60], over)
+
+
 def test_points_are_drawn_where_they_are():
   landmarks = panels(confidence=np.zeros(70))[40:, 60:]
   rows, columns = np.nonzero((landmarks != 200).any(-1))

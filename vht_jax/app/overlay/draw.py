@@ -211,8 +211,10 @@ def compose(shown: Shown, style: str = "compare") -> np.ndarray:
   elif style in ("mesh", "texture"):
     picture = _over(shown, 1.0)
   else:
-    a = cv2.merge([shown.alpha] * 3)
-    head = np.clip(shown.rgb * (255.0 * a) + BACKGROUND * (1.0 - a), 0, 255).astype(np.uint8)
+    box = seen_box(shown.alpha)
+    a = np.repeat(shown.alpha[box][..., None], 3, axis=-1)
+    head = np.full(shown.image.shape, BACKGROUND, np.uint8)
+    head[box] = np.clip(shown.rgb[box] * (255.0 * a) + BACKGROUND * (1.0 - a), 0, 255).astype(np.uint8)
     parts = [shown.image.copy(), head, _over(shown, OPACITY), _marked(shown)]
     if shown.inset is not None:
       height, width = shown.inset.shape[:2]
@@ -237,8 +239,18 @@ def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
 
 
 def _over(shown: Shown, opacity: float) -> np.ndarray:
-  a = (opacity * shown.alpha)[..., None]
-  return np.clip(shown.image * (1.0 - a) + shown.rgb * (255.0 * a), 0, 255).astype(np.uint8)
+  box = seen_box(shown.alpha)
+  a = (opacity * shown.alpha[box])[..., None]
+  picture = shown.image.copy()
+  picture[box] = np.clip(shown.image[box] * (1.0 - a) + shown.rgb[box] * (255.0 * a), 0, 255).astype(np.uint8)
+  return picture
+
+
+def seen_box(alpha: np.ndarray) -> tuple[slice, slice]:
+  """Rows and columns of an (h, w) picture outside of which there is nothing of the head."""
+  found = [np.flatnonzero(alpha.max(axis=axis)) for axis in (1, 0)]
+  rows, columns = (slice(at[0], at[-1] + 1) if len(at) else slice(0) for at in found)
+  return rows, columns
 
 
 def _marked(shown: Shown) -> np.ndarray:
