@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vht_jax.host.prefetch import begun_ahead, made_ahead, prefetched
+from vht_jax.host.prefetch import begun_ahead, made_ahead, prefetched, with_next
 
 
 def test_items_are_made_ahead_in_order_and_errors_arrive():
@@ -74,3 +74,8 @@ def test_work_is_begun_before_that_before_it_is_waited_for(ahead):
   order = [0, 1, 0, 2, 1, 2] if ahead else [0, 0, 1, 1, 2, 2]
   assert [i for _, i in events] == order
   assert [i for what, i in events if what == "waited"] == [0, 1, 2]
+
+
+def test_each_with_the_one_after_it():
+  for n in range(4):
+    assert list(with_next(iter(range(n)))) == [(i, i + 1 if i + 1 < n else None) for i in range(n)]

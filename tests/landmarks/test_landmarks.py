@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import types
 import urllib.request
 
@@ -18,9 +19,10 @@ from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.keypoints import read_keypoints, write_keypoints
 from vht_jax.errors import InputError
 from vht_jax.head.mesh_points import IBUG68, IRISES
-from vht_jax.landmarks.crop import CropTracker, square_crop
+from vht_jax.landmarks import mirror
+from vht_jax.landmarks.crop import CropTracker
 from vht_jax.landmarks.detection import AZIMUTH, USUALLY_APART, inside_polygon, point_belief
-from vht_jax.landmarks.mirror import MIRROR, Seen, mirrored_mean
+from vht_jax.landmarks.mirror import MIRROR, Seen, mirrored_mean, square_crop
 from vht_jax.landmarks.person import ALIKE, Person, overlap, portrait
 from vht_jax.video.codec import read_video, write_video
 
@@ -358,6 +360,26 @@ def test_the_person_is_kept_when_another_one_crosses_before_them():
   again.resume(json.loads(json.dumps(marked.mark())))
   rest = [again.detect(crossing(i)) for i in range(k, 34)]
   assert [d is None for d in rest] == hidden[k:].tolist()  # a killed search remembers whom it waits for
+
+
+def test_what_is_expected_is_cut_out_beside_and_changes_nothing(monkeypatch):
+  """A face that walks, so that crops move too; an image that does not come, and one that nobody announced."""
+  main, cut = threading.current_thread(), []
+  make = mirror.square_crop
+  monkeypatch.setattr(mirror, "square_crop", lambda *a: cut.append(threading.current_thread() is main) or make(*a))
+  people, images = Crossing(), [np.full((300, 700, 3), 90, np.uint8) for _ in range(20)]
+  for k, image in enumerate(images):
+    head(60 + 25 * k, 80, 120, PALE)[1](image)
+  plain, told = (CropTracker(people.find, people.mesh) for _ in range(2))
+  wanted = [plain.detect(image) for image in images]
+  assert all(cut)
+  cut.clear()
+  for k, image in enumerate(images):
+    if k + 1 < len(images) and k != 7:
+      told.expect(images[k + 1] if k != 3 else images[0])
+    found = told.detect(image)
+    np.testing.assert_array_equal(found.landmarks, wanted[k].landmarks)
+  assert sum(cut) < 10 < len(cut)
 
 
 def test_who_is_found_where_the_person_was_lost_is_not_taken_either():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from vht_jax.dataset.layout import SOURCE, THUMBNAILS, frame_folders
 from vht_jax.dataset.pieces import helper
 from vht_jax.dataset.resume import is_annotated
 from vht_jax.errors import InputError
-from vht_jax.head.load import load_head
+from vht_jax.head.load import load_head, of_mediapipe
 from vht_jax.host.files import lock
 from vht_jax.host.programs import spread
 from vht_jax.landmarks import Detector, make_detector
@@ -155,6 +157,18 @@ def the_detector(app: AppConfig) -> Iterator[Detector]:
     detector.close()
 
 
+def import_beside(app: AppConfig) -> None:
+  """Imports what the detector will need in a thread, if there are no frames yet: it takes a second, in which this
+  process waits for the one that makes them."""
+
+  def load() -> None:
+    with contextlib.suppress(Exception):  # `the_detector` says what is missing
+      importlib.import_module("mediapipe")
+
+  if of_mediapipe(expected_detector(app)) and not (app.data_folder / SOURCE).exists():
+    threading.Thread(target=load, name="import", daemon=True).start()
+
+
 def help_search(app: AppConfig, config: TrackConfig, alive: Callable[[], None] = lambda: None) -> int:
   """Looks for faces in pieces of a clip (`dataset.pieces`) that a run elsewhere is searching; returns in how many.
 
@@ -178,6 +192,7 @@ def open_frames(app: AppConfig, config: TrackConfig, progress: Progress) -> Fram
   if app.input.video:
     progress.stage("extract", app.input.max_frames)
     check = functools.partial(check_positions, config)
+    import_beside(app)
     with preparing(app.data_folder):
       info = extract_in_child(app.input.video, app.data_folder, app.input.max_frames or None, progress.at, check)
     progress.at(info.n_frames, info.n_frames)

@@ -14,7 +14,8 @@ from vht_jax.dataset.resume import Marks
 from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep
-from vht_jax.landmarks import Detector, LooksCloser
+from vht_jax.host.prefetch import with_next
+from vht_jax.landmarks import Detector, Expects, LooksCloser
 from vht_jax.landmarks.crop import SMALL
 from vht_jax.landmarks.detection import Detection
 
@@ -89,9 +90,11 @@ def annotate(
       done += taken
       progress(done, n)
       stretch = stretch[taken:]
-    for i, rgb in zip(stretch, dataset.source_images(stretch)):
+    for i, (rgb, following) in zip(stretch, with_next(dataset.source_images(stretch))):
       marks.enter(i)
       pieces.ready(i)
+      if following is not None and isinstance(detector, Expects):
+        detector.expect(following)
       detection = detector.detect(rgb)
       if i in todo:
         _write(dataset, i, detection, detector)

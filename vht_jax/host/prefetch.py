@@ -41,6 +41,17 @@ def prefetched(
         future.cancel()
 
 
+def with_next(items: Iterable[A]) -> Iterator[tuple[A, A | None]]:
+  """Each of `items` with the one after it; None after the last."""
+  before: list[A] = []
+  for item in items:
+    if before:
+      yield before.pop(), item
+    before.append(item)
+  for item in before:
+    yield item, None
+
+
 def begun_ahead(begun: Iterable[B], ahead: bool) -> Iterator[B]:
   """`begun`, of which each is taken before the one before it is given out: a device has its next work in time.
 

@@ -27,6 +27,7 @@ __all__ = [
   "N_DENSE",
   "Detection",
   "Detector",
+  "Expects",
   "FaceAlignmentDetector",
   "InPieces",
   "LooksCloser",
@@ -79,6 +80,14 @@ class LooksCloser(Protocol):
   def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
     """As `Detector.faces`."""
     ...
+
+
+@runtime_checkable
+class Expects(Protocol):
+  """A detector that can make the image after the next ready while it is at that one."""
+
+  def expect(self, rgb: np.ndarray) -> None:
+    """(H, W, 3) RGB uint8, the very array that `detect` is given after the next one; changes no result."""
 
 
 @runtime_checkable

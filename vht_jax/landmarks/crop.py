@@ -28,7 +28,7 @@ from vht_jax.landmarks.detection import (
   estimate_roll,
   plausible_iris,
 )
-from vht_jax.landmarks.mirror import Seen, quarter_of, square_crop, turned, turned_back
+from vht_jax.landmarks.mirror import CutOut, Seen, quarter_of, turned, turned_back
 from vht_jax.landmarks.person import SAME_FACE, Person, Supposed, area, bounds, confirmed, distinct, overlap
 
 _CROP_SIDES = (3.0, 2.0, 1.5)  # of the face box; the wide one leaves room to move, the tight ones shut neighbours out
@@ -86,6 +86,7 @@ class CropTracker:
     self._factor = _CROP_SIDES[0]  # side of the crop in units of the face's size
     self._fresh = True  # the crop has moved since the mesh saw it
     self._renewing = False  # see `renew`
+    self._cut_out = CutOut()
     self._person = Person(face)
 
   def detect(self, rgb: np.ndarray) -> Detection | None:
@@ -107,6 +108,11 @@ class CropTracker:
     self._person.saw(box, rgb, detection.landmarks)
     self._recentre(box, detection.landmarks)
     return detection
+
+  def expect(self, rgb: np.ndarray) -> None:
+    """The image after the next one: cut out beside, where the face is now, as it is mostly looked for there."""
+    if self._crop is not None:
+      self._cut_out.expect(rgb, *self._crop)
 
   def _kept_up(self, rgb: np.ndarray) -> Seen | None:
     """The person followed from the frame before; looked for everywhere if that is not sure."""
@@ -210,7 +216,7 @@ class CropTracker:
 
   def _run(self, rgb: np.ndarray, crop: Crop) -> Seen | None:
     origin, side, quarter = crop
-    seen = self._mesh(turned(square_crop(rgb, origin, side), quarter), self._fresh)
+    seen = self._mesh(self._cut_out(rgb, *crop), self._fresh)
     self._fresh = False
     if seen is None:
       return None

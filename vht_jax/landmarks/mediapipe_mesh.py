@@ -52,6 +52,10 @@ class CropDetector:
     """The tracked person's face in the next frame (H, W, 3) uint8, None when there is none."""
     return self._tracker.detect(rgb)
 
+  def expect(self, rgb: np.ndarray) -> None:
+    """As `CropTracker.expect`."""
+    self._tracker.expect(rgb)
+
   def faces(self, rgb: np.ndarray) -> list[np.ndarray]:
     """(5,) x0, y0, x1, y1 px, score of every face in an image."""
     return self._tracker.faces(rgb)

@@ -9,6 +9,7 @@ crops and quarter turns of images that the meshes are shown.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -70,10 +71,15 @@ def mirrored_mean(mesh: Mesh, mirror_mesh: Mesh) -> Callable[[np.ndarray, bool],
 
   Both run at the same time: MediaPipe releases the GIL.
   """
+  import cv2  # late: a tracker without pictures needs no OpenCV
+
   beside = ThreadPoolExecutor(1, thread_name_prefix="mirror")
 
+  def mirrored_crop(crop: np.ndarray, fresh: bool) -> np.ndarray | None:
+    return mirror_mesh(cv2.flip(crop, 1), fresh)
+
   def run(crop: np.ndarray, fresh: bool) -> Seen | None:
-    waiting = beside.submit(mirror_mesh, np.ascontiguousarray(crop[:, ::-1]), fresh)
+    waiting = beside.submit(mirrored_crop, crop, fresh)
     try:
       points = mesh(crop, fresh)
     finally:
@@ -127,3 +133,25 @@ def square_crop(rgb: np.ndarray, origin: tuple[int, int], side: int) -> np.ndarr
   if side > _CROP_PIXELS:
     inside = cv2.resize(inside, (_CROP_PIXELS, _CROP_PIXELS), interpolation=cv2.INTER_AREA)
   return np.ascontiguousarray(inside)
+
+
+class CutOut:
+  """`square_crop` and `turned` of an image; of one that is expected they are made by a thread beside other work."""
+
+  def __init__(self):
+    self._beside = ThreadPoolExecutor(1, thread_name_prefix="crop")
+    self._coming: collections.deque = collections.deque(maxlen=2)  # (image, where, what a thread makes of it)
+
+  def expect(self, rgb: np.ndarray, origin: tuple[int, int], side: int, quarter: int) -> None:
+    """It will probably be asked for this, after one other image."""
+    self._coming.append((rgb, (origin, side, quarter), self._beside.submit(_cut_out, rgb, origin, side, quarter)))
+
+  def __call__(self, rgb: np.ndarray, origin: tuple[int, int], side: int, quarter: int) -> np.ndarray:
+    for image, where, made in self._coming:
+      if image is rgb and where == (origin, side, quarter):
+        return made.result()
+    return _cut_out(rgb, origin, side, quarter)
+
+
+def _cut_out(rgb: np.ndarray, origin: tuple[int, int], side: int, quarter: int) -> np.ndarray:
+  return turned(square_crop(rgb, origin, side), quarter)

@@ -59,12 +59,19 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   faces = np.flatnonzero(seen)
   progress.stage("examine", len(faces))
   chunks = [faces[start : start + CHUNK] for start in range(0, len(faces), CHUNK)]
-  for chunk, images in zip(chunks, prefetched(clip.images, chunks)):
+
+  def looked_at(chunk: np.ndarray) -> np.ndarray:  # in a thread beside the comparison of frames
+    images = clip.images(chunk)
     for j, image in zip(chunk, images):
       points = np.asarray(landmarks[j, :68], np.float32)
       visible[j] = visibility(image, points, confidence[j, :68])
       opened[j] = lids.seen_open(image, points)
+    return images
+
+  for chunk, images in zip(chunks, prefetched(looked_at, chunks)):
+    for j, image in zip(chunk, images):
       if in_order:
+        points = np.asarray(landmarks[j, :68], np.float32)
         recent.append((int(j), patch(image, points)))
         before = dict(recent)
         for row, i in of_later[int(j)]:
