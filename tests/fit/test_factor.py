@@ -57,6 +57,21 @@ def test_derivatives_of_the_inverse_root():
     assert float(jax.jit(jax.grad(own))(0.0)) == expected
 
 
+@pytest.mark.parametrize("lone", [True, False])
+def test_one_system_is_solved_without_the_inverse_and_its_derivatives_are_those_of_the_solution(lone, monkeypatch):
+  monkeypatch.setattr(factor, "for_one_device", lambda: lone)
+  with jax.enable_x64(True):
+    A, b = some(9, (2,)) + jnp.eye(9), jnp.arange(18.0).reshape(2, 9)
+    np.testing.assert_allclose(factor.solve_once(A, b), jnp.linalg.solve(A, b[..., None])[..., 0], rtol=1e-9)
+    D = jnp.asarray(np.random.default_rng(1).standard_normal((2, 9, 9)))
+    D = D + jnp.swapaxes(D, -1, -2)
+    own = lambda t: jnp.sum(jnp.sin(factor.solve_once(A + t * D, b + t)))
+    lapack = lambda t: jnp.sum(jnp.sin(jnp.linalg.solve(A + t * D, (b + t)[..., None])))
+    expected = pytest.approx(float(jax.grad(lapack)(0.1)), rel=1e-8)
+    assert float(jax.jvp(own, (0.1,), (1.0,))[1]) == expected
+    assert float(jax.grad(own)(0.1)) == expected
+
+
 TALL = """
 import hashlib, jax, numpy as np
 from vht_jax.fit.solvers.factor import over_rows

@@ -7,7 +7,7 @@ import pytest
 from jax import export
 
 from vht_jax.head import flame
-from vht_jax.host.machine import position
+from vht_jax.host.machine import position, running_sum, this_machine
 from vht_jax.render import raster
 from vht_jax.render.edges import antialias, edge_table
 from vht_jax.render.gather import in_groups, map_frames
@@ -76,6 +76,25 @@ def test_positions_are_those_of_numpy_on_every_machine(platform):
     find = lambda a, b, side=side: position(a, b, side)
     assert ("stablehlo.while" in text_for(platform, find, values, wanted)) == (platform == "cpu")
     assert np.array_equal(find(jnp.asarray(values), jnp.asarray(wanted)), np.searchsorted(values, wanted, side))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_running_sums_are_those_of_numpy_on_every_machine(platform):
+  rng = np.random.default_rng(0)
+  for values in (rng.integers(0, 9, 1000).astype(np.int32), rng.random(77) < 0.5, np.zeros(1, np.int32)):
+    assert ("stablehlo.while" in text_for(platform, running_sum, values)) == (platform == "cpu")
+    found = running_sum(jnp.asarray(values))
+    assert found.dtype == jnp.int32 and np.array_equal(found, np.cumsum(values))
+    both = jax.vmap(running_sum)(jnp.stack([values, values[::-1]]))
+    assert np.array_equal(both, np.cumsum([values, values[::-1]], axis=1))
+
+
+def test_what_is_made_for_this_machine_alone_leaves_others_theirs():
+  values = np.arange(5, dtype=np.int32)
+  before = text_for("cuda", running_sum, values)
+  alone = jax.jit(this_machine(running_sum)).lower(values).as_text()
+  assert "stablehlo.while" in alone and "platform_index" not in alone  # these tests run on a CPU
+  assert text_for("cuda", running_sum, values) == before
 
 
 def test_frames_are_mapped_as_the_machine_likes_it():

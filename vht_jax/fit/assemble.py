@@ -25,10 +25,12 @@ from vht_jax.fit.solvers.factor import over_rows
 from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, eliminate_frames
 from vht_jax.fit.terms.term import Entry, Linearised, Own
 from vht_jax.fit.unknowns import At, Shared, Unknowns, insert
+from vht_jax.host.machine import once
 from vht_jax.layout import Layout
 from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
+Stretch = tuple[str, ...]  # names of blocks
 
 
 def frame_normal(entries: Sequence[Entry], at: At) -> Normal:
@@ -154,15 +156,15 @@ def _columns(derivatives: Mapping[str, Array], layout: Layout, root: Array | Non
 
 
 class _Sums(flax.struct.PyTreeNode):
-  """Products of derivatives, by the names of the blocks; dense shared blocks of one term together."""
+  """Products of derivatives, by stretches: the names of blocks that a term knows and that lie beside each other."""
 
   cost: Array  # ()
   frame_gradient: Array | None  # (F, n)
   frame_matrix: Array | None  # (F, n, n)
-  cross: dict[str, Array]  # (F, n, size)
-  gradient: dict[str, Array]  # (size,)
-  matrix: dict[tuple[str, str], Array]  # (size, size)
-  own: dict[tuple[str, str], Array]  # (P, c, c): the blocks' parts with their own counterparts only
+  cross: dict[Stretch, Array]  # (F, n, size)
+  gradient: dict[Stretch, Array]  # (size,)
+  matrix: dict[tuple[Stretch, Stretch], Array]  # (size, size)
+  own: dict[tuple[Stretch, Stretch], Array]  # (P, c, c): the blocks' parts with their own counterparts only
 
   def __add__(self, other: _Sums) -> _Sums:
     plus = lambda a, b: b if a is None else a if b is None else a + b
@@ -185,11 +187,14 @@ def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
     found = jax.vmap(lambda a: _padded(a, unknowns.frame.size))(found)
     return _Sums(jnp.sum(found.cost), found.gradient, found.matrix, {}, {}, {}, {})
   cost, r, root = _weighted(found)
+  r = once(r)
   times = lambda a: a if root is None else a * root
   mul = lambda spec, a, b: jnp.einsum(spec, a, b, precision=HIGHEST)
   known = {name: d for name, d in found.shared.items() if name in unknowns.shared}
   whole = {name: d for name, d in known.items() if not isinstance(d, Own)}
   dense = unknowns.shared.only(whole)
+  stretches = _stretches(dense, unknowns.shared)
+  where = lambda a: dense.at(a[0], a[-1])
   own = {name: times(d.by_row) for name, d in known.items() if isinstance(d, Own)}
   gradient, matrix, cross, blocks = {}, {}, {}, {}
 
@@ -203,28 +208,38 @@ def _products(found: Linearised | Normal, unknowns: Unknowns) -> _Sums:
   if dense.shapes:
     G = _columns(whole, dense, root)
     flat = G.reshape(-1, dense.size)
-    gradient |= _named(mul("fprs,fpr->s", G, r), dense)
+    along = mul("fprs,fpr->s", G, r)
+    gradient |= {a: along[where(a)] for a in stretches}
     square = over_rows(flat, flat)
-    matrix |= {(a, b): square[dense.at(a), dense.at(b)] for a in dense.names for b in dense.names}
+    matrix |= {(a, b): square[where(a), where(b)] for a in stretches for b in stretches}
     if J4 is not None:
-      cross |= _named(over_rows(J, G.reshape(F, -1, dense.size)), dense)
-  for a, d in own.items():
+      across = over_rows(J, G.reshape(F, -1, dense.size))
+      cross |= {a: across[..., where(a)] for a in stretches}
+  for name, d in own.items():
+    a = (name,)
     gradient[a] = mul("fpri,fpr->pi", d, r).reshape(-1)
     if J4 is not None:
       by_part = mul("fprn,fpri->fnpi", J4, d)
       cross[a] = by_part.reshape(*by_part.shape[:2], -1)
     if dense.shapes:
       mixed = mul("fprs,fpri->spi", G, d).reshape(dense.size, -1)
-      for b in dense.names:
-        matrix[b, a] = mixed[dense.at(b)]
+      for b in stretches:
+        matrix[b, a] = mixed[where(b)]
         matrix[a, b] = matrix[b, a].T
-    for b, e in own.items():
-      blocks[a, b] = mul("fpri,fprj->pij", d, e)
+    for other, e in own.items():
+      blocks[a, (other,)] = mul("fpri,fprj->pij", d, e)
   return _Sums(jnp.sum(cost), *frame, cross, gradient, matrix, blocks)
 
 
-def _named(a: Array, layout: Layout) -> dict[str, Array]:
-  return {name: a[..., layout.at(name)] for name in layout.names}
+def _stretches(some: Layout, whole: Layout) -> list[Stretch]:
+  """The names of `some` of the blocks in groups that lie beside each other in the `whole` as well."""
+  found: list[Stretch] = []
+  for name in some.names:
+    if found and whole.at(found[-1][-1]).stop == whole.at(name).start:
+      found[-1] = (*found[-1], name)
+    else:
+      found.append((name,))
+  return found
 
 
 def _over_frames(sums: _Sums) -> _Sums:
@@ -237,27 +252,32 @@ def _over_frames(sums: _Sums) -> _Sums:
 
 def _arrow(sums: _Sums, unknowns: Unknowns) -> ArrowNormal:
   """The sums as dense matrices."""
-  shared, n = unknowns.shared, unknowns.frame.size
+  shared, n, m = unknowns.shared, unknowns.frame.size, unknowns.shared.size
   dtype = sums.cost.dtype
-  size = {name: shared.at(name).stop - shared.at(name).start for name in shared.names}
   F = 0 if sums.frame_gradient is None else sums.frame_gradient.shape[0]
-
-  def block(a, b):
-    found = sums.matrix.get((a, b))
-    if (a, b) in sums.own:
-      spread = _spread(sums.own[a, b])
-      found = spread if found is None else found + spread
-    return jnp.zeros((size[a], size[b]), dtype) if found is None else found
-
-  cross = [sums.cross.get(name, jnp.zeros((F, n, size[name]), dtype)) for name in shared.names]
+  first = lambda a: shared.at(a[0]).start
+  # Each block into its place: to put a row of blocks side by side XLA compiles a kernel for each that is 0 as well.
+  cross, gradient, matrix = jnp.zeros((F, n, m), dtype), jnp.zeros(m, dtype), jnp.zeros((m, m), dtype)
+  for a, block in sums.cross.items():
+    cross = _added(cross, block, (0, 0, first(a)))
+  for a, block in sums.gradient.items():
+    gradient = _added(gradient, block, (first(a),))
+  for (a, b), block in [*sums.matrix.items(), *((at, _spread(blocks)) for at, blocks in sums.own.items())]:
+    matrix = _added(matrix, block, (first(a), first(b)))
   return ArrowNormal(
     cost=sums.cost,
     frame_gradient=jnp.zeros((F, n), dtype) if sums.frame_gradient is None else sums.frame_gradient,
     frame_matrix=jnp.zeros((F, n, n), dtype) if sums.frame_matrix is None else sums.frame_matrix,
-    cross=jnp.concatenate(cross, axis=-1),
-    shared_gradient=shared.join({name: sums.gradient.get(name, jnp.zeros(size[name], dtype)) for name in shared.names}),
-    shared_matrix=jnp.block([[block(a, b) for b in shared.names] for a in shared.names]),
+    cross=cross,
+    shared_gradient=gradient,
+    shared_matrix=matrix,
   )
+
+
+def _added(a: Array, block: Array, first: tuple[int, ...]) -> Array:
+  """`a` with a block added that begins there."""
+  there = jax.lax.slice(a, first, [k + size for k, size in zip(first, block.shape)])
+  return jax.lax.dynamic_update_slice(a, there + block, first)
 
 
 def _spread(blocks: Array) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vht_jax import rotation
-from vht_jax.host.machine import for_each_machine, on_cpu, position
+from vht_jax.host.machine import for_each_machine, on_cpu, once, position
 from vht_jax.types import Array, FlameModel, Pose, RawPose
 
 # Joint limits per component of the axis-angle vector, rad: name -> (lower (3,), upper (3,)).
@@ -129,7 +129,7 @@ def skin_head(
   """
   rest = joints(model, shape, expr)
   eye = jnp.eye(3, dtype=matrices.dtype)
-  feature = (matrices[1:] - eye[None]).reshape(36)
+  feature = once((matrices[1:] - eye[None]).reshape(36))
   correctives = jnp.matmul(feature, model.posedirs, precision=_HIGHEST).reshape(model.v_template.shape)
   vertices = shape_blend(model, shape, expr) + correctives
   blended, posed = skinning(model, rest, matrices)

@@ -11,6 +11,7 @@ import numpy as np
 
 from vht_jax import rotation
 from vht_jax.head import flame
+from vht_jax.host.machine import once
 from vht_jax.layout import Layout
 from vht_jax.types import Array
 
@@ -60,7 +61,7 @@ def joint_transforms(angles: Array, joints: Array) -> tuple[Array, Array, Array]
   t_child = [mul(R[1], joints[k]) + t_neck - mul(c, joints[k]) for k, c in zip((2, 3, 4), child)]
   rotations = jnp.stack([eye, R[1], *child])
   translations = jnp.stack([jnp.zeros(3, R.dtype), t_neck, *t_child])
-  return rotations, translations, (R[1:] - eye[None]).reshape(-1)
+  return rotations, translations, once((R[1:] - eye[None]).reshape(-1))
 
 
 def rigid(pose: dict[str, Array], focal: Array, principal: Array) -> tuple[Array, Array]:
@@ -110,7 +111,7 @@ def joint_motion(pose: dict[str, Array], joints: Array):
   eye = jnp.eye(3, dtype=neck.dtype)
   rotations = jnp.concatenate([eye[None], neck[None], whole])
   d_rotations = jnp.concatenate([jnp.zeros_like(d_neck)[None], d_neck[None], d_child])  # (5, 3, 3, 8)
-  feature = (local - eye[None]).reshape(-1)
+  feature = once((local - eye[None]).reshape(-1))
   d_feature = jnp.concatenate([d_neck[None], jnp.pad(own, ((0, 0), (0, 0), (0, 0), (3, 0)))]).reshape(-1, 8)
 
   # A joint stays where it is when it turns: t_neck = J - R J, and what hangs on the neck is moved by it as well.

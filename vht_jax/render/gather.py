@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.host.machine import for_each_machine, on_cpu
+from vht_jax.host.machine import for_each_machine, on_cpu, running_sum
 from vht_jax.types import Array
 
 _RUN = 64  # consecutive pixels that are visited or skipped together
@@ -195,7 +195,7 @@ class _Runs:
     # One trip does it all on an accelerator, where a trip costs a round trip to the host.
     self.chunk = min(_CHUNK if frames_in_turn() else self.n_runs, self.n_runs)
     used = jnp.any(self.rows >= 0, axis=1)
-    position = jnp.cumsum(used, dtype=jnp.int32)
+    position = running_sum(used)
     self.n_used = position[-1]
     where = jnp.where(used, position - 1, self.n_runs + self.chunk)
     runs = jnp.full(self.n_runs + self.chunk, self.n_runs, jnp.int32)  # n_runs: none, dropped when written

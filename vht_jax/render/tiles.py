@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.host.machine import on_cpu, position
+from vht_jax.host.machine import on_cpu, position, running_sum
 from vht_jax.types import Array
 
 
@@ -55,7 +55,7 @@ class Blocks:
     self.first = first
     self.across = jnp.where(drawn, count[0], 0)
     self.count = jnp.where(drawn, count[0] * count[1], 0)
-    self.ends = jnp.cumsum(self.count, dtype=jnp.int32)
+    self.ends = running_sum(self.count)
 
   def chunk(self, k: Array) -> Chunk:
     """Blocks k * chunk_size, ..."""

@@ -135,3 +135,24 @@ def solve(root: Array, right: Array) -> Array:
 def solve_vector(root: Array, right: Array) -> Array:
   """The same for one right side (..., n)."""
   return solve(root, right[..., None])[..., 0]
+
+
+@jax.custom_jvp
+def solve_once(matrix: Array, right: Array) -> Array:
+  """A^-1 b of a matrix (..., n, n) as for `inverse_root` and one right side (..., n), with nothing kept for others.
+
+  For many hundred unknowns that is a third of the time: an inverse takes as many operations again as the factor twice.
+  """
+  if not for_one_device():
+    return solve_vector(inverse_root(matrix), right)
+  factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+  substitute = lambda b, back: lax.linalg.triangular_solve(factor, b, left_side=True, lower=True, transpose_a=back)
+  return substitute(substitute(right[..., None], False), True)[..., 0]
+
+
+@solve_once.defjvp
+def _solve_once_jvp(primals, tangents):
+  (matrix, right), (d_matrix, d_right) = primals, tangents
+  root = inverse_root(matrix)
+  found = solve_vector(root, right)
+  return found, solve_vector(root, d_right - dot(d_matrix, found[..., None])[..., 0])

@@ -161,7 +161,7 @@ def eliminate_frames(model: ArrowNormal, damping: Array | float):
 def arrow_step(model: ArrowNormal, damping: Array | float) -> tuple[Array, Array]:
   """The damped Gauss-Newton step of the frames (F, n) and of what they share (m,)."""
   roots, solved, matrix, gradient = eliminate_frames(model, damping)
-  shared = -factor.solve_vector(factor.inverse_root(matrix), gradient)
+  shared = -factor.solve_once(matrix, gradient)
   back = solved[..., -1] + jnp.matmul(solved[..., :-1], shared, precision=HIGHEST)
   frames = -factor.dot(factor.transposed(roots), back[..., None])
   return frames[..., 0], shared

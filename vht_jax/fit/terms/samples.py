@@ -18,7 +18,7 @@ from vht_jax.head import flame
 from vht_jax.head import points as pts
 from vht_jax.head.motion import POSE, product
 from vht_jax.head.points import Points
-from vht_jax.host.machine import position
+from vht_jax.host.machine import position, running_sum
 from vht_jax.render import shade
 from vht_jax.types import AnyArray, Array
 
@@ -56,7 +56,7 @@ def sample_pixels(
   face_of = fragments.pix_to_face.reshape(-1)
   usable = (face_of >= 0) & surface.used[jnp.maximum(face_of, 0)] & (crop.inside.reshape(-1) > 0)
   scan = scattered(fragments.pix_to_face.shape[0], first)
-  order = jnp.cumsum(usable[scan].astype(jnp.int32))
+  order = running_sum(usable[scan])
   total = order[-1]
   share = jnp.minimum(total, n).astype(jnp.float32) / n  # of fewer pixels some count twice
   target = ((jnp.arange(n, dtype=jnp.float32) + 0.5) * share).astype(jnp.int32) + 1

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.host import prefetch
-from vht_jax.host.machine import default_device, one_device
+from vht_jax.host.machine import default_device, one_device, this_machine
 from vht_jax.host.programs import kept, spread
 
 log = logging.getLogger("vht_jax")
@@ -96,7 +96,7 @@ def stored(
     with _lock:
       program = programs.get((identity, device))
     if program is None:
-      flat = lambda *leaves: alone(**jax.tree.unflatten(tree, leaves), **static)
+      flat = lambda *leaves: this_machine(alone)(**jax.tree.unflatten(tree, leaves), **static)
       flat.__name__ = fun.__name__  # by which profiles and XLA's cache call it
       text = f"{fun.__module__}:{fun.__qualname__} {identity}"
       # Not every program can be exported; if `fun` itself fails, it does so again there.

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from vht_jax.host.machine import on_cpu, position
+from vht_jax.host.machine import on_cpu, position, running_sum
 from vht_jax.types import Array
 
 LINES = 3  # scan lines per pixel on which silhouettes compete
@@ -99,7 +99,7 @@ class Crossings:
     visible &= (jnp.minimum(ua, ub) < length_u) & (jnp.maximum(ua, ub) > 0)
     self.first = first
     self.count = jnp.where(visible, jnp.maximum(last - first + 1, 0), 0)
-    self.cumulative = jnp.cumsum(self.count, dtype=jnp.int32)
+    self.cumulative = running_sum(self.count)
     # In cache on a CPU; few trips, each with launches and a host sync, on an accelerator.
     self.chunk_size = 2048 if on_cpu() else 32768
 
