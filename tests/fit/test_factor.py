@@ -61,7 +61,7 @@ def test_derivatives_of_the_inverse_root():
 def test_one_system_is_solved_without_the_inverse_and_its_derivatives_are_those_of_the_solution(lone, monkeypatch):
   monkeypatch.setattr(factor, "for_one_device", lambda: lone)
   with jax.enable_x64(True):
-    A, b = some(9, (2,)) + jnp.eye(9), jnp.arange(18.0).reshape(2, 9)
+    A, b = some(9, (2,)) + jnp.eye(9)[None], jnp.arange(18.0).reshape(2, 9)
     np.testing.assert_allclose(factor.solve_once(A, b), jnp.linalg.solve(A, b[..., None])[..., 0], rtol=1e-9)
     D = jnp.asarray(np.random.default_rng(1).standard_normal((2, 9, 9)))
     D = D + jnp.swapaxes(D, -1, -2)

@@ -369,7 +369,7 @@ def test_what_is_expected_is_cut_out_beside_and_changes_nothing(monkeypatch):
   monkeypatch.setattr(mirror, "square_crop", lambda *a: cut.append(threading.current_thread() is main) or make(*a))
   people, images = Crossing(), [np.full((300, 700, 3), 90, np.uint8) for _ in range(20)]
   for k, image in enumerate(images):
-    head(60 + 25 * k, 80, 120, PALE)[1](image)
+    head(60 + 15 * k, 80, 120, PALE)[1](image)
   plain, told = (CropTracker(people.find, people.mesh) for _ in range(2))
   wanted = [plain.detect(image) for image in images]
   assert all(cut)
@@ -379,7 +379,7 @@ def test_what_is_expected_is_cut_out_beside_and_changes_nothing(monkeypatch):
       told.expect(images[k + 1] if k != 3 else images[0])
     found = told.detect(image)
     np.testing.assert_array_equal(found.landmarks, wanted[k].landmarks)
-  assert sum(cut) < 10 < len(cut)
+  assert 0 < sum(cut) < len(cut) / 2  # the first, and where the crop has moved
 
 
 def test_who_is_found_where_the_person_was_lost_is_not_taken_either():
