@@ -38,7 +38,7 @@ from vht_jax.types import Status, TrackResult
 # rad, .074 and more) what is followed is shading, make-up and compression as much as skin.
 FAR_TURN, MOST_UNSURE = 0.32, 0.06
 NO_ACTION = "Nothing has to be done"  # in a note: it is none of the warnings
-# Standard deviations between the focal lengths of landmarks and tracks: one in eighty by chance, as landmarks are off by
+# Standard deviations between focal lengths of landmarks and tracks: one in eighty by chance, as landmarks are off by
 # 1.3 times what they say on 14 scanned and drawn heads.
 MOST_APART = 3.3
 
