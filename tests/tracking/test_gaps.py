@@ -7,6 +7,7 @@ import pytest
 
 from vht_jax import rotation
 from vht_jax.errors import InputError
+from vht_jax.tracking import pipeline
 from vht_jax.tracking.keyframes import frame_times
 from vht_jax.tracking.motion import gaps
 from vht_jax.tracking.motion.gaps import bridge
@@ -234,3 +235,14 @@ def test_times_of_frames():
   np.testing.assert_allclose(frame_times(clip(times=np.array([1, 1.04, 1.08, 1.2]))), [0, 1, 2, 5], atol=1e-6)
   with pytest.raises(InputError, match="rise"):
     frame_times(clip(times=np.array([0.0, 0.2, 0.1])))
+
+
+def test_a_regained_frame_has_the_motion_of_its_own_and_a_bridged_face():
+  own, bridged = poses_along(np.arange(6), turns=np.ones((6, 3))), poses_along(-np.arange(6.0))
+  regained = np.arange(6) == 2
+  found = pipeline.with_regained(bridged, own, regained)
+  for name in ("rotation", "translation", "neck"):
+    np.testing.assert_array_equal(getattr(found, name)[2], getattr(own, name)[2])
+  for name in ("expr", "jaw", "eyes"):
+    np.testing.assert_array_equal(getattr(found, name), getattr(bridged, name))
+  np.testing.assert_array_equal(found.translation[~regained], bridged.translation[~regained])

@@ -11,6 +11,7 @@ from vht_jax.head import flame
 from vht_jax.option import having
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.protocols import NoProgress
+from vht_jax.types import Status
 
 CONFIG = TrackConfig.of(photometric=False, dense_landmarks=False, n_calibration_frames=8)
 
@@ -90,3 +91,38 @@ def test_texture_holds_the_head_where_landmarks_lag_behind(small_head, small):  
   assert off[True] < planted / 2 and off[True] < off[False] / 3  # measured: 0.51 and 1.96
   assert focal[True] < 0.06 and focal[True] < 3 * float(by[True].focal_sd)
   assert "tracks" in by[True].timing
+
+
+class Lost(Seen):
+  """Landmarks of which some frames have none."""
+
+  lost = ()
+
+  def landmarks(self):
+    points, confidence, dense = super().landmarks()
+    confidence[list(self.lost)] = 0.0
+    return points, confidence, dense
+
+
+@pytest.mark.slow
+def test_frames_whose_landmarks_are_lost_have_the_head_that_their_skin_shows(small_head, small):  # noqa: F811
+  """Where the head turns back a bridge cuts the corner; expressions stay bridged, and so does what is said of them."""
+  truth = result(small_head, yaw())
+  clip = Lost(small_head, truth, draw(small_head, truth))
+  clip.lost = range(4, 9)  # about its farthest turn
+  said = Notes()
+  found = pipeline.track(small_head, clip, CONFIG, Weights(), progress=said)
+  guessed = pipeline.track(small_head, clip, having(CONFIG, tracks=False), Weights())
+  assert any("5 frames without landmarks" in note and note.endswith(" 5") for note in said.notes)
+  assert np.flatnonzero(np.asarray(found.status) == Status.INTERPOLATED).tolist() == list(clip.lost)
+  assert np.isinf(np.asarray(found.pose_sd.rotation)[list(clip.lost)]).all()
+  turns = jax.vmap(lambda pose: rotation.axis_angle_to_matrix(pose.rotation) @ rotation.axis_angle_to_matrix(pose.neck))
+
+  def off(result):
+    """Degrees between the lost frames and the one before them, beside the true ones."""
+    a, b = (np.asarray(turns(r.poses)) for r in (truth, result))
+    a, b = a[list(clip.lost)] @ a[3].T, b[list(clip.lost)] @ b[3].T
+    return np.rad2deg(np.arccos(np.clip((np.einsum("tij,tij->t", a, b) - 1) / 2, -1, 1))).max()
+
+  print(f"off by {off(found)} and {off(guessed)} degrees")
+  assert off(found) < 1.0 and off(found) < off(guessed) / 2

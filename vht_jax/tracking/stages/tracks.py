@@ -33,9 +33,9 @@ from vht_jax.tracking.stages.camera import DOUBT, adjusted, bundle_frames, told_
 from vht_jax.tracking.state import TrackState, known, on_host
 from vht_jax.types import Status, TrackResult
 
-# Tracks help where the head turns far (rms angle of its views), as scanned and drawn heads do by .35 to .48 rad, and
-# where their own noise leaves the log focal length no less sure than this. Of real clips with neither (by .03 to .29
-# rad, .074 and more) what is followed is shading, make-up and compression as much as skin.
+# Tracks are believed where the head turns that far (rad, rms angle of its views), or where their own noise leaves the
+# log focal length that sure. Scanned and drawn heads, which tracks help, turn by .35 to .48; of real clips with neither
+# (.03 to .29, .074 and more) what is followed is shading, make-up and compression as much as skin.
 FAR_TURN, MOST_UNSURE = 0.32, 0.06
 NO_ACTION = "Nothing has to be done"  # in a note: it is none of the warnings
 # Standard deviations between focal lengths of landmarks and tracks: one in eighty by chance, as landmarks are off by
@@ -48,12 +48,7 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   run.progress.stage("tracks", 1)
   shared, xs = known(state.shared), known(state.xs)
   good = run.seen & finite_rows(xs)
-  before = landmarks.camera(state, run)
-  data = run.config.data
-  poses, status = bridge(landmarks.poses(state, run), good, None, data.cutframes, run.times, data.unordered)
-  near = scipy.ndimage.binary_dilation(good, iterations=REACH)  # farther on nobody knows where to look
-  status = jnp.asarray(np.where(near, status, Status.NO_FACE))
-  first = TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=status)
+  first, before = by_landmarks(state, run, good), landmarks.camera(state, run)
   found = observe(run.model, run.clip, first, camera=_known(run), sure=run.sure)
   run.progress.advance(1)
   tracks, rigid = found.tracks, found.rigid
@@ -68,10 +63,10 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape, run.lm.eye_distance))
   camera = camera_of(before, rigid, run.size)
   shared = shared.replace(log_focal=np.log(rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
-  motion = on_host((poses, rigid.turn, rigid.shift))
+  motion = on_host((first.poses, rigid.turn, rigid.shift))
   move = lambda rows: _moved(run.lm.points, *rows, before, shared.shape, camera, shared.principal)
   anew = run.per_frame(lambda index: move(rows_of(motion, index)))
-  regained = ~good & rigid.used & (np.asarray(status) == Status.INTERPOLATED)
+  regained = ~good & rigid.used
   if regained.any() and not rehearsing():
     run.progress.note(
       f"of {(~good).sum()} frames without landmarks that can be used the skin's texture shows how the head moves in "
@@ -94,6 +89,18 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
   state = told_by_landmarks(state, run, fit)
   state, _ = adjusted(state, run, chosen, hold_shape=True)
   return landmarks.refit(with_landmark_focal(state), run)[0]
+
+
+def by_landmarks(state: TrackState, run: Run, good: np.ndarray) -> TrackResult:
+  """The head as landmarks have it, from where its skin is looked for.
+
+  Frames that are not `good` (T,) have poses between those of their neighbours: within a shot, and up to `REACH` frames
+  from a good one, as farther on nobody knows where to look.
+  """
+  data = run.config.data
+  poses, status = bridge(landmarks.poses(state, run), good, None, data.cutframes, run.times, data.unordered)
+  status = np.where(scipy.ndimage.binary_dilation(good, iterations=REACH), status, Status.NO_FACE)
+  return TrackResult(identity=landmarks.identity(state, run), poses=poses, energies={}, status=jnp.asarray(status))
 
 
 def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
