@@ -250,8 +250,7 @@ def test_pictures_in_random_order_are_all_kept(clip, thin):
 def test_two_hundred_corruptions_on_clips_with_truth():
   """No frame is wrong by more than 5 % of the eye distance and sure of itself, and their neighbours stay within 1 %.
 
-  Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240. In one clip (seed 424) the neighbours of
-  two corruptions move by 1.2 %: it is the focal length of that clip without corruptions that is off.
+  Thresholds were set on people 100, 101 and 300 to 303 and seeds up to 240.
   """
   from synthetic import Realism, make_clip
 
@@ -261,5 +260,4 @@ def test_two_hundred_corruptions_on_clips_with_truth():
   clips = [make_clip(model, 304 + k, 72, (320, 320), Realism(slide=False)) for k in range(3)]
   rows = invented.run(model, clips, TrackConfig(photometric=False), Weights(), 200, seed=400)
   assert len(rows) == 200 and sum(row["surely_wrong"] for row in rows) == 0
-  beside = np.sort([row["beside"] for row in rows])
-  assert beside[-3] < invented.NEAR_PERCENT and beside[-1] < 1.5 * invented.NEAR_PERCENT
+  assert max(row["beside"] for row in rows) < invented.NEAR_PERCENT

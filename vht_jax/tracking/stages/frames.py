@@ -46,6 +46,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   )
   cam, light = camera(state, run), known(state.appearance).light
   pixels = min(state.photo_pixels, float(run.weights.frame_pixels))
+  there = posed(state, run)
   begun = known(state.xs)  # of frames that are not done yet, where their landmarks place them
   xs, pose_sd = np.array(begun), jax.tree.map(np.array, state.pose_sd)
   l1 = np.full(n, np.nan, np.float32) if state.l1 is None else np.array(state.l1)
@@ -74,7 +75,7 @@ def fit_frames(state: TrackState, run: Run) -> TrackState:
   work = itertools.starmap(begin, zip(starts, prefetched(look, starts)))
   # Two programs at once can take all of XLA's threads on a CPU and wait for each other for ever.
   for start, index, found, solve in begun_ahead(work, ahead=not sequential and jax.default_backend() != "cpu"):
-    found = guarded(found, solve, pixels, begun[index], posed(state, run)[index])
+    found = guarded(found, solve, pixels, begun[index], there[index])
     keep = min(batch, n - start)
     for whole, batch_rows in zip(jax.tree.leaves((xs, l1, pose_sd)), jax.tree.leaves(found)):
       whole[start : start + keep] = batch_rows[:keep]
