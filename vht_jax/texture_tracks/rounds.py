@@ -14,6 +14,7 @@ import numpy as np
 from vht_jax.host.programs import in_chunks, prefetched, rehearsing, rows_of
 from vht_jax.texture_tracks import compiled, keyframes
 from vht_jax.texture_tracks.bundle import rigid
+from vht_jax.texture_tracks.bundle.modes import JAW_UNIT, modes_at, unit_moves
 from vht_jax.texture_tracks.following import corners as corner
 from vht_jax.texture_tracks.following.follow import NOISE_FACTOR
 from vht_jax.texture_tracks.following.view import CELL, local_contrast, look, window_of
@@ -84,6 +85,8 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
   head = compiled.person(model, result.identity.shape, skin.vertex)
   rest = np.median(poses.expr[speaks], 0), np.median(poses.jaw[speaks], 0)
   middle = np.asarray(compiled.unposed(head, *rest))
+  opened = np.asarray(compiled.unposed(head, rest[0], rest[1] + np.array([JAW_UNIT, 0, 0], np.float32)))
+  moves = unit_moves(middle, np.asarray(model.exprdirs)[np.asarray(skin.vertex)], opened - middle)
   R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
   axes = R[:, 2]
   turn = keyframes.turn(axes, speaks)
@@ -106,7 +109,8 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
       len(good),
       128,
     )
-    state, found = _solve(tracks, X0, bent, state, frames, clip.size, camera, rest, last=not far)
+    modes = modes_at(moves, triangles, tracks.bary)
+    state, found = _solve(tracks, X0, bent, modes, state, frames, clip.size, camera, rest, last=not far)
     clock("rigid")
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
@@ -289,6 +293,7 @@ def _solve(
   tracks: TextureTracks,
   X0: np.ndarray,
   bent: np.ndarray,
+  modes: np.ndarray,
   state: _Estimate,
   frames: np.ndarray,
   size: tuple[int, int],
@@ -306,8 +311,8 @@ def _solve(
   padded = np.resize(frames, BUNDLE_FRAMES)
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
   problem = rigid.Problem(
-    X0=X0 - pivot, bent=bent[padded], uv=tracks.points[padded], inverse_sd=inverse[padded] * counts,
-    region=tracks.region,
+    X0=X0 - pivot, bent=bent[padded], modes=modes, uv=tracks.points[padded],
+    inverse_sd=inverse[padded] * counts, region=tracks.region,
     side=f32(state.side), centre=f32([size[1] / 2, size[0] / 2]), mean=f32(camera[0]), sd=f32(camera[1]),
   )  # fmt: skip
   start = compiled.start(problem, R[padded], t[padded], np.float32(state.focal), f32(state.principal))

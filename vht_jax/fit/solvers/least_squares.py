@@ -132,8 +132,8 @@ class ArrowNormal(flax.struct.PyTreeNode):
 
 
 class ArrowSolution(flax.struct.PyTreeNode):
-  frames: Array  # (F, n)
-  shared: Any  # (m,), or of the start's structure
+  frames: Any  # (F, n), or of the start's structure
+  shared: Array  # (m,)
   cost: Array  # ()
   steps: Array  # () i32
   converged: Array  # () bool
@@ -169,8 +169,8 @@ def arrow_step(model: ArrowNormal, damping: Array | float) -> tuple[Array, Array
 
 def levenberg_marquardt_shared(
   normal: Callable[..., ArrowNormal],
-  frames0: Array,
-  shared0: Any,
+  frames0: Any,
+  shared0: Array,
   *,
   max_steps: Array | int,
   tol: float = 1e-5,
@@ -184,24 +184,24 @@ def levenberg_marquardt_shared(
   Args:
     normal: of frames and shared unknowns; with `only_cost` also of whether more than the cost is wanted, () bool.
     only_cost: of the last step's end nothing else is asked for. Then `shared_information` is that of its start.
-    chart: of a `shared0` that is a pytree.
+    chart: of a frame of a `frames0` that is a pytree, with a leading axis of frames.
   """
-  m, move = chart or Chart(len(shared0), jnp.add)
+  leaves, m = jax.tree.leaves(frames0), len(shared0)
+  n, move = chart or Chart(leaves[0].shape[-1], jnp.add)
 
   def step(state):
     frames, shared, model, lam, k, done = state
     d_frames, d_shared = arrow_step(model, lam)
-    trial = frames + d_frames, move(shared, d_shared)
+    trial = jax.vmap(move)(frames, d_frames), shared + d_shared
     last = k == max_steps
     new = normal(*trial, ~last) if only_cost else normal(*trial)
     accept, lam, done = judge(model.cost, new.cost, lam, k, tol)
     pick = lambda a, b: jnp.where(accept, a, b)
     known = accept & ~last if only_cost else accept
     model = jax.tree.map(lambda a, b: jnp.where(known, a, b), new, model).replace(cost=pick(new.cost, model.cost))
-    return pick(trial[0], frames), jax.tree.map(pick, trial[1], shared), model, lam, k + 1, done
+    return *jax.tree.map(pick, trial, (frames, shared)), model, lam, k + 1, done
 
-  dtype = frames0.dtype
-  F, n = frames0.shape
+  dtype, F = shared0.dtype, len(leaves[0])
   nothing = ArrowNormal(
     cost=jnp.full((), jnp.inf, dtype),
     frame_gradient=jnp.zeros((F, n), dtype),

@@ -3,11 +3,12 @@
 Bundle adjustment of texture tracks alone. Points start on the tracked mesh and are free in all three directions, held
 by a prior of some millimetres: a mesh that is held fixed makes the focal length wrong by a tenth. Unknowns are as in
 `points`: where a head's pivot appears and the logarithm of its scale, so that the focal length hardly correlates with
-the poses. The points are eliminated (Schur complement), and what remains is solved densely.
+the poses. The frames are eliminated (Schur complement), and what remains is solved densely.
 
 A face is not rigid. Points move with the expression as the first estimate has it, times a gain for each region: where
 that expression is the detector's slide taken for one, the tracks say so, and the gain is next to 0 (scanned heads that
-keep still), where the face moves it is next to 1. Residuals count as with a Cauchy distribution, and regions that still
+keep still), where the face moves it is next to 1. Beside that each frame may bend in a few ways (`modes`), as that
+expression is wrong by some. Residuals count as with a Cauchy distribution, and regions that still
 move more than their tracks' noise count less (`Rigid.noise`).
 """
 
@@ -41,6 +42,7 @@ FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns
 # Of `State.shared`: log focal in longer sides, principal point minus the image's centre likewise, gains.
 SHARED = Layout.of(log_focal=(), principal=(2,), gain=(len(REGIONS),))
 N_SHARED = SHARED.size
+N_POSE = 6  # numbers of a frame's step before those of the bends
 GAIN_MEAN, GAIN_SD = 0.5, 0.5  # of a region's share of the expression: nothing and all of it are one sd away
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
@@ -50,6 +52,7 @@ class Problem(flax.struct.PyTreeNode):
 
   X0: AnyArray  # (K, 3) m, about the pivot
   bent: AnyArray  # (T, K, 3) m, head: by what the expression is thought to move them in each frame
+  modes: AnyArray  # (M, K, 3) m, head: by what they may move beside that, each with a standard deviation of 1
   uv: AnyArray  # (T, K, 2) px
   inverse_sd: AnyArray  # (T, K) 1 / px; 0: not seen
   region: AnyArray  # (K,) i32
@@ -64,6 +67,7 @@ class State(flax.struct.PyTreeNode):
   place: Array  # (T, 3) px of the pivot, and log of px per m there
   shared: Array  # (N_SHARED,) as `SHARED`
   moved: Array  # (K, 3) points minus X0, in units of `POINT_SD`
+  bend: Array  # (T, M) of `Problem.modes`
 
 
 def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) -> State:
@@ -72,7 +76,8 @@ def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) 
   place = jnp.concatenate([t[:, :2] * (f / t[:, 2:]) + principal[None], jnp.log(f / t[:, 2:])], -1)
   gain = SHARED.split(problem.mean)["gain"]
   shared = {"log_focal": jnp.log(focal), "principal": (principal - problem.centre) / problem.side, "gain": gain}
-  return State(R=R, place=place, shared=SHARED.join(shared), moved=jnp.zeros_like(problem.X0))
+  bend = jnp.zeros((len(R), len(problem.modes)), problem.X0.dtype)
+  return State(R=R, place=place, shared=SHARED.join(shared), moved=jnp.zeros_like(problem.X0), bend=bend)
 
 
 def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
@@ -87,7 +92,8 @@ def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
 def _heads(problem: Problem, state: State) -> Array:
   """(T, K, 3) m, the points as each frame's expression has them."""
   gain = SHARED.split(state.shared)["gain"][problem.region]
-  return (POINT_SD * state.moved + problem.X0)[None] + gain[None, :, None] * problem.bent
+  beside = jnp.einsum("tm,mki->tki", state.bend, problem.modes, precision=HIGHEST)
+  return (POINT_SD * state.moved + problem.X0)[None] + gain[None, :, None] * problem.bent + beside
 
 
 def residuals(problem: Problem, state: State) -> Array:
@@ -100,10 +106,10 @@ def residuals(problem: Problem, state: State) -> Array:
 
 
 def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
-  """Derivatives of `residuals` by pose (T, K, 2, 6), shared (T, K, 2, N_SHARED) and points
+  """Derivatives of `residuals` by frame (T, K, 2, 6 + M), shared (T, K, 2, N_SHARED) and points
   (T, K, 2, 3).
 
-  A pose moves by R <- exp(w) R and place <- place + d, in the order [w, d].
+  A frame moves by R <- exp(w) R, place <- place + d and bend <- bend + b, in the order [w, d, b].
   """
   t, f, _ = translations(problem, state)
   X = _heads(problem, state)
@@ -127,7 +133,9 @@ def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   of_region = jax.nn.one_hot(problem.region, len(REGIONS), dtype=scale.dtype)
   by_gain = jnp.sum(D * bent[..., None, :], -1)[..., None] * of_region[None, :, None]
   shared = jnp.concatenate([by_focal[..., None], by_principal, by_gain], -1)
-  return jnp.concatenate([turn, lateral, grow], -1), shared, by_point
+  modes = jnp.einsum("tij,mkj->tkim", state.R, problem.modes, precision=HIGHEST)
+  by_bend = jnp.einsum("tkai,tkim->tkam", D, modes, precision=HIGHEST)
+  return jnp.concatenate([turn, lateral, grow, by_bend], -1), shared, by_point
 
 
 def usual_camera() -> tuple[np.ndarray, np.ndarray]:
@@ -140,63 +148,82 @@ def usual_camera() -> tuple[np.ndarray, np.ndarray]:
 
 def cost_of(problem: Problem, state: State) -> Array:
   camera = jnp.sum((1 / problem.sd**2) * (state.shared - problem.mean) ** 2)
-  return cauchy(residuals(problem, state))[1] + camera + jnp.sum(state.moved**2)
+  return cauchy(residuals(problem, state))[1] + camera + jnp.sum(state.moved**2) + jnp.sum(state.bend**2)
 
 
 def system(problem: Problem, state: State) -> ArrowNormal:
-  """Gauss-Newton with Cauchy's weights and all priors.
-
-  The points take the part of its frames, n = 3; they share the 6 T + N_SHARED unknowns of poses, camera and gains.
-  """
+  """Gauss-Newton with Cauchy's weights and all priors; frames share 3 K + N_SHARED unknowns: points, camera, gains."""
   r = residuals(problem, state)
   w = cauchy(r)[0] ** 2
-  by_pose, by_shared, by_point = jacobians(problem, state)
-  n_frames, n = r.shape[0], 6 * r.shape[0]
+  by_frame, by_shared, by_point = jacobians(problem, state)
+  n_points, dtype = 3 * len(problem.X0), r.dtype
   product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
-  wr, w_pose, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_pose, by_shared, by_point))
-  mean, precision = problem.mean, 1 / problem.sd**2
-  poses = product("tkab,tkac->tbc", w_pose, by_pose)
-  same = jnp.eye(n_frames, dtype=bool)[:, None, :, None]
-  matrix = jnp.where(same, poses[:, :, None], 0.0).reshape(n, n)
-  corner = product("tkab,tkac->tbc", w_pose, by_shared).reshape(n, N_SHARED)
+  wr, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_shared, by_point))
+  held = jnp.concatenate([jnp.zeros((len(state.R), N_POSE), dtype), state.bend], -1)
+  prior = jnp.diag((jnp.arange(held.shape[-1]) >= N_POSE).astype(dtype))
+  precision = 1 / problem.sd**2
+  points = product("tkab,tkac->kbc", w_point, by_point) + jnp.eye(3, dtype=dtype)[None]
+  same = jnp.eye(len(points), dtype=bool)[:, None, :, None]
+  points = jnp.where(same, points[:, :, None], 0.0).reshape(n_points, n_points)
+  corner = product("tkab,tkac->kbc", w_point, by_shared).reshape(n_points, N_SHARED)
   shared = product("tkab,tkac->bc", w_shared, by_shared) + jnp.diag(precision)
-  matrix = jnp.block([[matrix, corner], [corner.T, shared]])
-  by_prior = precision * (state.shared - mean)
-  gradient = [product("tkab,tka->tb", by_pose, wr).reshape(n), product("tkab,tka->b", by_shared, wr) + by_prior]
+  by_prior = precision * (state.shared - problem.mean)
+  gradient = [
+    (product("tkab,tka->kb", by_point, wr) + state.moved).ravel(),
+    product("tkab,tka->b", by_shared, wr) + by_prior,
+  ]
   cross = [
-    product("tkab,tkac->kbtc", w_point, by_pose).reshape(-1, 3, n),
-    product("tkab,tkac->kbc", w_point, by_shared),
+    product("tkab,tkac->tbkc", by_frame, w_point).reshape(*held.shape, n_points),
+    product("tkab,tkac->tbc", by_frame, w_shared),
   ]
   return ArrowNormal(
     cost=cost_of(problem, state),
-    frame_gradient=product("tkab,tka->kb", by_point, wr) + state.moved,
-    frame_matrix=product("tkab,tkac->kbc", w_point, by_point) + jnp.eye(3, dtype=r.dtype)[None],
+    frame_gradient=product("tkab,tka->tb", by_frame, wr) + held,
+    frame_matrix=product("tkab,tkac->tbc", by_frame, by_frame * w[..., None, None]) + prior[None],
     cross=jnp.concatenate(cross, -1),
     shared_gradient=jnp.concatenate(gradient),
-    shared_matrix=matrix,
+    shared_matrix=jnp.block([[points, corner], [corner.T, shared]]),
   )
 
 
-def turned(R: Array, place: Array, d: Array) -> tuple[Array, Array]:
-  """A pose after a step (6,)."""
-  turn, shift = jnp.split(d, 2)
-  return jnp.matmul(rotation.axis_angle_to_matrix(turn), R, precision=HIGHEST), place + shift
+def frame_chart(problem: Problem) -> Chart:
+  """Of `frames`: a step moves them as `jacobians` says."""
+
+  def move(frame, d):
+    R, place, bend = frame
+    turn = rotation.axis_angle_to_matrix(d[:3])
+    return jnp.matmul(turn, R, precision=HIGHEST), place + d[3:N_POSE], bend + d[N_POSE:]
+
+  return Chart(N_POSE + len(problem.modes), move)
 
 
-def move(state: State, d: Array) -> State:
-  """The state after a step of the poses and of what is shared; the points stay."""
-  R, place = jax.vmap(turned)(state.R, state.place, d[:-N_SHARED].reshape(-1, 6))
-  return state.replace(R=R, place=place, shared=state.shared + d[-N_SHARED:])
+def _frames(state: State) -> tuple[Array, Array, Array]:
+  return state.R, state.place, state.bend
+
+
+def _of(state: State, frames: tuple[Array, Array, Array]) -> State:
+  return state.replace(R=frames[0], place=frames[1], bend=frames[2])
+
+
+def move(problem: Problem, state: State, frames: Array, shared: Array) -> State:
+  """The state after a step of the frames (T, 6 + M) and of points and what is shared (3 K + N_SHARED,)."""
+  moved, shared = shared[:-N_SHARED].reshape(state.moved.shape), shared[-N_SHARED:]
+  state = _of(state, jax.vmap(frame_chart(problem).move)(_frames(state), frames))
+  return state.replace(moved=state.moved + moved, shared=state.shared + shared)
 
 
 def solve(problem: Problem, state: State, steps: Array | int) -> tuple[State, Array]:
   """Levenberg-Marquardt; the state and the steps taken."""
-  normal = lambda moved, rest: system(problem, rest.replace(moved=moved))  # noqa: E731
+  shape = state.moved.shape
+
+  def at(frames, shared):
+    return _of(state, frames).replace(moved=shared[:-N_SHARED].reshape(shape), shared=shared[-N_SHARED:])
+
   found = levenberg_marquardt_shared(
-    normal, state.moved, state.replace(moved=None), max_steps=steps, damping=DAMPING,
-    chart=Chart(6 * len(state.R) + N_SHARED, move),
+    lambda *unknowns: system(problem, at(*unknowns)), _frames(state),
+    jnp.concatenate([state.moved.ravel(), state.shared]), max_steps=steps, damping=DAMPING, chart=frame_chart(problem),
   )  # fmt: skip
-  return found.shared.replace(moved=found.frames), found.steps
+  return at(found.frames, found.shared), found.steps
 
 
 def region_noise(problem: Problem, state: State) -> Array:
@@ -214,21 +241,22 @@ def region_noise(problem: Problem, state: State) -> Array:
 
 
 def resect(problem: Problem, state: State) -> State:
-  """The poses alone, each from its own frame, with points and camera as they are."""
+  """The frames alone, each for itself, with points and camera as they are."""
 
-  def one(uv, inverse_sd, bent, R, place):
+  def one(uv, inverse_sd, bent, frame):
     alone = problem.replace(uv=uv[None], inverse_sd=inverse_sd[None], bent=bent[None])
 
-    def normal(pose):
-      here = state.replace(R=pose[0][None], place=pose[1][None])
+    def normal(frame):
+      here = _of(state, jax.tree.map(lambda a: a[None], frame))
       r, J = residuals(alone, here)[0], jacobians(alone, here)[0][0]
       root, cost = cauchy(r)
       r, J = r * root[:, None], J * root[:, None, None]
       product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
-      return Normal(cost, product("kab,ka->b", J, r), product("kab,kac->bc", J, J))
+      held = jnp.concatenate([jnp.zeros(N_POSE, r.dtype), frame[2]])
+      prior = jnp.diag((jnp.arange(len(held)) >= N_POSE).astype(r.dtype))
+      cost = cost + jnp.sum(frame[2] ** 2)
+      return Normal(cost, product("kab,ka->b", J, r) + held, product("kab,kac->bc", J, J) + prior)
 
-    chart = Chart(6, lambda pose, d: turned(pose[0], pose[1], d))
-    return levenberg_marquardt(normal, (R, place), max_steps=POSE_STEPS, damping=DAMPING, chart=chart).x
+    return levenberg_marquardt(normal, frame, max_steps=POSE_STEPS, damping=DAMPING, chart=frame_chart(problem)).x
 
-  R, place = jax.vmap(one)(problem.uv, problem.inverse_sd, problem.bent, state.R, state.place)
-  return state.replace(R=R, place=place)
+  return _of(state, jax.vmap(one)(problem.uv, problem.inverse_sd, problem.bent, _frames(state)))
