@@ -8,8 +8,8 @@ the poses. The frames are eliminated (Schur complement), and what remains is sol
 A face is not rigid. Points move with the expression as the first estimate has it, times a gain for each region: where
 that expression is the detector's slide taken for one, the tracks say so, and the gain is next to 0 (scanned heads that
 keep still), where the face moves it is next to 1. Beside that each frame may bend in a few ways (`modes`), as that
-expression is wrong by some. Residuals count as with a Cauchy distribution, and regions that still
-move more than their tracks' noise count less (`Rigid.noise`).
+expression is wrong by some. Residuals count as with a Cauchy distribution, and regions that still move more than their
+tracks' noise count less (`Rigid.noise`).
 """
 
 from __future__ import annotations
@@ -151,6 +151,12 @@ def cost_of(problem: Problem, state: State) -> Array:
   return cauchy(residuals(problem, state))[1] + camera + jnp.sum(state.moved**2) + jnp.sum(state.bend**2)
 
 
+def bend_prior(bend: Array) -> Normal:
+  """Of one frame's step (6 + M,)."""
+  of_bends = jnp.concatenate([jnp.zeros(N_POSE, bend.dtype), jnp.ones_like(bend)])
+  return Normal(jnp.sum(bend**2), jnp.concatenate([jnp.zeros(N_POSE, bend.dtype), bend]), jnp.diag(of_bends))
+
+
 def system(problem: Problem, state: State) -> ArrowNormal:
   """Gauss-Newton with Cauchy's weights and all priors; frames share 3 K + N_SHARED unknowns: points, camera, gains."""
   r = residuals(problem, state)
@@ -159,8 +165,7 @@ def system(problem: Problem, state: State) -> ArrowNormal:
   n_points, dtype = 3 * len(problem.X0), r.dtype
   product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
   wr, w_shared, w_point = r * w[..., None], *(j * w[..., None, None] for j in (by_shared, by_point))
-  held = jnp.concatenate([jnp.zeros((len(state.R), N_POSE), dtype), state.bend], -1)
-  prior = jnp.diag((jnp.arange(held.shape[-1]) >= N_POSE).astype(dtype))
+  prior = jax.vmap(bend_prior)(state.bend)
   precision = 1 / problem.sd**2
   points = product("tkab,tkac->kbc", w_point, by_point) + jnp.eye(3, dtype=dtype)[None]
   same = jnp.eye(len(points), dtype=bool)[:, None, :, None]
@@ -173,13 +178,13 @@ def system(problem: Problem, state: State) -> ArrowNormal:
     product("tkab,tka->b", by_shared, wr) + by_prior,
   ]
   cross = [
-    product("tkab,tkac->tbkc", by_frame, w_point).reshape(*held.shape, n_points),
+    product("tkab,tkac->tbkc", by_frame, w_point).reshape(*prior.gradient.shape, n_points),
     product("tkab,tkac->tbc", by_frame, w_shared),
   ]
   return ArrowNormal(
     cost=cost_of(problem, state),
-    frame_gradient=product("tkab,tka->tb", by_frame, wr) + held,
-    frame_matrix=product("tkab,tkac->tbc", by_frame, by_frame * w[..., None, None]) + prior[None],
+    frame_gradient=product("tkab,tka->tb", by_frame, wr) + prior.gradient,
+    frame_matrix=product("tkab,tkac->tbc", by_frame, by_frame * w[..., None, None]) + prior.matrix,
     cross=jnp.concatenate(cross, -1),
     shared_gradient=jnp.concatenate(gradient),
     shared_matrix=jnp.block([[points, corner], [corner.T, shared]]),
@@ -252,10 +257,7 @@ def resect(problem: Problem, state: State) -> State:
       root, cost = cauchy(r)
       r, J = r * root[:, None], J * root[:, None, None]
       product = lambda s, *a: jnp.einsum(s, *a, precision=HIGHEST)  # noqa: E731
-      held = jnp.concatenate([jnp.zeros(N_POSE, r.dtype), frame[2]])
-      prior = jnp.diag((jnp.arange(len(held)) >= N_POSE).astype(r.dtype))
-      cost = cost + jnp.sum(frame[2] ** 2)
-      return Normal(cost, product("kab,ka->b", J, r) + held, product("kab,kac->bc", J, J) + prior)
+      return Normal(cost, product("kab,ka->b", J, r), product("kab,kac->bc", J, J)) + bend_prior(frame[2])
 
     return levenberg_marquardt(normal, frame, max_steps=POSE_STEPS, damping=DAMPING, chart=frame_chart(problem)).x
 
