@@ -9,8 +9,10 @@ import numpy as np
 
 from vht_jax.dataset.folder import FrameFolder
 from vht_jax.fit.offsets import Skin
+from vht_jax.head import flame
 from vht_jax.masks import covered, make_segmenter
 from vht_jax.results.export.scene import Scene, make_scene
+from vht_jax.results.offsets.bust import bust_of
 from vht_jax.results.offsets.estimate import DOUBTS, drawn, estimated
 from vht_jax.results.offsets.skin import make_skin
 from vht_jax.results.offsets.views import N_VIEWS, View, chosen_frames, make_view, mattes_of
@@ -61,20 +63,34 @@ def with_offsets(
   skin = make_skin(model, np.asarray(result.identity.shape))
   masks = mattes_of(scene, folder, frames.tolist()) if len(frames) else []
   views = [make_view(scene, int(i), mask) for i, mask in zip(frames, masks)]
-  good = [view for view in views if _share(scene, skin, view) >= LEAST]
+  seen = [_seen(scene, skin, view) for view in views]
+  kept = [k for k, (view, head) in enumerate(zip(views, seen)) if _share(view, head) >= LEAST]
+  good = [views[k] for k in kept]
   if len(good) < min(FEWEST, max(len(frames), 1)):
     progress.note("--offsets: the masks do not show the tracked head; its surface stays as its codes have it")
     return result
   if len(good) < len(views):
     log.info("offsets: %d of %d masks have the tracked head", len(good), len(views))
+  # The rim is let down to the bust, unless the masks have nothing there: they may be of heads alone.
+  bust, down = bust_of(model)
+  lowered = make_scene(flame.with_offset(model, jnp.asarray(down)), result, folder.size)
+  below = [_seen(lowered, skin, view) & ~seen[k] & view.known for k, view in zip(kept, good)]
+  if sum((new & (view.matte > 0.5)).sum() for new, view in zip(below, good)) >= LEAST * np.sum(below):
+    scene, skin = lowered, make_skin(lowered.model, np.asarray(result.identity.shape), bust)
+  else:
+    down = np.zeros_like(down)
   height = estimated(scene, good, skin, progress.advance)
   log.info("offsets: %d views, %.1f mm at most", len(good), 1000 * height.max(initial=0.0))
-  offset = jnp.asarray(height[:, None] * np.asarray(skin.direction))
+  offset = jnp.asarray(height[:, None] * np.asarray(skin.direction) + down)
   return result.replace(identity=result.identity.replace(static_offset=offset))
 
 
-def _share(scene: Scene, skin: Skin, view: View) -> float:
-  """How much of the head, as its codes have it, a view's mask has (`masks.covered`)."""
-  _, seen, _ = drawn(scene, skin, np.zeros(len(scene.model.v_template), np.float32), view)
+def _seen(scene: Scene, skin: Skin, view: View) -> np.ndarray:
+  """(S, S) bool, where a view's window sees the head of a scene."""
+  return drawn(scene, skin, np.zeros(len(scene.model.v_template), np.float32), view)[1] >= 0
+
+
+def _share(view: View, head: np.ndarray) -> float:
+  """How much of the head (S, S), as its codes have it, a view's mask has (`masks.covered`)."""
   as_bytes = lambda mask: np.where(mask & view.known, np.uint8(255), np.uint8(0))
-  return covered(as_bytes(view.matte > 0.5), as_bytes(seen >= 0))
+  return covered(as_bytes(view.matte > 0.5), as_bytes(head))

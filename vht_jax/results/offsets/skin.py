@@ -18,6 +18,9 @@ from vht_jax.types import FlameModel
 # skull on either side, it stands off by as much more; a throat is as thick as the model's to a cm, ears stand off by as
 # much more or less. Hair before an ear goes around it: behind it the head grows.
 HEAD_SD, NECK_SD, THROAT_SD, EAR_SD = 0.025, 0.045, 0.01, 0.005
+# m, of how far shoulders are beside the neck's end; and how stiff the mesh is from there on, of what hair is: shoulders
+# grow by a centimetre and a half in one.
+BUST_SD, BUST_STIFFNESS = 0.08, 0.2
 THROAT = (0.4, 0.8)  # of the way from a neck's axis to its front, over which it becomes the throat
 # m from the face on which heights are 0, where they become free: landmarks lie up to the hairline and the ears.
 FREE_FROM, FREE_AT = 0.0, 0.02
@@ -27,18 +30,24 @@ INSIDE = (*EYEBALLS, *UNEXPLAINED)
 _SAME = 0.004  # m from the mirror image within which a vertex is its other side
 
 
-def make_skin(model: FlameModel, shape: np.ndarray) -> Skin:
-  """The prior for a person with this identity (S,)."""
+def make_skin(model: FlameModel, shape: np.ndarray, bust: np.ndarray | float = 0.0) -> Skin:
+  """The prior for a person with this identity (S,), whose vertices are the bust's as far as (V,) says."""
   template = np.asarray(model.v_template, np.float64)
   vertices = template + np.asarray(model.shapedirs, np.float64) @ np.asarray(shape, np.float64)
   faces = np.asarray(model.faces)
   neighbours, weights, area = laplace(vertices, faces)
+  direction = _directions(vertices, faces, neighbours, weights, area)
+  direction[:, 1] *= 1.0 - bust  # sideways: how far down it goes is known
+  direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
+  sd = free(model)
+  sd = sd + bust * (1.0 - _throat(model)) * (BUST_SD - sd)
+  stiff = np.broadcast_to(1.0 - bust * (1.0 - BUST_STIFFNESS), len(vertices))
   return Skin(
-    direction=_directions(vertices, faces, neighbours, weights, area).astype(np.float32),
-    sd=free(model).astype(np.float32),
+    direction=direction.astype(np.float32),
+    sd=sd.astype(np.float32),
     area=area.astype(np.float32),
     neighbours=neighbours,
-    weights=weights.astype(np.float32),
+    weights=(weights * stiff[:, None] * stiff[neighbours]).astype(np.float32),
     mirrored=mirror_of(template),
   )
 
@@ -52,21 +61,21 @@ def free(model: FlameModel) -> np.ndarray:
     face[np.asarray(corners).ravel()] = True
   away = KDTree(vertices[face]).query(vertices)[0] if face.any() else np.full(len(vertices), np.inf)
   neck = np.maximum(np.asarray(model.lbs_weights, np.float64)[:, 0], flame.region(model, ("neck",)))
-  throat = _eased(_ahead(vertices, np.asarray(model.j_template)), *THROAT)
-  sd = HEAD_SD + neck * (NECK_SD + throat * (THROAT_SD - NECK_SD) - HEAD_SD)
+  sd = HEAD_SD + neck * (NECK_SD + _throat(model) * (THROAT_SD - NECK_SD) - HEAD_SD)
   sd = np.where(flame.region(model, EARS), EAR_SD, sd)
-  return np.where(held, 0.0, _eased(away, FREE_FROM, FREE_AT) * sd)
+  return np.where(held, 0.0, eased(away, FREE_FROM, FREE_AT) * sd)
 
 
-def _ahead(vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
-  """(V,) how far each is before the axis from root to neck, as a share of its distance from that; -1: behind it."""
-  root, neck = joints[:2]
+def _throat(model: FlameModel) -> np.ndarray:
+  """(V,) how far each vertex is on the side of the throat, by the axis from root to neck."""
+  vertices = np.asarray(model.v_template, np.float64)
+  root, neck = np.asarray(model.j_template)[:2]
   along = np.clip((vertices[:, 1] - root[1]) / (neck[1] - root[1]), 0.0, 1.0)
   away = (vertices - root - along[:, None] * (neck - root))[:, [0, 2]]
-  return away[:, 1] / np.maximum(np.linalg.norm(away, axis=1), 1e-6)
+  return eased(away[:, 1] / np.maximum(np.linalg.norm(away, axis=1), 1e-6), *THROAT)
 
 
-def _eased(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def eased(values: np.ndarray, low: float, high: float) -> np.ndarray:
   t = np.clip((values - low) / (high - low), 0.0, 1.0)
   return t * t * (3 - 2 * t)
 
