@@ -95,7 +95,8 @@ def open_result(path: str, data_path: str | None = None, assets: str | None = No
     notes.append(f"{file.name} {verdict.reason}; codes of FLAME mean something else there")
   tracked = dataclasses.replace(tracked, result=_of_head(tracked.result, whole, verdict, notes))
   head = flame.with_offset(whole, tracked.result.identity.static_offset)
-  head = flame.without_lower_neck(head) if config.get("ignore_lower_neck", True) else head
+  cut = config.get("ignore_lower_neck", True) and tracked.result.identity.static_offset is None
+  head = flame.without_lower_neck(head) if cut else head
   notes += of_images
   images, rows = _rows(tracked, images, notes)
   name = file.stem if file.name != FILE_NAME else file.resolve().parent.name
