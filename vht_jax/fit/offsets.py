@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vht_jax.types import AnyArray, Array
 
-SLOPE_SD = 0.3  # standard deviation of the height's slope: hair grows by a centimetre in three
+SLOPE_SD = 0.5  # standard deviation of the height's slope: hair grows by a centimetre in two
 BEND_SD = 20.0  # 1/m, of its Laplacian
 MIRROR_SD = 0.02  # m, of the difference between both sides
 # m; means over squares of this side are independent of each other, of slopes and of heights.

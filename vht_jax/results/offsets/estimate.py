@@ -22,8 +22,8 @@ from vht_jax.results.offsets.views import SIDE, View
 from vht_jax.types import Array
 
 # m, distances at which a point of the outline counts half, from round to round: hair of 4 cm is within reach at first,
-# and what is left beside the surface in the end is something else, a hand or a strap.
-DOUBTS = (0.04, 0.04, 0.03, 0.02, 0.015, 0.01, 0.01)
+# and what is farther from the surface than that in the end is something else, a hand or a strap.
+DOUBTS = (0.04, 0.04, 0.03, 0.03, 0.02, 0.02, 0.02)
 
 
 def estimated(

@@ -19,8 +19,8 @@ from vht_jax.types import FlameModel
 # much more or less. Hair before an ear goes around it: behind it the head grows.
 HEAD_SD, NECK_SD, THROAT_SD, EAR_SD = 0.025, 0.045, 0.01, 0.005
 # m, of how far shoulders are beside the neck's end; and how stiff the mesh is from there on, of what hair is: shoulders
-# grow by a centimetre and a half in one.
-BUST_SD, BUST_STIFFNESS = 0.08, 0.2
+# spread by a centimetre and a half in one.
+BUST_SD, BUST_STIFFNESS = 0.08, 0.3
 THROAT = (0.4, 0.8)  # of the way from a neck's axis to its front, over which it becomes the throat
 # m from the face on which heights are 0, where they become free: landmarks lie up to the hairline and the ears.
 FREE_FROM, FREE_AT = 0.0, 0.02
