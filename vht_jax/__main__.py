@@ -31,7 +31,7 @@ def export() -> None:
 
 def view() -> None:
   """`vht-view`."""
-  sys.exit(supervised("vht-view", "vht_jax.viewer.cli:main", sys.argv[1:]))
+  sys.exit(supervised("vht-view", "vht_jax.viewer.cli:main", sys.argv[1:], idle=True))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 """What the fleet's tests run in place of `vht-track`: the same words and files, without a head, JAX or NumPy.
 
 Its frames are the bytes of the clip, and its result is made of them one by one, with a file for each. A clip's first
-word says what happens: "bad" (an input error), "crash" (of native code), "eat" (no memory unless --batch_size=1),
-"slow" (a fifth of a second a frame), "gpu" (it says what it has been given of one).
-
-"slow" (a fifth of a second a frame). Another word is the person that it shows: `alone` says what the clip knows of
-them, and with a shape `main` has that for its result; every line of rounds.txt is a round that came to its end.
+word says what happens: "bad" (an input error), "crash" (of native code), "hang" (for ever), "eat" (no memory unless
+--batch_size=1), "slow" (a fifth of a second a frame), "gpu" (it says what it has been given of one). Another word is
+the person that it shows: `alone` says what the clip knows of them, and with a shape `main` has that for its result;
+every line of rounds.txt is a round that came to its end.
 """
 
 import ctypes
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
 from vht_jax.host.files import locked, write_atomic
 
-WORDS = (b"well", b"bad", b"crash", b"eat", b"slow")
+WORDS = (b"well", b"bad", b"crash", b"hang", b"eat", b"slow")
 
 
 def alone(argv):
@@ -66,6 +66,8 @@ def _run(data, source, output, batch, shape_from, alone):
     file.write(f"2026-01-01 00:00:00,000 INFO vht_jax: extract: {len(data)} done in 0.1 s\n")
   if word == b"crash":
     ctypes.string_at(0)
+  if word == b"hang":
+    threading.Event().wait()
   if word == b"eat" and batch != "1":
     return _fail(source, 1, "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
   if word not in WORDS:

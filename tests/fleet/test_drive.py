@@ -19,6 +19,7 @@ from vht_jax.fleet.plan import Clip
 from vht_jax.fleet.shown.console import Console
 from vht_jax.fleet.shown.table import Table, read
 from vht_jax.fleet.worker import Job, work
+from vht_jax.host import supervise
 
 HERE = Path(__file__).parent
 PATH = (("PYTHONPATH", str(HERE)),)
@@ -195,6 +196,16 @@ def test_clips_of_all_kinds(films, tmp_path):
   assert "6 clips" in (out / "fleet.html").read_text()
   assert verdict(table)[0] == 1  # a crash is not the user's
   assert os.listdir(tmp_path / "scratch") == ["crash"]  # from where another call would go on
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its kernel says what a process has computed")
+def test_a_clip_that_hangs_is_done_again_once(films, tmp_path, monkeypatch):
+  monkeypatch.setattr(supervise, "LOOK", 0.1)
+  monkeypatch.setattr(supervise, "HUNG", 2.0)
+  table = fleet(films(one="hang 1"), Inline(), tmp_path)
+  row = table.rows["one"]
+  assert (row.state, row.code, row.attempts, row.deaths) == ("failed", 1, 2, 2)
+  assert "did nothing" in row.error and "threading.py" in row.error
 
 
 def test_the_same_call_again_does_what_is_left(films, tmp_path):

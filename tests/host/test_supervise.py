@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 
 from vht_jax.host import supervise
+from vht_jax.host.files import lock
 
 pytestmark = pytest.mark.faults
+linux = pytest.mark.skipif(sys.platform != "linux", reason="its kernel says it")
 
 REPO = Path(__file__).resolve().parents[2]
 WORK = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, subprocess, sys, threading, time
 def well(argv): print("args", *argv); return 0
 def badly(argv): return 2
 def crash(argv): ctypes.string_at(0)
 def eaten(argv): os.kill(os.getpid(), signal.SIGKILL)
+def hang(argv):
+  lock = threading.Lock()
+  while lock.acquire(): pass
+def wait_for_work(argv): return subprocess.call([sys.executable, "-c", argv[0]])
 def failing(argv): raise ValueError("x")
 def sleep(argv):
   try:
@@ -30,8 +36,10 @@ def sleep(argv):
 CODE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
-from vht_jax.host.supervise import supervised
-sys.exit(supervised("vht-test", sys.argv[1], sys.argv[2:]))
+from vht_jax.host import supervise
+supervise.LOOK, supervise.HUNG = 0.1, 1.0
+idle = "--idle" in sys.argv
+sys.exit(supervise.supervised("vht-test", sys.argv[1], [word for word in sys.argv[2:] if word != "--idle"], idle))
 """
 
 
@@ -79,6 +87,39 @@ def test_a_lack_of_memory_is_named(tmp_path):
   assert left(tmp_path) == []
 
 
+@linux
+def test_a_child_that_hangs_is_ended_and_one_that_computes_is_not(tmp_path):
+  code, _, err = run(tmp_path, "hang")
+  assert (code, err.count("\n")) == (1, 1), err
+  assert "ended after 0 minutes in which it did nothing, in " in err and "(hang)" in err
+  assert len(left(tmp_path)) == 1
+  busy = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
+  assert run(tmp_path, "wait_for_work", busy) == (0, "", "")  # what its children do is its work
+  assert run(tmp_path, "wait_for_work", "import time; time.sleep(2)", "--idle") == (0, "", "")
+
+
+def test_the_time_of_a_process_that_is_not_there_is_not_known():
+  assert supervise.processor_time(2**30) is None
+
+
+@linux
+def test_who_waits_for_a_lock_computes(tmp_path):
+  code = (
+    "import sys; from pathlib import Path; from vht_jax.host.files import lock\n"
+    "with lock(Path(sys.argv[1]), wait=lambda: print('waits', flush=True)): pass"
+  )
+  with lock(tmp_path / "lock"):
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(REPO)}) as process:
+      assert process.stdout is not None and process.stdout.readline() == b"waits\n"
+      schedstat = Path(f"/proc/{process.pid}/schedstat")
+      before = int(schedstat.read_text().split()[0])
+      time.sleep(2.0)
+      nanoseconds = int(schedstat.read_text().split()[0]) - before
+      process.kill()
+  assert nanoseconds * supervise.HUNG / 2.0 > 2 * 1e7  # two of the hundredths of a second that are looked at
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)])
 def test_signals_reach_the_child(tmp_path, number, code):
   process = start(tmp_path, "sleep")
@@ -89,7 +130,7 @@ def test_signals_reach_the_child(tmp_path, number, code):
   assert out == ("interrupted\n" if number == signal.SIGINT else "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the child")
+@linux
 def test_the_child_dies_with_its_parent(tmp_path):
   with start(tmp_path, "sleep") as process:
     child = int(process.stdout.readline())

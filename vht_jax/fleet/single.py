@@ -22,7 +22,7 @@ from vht_jax.errors import brief, run_program
 from vht_jax.fleet import prepared
 from vht_jax.host import launch
 from vht_jax.host.files import lock
-from vht_jax.host.supervise import ending
+from vht_jax.host.supervise import ending, watched
 
 TRACK = "vht_jax.app.cli:main"
 DATASET = "vht_jax.fleet.single:dataset"
@@ -111,15 +111,16 @@ def track(
     call = _call(notes, [*argv, "--json"], target, environment, cores, folder)
     child, code = prepared.start(call), None
     try:
-      while code is None:
-        code = child.wait(LOOK)
-        text, read = _more(log, read)
-        for stage, done in _STAGE.findall(text):
-          yield {"stage": stage, "frames": int(done)}
+      with watched(child.pid) as watch:
+        while code is None:
+          code = child.wait(LOOK)
+          text, read = _more(log, read)
+          for stage, done in _STAGE.findall(text):
+            yield {"stage": stage, "frames": int(done)}
     finally:
       child.end()
     said, complained = (path.read_text(errors="replace") for path in (call.out, call.err))
-    yield _end(code, said, complained, call.stack, out_of_memory_kills() > kills)
+    yield _end(code, said, complained, call.stack, out_of_memory_kills() > kills, watch.hung)
 
 
 def _call(
@@ -139,7 +140,7 @@ def _with(environment: dict[str, str | None]) -> dict[str, str]:
   return {name: value for name, value in found.items() if environment.get(name, "") is not None}
 
 
-def _end(code: int, said: str, complained: str, stack: Path, killed_for_memory: bool) -> dict[str, Any]:
+def _end(code: int, said: str, complained: str, stack: Path, killed_for_memory: bool, hung: bool) -> dict[str, Any]:
   """What a child has come to, see `track`."""
   summaries, error = [], ""
   for line in said.splitlines():
@@ -155,7 +156,7 @@ def _end(code: int, said: str, complained: str, stack: Path, killed_for_memory: 
     end = "crashed" if -code in _CRASHES else "died"
     if code == -signal.SIGKILL and killed_for_memory:
       end = "memory"
-    return {"end": end, "code": 1, "error": ending(code, stack), "summaries": []}
+    return {"end": end, "code": 1, "error": ending(code, stack, hung), "summaries": []}
   last = complained.strip().splitlines()[-1:] or ["it said nothing"]
   error = error or brief(last[0].removeprefix("vht-track: error: "), 1000)
   end = "memory" if code != 2 and _MEMORY.search(error) else "failed"

@@ -4,6 +4,9 @@ Decoders of images, MediaPipe and XLA are native code that a damaged file or a l
 it the process in which they run: nothing in there can catch that. So `vht-track`, `vht-demo` and `vht-doctor` are two
 processes: the one that the user started waits for the one that works. Videos are decoded in yet another one, with
 bounded memory (`dataset.child`). With --debug there is one process, as debuggers want it.
+
+Native code can also wait for itself for ever (XLA's threads for each other). A run that does is ended likewise
+(`watched`). One that waits for others looks again and again, and so computes; nor does any decoder take that long.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -27,16 +31,19 @@ from vht_jax.host import launch
 
 _HERE = Path(__file__).resolve().parents[1]
 _START = "from vht_jax.host.supervise import main; main(sys.argv[1:])"
+LOOK = 10.0  # s between two looks at what a child has computed
+HUNG = 600.0  # s in which a child that is at work has computed something: 10 ms are seen
 _WANTED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGPIPE")  # ends that somebody asked for
 
 
-def supervised(program: str, target: str, argv: list[str]) -> int:
+def supervised(program: str, target: str, argv: list[str], idle: bool = False) -> int:
   """Runs `target` in a child with this process's terminal; returns its exit code, 1 after a crash.
 
   Args:
     program: name for the message.
     target: 'package.module:function', called with `argv`; it returns the exit code.
     argv: flags.
+    idle: it may wait for its user, and so compute nothing.
   """
   if "--debug" in argv:
     os.environ.update(launch.environment())
@@ -46,14 +53,17 @@ def supervised(program: str, target: str, argv: list[str]) -> int:
   stack = Path(name)  # faulthandler's
   try:
     child = subprocess.Popen(command(stack, target, argv), env=launch.environment())
-    with _forwarding(child):
+    with _forwarding(child), watched(None if idle else child.pid) as watch:
       code = child.wait()
     if code >= 0:
       return code
     if _name(code) in _WANTED:
       return 128 - code
     kept = f" (stack in {stack})" if stack.stat().st_size else ""
-    print(f"{program}: error: the run was {ending(code, stack)}{kept}; the same command goes on", file=sys.stderr)
+    print(
+      f"{program}: error: the run was {ending(code, stack, watch.hung)}{kept}; the same command goes on",
+      file=sys.stderr,
+    )
     return 1
   finally:
     if not stack.stat().st_size:
@@ -71,11 +81,55 @@ def command(stack: Path, target: str, argv: Sequence[str]) -> list[str]:
   return launch.command(_START, str(stack), str(os.getpid()), target, *argv)
 
 
-def ending(code: int, stack: Path) -> str:
-  """How a child was ended by a signal, in words: which, and where it was as far as `stack` says."""
+def ending(code: int, stack: Path, hung: bool = False) -> str:
+  """How a child was ended by a signal, in words: which or why, and where it was as far as `stack` says."""
   reason = _name(code)
   hint = " (not enough memory?)" if reason == "SIGKILL" else ""
-  return f"ended by {reason}{hint}{_where(stack.read_text(errors='replace'))}"
+  how = f"ended after {HUNG / 60:.0f} minutes in which it did nothing" if hung else f"ended by {reason}{hint}"
+  return f"{how}{_where(stack.read_text(errors='replace'))}"
+
+
+class Watch:
+  """What `watched` has found."""
+
+  hung = False  # it has ended the child
+
+
+@contextlib.contextmanager
+def watched(process: int | None) -> Iterator[Watch]:
+  """Ends a child that hangs inside the block as native code ends itself, so that its stack is written (Linux).
+
+  Looks are counted, not seconds: a program that is stopped from its terminal is stopped together with its child.
+  """
+  watch, over = Watch(), threading.Event()
+
+  def look() -> None:
+    before, same = None, 0
+    while process is not None and not watch.hung and not over.wait(LOOK):
+      now = processor_time(process)
+      same = same + 1 if now == before and now is not None else 0
+      before, watch.hung = now, same * LOOK >= HUNG
+    if watch.hung and process is not None:
+      with contextlib.suppress(OSError):
+        os.kill(process, signal.SIGABRT)
+
+  thread = threading.Thread(target=look, daemon=True)
+  thread.start()
+  try:
+    yield watch
+  finally:
+    over.set()
+    thread.join()
+
+
+def processor_time(process: int) -> int | None:
+  """Hundredths of a second that a process and those below it have computed; None where nobody says it."""
+  try:
+    _, _, fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+    children = " ".join(path.read_text() for path in Path(f"/proc/{process}/task").glob("*/children"))
+  except OSError:
+    return None
+  return sum(map(int, fields.split()[11:15])) + sum(processor_time(int(child)) or 0 for child in children.split())
 
 
 @contextlib.contextmanager

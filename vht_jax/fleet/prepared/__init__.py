@@ -42,6 +42,8 @@ class Call(NamedTuple):
 class Child(Protocol):
   """A process that does a `Call`."""
 
+  pid: int
+
   def wait(self, seconds: float) -> int | None:
     """Its exit code, as of `subprocess.Popen`; None if it is still at work after so long."""
     ...
@@ -65,6 +67,7 @@ class _Fresh:
         supervise.command(call.stack, call.target, call.argv), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
         env=call.environment, cwd=call.folder,
       )  # fmt: skip
+    self.pid = self.process.pid
 
   def wait(self, seconds: float) -> int | None:
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -115,9 +118,9 @@ _busy = False
 class _Forked:
   """A child of `_server`."""
 
-  def __init__(self, server: _Server):
+  def __init__(self, server: _Server, pid: int):
     global _busy
-    self.server, self.code, _busy = server, None, True
+    self.server, self.pid, self.code, _busy = server, pid, None, True
 
   @classmethod
   def of(cls, call: Call) -> _Forked | None:
@@ -133,8 +136,8 @@ class _Forked:
         _server = _Server(call)
       if not _server.able:
         return None
-      if _server.ask(order) is not None:
-        return cls(_server)
+      if (answer := _server.ask(order)) is not None:
+        return cls(_server, answer["process"])
       close()
     return None
 
