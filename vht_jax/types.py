@@ -151,10 +151,12 @@ class Stationary(flax.struct.PyTreeNode):
 
 
 class ShapeInformation(flax.struct.PyTreeNode):
-  """What is known of a shape code (S,): its inverse covariance is diag(a^2) + b b^T + data^T data."""
+  """What is known of a shape code (S,): its inverse covariance is P + (D^-1 + misfit^2 P^-1)^-1, P = diag(a^2) + b b^T,
+  D = data^T data; without a misfit P + D."""
 
   prior: AnyArray  # (2, S): a, and b for the head's size, as before anything is seen; its mean is 0
-  data: AnyArray  # (K, S), what the clip adds, all else that is estimated marginalised
+  data: AnyArray  # (K, S), what the clip adds, all else that is estimated marginalised, if the models hold
+  misfit: AnyArray  # () by how many standard deviations of people the shape is wrong because they do not
 
 
 class TrackResult(flax.struct.PyTreeNode):

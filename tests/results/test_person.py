@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vht_jax.errors import InputError
-from vht_jax.fit.solvers.uncertainty import beyond_prior, shape_information
+from vht_jax.fit.solvers.uncertainty import MISFIT, beyond_prior, shape_information
 from vht_jax.layout import Layout
 from vht_jax.results import person
 
@@ -137,3 +137,53 @@ def test_estimates_that_do_not_fit_together_are_refused():
   for wrong in ({"vht_jax_shape_prior": one.prior[:1]}, {"shape": one.shape[:3]}, {"shape": np.full(N, np.nan)}):
     with pytest.raises(InputError, match="f: what it says of the shape"):
       person.estimate_of(arrays | wrong, "f")
+
+
+# --- models that do not hold -----------------------------------------------------------------------------------------
+
+
+def misfitting(rng, truth, n_seen=30, sd=0.5):
+  """A clip whose data show another shape than the person's, what that adds to it being as `MISFIT` says."""
+  found, rows, seen = clip(rng, truth + MISFIT * drawn(rng), n_seen, sd)
+  return dataclasses.replace(found, misfit=MISFIT), rows, seen
+
+
+def test_together_each_clip_may_be_wrong_by_itself():
+  """Against the least squares of all clips at once, with by how much each shows another shape as unknowns."""
+  rng = np.random.default_rng(9)
+  clips = [misfitting(rng, drawn(rng), n) for n in (30, 14, 40)]
+  shape, information = person.together([c[0] for c in clips])
+  people = np.vstack([np.diag(prior()[0]), prior()[1]])
+  blocks = [np.kron(np.eye(4), people)]
+  for k, (_, rows, _) in enumerate(clips):
+    own = np.eye(1, 3, k) * MISFIT
+    blocks.append(np.kron(np.concatenate([np.ones((1, 1)), own], axis=1), rows))
+  rows, seen = np.vstack(blocks), np.concatenate([np.zeros(len(blocks[0])), *(c[2] for c in clips)])
+  np.testing.assert_allclose(shape, np.linalg.lstsq(rows, seen, rcond=None)[0][:N], atol=2e-5)
+  wanted = np.linalg.inv(rows.T @ rows)[:N, :N]
+  np.testing.assert_allclose(np.linalg.inv(information), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_misfit_is_no_other_person():
+  rng = np.random.default_rng(10)
+  chances, taken_for_sure = [], 0
+  for _ in range(400):
+    truth = drawn(rng)
+    one, other = [misfitting(rng, truth, 40, sd=0.1)[0] for _ in range(2)]
+    chances.append(person.difference(one, [other], doubt=1.0).p)
+    sure, other = (dataclasses.replace(e, misfit=0.0) for e in (one, other))
+    taken_for_sure += person.difference(sure, [other]).p < person.OTHER
+  for p in (0.05, 0.25, 0.5, 0.75):
+    assert abs(np.mean(np.array(chances) < p) - p) < 3 * np.sqrt(p * (1 - p) / 400)
+  assert taken_for_sure > 390
+  assert person.difference(misfitting(rng, drawn(rng))[0], [misfitting(rng, drawn(rng))[0]]).p < person.OTHER
+
+
+def test_what_was_written_before_there_was_a_misfit_is_read():
+  one = clip(np.random.default_rng(11), np.ones(N))[0]
+  arrays = {"shape": one.shape, "vht_jax_shape_prior": one.prior, "vht_jax_shape_data": one.data}
+  found = [person.estimate_of(arrays | more, "f") for more in ({}, {"vht_jax_shape_misfit": np.array(0.25)})]
+  assert [e and e.misfit for e in found] == [0.0, 0.25]
+  for wrong in (-1.0, np.nan, [1.0, 1.0]):
+    with pytest.raises(InputError, match="f: its misfit"):
+      person.estimate_of(arrays | {"vht_jax_shape_misfit": np.array(wrong)}, "f")

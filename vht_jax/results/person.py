@@ -1,12 +1,12 @@
 """One shape for several clips of a person, from what each of them says of it alone.
 
-A clip's shape m has the inverse covariance P = P0 + D: P0 is what is known of people, D what the clip adds
-(`ShapeInformation`). Its data alone would have said D d = P m, as the mean of people is 0; so all clips together, with
-the people counted once, say
+A clip's fit says D d of the shape, with P0 what is known of people, D the information that the clip adds
+(`ShapeInformation`) and m what the fit has found: D d = (P0 + D) m, as the mean of people is 0. Where models do not
+hold, d has the covariance C = D^-1 + misfit^2 P0^-1 instead of D^-1. All clips together, people counted once, say
 
-  (P0 + sum of D) x = sum of P m,
+  (P0 + sum of C^-1) x = sum of C^-1 d,
 
-which is the solution of all clips' least squares at once. Numbers are float64 here.
+which is the solution of all clips' least squares at once, each with a misfit of its own. Numbers are float64 here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vht_jax.types import FlameModel
 
 NOTHING = 1e-3  # of what is known of people: as much is added to every direction, that there is an answer in each
 ALONE = "alone.npz"  # a clip's result by itself, beside that with the shape of all
-# Clips of one person differ by more than their covariances say: eight pairs by 1.5 times in variance, at most by 2.3.
+# Clips of one person differ by more than landmarks and tracks say: eight pairs by 1.5 times in variance, at most 2.3.
 # With both numbers none of them is taken for two people (least chance .15), and 23 of 24 pairs of others are.
 DOUBT = 2.0
 OTHER = 0.01  # the chance of a difference at which a clip is taken for one of another person
@@ -39,6 +39,7 @@ class Estimate:
   shape: np.ndarray  # (S,)
   prior: np.ndarray  # (2, S) of `ShapeInformation`
   data: np.ndarray  # (K, S) of `ShapeInformation`
+  misfit: float = 0.0  # likewise
   head: str = ""  # the head that the codes are of, and its fingerprint (`heads.head_id`)
   head_id: str = ""
 
@@ -51,6 +52,14 @@ class Estimate:
   def added(self) -> np.ndarray:
     """(S, S) D."""
     return self.data.T @ self.data
+
+  def said(self, doubt: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """C^-1 (S, S) and C^-1 d (S,), with `doubt` times the variances of D^-1."""
+    root = np.linalg.cholesky(self.before)  # where people are a unit Gaussian
+    _, sizes, ways = np.linalg.svd(np.linalg.solve(root, self.data.T).T, full_matrices=False)
+    told, ways = sizes[sizes**2 > NOTHING] ** 2, ways[sizes**2 > NOTHING] @ root.T
+    weight = 1.0 / (doubt + self.misfit**2 * told)
+    return (ways.T * (weight * told)) @ ways, ways.T @ (weight * (1.0 + told) * (ways @ self.shape))
 
 
 class Difference(NamedTuple):
@@ -77,14 +86,18 @@ def estimate_of(arrays: Mapping[str, np.ndarray], path: str | Path) -> Estimate 
     raise InputError(f"{path}: what it says of the shape does not fit together: {shapes}")
   if not all(np.isfinite(a).all() for a in (shape, prior, data)):
     raise InputError(f"{path}: what it says of the shape: expected finite numbers; found NaN or infinity")
+  misfit = np.asarray(arrays.get("vht_jax_shape_misfit", 0.0))  # earlier versions knew none
+  if misfit.shape or not 0.0 <= misfit < np.inf:
+    raise InputError(f"{path}: its misfit of the shape: expected a number that is not negative; found {misfit}")
   head, head_id = (str(arrays.get(f"vht_jax_head{suffix}", "")) for suffix in ("", "_id"))
-  return Estimate(shape[:n], prior, data, head, head_id)
+  return Estimate(shape[:n], prior, data, float(misfit), head, head_id)
 
 
 def together(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
   """What clips of one person say together: the shape (S,) and its inverse covariance (S, S)."""
-  total = estimates[0].before + sum(e.added for e in estimates)
-  return np.linalg.solve(total, sum((e.before + e.added) @ e.shape for e in estimates)), total
+  added, told = map(sum, zip(*(e.said() for e in estimates)))
+  total = estimates[0].before + added
+  return np.linalg.solve(total, told), total
 
 
 def difference(one: Estimate, others: Sequence[Estimate], doubt: float = DOUBT) -> Difference:
@@ -96,10 +109,10 @@ def difference(one: Estimate, others: Sequence[Estimate], doubt: float = DOUBT) 
   shape, covariance = 0.0, 0.0
   for sign, clips in ((1, [one]), (-1, others)):
     # In these coordinates people are a unit Gaussian.
-    added = np.linalg.solve(root, np.linalg.solve(root, sum(e.added for e in clips)).T) + NOTHING * np.eye(len(root))
-    told = np.linalg.solve(root, sum((e.before + e.added) @ e.shape for e in clips))
-    shape += sign * np.linalg.solve(added, told)
-    covariance += doubt * np.linalg.inv(added)
+    added, told = map(sum, zip(*(e.said(doubt) for e in clips)))
+    added = np.linalg.solve(root, np.linalg.solve(root, added).T) + NOTHING * np.eye(len(root))
+    shape += sign * np.linalg.solve(added, np.linalg.solve(root, told))
+    covariance += np.linalg.inv(added)
   values, vectors = np.linalg.eigh(covariance)
   known = values < 2.0
   chi_square = float(np.sum((vectors.T @ shape)[known] ** 2 / values[known]))

@@ -27,7 +27,7 @@ from jaxtyping import Float
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
-from vht_jax.fit.solvers.uncertainty import beyond_prior
+from vht_jax.fit.solvers.uncertainty import MISFIT, beyond_prior
 from vht_jax.fit.terms.priors import prior_of_shape
 from vht_jax.tracking.camera_knowledge import known_camera
 from vht_jax.tracking.checks import check_stage
@@ -202,7 +202,9 @@ def finished(state: TrackState, run: Run, evidence: Evidence, seconds: dict[str,
     rows = lambda a: jnp.asarray(np.where(tracked.reshape(-1, *[1] * (a.ndim - 1)), a, np.inf))
     certainty = {"pose_sd": jax.tree.map(rows, state.pose_sd), "focal_sd": jnp.asarray(state.focal_sd, jnp.float32)}
     if state.shape_information is not None:
-      certainty["shape_information"] = beyond_prior(state.shape_information, prior_of_shape(run.lm, run.weights))
+      misfit = MISFIT if config.photometric else 0.0
+      before = prior_of_shape(run.lm, run.weights)
+      certainty["shape_information"] = beyond_prior(state.shape_information, before, misfit)
   return TrackResult(
     identity=identity,
     poses=poses,

@@ -4,7 +4,9 @@ At the minimum of a sum of squares in units of their standard deviations, the in
 covariance of the unknowns (Gaussian approximation; Triggs et al., "Bundle adjustment - a modern synthesis", 2000). It
 holds for the frame alone: identity, camera and the detector's bias count as known, and smoothing makes it smaller.
 
-What a clip says of the person's shape is told likewise, all else that is estimated with it marginalised.
+What a clip says of the person's shape is told likewise, all else that is estimated with it marginalised. But no number
+of pixels says more than the models of skin and light hold: what these lack is a discrepancy of the shape (Kennedy and
+O'Hagan, "Bayesian calibration of computer models", 2001), in every direction in proportion to how people differ.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from vht_jax.types import AnyArray, Array, Pose, ShapeInformation
 
 HIGHEST = lax.Precision.HIGHEST
 LEAST_TOLD = 1e-2  # times what is known before: directions of which a clip tells less are left out
+MISFIT = 0.4  # of a shape by images: standard deviations of people by which it is wrong, whatever it has seen
 RIDGE = 3e-6  # of the unit diagonal: float32 factors a matrix of this condition
 
 
@@ -92,7 +95,7 @@ def shape_information(information: AnyArray, layout: Layout, focal_sd: float) ->
   return 0.5 * (found + found.T) if np.isfinite(found).all() else None
 
 
-def beyond_prior(information: AnyArray, prior: np.ndarray) -> ShapeInformation:
+def beyond_prior(information: AnyArray, prior: np.ndarray, misfit: float = 0.0) -> ShapeInformation:
   """A shape's information (S, S) as what was known before, `ShapeInformation.prior` (2, S), and what was added."""
   before = np.diag(prior[0] ** 2) + np.outer(prior[1], prior[1])
   root = np.linalg.cholesky(before)
@@ -100,7 +103,9 @@ def beyond_prior(information: AnyArray, prior: np.ndarray) -> ShapeInformation:
   values, vectors = np.linalg.eigh(0.5 * (added + added.T))
   told = values > LEAST_TOLD
   data = np.sqrt(values[told])[:, None] * (root @ vectors[:, told]).T
-  return ShapeInformation(prior=prior.astype(np.float32), data=data.astype(np.float32))
+  return ShapeInformation(
+    prior=prior.astype(np.float32), data=data.astype(np.float32), misfit=np.asarray(misfit, np.float32)
+  )
 
 
 def _or_inf(variance: Array) -> Array:
