@@ -96,6 +96,21 @@ def test_what_only_one_clip_knows_is_no_difference():
   assert person.difference(blind, [odd]) == pytest.approx(found)  # and it is the same from either side
 
 
+def test_what_moves_a_shape_that_nothing_tells_is_no_difference():
+  """As a lens that is not known does: the fit has held it, its file tells nothing in that direction."""
+  rng = np.random.default_rng(12)
+  truth = drawn(rng)
+  one, other = clip(rng, truth, 40)[0], clip(rng, truth, 20, sd=3.0)[0]
+  blind = np.diag(np.append(np.ones(N - 1), 0.0))  # of the last number nothing is told
+  one = dataclasses.replace(one, data=np.linalg.cholesky(blind @ one.added @ blind + 1e-14 * np.eye(N)).T @ blind)
+  found = [
+    person.difference(dataclasses.replace(one, shape=one.shape + np.append(np.zeros(N - 1), by)), [other])
+    for by in (0.0, 10.0)
+  ]
+  assert min(apart.freedom for apart in found) >= 1
+  np.testing.assert_allclose(found[1].chi_square, found[0].chi_square, rtol=1e-6)
+
+
 # --- what a fit says of a shape --------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from vht_jax.app.options import settings
 from vht_jax.cameras import make_camera, world_to_camera
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError
+from vht_jax.fit.solvers.uncertainty import MISFIT
 from vht_jax.option import having
 from vht_jax.render import shade
 from vht_jax.results.person import estimate_of, known_shape, together
@@ -139,7 +140,10 @@ def test_a_known_shape_is_held_and_all_else_is_found(still_head, clip, unseen, w
   arrays = results.tracked_arrays(results.Tracked(alone, np.arange(1, T + 1), T, SIZE, ""), config)
   estimate = estimate_of(arrays, "result")
   assert estimate is not None and estimate.data.shape[1] == len(clip.identity.shape)
-  np.testing.assert_allclose(together([estimate])[0], alone.identity.shape, atol=1e-3)
+  assert estimate.misfit == np.float32(MISFIT if photometric else 0.0)
+  sure = dataclasses.replace(estimate, misfit=0.0)
+  told = np.linalg.pinv(sure.data) @ sure.data  # elsewhere the clip says nothing
+  np.testing.assert_allclose(told @ together([sure])[0], told @ alone.identity.shape, atol=1e-3)
 
 
 @pytest.mark.slow

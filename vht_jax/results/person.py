@@ -54,7 +54,10 @@ class Estimate:
     return self.data.T @ self.data
 
   def said(self, doubt: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """C^-1 (S, S) and C^-1 d (S,), with `doubt` times the variances of D^-1."""
+    """C^-1 (S, S) and C^-1 d (S,), with `doubt` times the variances of D^-1.
+
+    Where the file tells nothing, as where a lens that is not known moves a shape, neither does m, whatever it is.
+    """
     root = np.linalg.cholesky(self.before)  # where people are a unit Gaussian
     _, sizes, ways = np.linalg.svd(np.linalg.solve(root, self.data.T).T, full_matrices=False)
     told, ways = sizes[sizes**2 > NOTHING] ** 2, ways[sizes**2 > NOTHING] @ root.T
