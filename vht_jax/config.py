@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.option import having, option, section
@@ -239,18 +240,28 @@ class Weights:
   def replace(self, **updates: Any) -> Weights:
     return dataclasses.replace(self, **updates)
 
+  def of(self, dtype: Any) -> Weights:
+    """For arrays of this precision: with double precision enabled, JAX is shown numbers of the host as of that."""
+    exact = np.dtype(dtype) == _precision()
+    kept = lambda value: exact and type(value) in (float, int)
+    cast = lambda value: value if kept(value) else jnp.asarray(value, dtype)
+    return self.replace(**{name: cast(getattr(self, name)) for name in _NAMES})
+
+
+def _precision() -> np.dtype:
+  return jax.dtypes.canonicalize_dtype(np.float64)
+
 
 def _with_keys(weights: Weights) -> tuple[list[tuple[Any, Any]], None]:
   return [(jax.tree_util.GetAttrKey(name), value) for name, value in zip(_NAMES, _leaves(weights)[0])], None
 
 
 def _leaves(weights: Weights) -> tuple[list[Any], None]:
-  """JAX takes a Python float for another type than an array of one number and would trace again for it, so it is never
-  shown one. But where double precision is enabled: only a Python float goes with arrays of either there."""
+  """JAX takes a Python number for another type than an array of one number and would trace again for it, so it is never
+  shown one."""
+  of_host = _precision().type
   values = [getattr(weights, name) for name in _NAMES]
-  if jax.dtypes.canonicalize_dtype(np.float64) == np.float32:
-    values = [np.float32(value) if type(value) is float else value for value in values]
-  return values, None
+  return [of_host(value) if type(value) in (float, int) else value for value in values], None
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Weights))

@@ -263,6 +263,23 @@ def test_other_weights_do_not_compile_again(tracked, traces, head):
   assert len(traces) == before  # JAX knows numbers of the host and arrays apart, but has one program for both
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_and_arrays_are_one_program_in_double_precision_too(open_head, dtype):
+  """And the result has the clip's precision, whichever the weights have."""
+  with jax.enable_x64(True):
+    head = landmarks_only(tiny_head(open_head, dtype=dtype), dense=False)
+    observations, truth = clip(head)
+    track = lambda seen, weights: track_fn(head, seen, LANDMARKS, weights, truth, size=SIZE)
+    chex.clear_trace_counter()  # of a function of this name
+    run = jax.jit(chex.assert_max_traces(track, n=1))
+    one = jnp.float64(0.2)
+    arrays = jax.tree.map(jnp.asarray, Weights())
+    for weights in (Weights(), Weights(sd_expr=0.2), Weights(sd_expr=one), arrays, Weights(frame_pixels=50)):
+      result = run.trace(observations, weights).out_info
+    run.trace(observations.replace(confidence=np.asarray(observations.confidence) / 2), Weights())
+    assert result.poses.expr.dtype == dtype
+
+
 SHARDED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np

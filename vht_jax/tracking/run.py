@@ -167,6 +167,7 @@ def make_run(
   """Looks at a clip's landmarks; arguments as in `Run`."""
   landmarks, confidence, dense = clip.landmarks()
   step = DENSE_STEP if config.landmarks.dense_landmarks and dense is not None and np.isfinite(dense).any() else 0
+  weights = weights.of(np.float32)
   lm = _landmark_model(model, weights, step)
   f32 = lambda a: np.asarray(a, np.float32)
   dense = None if dense is None else f32(dense)

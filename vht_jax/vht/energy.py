@@ -128,6 +128,7 @@ def energy(
   Returns:
     () total and the terms of `TERMS`, unweighted except for `pos`, which contains the w_pos_* (as VHT logs them).
   """
+  weights = weights.of(raw.expr.dtype)
   texture = flame.albedo(model, identity.texture, identity.texture_layer) if pixels.albedo is None else None
   size = targets.shape[1], targets.shape[2]
 

@@ -86,7 +86,7 @@ def track_fn(
   check_identity(config, init is not None)
   check_shapes(model, observations, config, size)
   dense = fits_dense(model, observations, config)
-  weights = used_weights(weights, config, known_identity=init is not None, dense=dense)
+  weights = used_weights(weights.of(model.v_template.dtype), config, known_identity=init is not None, dense=dense)
   observations = used_observations(observations, config, dense=dense)
   model, init = used_head(model, config, dense=dense), used_start(init, config)
   seen = frames_with_face(observations)
@@ -132,6 +132,7 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint, terms)
   check_identity(config, known=False)
+  weights = weights.of(model.v_template.dtype)
   lm, observed = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
   if config.camera.calibrated and not config.camera.focal:

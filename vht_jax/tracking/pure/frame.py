@@ -55,6 +55,7 @@ def frame_and_distance(
   check_shapes(model, observation, config, size, frames=False)
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint, terms)
+  weights = weights.of(model.v_template.dtype)
   if config.by_adam and start is not None:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
@@ -143,7 +144,7 @@ def landmark_problem(
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
   dense = observations.dense if fits_dense(model, observations, config) else None
   step = DENSE_STEP if dense is not None else 0
-  lm = observed.landmark_model(model, weights, step)
+  lm = observed.landmark_model(model, weights.of(model.v_template.dtype), step)
   points, confidence = fitted_points(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step
   )
