@@ -133,6 +133,12 @@ def unknowns(person, poses: Pose, identity: Identity) -> Array:
   return jax.vmap(one)(poses)
 
 
+def value_and_slopes(fun):
+  """(*arguments) -> fun(*arguments) and its derivatives by the first one, in forward mode: one fit in the program."""
+  twice = lambda *arguments: (fun(*arguments),) * 2
+  return lambda *arguments: jax.jacfwd(twice, has_aux=True)(*arguments)[::-1]
+
+
 def train_step(loss, optimiser, value_and_slope=jax.value_and_grad):
   """(params, state, *arguments) -> (params, state, loss): one step of an optax optimiser, to be compiled as a whole."""
 

@@ -46,8 +46,7 @@ def run(steps: int = 30, n_frames: int = 128, rate: float = 0.1, jit=jax.jit) ->
   log_weights = {name: jnp.log(jnp.float32(getattr(Weights(), name))) for name in LEARNED}
   state = optimiser.init(log_weights)
   # The state never enters the compiled program: one compilation serves every setting of the weights.
-  forward = lambda fun: lambda *args: (fun(*args), jax.jacfwd(fun)(*args))
-  step, judge = jit(common.train_step(error, optimiser, forward)), jit(error)
+  step, judge = jit(common.train_step(error, optimiser, common.value_and_slopes)), jit(error)
   before, history = float(judge(log_weights, test, model, identity)), []
   for _ in range(steps):
     log_weights, state, value = step(log_weights, state, train, model, identity)
