@@ -22,6 +22,22 @@ def test_weights_are_learned():
   assert out["after"] < 0.99 * out["before"]
 
 
+def test_defaults_are_learned():
+  """On a small head without its mesh; two people to learn from, two who are not seen."""
+  import learn_defaults
+
+  from vht_jax.head.load import load_head
+
+  head = load_head(model="open", n_shape=6, n_expr=8, n_texture=1)
+  out = learn_defaults.run(
+    head, people=2, unseen=2, n_frames=8, steps=4, rate=0.2, learned=("sd_landmark", "sd_expr"), dense=False,
+    jit=quick_jit,
+  )  # fmt: skip
+  assert np.isfinite(out["after"]).all()
+  assert min(out["history"]) < 0.99 * out["history"][0]
+  assert np.log(out["after"] / out["before"])[:, : learn_defaults.LOWERED].mean() < 0
+
+
 def test_a_landmark_network_beats_the_bare_tracker():
   import correct_landmarks
 
