@@ -37,7 +37,7 @@ def unit_moves(skin: AnyArray, exprdirs: AnyArray, by_jaw: AnyArray) -> np.ndarr
   return (flat - flat @ rigid @ rigid.T).reshape(moves.shape).astype(np.float32)
 
 
-def modes_at(moves: np.ndarray, triangles: np.ndarray, bary: np.ndarray) -> np.ndarray:
+def modes_at(moves: np.ndarray, triangles: AnyArray, bary: AnyArray) -> np.ndarray:
   """(N_MODES, K, 3) m: the largest principal components of `unit_moves` at points, each by its standard deviation.
 
   All components together move points by `MODES_SD` rms.
