@@ -259,8 +259,9 @@ def test_what_accelerates_at_the_same_moments_is_smoothed_better_together():
   alone = jax.jit(jax.vmap(smooth.smooth))(f32(x), f32(ones), noise, acceleration)
   error = lambda y: np.sqrt(np.square(np.asarray(y) - truth).mean())
   assert error(together) < 0.95 * error(alone)
-  # One sequence in k is the same as by itself.
-  np.testing.assert_allclose(smoothed(f32(x[:1]), f32(ones[:1]), noise[:1], acceleration[:1])[0], alone[0], atol=1e-5)
+  # One sequence in k is the same as by itself, to roundings: values of 180 are known to 1e-5.
+  single = smoothed(f32(x[:1]), f32(ones[:1]), noise[:1], acceleration[:1])[0]
+  np.testing.assert_allclose(single, alone[0], rtol=4 * np.finfo(np.float32).eps, atol=1e-5)
 
 
 def test_even_times_change_nothing():

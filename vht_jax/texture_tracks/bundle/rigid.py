@@ -42,7 +42,8 @@ FEWEST_POINTS = 8  # of a frame whose pose is estimated: twice what six unknowns
 # Of `State.shared`: log focal in longer sides, principal point minus the image's centre likewise, gains.
 SHARED = Layout.of(log_focal=(), principal=(2,), gain=(len(REGIONS),))
 N_SHARED = SHARED.size
-N_POSE = 6  # numbers of a frame's step before those of the bends
+POSE = Layout.of(turn=(3,), place=(3,))  # of a frame's step; behind it those of the bends
+N_POSE = POSE.size
 GAIN_MEAN, GAIN_SD = 0.5, 0.5  # of a region's share of the expression: nothing and all of it are one sd away
 _FEWEST_RESIDUALS = 50  # of a region whose noise is estimated
 
@@ -106,7 +107,7 @@ def residuals(problem: Problem, state: State) -> Array:
 
 
 def jacobians(problem: Problem, state: State) -> tuple[Array, Array, Array]:
-  """Derivatives of `residuals` by frame (T, K, 2, 6 + M), shared (T, K, 2, N_SHARED) and points
+  """Derivatives of `residuals` by frame (T, K, 2, N_POSE + M), shared (T, K, 2, N_SHARED) and points
   (T, K, 2, 3).
 
   A frame moves by R <- exp(w) R, place <- place + d and bend <- bend + b, in the order [w, d, b].
@@ -152,7 +153,7 @@ def cost_of(problem: Problem, state: State) -> Array:
 
 
 def bend_prior(bend: Array) -> Normal:
-  """Of one frame's step (6 + M,)."""
+  """Of one frame's step (N_POSE + M,)."""
   of_bends = jnp.concatenate([jnp.zeros(N_POSE, bend.dtype), jnp.ones_like(bend)])
   return Normal(jnp.sum(bend**2), jnp.concatenate([jnp.zeros(N_POSE, bend.dtype), bend]), jnp.diag(of_bends))
 
@@ -196,8 +197,9 @@ def frame_chart(problem: Problem) -> Chart:
 
   def move(frame, d):
     R, place, bend = frame
-    turn = rotation.axis_angle_to_matrix(d[:3])
-    return jnp.matmul(turn, R, precision=HIGHEST), place + d[3:N_POSE], bend + d[N_POSE:]
+    pose = POSE.split(d[:N_POSE])
+    turn = rotation.axis_angle_to_matrix(pose["turn"])
+    return jnp.matmul(turn, R, precision=HIGHEST), place + pose["place"], bend + d[N_POSE:]
 
   return Chart(N_POSE + len(problem.modes), move)
 
@@ -211,7 +213,7 @@ def _of(state: State, frames: tuple[Array, Array, Array]) -> State:
 
 
 def move(problem: Problem, state: State, frames: Array, shared: Array) -> State:
-  """The state after a step of the frames (T, 6 + M) and of points and what is shared (3 K + N_SHARED,)."""
+  """The state after a step of the frames (T, N_POSE + M) and of points and what is shared (3 K + N_SHARED,)."""
   moved, shared = shared[:-N_SHARED].reshape(state.moved.shape), shared[-N_SHARED:]
   state = _of(state, jax.vmap(frame_chart(problem).move)(_frames(state), frames))
   return state.replace(moved=state.moved + moved, shared=state.shared + shared)
