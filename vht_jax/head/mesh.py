@@ -20,3 +20,13 @@ def connected(n: int, links: np.ndarray) -> np.ndarray:
 def sides(faces: np.ndarray) -> np.ndarray:
   """(2 F, 2) two sides of every triangle (F, 3): they connect what the three do."""
   return faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+
+
+def open_ends(faces: np.ndarray) -> list[np.ndarray]:
+  """Vertices of each of a mesh's open ends, ascending: of the sides that only one of the triangles (F, 3) has."""
+  edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+  edges, count = np.unique(edges, axis=0, return_counts=True)
+  edges = edges[count == 1]
+  ids, links = np.unique(edges, return_inverse=True)
+  label = connected(len(ids), links.reshape(edges.shape))
+  return [ids[label == k] for k in np.unique(label)]

@@ -86,7 +86,7 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
   rest = np.median(poses.expr[speaks], 0), np.median(poses.jaw[speaks], 0)
   middle = np.asarray(compiled.unposed(head, *rest))
   opened = np.asarray(compiled.unposed(head, rest[0], rest[1] + np.array([JAW_UNIT, 0, 0], np.float32)))
-  moves = unit_moves(middle, np.asarray(model.exprdirs)[np.asarray(skin.vertex)], opened - middle)
+  moves = unit_moves(middle, head.exprdirs, opened - middle)
   R, t, shapes = in_chunks(lambda i: compiled.align(head, rows_of(poses, i), cam, middle), len(good), 128)
   axes = R[:, 2]
   turn = keyframes.turn(axes, speaks)

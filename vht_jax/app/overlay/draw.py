@@ -13,6 +13,7 @@ import numpy as np
 from vht_jax.app.overlay.window import in_one_row, panel_size
 from vht_jax.cameras import project
 from vht_jax.head import flame
+from vht_jax.head.mesh import open_ends
 from vht_jax.head.mouth import inside_mouth, lit_mouth
 from vht_jax.host.programs import stored
 from vht_jax.render.edges import antialias, edge_table
@@ -67,23 +68,8 @@ def neck_fade(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     vertices: (V, 3) of the template, y up, m.
     faces: (F, 3).
   """
-  edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
-  edges, count = np.unique(edges, axis=0, return_counts=True)
-  rim = np.unique(edges[count == 1])
-  if not len(rim):
-    return np.ones(len(vertices), np.float32)
   # Eyes and mouth may be open too: the neck's is the lowest of the loops.
-  loop = {int(v): i for i, v in enumerate(rim)}
-  label = np.arange(len(rim))
-  a, b = np.array([[loop[int(v)] for v in edge] for edge in edges[count == 1]]).T
-  while True:
-    least = label.copy()
-    np.minimum.at(least, a, label[b])
-    np.minimum.at(least, b, label[a])
-    if (least == label).all():
-      break
-    label = least
-  loops = [vertices[rim[label == k]] for k in np.unique(label)]
+  loops = [vertices[end] for end in open_ends(faces)]
   ring = min((loop for loop in loops if len(loop) > 8), key=lambda loop: loop[:, 1].mean(), default=None)
   if ring is None:
     return np.ones(len(vertices), np.float32)

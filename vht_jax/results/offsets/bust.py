@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import KDTree
 
-from vht_jax.head.mesh import connected
+from vht_jax.head.mesh import open_ends
 from vht_jax.masks import neck_of
 from vht_jax.results.offsets.skin import eased, free
 from vht_jax.types import FlameModel
@@ -33,9 +33,5 @@ def bust_of(model: FlameModel) -> tuple[np.ndarray, np.ndarray]:
 
 def _rim_of(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
   """(R,) vertices of the lowest of a mesh's open ends; of a closed one its lowest vertex."""
-  sides, count = np.unique(np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1), axis=0, return_counts=True)
-  ends = sides[count == 1]
-  if not len(ends):
-    return np.array([vertices[:, 1].argmin()])
-  ids, label = np.unique(ends), connected(len(vertices), ends)
-  return min((ids[label[ids] == k] for k in np.unique(label[ids])), key=lambda end: vertices[end, 1].mean())
+  lowest = np.array([vertices[:, 1].argmin()])
+  return min(open_ends(faces), key=lambda end: vertices[end, 1].mean(), default=lowest)

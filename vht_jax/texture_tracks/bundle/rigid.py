@@ -154,8 +154,8 @@ def cost_of(problem: Problem, state: State) -> Array:
 
 def bend_prior(bend: Array) -> Normal:
   """Of one frame's step (N_POSE + M,)."""
-  of_bends = jnp.concatenate([jnp.zeros(N_POSE, bend.dtype), jnp.ones_like(bend)])
-  return Normal(jnp.sum(bend**2), jnp.concatenate([jnp.zeros(N_POSE, bend.dtype), bend]), jnp.diag(of_bends))
+  behind = lambda values: jnp.pad(values, (N_POSE, 0))  # the pose has none
+  return Normal(jnp.sum(bend**2), behind(bend), jnp.diag(behind(jnp.ones_like(bend))))
 
 
 def system(problem: Problem, state: State) -> ArrowNormal:
