@@ -168,6 +168,7 @@ _VHT = "VHT"
 _STUDY = "solver study on synthetic clips"
 _CLIP = "measured on the built-in clip"
 _MEASURED = "docs/accuracy.md"
+_LEARNED = "learned of drawn people: docs/differentiable.md"
 _BY_HAND = "by hand: docs/method.md"
 
 
@@ -196,7 +197,12 @@ class Weights:
   w_pos_trans: float = option(10.0, "weight of the change of translation", method=Adam, source=_VHT)
 
   sd_landmark: float = option(
-    0.006, "noise of a landmark coordinate", unit="outer eye distances", positive=True, method=Landmarks, source=_STUDY
+    0.011,
+    "noise of a landmark coordinate; of eyes half of it",
+    unit="outer eye distances",
+    positive=True,
+    method=Landmarks,
+    source=_LEARNED,
   )
   # The bias of a dense landmark is not estimated, so it counts as noise.
   sd_dense: float = option(
@@ -215,7 +221,10 @@ class Weights:
     2.0, "strength of the identity prior: so many observations of the mean head", method=Landmarks, estimates=True,
     source=_CLIP,
   )  # fmt: skip
-  sd_expr: float = option(0.4, "spread of an expression coefficient", positive=True, method=Landmarks, source=_STUDY)
+  sd_expr: float = option(
+    0.17, "spread of an expression unit; beyond it one costs in proportion", positive=True, method=Landmarks,
+    source=_LEARNED,
+  )  # fmt: skip
   sd_neck: float = option(0.03, "spread of the neck angles", unit="rad", positive=True, method=Landmarks, source=_CLIP)
   sd_jaw: float = option(0.15, "spread of the jaw angles", unit="rad", positive=True, method=Landmarks, source=_STUDY)
   sd_gaze: float = option(0.3, "spread of the eye angles", unit="rad", positive=True, method=Landmarks, source=_STUDY)

@@ -238,12 +238,13 @@ def test_initial_unknowns_without_landmarks_are_finite(lm):
 
 
 def frame_prior(lm, x, weights):
-  return priors.FramePrior(lm.one_sided, weights).linearise(unknowns.At(x, None))
+  return priors.FramePrior(lm.one_sided, lm.lids, weights).linearise(unknowns.At(x, None))
 
 
 @pytest.mark.differentiable
 def test_frame_prior_is_the_model_of_its_cost(lm, weights):
-  """gradient = half of autodiff's; the matrix = half of the Hessian but for the jaw, which is Gauss-Newton's."""
+  """gradient = half of autodiff's; the matrix = half of the Hessian but for the jaw, which is Gauss-Newton's, and for
+  units that are more than 0, whose weights are IRLS's: the slope over the unit, above the Hessian."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(0.3 * rng.standard_normal(unknowns.n_unknowns(lm.points)), jnp.float32)
   assert (x[:40] < 0).any() and (x[:40] > 0).any()
@@ -255,6 +256,10 @@ def test_frame_prior_is_the_model_of_its_cost(lm, weights):
   jaw = len(x) - 5
   expected = np.array(hessian / 2)
   expected[jaw, jaw] = prior.matrix[jaw, jaw]
+  active = np.setdiff1d(np.flatnonzero(x[:40] > 0), lm.lids)
+  np.testing.assert_allclose(prior.matrix[active, active], gradient[active] / 2 / x[active], rtol=1e-4)
+  assert (prior.matrix[active, active] > expected[active, active]).all()
+  expected[active, active] = prior.matrix[active, active]
   np.testing.assert_allclose(prior.matrix, expected, rtol=1e-4, atol=1e-2)
   d_jaw = (float(motion.jaw_angle(x[jaw] + 1e-2)) - float(motion.jaw_angle(x[jaw] - 1e-2))) / 2e-2
   np.testing.assert_allclose(prior.matrix[jaw, jaw], (d_jaw / weights.sd_jaw) ** 2, rtol=1e-3)
@@ -265,8 +270,23 @@ def test_two_sided_prior_of_flame_codes(lm, weights):
   x = jnp.zeros(unknowns.n_unknowns(lm.points)).at[0].set(-1.5).at[1].set(1.5)
   prior = jax.jit(frame_prior)(lm.replace(one_sided=False), x, weights)
   np.testing.assert_allclose(prior.gradient[:2], [-1.5, 1.5])
-  one_sided = jax.jit(frame_prior)(lm, x, weights)
-  np.testing.assert_allclose(one_sided.gradient[0], -priors.NEGATIVE_EXPR * one_sided.gradient[1], rtol=1e-5)
+
+
+def test_units_are_used_seldom_and_fully(lm, weights):
+  """Near 0 a unit costs by its square, five spreads from it in proportion to it, and below 0 as if it were five times
+  as far; lids, which shut whole, always by their square."""
+  at = jax.jit(
+    lambda unit, to: frame_prior(lm, jnp.zeros(unknowns.n_unknowns(lm.points)).at[unit].set(to), weights).cost
+  )
+  rest, sd = float(at(0, 0.0)), float(weights.sd_expr)
+  cost = lambda unit, to: float(at(unit, to)) - rest
+  assert 0 not in lm.lids and len(lm.lids) == 2
+  np.testing.assert_allclose(cost(0, 0.1 * sd), 0.01, rtol=5e-3)
+  np.testing.assert_allclose(cost(0, 7 * sd) - cost(0, 5 * sd), 2 * 2, rtol=0.02)
+  np.testing.assert_allclose(cost(0, -0.1 * sd), priors.NEGATIVE_EXPR * 0.01, rtol=1e-3)
+  for to in (-0.2, 0.5, 1.0):
+    times = priors.NEGATIVE_EXPR if to < 0 else 1.0
+    np.testing.assert_allclose(cost(lm.lids[0], to), times * (to / priors.LID_EXPR) ** 2, rtol=1e-3)
 
 
 def test_both_sides_of_the_face_do_the_same(lm):

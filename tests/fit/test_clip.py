@@ -75,7 +75,7 @@ def test_equals_dense_elimination_and_leaves_out_what_is_not_valid(problem, weig
     return (
       residual(x, s),
       *jax.jacfwd(residual, (0, 1))(x, s),
-      priors.FramePrior(lm.one_sided, weights).linearise(unknowns.At(x[:n], None)),
+      priors.FramePrior(lm.one_sided, lm.lids, weights).linearise(unknowns.At(x[:n], None)),
     )
 
   r, J, G, prior = jax.tree.map(lambda a: np.asarray(a, np.float64), dense(xs, tracks))

@@ -37,7 +37,7 @@ def landmark_entries(model: LandmarkModel, observed: ObservedLandmarks, weights:
   return [
     (Landmarks(model), observed),
     (Openings(model), observed),
-    (FramePrior(model.one_sided, weights), None),
+    (FramePrior(model.one_sided, model.lids, weights), None),
     *([(BothSides(model.pair_sd, model.pairs), None)] if model.pairs else []),
   ]
 

@@ -22,6 +22,7 @@ from vht_jax.types import AnyArray, Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MIN_IRIS_OPENING = 0.12  # eye opening / width under which the iris is hidden by the lids
+EYES_NOISE = 0.55  # of lids' and irises' points, over that of others: a detector looks at eyes once more, from near
 # Points that face away are guesses of the detector: cosines to the viewing direction at which a point is hidden and at
 # which it is seen, and the factor on a hidden one's 1 / sd. Less of them helps more where guesses are systematically
 # wrong, and costs the focal length where they are merely noisy (docs/accuracy.md).
@@ -55,6 +56,7 @@ class LandmarkModel(flax.struct.PyTreeNode):
   pair_sd: AnyArray  # (P,) of the difference of the sides of `pairs`; inf: they have nothing in common
   one_sided: bool = flax.struct.field(pytree_node=False, default=False)
   pairs: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False, default=())  # `mirrored_units`
+  lids: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())  # the units that shut the eyes
 
 
 def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> LandmarkModel:
@@ -70,6 +72,7 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   times = np.ones(70)
   times[:17] = 3.0
   times[17:27] = 1.5
+  times[36:48] = times[68:] = EYES_NOISE
   times = jnp.asarray(times, points.template.dtype)
   dense = jnp.ones(len(pick), times.dtype)
   # A point of the mesh that is one of the 68 is seen once.
@@ -101,6 +104,7 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     one_sided=model.expr_one_sided,
     pair_sd=jnp.asarray(pair_sd, points.template.dtype),
     pairs=pairs,
+    lids=tuple(i for i, name in enumerate(model.expr_names) if name.startswith("eyelid")),
   )
 
 

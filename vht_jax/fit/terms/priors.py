@@ -19,14 +19,20 @@ from vht_jax.layout import Layout
 from vht_jax.types import AnyArray, Array
 
 HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camera: far below what any clip tells
+LID_EXPR = 0.4  # spread of lids, which are shut whenever they move
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
 EYES_SD = 0.05  # rad, how far the eyes' angles differ
 
 
 class FramePrior(flax.struct.PyTreeNode):
-  """Expression, neck, jaw, gaze of one frame; nothing on where the head is."""
+  """Expression, neck, jaw, gaze of one frame; nothing on where the head is.
+
+  A face uses few units at a time, and those fully: beyond their spread they cost in proportion to what they are
+  (pseudo-Huber), else all of them would be used a little. Lids are let be.
+  """
 
   one_sided: bool = flax.struct.field(pytree_node=False)  # as `LandmarkModel.one_sided`
+  lids: tuple[int, ...] = flax.struct.field(pytree_node=False)  # likewise
   weights: Weights
 
   def linearise(self, at: At, observation: None = None) -> Normal:
@@ -34,9 +40,13 @@ class FramePrior(flax.struct.PyTreeNode):
     x, weights, parts = at.x, self.weights, split(at.x)
     expr, eyes = parts["expr"], parts["eyes"]
     if self.one_sided:
-      precision = jnp.where(expr < 0, NEGATIVE_EXPR, 1.0) / weights.sd_expr**2
+      is_lid = np.isin(np.arange(expr.size), self.lids)
+      sd = jnp.where(is_lid, LID_EXPR, weights.sd_expr)
+      root = jnp.sqrt(1.0 + jnp.where(is_lid | (expr < 0), 0.0, expr / sd) ** 2)
+      times = jnp.where(expr < 0, NEGATIVE_EXPR, 1.0) / sd**2
+      precision, cost_of_expr = times / root, jnp.sum(times * expr**2 * 2.0 / (1.0 + root))
     else:
-      precision = jnp.ones_like(expr)  # FLAME's codes are in standard deviations
+      precision, cost_of_expr = jnp.ones_like(expr), jnp.sum(expr**2)  # FLAME's codes are in standard deviations
     d_jaw = jax.grad(jaw_angle)(parts["jaw"])
     jaw = jaw_angle(parts["jaw"]) / weights.sd_jaw
     difference = (eyes[0] - eyes[1]) / EYES_SD
@@ -66,7 +76,7 @@ class FramePrior(flax.struct.PyTreeNode):
     coupled = np.zeros((x.size, x.size), np.float32)
     coupled[one, other] = coupled[other, one] = 1.0 / EYES_SD**2
     cost = (
-      jnp.sum(precision * expr**2)
+      cost_of_expr
       + jnp.sum((parts["neck"] / weights.sd_neck) ** 2)
       + jaw**2
       + jnp.sum((eyes / weights.sd_gaze) ** 2)

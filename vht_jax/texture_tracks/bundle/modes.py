@@ -15,7 +15,7 @@ from vht_jax.types import AnyArray
 
 N_MODES = 8
 MODES_SD = 0.001  # m, rms over the points: first estimates are wrong by .6 mm where the head is the model's own
-JAW_UNIT = 0.4  # rad of the jaw for a unit of expression: as their spreads are in `Weights`
+JAW_UNIT = 0.4  # rad of the jaw for a unit of expression
 
 
 def unit_moves(skin: AnyArray, exprdirs: AnyArray, by_jaw: AnyArray) -> np.ndarray:
