@@ -378,6 +378,7 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
     wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (openings.OPEN * eye)
     # Points of full confidence that are in sight: the opening's sd is the weight's own.
     counts = jnp.sqrt(one.inverse_sd[upper] * one.inverse_sd[lower]) * weights.sd_landmark * eye
+    counts *= jnp.where(upper < 48, observed.EYES_NOISE, 1.0)
     scale = counts / (weights.sd_closure * eye) / (1 + wide**2)
     return jnp.concatenate([(uv - one.uv) * one.inverse_sd[:, None], opening * scale[:, None]])
 
