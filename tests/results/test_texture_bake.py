@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vht_jax.app.overlay import draw
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame
 from vht_jax.render.picture import render_head
-from vht_jax.results.texture import baked, n_looks
+from vht_jax.render.uv_bake import rasterize_uv
+from vht_jax.results.appearance import EYEBALLS
+from vht_jax.results.texture import baked, grown, n_looks
 from vht_jax.results.texture.bake import belief_of, clear, exposed
 from vht_jax.results.texture.fill import PAINTED, pushed_and_pulled, spread
 from vht_jax.types import Identity, Status, TrackResult
@@ -58,8 +61,6 @@ def as_bytes(images):
 def error_of(small_head, result, layer):
   """Median difference of albedo from the truth over the face, seen from the front."""
   face = np.asarray(small_head.masks["face"])[np.asarray(small_head.faces)].all(1)
-  from vht_jax.render.uv_bake import rasterize_uv
-
   ids = np.asarray(rasterize_uv(small_head.uv, (SIDE, SIDE)).pix_to_face)
   there = (ids >= 0) & face[np.maximum(ids, 0)]
   identity = result.identity
@@ -105,9 +106,17 @@ def test_an_exposure_is_found_beside_an_occluder():
   expected = rng.uniform(0.2, 0.8, (64, 64, 3)).astype(np.float32)
   color = expected * [0.8, 0.7, 0.9]
   color[:20] = 0.0
-  at_gain, weight = exposed(jnp.asarray(color), jnp.asarray(expected), jnp.ones((64, 64)), 0.06)
+  at_gain, weight, gain = exposed(jnp.asarray(color), jnp.asarray(expected), jnp.ones((64, 64)), 0.06)
   np.testing.assert_allclose(at_gain[20:], expected[20:], atol=0.02)
+  np.testing.assert_allclose(gain, 1 / np.array([0.8, 0.7, 0.9]), rtol=0.02)
   assert weight[:20].max() < 0.2 < 0.9 < weight[20:].min()
+
+
+def test_an_exposure_is_not_too_small_where_much_is_not_explained():
+  rng = np.random.default_rng(0)
+  color, expected = 0.5 + 0.1 * rng.standard_normal((2, 512, 512, 3)).astype(np.float32)
+  gain = exposed(jnp.asarray(color), jnp.asarray(expected), jnp.ones((512, 512)), 0.2)[2]
+  np.testing.assert_allclose(gain, 1.0, atol=0.01)
 
 
 def test_holes_are_filled_from_around_and_what_is_known_stays():
@@ -126,8 +135,6 @@ def test_holes_are_filled_from_around_and_what_is_known_stays():
 def test_what_nobody_saw_has_the_colour_of_the_rest(small_head, filmed):
   """A head that is darker all over than people are, which the fit has seen from the front."""
   images, result, _ = filmed
-  from vht_jax.render.uv_bake import rasterize_uv
-
   ids = np.asarray(rasterize_uv(small_head.uv, (SIDE, SIDE)).pix_to_face)
   scalp = np.asarray(small_head.masks["scalp"])[np.asarray(small_head.faces)].all(1)
   depth = np.asarray(small_head.v_template)[np.asarray(small_head.faces)].mean(1)[:, 2]
@@ -146,10 +153,11 @@ def test_what_nobody_saw_has_the_colour_of_the_rest(small_head, filmed):
 def test_values_spread_over_the_surface_and_not_over_the_texture(small_head):
   faces, rng = np.asarray(small_head.faces), np.random.default_rng(0)
   corners, bary = faces[rng.integers(0, len(faces), 4 * len(faces))], np.full((4 * len(faces), 3), 1 / 3)
-  weight = (np.asarray(small_head.v_template)[corners].mean(1)[:, 2] > 0.02).astype(float)  # the front is seen
+  painted = flame.region(small_head, PAINTED) & ~flame.region(small_head, ("lips",))
+  front = np.asarray(small_head.v_template)[corners].mean(1)[:, 2] > 0.02
+  weight = (front & ~painted[corners].any(1)).astype(float)  # the front's skin is seen
   known = weight[:, None] * [0.1, -0.2, 0.0]
   found = spread(small_head, corners, bary, known, weight)
-  painted = flame.region(small_head, PAINTED) & ~flame.region(small_head, ("lips",))
   skin = flame.region(small_head, ("scalp", "neck")) & ~painted
   np.testing.assert_allclose(found[skin], np.broadcast_to([0.1, -0.2, 0.0], (skin.sum(), 3)), atol=0.03)
   np.testing.assert_array_equal(found[painted], 0.0)
@@ -170,3 +178,45 @@ def test_texels_beside_hidden_ones_count_less_and_those_at_a_cut_do_not():
   found = np.asarray(clear(jnp.asarray(seen), jnp.asarray(inside)))
   assert found[200, 100] < 0.35 and (found[:, 108:300] > 1 - 1e-4).all()
   assert (np.diff(found[200, 95:110]) >= -1e-6).all()
+
+
+def test_eyes_and_mouth_have_the_colours_of_the_images(small_head, filmed):
+  """People's own irises and teeth; a layer that images have made is taken for them, the fit's is not."""
+  _, result, _ = filmed
+  eyes, teeth = (flame.region(small_head, names) for names in (EYEBALLS, ("teeth",)))
+  jaw = jnp.zeros((T, 3)).at[:, 0].set(0.35)
+  result = result.replace(poses=result.poses.replace(jaw=jaw))
+  texels = rasterize_uv(small_head.uv, (SIDE, SIDE))
+  of = lambda mask: np.asarray(mask[np.asarray(small_head.faces)].all(1)[np.maximum(texels.pix_to_face, 0)])
+  layer = jnp.asarray(np.where(of(eyes)[..., None], [0.0, 0.1, 0.3], np.where(of(teeth)[..., None], -0.4, 0.0)))
+  look = draw.make_look(small_head, result.identity.replace(texture_layer=layer.astype(jnp.float32)))
+  size = jnp.array([float(n) for n in SIZE])
+
+  def frame(look):
+    shot = lambda pose: draw.picture(small_head, look, result.identity, pose, jnp.zeros(2), jnp.ones(2), size, SIZE)[0]
+    return np.array(jax.jit(jax.vmap(shot))(result.poses))
+
+  truth = frame(look)
+  found = baked(small_head, Film(as_bytes(truth)), result, SIDE).identity
+  plain, ours = (frame(draw.make_look(small_head, i)) for i in (result.identity, found))
+  changed = np.abs(truth - plain).max(-1) > 0.05
+  assert changed.sum() > 50
+  assert np.abs(ours - truth)[changed].mean() < 0.4 * np.abs(plain - truth)[changed].mean()
+
+
+def test_what_has_grown_gets_its_colours_from_images_and_the_face_keeps_the_fits(small_head, filmed):
+  images, result, _ = filmed
+  vertices = np.asarray(small_head.v_template)
+  offset = np.where(np.asarray(small_head.masks["scalp"])[:, None], 0.02, 0.0) * vertices / 0.1
+  grown_result = result.replace(identity=result.identity.replace(static_offset=jnp.asarray(offset, jnp.float32)))
+  found = grown.coloured(small_head, Film(as_bytes(images)), grown_result).identity.texture_layer
+  assert found is not None and len(found) == grown.SIDE and flame.of_images(found)
+  texture = result.identity.texture
+  before = jax.image.resize(flame.albedo(small_head, texture), found.shape, "linear")
+  change = np.abs(np.asarray(flame.albedo(small_head, texture, found)) - np.asarray(before))
+  ids = np.asarray(rasterize_uv(small_head.uv, (grown.SIDE, grown.SIDE)).pix_to_face)
+  eyes = flame.region(small_head, EYEBALLS)
+  face = np.asarray(small_head.masks["face"]) & ~eyes & (np.linalg.norm(offset, axis=1) == 0)
+  of = lambda mask: (ids >= 0) & mask[np.asarray(small_head.faces)].all(1)[np.maximum(ids, 0)]
+  assert change[of(face)].max() < 1e-3
+  assert change[of(np.asarray(small_head.masks["scalp"]) & (vertices[:, 2] > 0.0))].mean() > 0.005

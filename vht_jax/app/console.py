@@ -42,12 +42,16 @@ class Progress:
     self.name = ""
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
-  def stage(self, name: str, total: int) -> None:
+  def stage(self, name: str, total: int, unit: str = "") -> None:
+    """`unit`: what of, where that is neither frames nor steps."""
     self.close()
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
+    self.unit = f" {unit}s" if unit else ""
     # None: tqdm is silent when stderr is not a terminal
     disable = self.silent or None
-    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit="frame")
+    self.bar = tqdm(
+      total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=unit or "frame"
+    )
 
   def advance(self, n: int = 1, **energies: float) -> None:
     if self.bar is None:
@@ -84,7 +88,7 @@ class Progress:
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
-      log.info("%s: %d done in %.1f s%s", self.name, self.step, elapsed, last)
+      log.info("%s: %d%s done in %.1f s%s", self.name, self.step, self.unit, elapsed, last)
 
 
 class _BesideBars(logging.Handler):

@@ -38,7 +38,7 @@ from vht_jax.host.programs.spread import over_devices
 from vht_jax.option import having
 from vht_jax.results import Tracked
 from vht_jax.results.offsets import check_masks, n_views, with_offsets
-from vht_jax.results.texture import baked, n_looks
+from vht_jax.results.texture import baked, grown, n_looks
 from vht_jax.tracking import pipeline
 from vht_jax.types import FlameModel, TrackResult
 
@@ -282,15 +282,18 @@ def refined(
   app = settings.app
   result = results.judged(model, dataset, result)
   if app.output.offsets:
-    progress.stage("offsets", n_views(result))
+    progress.stage("offsets", n_views(result), "view")
     result = with_offsets(model, dataset, result, progress)
   elif former is not None and of_this_head(former):
     offset = former.result.identity.static_offset
     result = result.replace(identity=result.identity.replace(static_offset=offset))
   if app.output.texture:
-    progress.stage("texture", n_looks(result))
+    progress.stage("texture", n_looks(result), "image")
     person = flame.with_offset(model, result.identity.static_offset)
     result = baked(person, dataset, result, app.output.texture, progress.advance)
+  elif app.output.offsets and result.identity.static_offset is not None:
+    progress.stage("colours", n_looks(result, grown.FRAMES), "image")
+    result = grown.coloured(model, dataset, result, progress.advance)
   progress.close()
   return result
 

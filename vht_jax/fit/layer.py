@@ -11,11 +11,11 @@ from vht_jax.fit.terms.samples import MIN_COSINE
 from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
 from vht_jax.fit.unknowns import Shared
 from vht_jax.head import flame
+from vht_jax.head.flame import LAYER_SIZE
 from vht_jax.render import shade
 from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
-LAYER_SIZE = 128  # texels per side of the free albedo layer
 
 
 class Appearance(flax.struct.PyTreeNode):

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from vht_jax import rotation
 from vht_jax.host.machine import for_each_machine, on_cpu, once, position
-from vht_jax.types import Array, FlameModel, Pose, RawPose
+from vht_jax.types import AnyArray, Array, FlameModel, Pose, RawPose
 
 # Joint limits per component of the axis-angle vector, rad: name -> (lower (3,), upper (3,)).
 JOINT_LIMITS = {
@@ -30,6 +30,8 @@ JOINT_LIMITS = {
     "eyes": ((-50, -50, -0.1), (50, 50, 0.1)),
   }.items()
 }
+
+LAYER_SIZE = 128  # texels per side of the free albedo that is fitted
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -271,6 +273,8 @@ def albedo(
 ) -> Float[Array, "Ht Wt 3"]:
   """(Ht, Wt, 3) RGB albedo of a clip, clipped to [0, 1]; row 0 is v = 1.
 
+  One of images (`of_images`) may be down to -1: (albedo + 1) S - 1 is black there, whatever the light.
+
   Args:
     model: the head.
     texture: (T,) texture code.
@@ -280,11 +284,17 @@ def albedo(
     As large as the basis, or as a larger layer.
   """
   map_ = model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=_HIGHEST)
+  least = -1.0 if of_images(layer) else 0.0
   if layer is not None:
     size = (max(map_.shape[0], layer.shape[0]), max(map_.shape[1], layer.shape[1]), 3)
     map_, layer = (part if part.shape == size else jax.image.resize(part, size, "linear") for part in (map_, layer))
     map_ = map_ + layer
-  return jnp.clip(map_, 0.0, 1.0)
+  return jnp.clip(map_, least, 1.0)
+
+
+def of_images(layer: AnyArray | None) -> bool:
+  """Whether a free albedo is what images show (`results.texture`), eyes and mouth included, and not the fit's."""
+  return layer is not None and layer.shape[0] > LAYER_SIZE
 
 
 def region(model: FlameModel, names: Iterable[str]) -> np.ndarray:

@@ -14,19 +14,23 @@ from vht_jax.render.shade import interpolate_corners, shading, unshade
 from vht_jax.types import Array, Camera, Fragments
 
 
-def rasterize_uv(uv: Float[Array, "F 3 2"], size: tuple[int, int]) -> Fragments:
+def rasterize_uv(
+  uv: Float[Array, "F 3 2"], size: tuple[int, int], depth: Float[Array, " F"] | None = None
+) -> Fragments:
   """Which point of the surface each texel shows.
 
   Args:
     uv: (F, 3, 2) texture coordinates of the face corners in [0, 1], v up; either winding.
     size: (Ht, Wt) of the texture, static.
+    depth: (F,) above 0; where islands overlap the face with the least one wins. None: the lowest face.
 
   Returns:
-    `Fragments` of size (Ht, Wt); row 0 is v = 1. Where islands overlap the lowest face wins.
+    `Fragments` of size (Ht, Wt); row 0 is v = 1.
   """
   height, width = size
   u, v = uv[..., 0], uv[..., 1]
-  corners = jnp.stack([u * width, (1.0 - v) * height, jnp.ones_like(u)], axis=-1).reshape(-1, 3)
+  depth = jnp.ones_like(u) if depth is None else jnp.broadcast_to(depth[:, None], u.shape)
+  corners = jnp.stack([u * width, (1.0 - v) * height, depth], axis=-1).reshape(-1, 3)
   faces = jnp.arange(corners.shape[0], dtype=jnp.int32).reshape(-1, 3)
   return rasterize(corners, faces, size, cull_backfaces=False)
 
@@ -89,6 +93,7 @@ def texels_seen(
   *,
   sharpness: float = 4.0,
   depth_tolerance: float = 4e-3,
+  groups: Int[Array, " F"] | None = None,
 ) -> tuple[Float[Array, "Ht Wt C"], Float[Array, "Ht Wt"], Float[Array, "Ht Wt 3"]]:
   """What ONE frame shows of the texels.
 
@@ -97,6 +102,8 @@ def texels_seen(
     vertices: (V, 3) world, m.
     faces, camera, sharpness, depth_tolerance: as for `bake_texture`.
     image: (H, W, C).
+    groups: number of the group that each face is of: a texel is seen only where the image sees one of the same. For
+      what lies closer behind something else than the tolerance, as eyes behind lids.
 
   Returns:
     colour (Ht, Wt, C) of the image at every texel, its weight cos(angle between normal and view)^sharpness (Ht, Wt), 0
@@ -115,6 +122,10 @@ def texels_seen(
   pixel = jnp.where(inside[..., None], pixel, 0)
   depth = seen.zbuf[pixel[..., 1], pixel[..., 0]]
   visible = (texels.pix_to_face >= 0) & inside & (depth > 0) & (screen[..., 2] <= depth + depth_tolerance)
+
+  if groups is not None:
+    behind = seen.pix_to_face[pixel[..., 1], pixel[..., 0]]
+    visible = visible & (groups[jnp.maximum(behind, 0)] == groups[jnp.maximum(texels.pix_to_face, 0)])
 
   to_camera = -world_to_camera(camera, point)
   to_camera = to_camera / jnp.maximum(jnp.linalg.norm(to_camera, axis=-1, keepdims=True), 1e-6)

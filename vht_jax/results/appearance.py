@@ -60,7 +60,8 @@ def evenly_lit(model: FlameModel, identity: Identity) -> np.ndarray:
   albedo = np.asarray(_albedo(model, identity.texture, identity.texture_layer), np.float64)
   albedo = without_seams(model, albedo)
   even = (albedo + 1.0) * even_light(identity) - 1.0
-  return painted_eyes(model, identity, even).astype(np.float32)
+  seen = flame.of_images(identity.texture_layer)
+  return (even if seen else painted_eyes(model, identity, even)).astype(np.float32)
 
 
 def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:

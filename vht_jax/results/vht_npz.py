@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
-from vht_jax.fit.layer import LAYER_SIZE
+from vht_jax.head import flame
 from vht_jax.host import npz
 from vht_jax.host.files import write_atomic
 from vht_jax.host.programs import in_chunks, rows_of
@@ -130,7 +130,7 @@ def _layer(identity: Identity) -> dict[str, np.ndarray]:
   if identity.texture_layer is None:
     return {}
   layer = np.asarray(identity.texture_layer)
-  return {"vht_jax_texture_layer": layer.astype(np.float16) if len(layer) > LAYER_SIZE else layer}
+  return {"vht_jax_texture_layer": layer.astype(np.float16) if flame.of_images(layer) else layer}
 
 
 def _offset(identity: Identity) -> dict[str, np.ndarray]:

@@ -98,7 +98,7 @@ class Output:
   )  # fmt: skip
   offsets: bool = option(
     False, "make the head as large as the person's outline: an offset of each vertex for hair, ears and neck; overlay, "
-    "report, texture, exports and viewer show it; a second pass over some frames", usual=True,
+    "report, texture, exports and viewer show it, in the images' colours; a second pass over some frames", usual=True,
   )  # fmt: skip
   texture: int = option(
     0, "bake the images of all frames into a texture of this side (1024, 2048), for overlay, report, exports and "

@@ -51,7 +51,7 @@ def filled(model: FlameModel, texels: Fragments, seen: np.ndarray, belief: np.nd
   rest[inside] = np.einsum("nc,ncd->nd", bary[inside], around[corners])
   total = known + np.maximum(1.0 - weight, 0.0)[..., None] * rest
   total = pushed_and_pulled(total * inside[..., None], inside.astype(np.float32))  # beside the islands
-  return np.clip(usual + total, 0.0, 1.0).astype(np.float32)
+  return np.clip(usual + total, -1.0, 1.0).astype(np.float32)
 
 
 def spread(
@@ -59,8 +59,8 @@ def spread(
 ) -> np.ndarray:
   """(V, 3) f32, smooth values on the mesh: near what is known where it is believed, between it elsewhere, 0 in the end.
 
-  The minimum of sum(weight |value - known|^2 + `ALIKE`^2 |slope|^2 + `USUAL` |value|^2) over the surface. What is
-  `PAINTED` stays 0.
+  The minimum of sum(weight |value - known|^2 + `ALIKE`^2 |slope|^2 + `USUAL` |value|^2) over the surface. Skin says
+  nothing of what is `PAINTED`, and that nothing of skin.
 
   Args:
     model: the head.
@@ -75,14 +75,13 @@ def spread(
   texels = np.maximum(share(np.ones(len(weight))), 1e-6)
   means = np.stack([share(known[:, k]) / texels for k in range(known.shape[1])], axis=1)
   believed = share(weight) / texels
+  apart = flame.region(model, PAINTED) & ~flame.region(model, ("lips",))
+  pull = pull * (apart[:, None] == apart[neighbours])
   owner = np.repeat(np.arange(n), neighbours.shape[1])
   between = coo_matrix((pull.ravel(), (owner, neighbours.ravel())), (n, n)).tocsr()
-  fixed = flame.region(model, PAINTED) & ~flame.region(model, ("lips",))
   own = area * (believed + USUAL) + ALIKE**2 * pull.sum(1)
-  free = diags((~fixed).astype(np.float64))
-  matrix = free @ (diags(own) - ALIKE**2 * between) @ free + diags(fixed.astype(np.float64))
-  found = splu(matrix.tocsc()).solve(np.where(fixed[:, None], 0.0, area[:, None] * means))
-  return found.astype(np.float32)
+  matrix = diags(own) - ALIKE**2 * between
+  return splu(matrix.tocsc()).solve(area[:, None] * means).astype(np.float32)
 
 
 def pushed_and_pulled(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
