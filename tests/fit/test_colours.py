@@ -385,6 +385,22 @@ def test_both_lookups_agree_at_pixels():
 # --- exposure and texture --------------------------------------------------------------------------------------------
 
 
+def test_albedos_stay_within_their_range():
+  """Clipped, or without corners, which differs near the ends alone; both with their own slopes."""
+  albedo = np.linspace(-0.2, 1.2, 1402).astype(np.float32)
+  away = np.minimum(np.abs(albedo), np.abs(albedo - 1)) > colour.ROUND
+  found, slopes = {}, {}
+  for rounded in (False, True):
+    of = jax.jit(
+      jax.vmap(lambda a, r=rounded: (jax.grad(lambda b: colour.within_range(b, r)[0])(a), *colour.within_range(a, r)))
+    )
+    numeric, found[rounded], slopes[rounded] = of(albedo)
+    np.testing.assert_allclose(slopes[rounded], numeric, atol=1e-6)
+  np.testing.assert_allclose(found[True][away], np.clip(albedo, 0, 1)[away], atol=1e-6)
+  assert np.abs(found[True] - found[False]).max() <= colour.ROUND / 4 + 1e-6
+  assert np.abs(np.diff(slopes[True])).max() < 0.03  # no corner: slopes change over forty of these
+
+
 @pytest.mark.parametrize("gain", [0.7, 1.0, 1.25])
 def test_estimate_gain_recovers_the_exposure(samples, albedo, light, weights, gain):
   """With an occluder over a fifth of the samples."""
@@ -560,7 +576,7 @@ def test_fit_identity_improves_shape_and_appearance(
   def run(xs, appearance):
     return fit_keyframes(
       surface, lm, shared, appearance, make(xs), crops, xs, weights, prior, jnp.float32(50), n_samples=N, outer_steps=4
-    )
+    )[:-1]
 
   @jax.jit
   def error(shared, appearance, xs):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from vht_jax.config import Weights
 from vht_jax.fit.terms.samples import MIN_COSINE
-from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
+from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_screen, to_world
 from vht_jax.fit.unknowns import Shared
 from vht_jax.head import flame
 from vht_jax.head.flame import LAYER_SIZE
@@ -34,8 +34,10 @@ def albedo_map(surface: Surface, appearance: Appearance) -> Array:
 
 
 def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs: Array, crops: Crop, gains: Array,
-                   weights: Weights) -> Array:  # fmt: skip
+                   weights: Weights, exact: bool = False) -> Array:  # fmt: skip
   """The free albedo layer (LAYER_SIZE, LAYER_SIZE, 3) that best explains the keyframes, everything else fixed.
+
+  Where in its triangle a pixel's centre lies is constant, unless it is to be `exact`: then it is differentiated.
 
   Per texel the ridge solution of (albedo + layer + 1) * shading - 1 = image over all pixels that show it, with the
   robust weights of the current fit.
@@ -45,19 +47,24 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
   def one(args):
     x, crop, gain = args
     X, _, fragments = rasterise(surface, x, shared, crop)
+    if exact:
+      fragments = shade.differentiable_barycentrics(fragments, to_screen(X, shared, crop), surface.faces)
     normals = flame.vertex_normals(X, surface.faces)
-    n = shade.interpolate_corners(normals[surface.faces], fragments)
-    n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
-    uv = shade.interpolate_corners(surface.uv, fragments)
-    S = shade.shading(jnp.asarray(appearance.light), to_world(n))
-    albedo = shade.sample_texture(base, uv)
+    n = shade.interpolate_corners(normals[surface.faces], fragments, forward_mode=exact)
     hit = fragments.pix_to_face >= 0
+    if exact:
+      n = jnp.where(hit[..., None], n, 1.0)  # the length of 0 has no derivative
+    n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)
+    uv = shade.interpolate_corners(surface.uv, fragments, forward_mode=exact)
+    S = shade.shading(jnp.asarray(appearance.light), to_world(n))
+    albedo = shade.sample_texture(base, uv, forward_mode=exact)
     face = jnp.maximum(fragments.pix_to_face, 0)
     wanted = (crop.rgb / gain + 1.0) / jnp.maximum(S, 0.1) - 1.0 - albedo  # what the layer would have to be
     cosine = -n[..., 2]
     usable = hit & surface.used[face] & (crop.inside > 0)
     w = jnp.where(usable, jnp.clip((cosine - MIN_COSINE) / 0.3, 0.0, 1.0), 0.0)
-    current = shade.sample_texture(jax.image.resize(appearance.layer, base.shape, "linear"), uv)
+    layer = jax.image.resize(appearance.layer, base.shape, "linear")
+    current = shade.sample_texture(layer, uv, forward_mode=exact)
     error = jnp.sqrt(jnp.mean(((wanted - current) * S) ** 2, -1)) / weights.sd_color
     w = w / jnp.maximum(error, 1.0)
     cell = jnp.clip((jnp.stack([1.0 - uv[..., 1], uv[..., 0]], -1) * LAYER_SIZE).astype(jnp.int32), 0, LAYER_SIZE - 1)

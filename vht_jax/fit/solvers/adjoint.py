@@ -92,6 +92,8 @@ def scan(step: Callable, state: Any, xs: Any, length: int, checkpoint: int) -> t
   group = min(checkpoint, length)
   whole = length // group
   again = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(MINIMUM))
+  if group == 1:  # a loop of one step within would only make the program of the derivative several times as long
+    return lax.scan(again(step, prevent_cse=False), state, xs, length=length)
 
   def several(state, xs):
     return lax.scan(step, state, xs, length=group)

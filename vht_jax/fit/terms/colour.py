@@ -25,6 +25,7 @@ from vht_jax.types import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 N_CHANNELS = 3
+ROUND = 0.02  # albedo, from where to where about the ends of its range it bends in fits that are differentiated
 
 
 class ObservedColours(flax.struct.PyTreeNode):
@@ -68,14 +69,15 @@ class UnknownColours(flax.struct.PyTreeNode):
   """The same with the shared unknowns "texture" (T,) and "light" (9, 3), which the term brings."""
 
   weights: Weights
+  rounded: bool = flax.struct.field(pytree_node=False, default=False)  # of `within_range`
 
   def linearise(self, at: At, observation: ObservedColours) -> Linearised:
     texture, light = at.shared.brought("texture"), at.shared.brought("light")
     basis = observation.basis
     assert basis is not None, "`UnknownColours` need the texture basis at the samples"
     albedo = observation.albedo + jnp.matmul(basis, texture, precision=HIGHEST)
-    found = differences(observation, jnp.clip(albedo, 0.0, 1.0), light, at.x, at.shared)
-    free = ((albedo > 0) & (albedo < 1)).astype(albedo.dtype)  # where it is not clipped
+    clipped, free = within_range(albedo, self.rounded)
+    found = differences(observation, clipped, light, at.x, at.shared)
     channel = jnp.eye(N_CHANNELS, dtype=albedo.dtype)
     d_light = jnp.einsum("nc,nk,cd->nckd", found.gain, found.d_light, channel)
     d_own = {
@@ -83,6 +85,21 @@ class UnknownColours(flax.struct.PyTreeNode):
       "light": d_light.reshape(*albedo.shape, light.size),
     }
     return whitened(found, {**found.d_shared, **d_own}, observation.samples, self.weights)
+
+
+def within_range(albedo: Array, rounded: bool) -> tuple[Array, Array]:
+  """Albedos clipped to [0, 1], and the slopes of that.
+
+  Args:
+    rounded: static; bent over 2 `ROUND` at the ends of the range, for fits that are differentiated. A sum of squares of
+      what has a corner can be least in the corner, and of some hundred samples one is: where no gradient vanishes.
+  """
+  if not rounded:
+    return jnp.clip(albedo, 0.0, 1.0), ((albedo > 0) & (albedo < 1)).astype(albedo.dtype)
+  above_0, above_1 = (jnp.clip(albedo - end, -ROUND, ROUND) + ROUND for end in (0.0, 1.0))
+  beyond_0, beyond_1 = (jnp.maximum(albedo - end - ROUND, 0.0) for end in (0.0, 1.0))
+  bent = (above_0**2 - above_1**2) / (4 * ROUND) + beyond_0 - beyond_1
+  return bent, (above_0 - above_1) / (2 * ROUND)
 
 
 def look_up(image: Array, xy: Array) -> tuple[Array, Array]:

@@ -119,9 +119,13 @@ def rasterise(surface: Surface, x: Array, shared: Shared, crop: Crop):
   """Rasterises the head into the crop: camera vertices, their neighbourhoods' rotations, fragments."""
   X, dX = pose_mesh(surface, x, shared)
   height, width, _ = crop.rgb.shape
+  return X, dX, rasterize(to_screen(X, shared, crop), surface.faces, (height, width))
+
+
+def to_screen(X: Array, shared: Shared, crop: Crop) -> Array:
+  """Camera coordinates (V, 3) as (V, 3): pixels of the crop and the depth."""
   screen = to_pixels(pts.project(X, jnp.exp(shared.log_focal), shared.principal), crop)
-  fragments = rasterize(jnp.concatenate([screen, X[:, 2:]], -1), surface.faces, (height, width))
-  return X, dX, fragments
+  return jnp.concatenate([screen, X[:, 2:]], -1)
 
 
 def to_world(directions: Array) -> Array:

@@ -10,10 +10,10 @@
 Nothing here looks at values, talks to the host or keeps state. Three methods are offered, chosen by `TrackConfig`:
 
   photometric=False                   landmarks, Gauss-Newton; adjoints `Implicit` (default) and `Unrolled`
-  photometric=True                    the same with images, of people who are known; adjoint `Implicit`
+  photometric=True                    the same with images; adjoint `Implicit`
   photometric=True, solver='adam'     VHT's energy on images, Adam; adjoint `Unrolled`
 
-What cannot be differentiated is refused (`check_adjoint`, `check_identity`, `without_influence`).
+What cannot be differentiated is refused (`check_adjoint`, `without_influence`).
 """
 
 from vht_jax.tracking.pure.clip import fit_frames_in_turn, fit_identity, track_fn

@@ -19,6 +19,7 @@ from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.term import Entry
 from vht_jax.head import flame
 from vht_jax.tracking.motion.gaps import bridge
+from vht_jax.tracking.pure.colours import fit_person
 from vht_jax.tracking.pure.frame import (
   frame_and_distance,
   frames_and_distance,
@@ -28,7 +29,6 @@ from vht_jax.tracking.pure.frame import (
 )
 from vht_jax.tracking.pure.requests import (
   check_adjoint,
-  check_identity,
   check_shapes,
   fits_dense,
   frames_with_face,
@@ -62,10 +62,10 @@ def track_fn(
       (`flame.without_lower_neck`).
     observations: leading axis T. `rgb` may be None for landmarks only. Missing landmarks have confidence 0, frames
       without a face are not `valid`.
-    config: static. `keyframes` are Adam's (empty: all frames); the camera and identity come from all valid frames.
+    config: static. `keyframes` are those whose images say who it is (empty: all frames); the landmarks of all valid
+      frames count.
     weights: traced; new values do not recompile.
     init: identity and poses to start from; its identity is kept. None: both are estimated, from the landmarks first.
-      Gauss-Newton on images needs one.
     size: (H, W) px of the images; static; None: that of `observations.rgb`.
     adjoint: how derivatives pass; None: `Implicit()` for Gauss-Newton, `Unrolled()` for Adam.
     terms: own terms with their observations, leading axis T, beside those of the fit (`fit.terms.term`); they and what
@@ -83,7 +83,6 @@ def track_fn(
   """
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint, terms)
-  check_identity(config, init is not None)
   check_shapes(model, observations, config, size)
   dense = fits_dense(model, observations, config)
   weights = used_weights(weights.of(model.v_template.dtype), config, known_identity=init is not None, dense=dense)
@@ -98,7 +97,8 @@ def track_fn(
     identity, start, energies = init.identity, init.poses, {}
   if init is not None or config.photometric:
     fit = _in_turn if config.schedule == "sequential" else frames_and_distance
-    start, energies, distance = fit(model, observations, identity, config, weights, start, **how)
+    start, energies, later = fit(model, observations, identity, config, weights, start, **how)
+    distance = later if distance is None or later is None else jax.tree.map(jnp.maximum, distance, later)
   good = jnp.all(jnp.isfinite(start.rotation), -1) & jnp.all(jnp.isfinite(start.expr), -1)
   poses, status = bridge(start, seen, good)
   result = TrackResult(identity=identity, poses=poses, energies=energies, status=status)
@@ -117,8 +117,8 @@ def fit_identity(
 ) -> tuple[Identity, Pose, dict[str, Float[Array, " T"]]]:  # fmt: skip
   """Camera and identity of a clip with the poses that go with them; arguments as for `track_fn`.
 
-  Landmarks: bundle adjustment of all frames, after which the poses are final. Adam starts there and goes on with the
-  images of the keyframes.
+  Landmarks: bundle adjustment of all frames, after which the poses are final. Gauss-Newton on images and Adam start
+  there and go on with the images of the keyframes.
 
   Returns:
     Identity, poses (T, ...), and {"landmarks": (T,) cost of each frame's landmarks and priors}.
@@ -131,7 +131,6 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   """`fit_identity`, and the `Stationary` of the bundle adjustment."""
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint, terms)
-  check_identity(config, known=False)
   weights = weights.of(model.v_template.dtype)
   lm, observed = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
@@ -144,13 +143,19 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
     principal=(jnp.zeros(2, observed.uv.dtype), HELD_SD[1]) if config.camera.calibrated else None, adjoint=adjoint,
     more=terms,
   )  # fmt: skip
-  shared, xs = found.shared, found.xs
-  appearance = jax.tree.map(jnp.asarray, plain_appearance(model.texture_basis.shape[-1], xs.dtype))
+  shared, xs, distance = found.shared, found.xs, found.distance
+  by_images = config.photometric and not config.by_adam
+  if by_images:
+    assert isinstance(adjoint, Implicit)  # says `check_adjoint`
+    looks = fit_person(model, lm, observations, observed, found, config, weights, adjoint, terms)
+    shared, xs, appearance, distance = looks.shared, looks.xs, looks.appearance, looks.distance
+  else:
+    appearance = jax.tree.map(jnp.asarray, plain_appearance(model.texture_basis.shape[-1], xs.dtype))
   person, folded = frame.fold_landmarks(lm, shared)
   cost = lambda person, folded, weights, x, seen: frame.frame_normal(person, x, folded, seen, weights).cost
   args = person, folded, weights, xs, observed
   energies = {"landmarks": pruned(jax.vmap(cost, (None, None, None, 0, 0)), *args)(*args)}
-  identity = identity_of(shared, appearance, size, layer=False)
+  identity = identity_of(shared, appearance, size, layer=by_images)
   to_pose = lambda x: unknowns.to_pose(lm.points, x, shared.shape, identity.camera, shared.principal)
   poses = jax.vmap(to_pose)(xs)
   if config.by_adam:
@@ -163,7 +168,7 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
     )
     raw = jax.tree.map(lambda a, b: a.at[index].set(b), raw, key)
     poses = jax.vmap(flame.limit_pose)(raw)
-  return identity, poses, energies, found.distance
+  return identity, poses, energies, distance
 
 
 def fit_frames_in_turn(

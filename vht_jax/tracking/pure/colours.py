@@ -1,7 +1,8 @@
-"""The pose of a frame from its image by Gauss-Newton: what the app's stage of the frames does, with derivatives.
+"""What images say by Gauss-Newton of a frame's pose, and of the person: the app's stages, with derivatives.
 
-Landmarks, colours and priors are one cost, whose minimum is differentiated (`fit.frame.fit_frame_colours`). Constant
-are which square of the image is looked at, which pixels of it and which triangles these see; all else has derivatives.
+Landmarks, colours and priors are one cost, whose minimum is differentiated (`fit.frame.fit_frame_colours`, and of the
+frames with what they share `fit.identity.fit_keyframes`). Constant are which square of the image is looked at, which
+pixels of it and which triangles these see; all else has derivatives.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import jax.numpy as jnp
 from vht_jax import cameras
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.fit import frame
+from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.frame import ColourFit
+from vht_jax.fit.identity import fit_keyframes
+from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
+from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.surface import Crop, Surface, fold_surface, make_surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import Shared, part, shared_of
@@ -26,8 +31,9 @@ from vht_jax.render import shade
 from vht_jax.tracking.pure.requests import frames_with_face
 from vht_jax.tracking.stages.crops import FOREGROUND, square_of
 from vht_jax.tracking.stages.frames import believed_offset
-from vht_jax.tracking.state import FIRST_PIXELS
-from vht_jax.types import Array, FlameModel, Identity, Observations
+from vht_jax.tracking.stages.identity import FOCAL_BIAS_SD
+from vht_jax.tracking.state import FIRST_PIXELS, plain_appearance
+from vht_jax.types import Array, FlameModel, Identity, Observations, Stationary
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -59,6 +65,50 @@ def painted(
     light=shade.turned_light(identity.light, world),
     shared=folded,
   )
+
+
+class Person(flax.struct.PyTreeNode):
+  """What images say of a person."""
+
+  shared: Shared
+  appearance: Appearance
+  xs: Array  # (T, E + 14)
+  distance: Stationary  # from the minima of the solves, the largest, those of the landmarks included
+
+
+def fit_person(
+  model: FlameModel, lm: LandmarkModel, observations: Observations, observed: ObservedLandmarks, begun: BundleResult,
+  config: TrackConfig, weights: Weights, adjoint: Implicit, terms: Sequence[Entry] = (),
+) -> Person:  # fmt: skip
+  """Shape, camera, texture, light and the keyframes' poses (`config.data.keyframes`; none: all frames).
+
+  Args:
+    observations, observed, terms: leading axis T.
+    begun: of their landmarks. The focal length stays near theirs.
+  """
+  count = begun.xs.shape[0]
+  index = jnp.asarray(config.data.keyframes or range(count))
+  pick = lambda tree: jax.tree.map(lambda a: a[index], tree)
+  xs, seen = pick((begun.xs, frames_with_face(observations)))
+  xs = jnp.where(seen[:, None], xs, 0.0)
+  crop = lambda seen, x: crop_of(seen.rgb, seen.alpha, x, config.gauss_newton.crop_size)
+  crops = jax.vmap(crop)(pick(observations), xs)
+  crops = crops.replace(inside=jnp.where(seen[:, None, None], crops.inside, 0.0))
+  focal, dtype = begun.shared.log_focal, xs.dtype
+  prior: tuple[Array, ...] = (focal, jnp.asarray(HELD_SD[0] if config.camera.focal else FOCAL_BIAS_SD, dtype))
+  if config.camera.calibrated:
+    prior = (*prior, jnp.zeros(2, dtype), jnp.asarray(HELD_SD[1], dtype))
+  plain = jax.tree.map(jnp.asarray, plain_appearance(model.texture_basis.shape[-1], dtype))
+  shared, appearance, xs, _, _, _, distance = fit_keyframes(
+    make_surface(model, begun.shared.shape), lm.replace(common=jnp.zeros_like(lm.common)), begun.shared, plain,
+    pick(observed), crops, xs, weights, prior, jnp.asarray(FIRST_PIXELS, dtype),
+    n_samples=config.gauss_newton.n_samples, outer_steps=config.gauss_newton.identity_steps,
+    more=[(term, pick(rows)) for term, rows in terms], adjoint=adjoint,
+  )  # fmt: skip
+  assert begun.distance is not None  # with an adjoint
+  frames = begun.distance.frames.at[index].max(distance.frames)
+  distance = Stationary(frames=frames, shared=jnp.maximum(begun.distance.shared, distance.shared))
+  return Person(shared, appearance, begun.xs.at[index].set(xs), distance)
 
 
 def fit_colours(

@@ -39,15 +39,6 @@ def check_adjoint(
   return Unrolled() if adjoint is None else adjoint
 
 
-def check_identity(config: TrackConfig, known: bool) -> None:
-  """Raises `InputError` where images are fitted by Gauss-Newton to a person who is not known."""
-  if config.photometric and not config.by_adam and not known:
-    raise InputError(
-      "track_fn: photometric Gauss-Newton needs a known person and camera (init: a result of track, or of track_fn"
-      " with photometric=False with its texture and light); it estimates poses"
-    )
-
-
 def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool) -> dict[str, str]:
   """The weights that a method does not read, by name, and why: from what the settings themselves say (`option.Facts`).
 

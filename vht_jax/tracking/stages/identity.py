@@ -96,4 +96,4 @@ def _fit_keyframes(
   return identity.fit_keyframes(
     surface, lm, shared, appearance, observed, crops, xs, weights, focal_prior, pixels,
     n_samples=n_samples, outer_steps=outer_steps, more=more, more_priors=more_priors,
-  )  # fmt: skip
+  )[:-1]  # fmt: skip
