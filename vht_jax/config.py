@@ -197,13 +197,9 @@ class Weights:
   w_pos_trans: float = option(10.0, "weight of the change of translation", method=Adam, source=_VHT)
 
   sd_landmark: float = option(
-    0.011,
-    "noise of a landmark coordinate; of eyes half of it",
-    unit="outer eye distances",
-    positive=True,
-    method=Landmarks,
-    source=_LEARNED,
-  )
+    0.011, "noise of a landmark coordinate; of eyes half of it", unit="outer eye distances", positive=True,
+    method=Landmarks, source=_LEARNED,
+  )  # fmt: skip
   # The bias of a dense landmark is not estimated, so it counts as noise.
   sd_dense: float = option(
     0.02, "noise and bias of a dense landmark", unit="outer eye distances", positive=True, method=Landmarks,

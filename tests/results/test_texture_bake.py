@@ -220,3 +220,11 @@ def test_what_has_grown_gets_its_colours_from_images_and_the_face_keeps_the_fits
   of = lambda mask: (ids >= 0) & mask[np.asarray(small_head.faces)].all(1)[np.maximum(ids, 0)]
   assert change[of(face)].max() < 1e-3
   assert change[of(np.asarray(small_head.masks["scalp"]) & (vertices[:, 2] > 0.0))].mean() > 0.005
+
+
+def test_a_share_reaches_beyond_the_islands_of_the_texture(small_head, filmed):
+  """Texels beside them are looked up together with theirs: a rim of skin would be a bright line on clothes."""
+  images, result, _ = filmed
+  layer = lambda share: baked(small_head, Film(as_bytes(images)), result, SIDE, share=share).identity.texture_layer
+  everywhere = np.ones(len(small_head.v_template), np.float32)
+  np.testing.assert_allclose(layer(everywhere), layer(None), atol=1e-4)

@@ -24,7 +24,7 @@ from vht_jax.host.programs import prefetched, rows_of, stored
 from vht_jax.render.shade import interpolate_corners, shading, unshade
 from vht_jax.render.uv_bake import rasterize_uv, texels_seen
 from vht_jax.results.appearance import EYEBALLS, even_light, evenly_lit, lit
-from vht_jax.results.texture.fill import PAINTED, filled
+from vht_jax.results.texture.fill import PAINTED, filled, pushed_and_pulled
 from vht_jax.tracking.protocols import Clip
 from vht_jax.types import AnyArray, Array, FlameModel, Pose, Status, TrackResult
 
@@ -94,7 +94,10 @@ def baked(
     found = (((found + 1.0) * balls - 1.0) / np.median(gains, axis=0) + 1.0) / balls - 1.0
     albedo = filled(model, texels, found, belief_of(weight, best, kinds.painted), np.asarray(usual))
   if share is not None:
-    albedo = fitted + _at_texels(model, texels, share) * (albedo - fitted)
+    within = np.asarray(texels.pix_to_face >= 0, np.float32)
+    known = np.repeat(np.asarray(_at_texels(model, texels, share)) * within[..., None], 3, axis=-1)
+    # Beside the islands too, whose texels are looked up together with theirs.
+    albedo = fitted + pushed_and_pulled(known, within) * (albedo - fitted)
   layer = jnp.asarray(albedo - np.asarray(base))
   return result.replace(identity=identity.replace(texture_layer=layer))
 
