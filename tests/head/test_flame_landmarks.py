@@ -264,12 +264,22 @@ def test_table_is_what_the_script_makes(shared_data, table, template, monkeypatc
   with np.load(shared_data / "flame2023_open" / "flame2023_open_partial.npz") as data:
     flame = {key: data[key] for key in ("v_template", "f", "weights")}
   with np.load(REPO / "assets" / "open_head.npz") as archive:
-    made = build.build(dict(archive), flame["v_template"], flame["f"], flame["weights"])
-  for name, expected in (("landmark", template["lmk"]), ("dense", template["dense"])):
-    found = np.einsum("nk,nkc->nc", made[f"{name}_bary"], template["v"][made[f"{name}_vertices"]])
+    arrays = dict(archive)
+  made = build.build(arrays, flame["v_template"], flame["f"], flame["weights"])
+  on = {"landmark": template["v"], "dense": template["v"], "surface": arrays["v_template"].astype(np.float64)}
+  for name, v in on.items():
+    found, expected = (np.einsum("nk,nkc->nc", t[f"{name}_bary"], v[t[f"{name}_vertices"]]) for t in (made, table))
     np.testing.assert_allclose(found, expected, atol=2e-5)  # another scipy may move last bits
-  same = (made["surface_vertices"] == table["surface_vertices"]).all(1)
-  assert same.mean() > 0.999 and np.abs(made["surface_bary"] - table["surface_bary"])[same].max() < 1e-3
+    same = (made[f"{name}_vertices"] == table[f"{name}_vertices"]).all(1)
+    assert same.mean() > 0.999 and np.abs(made[f"{name}_bary"] - table[f"{name}_bary"])[same].max() < 1e-3
+
+
+def test_table_has_the_middle_in_the_middle(template, table, open_head):
+  """FLAME's vertices in the middle, which are their own mirror images, have places in the open head's."""
+  middle = np.flatnonzero(np.abs(template["v"][:FIRST_EYEBALL, 0]) < 3e-4)  # nearer than any that is not of the middle
+  corners, weight = table["surface_vertices"][middle].astype(int), table["surface_bary"][middle]
+  x = np.einsum("vk,vk->v", weight, np.asarray(open_head.v_template, float)[corners, 0])
+  assert len(middle) > 50 and np.abs(x).max() < 2e-5
 
 
 @pytest.mark.slow

@@ -96,11 +96,16 @@ def build(npz, v_template, faces, weights) -> dict[str, np.ndarray]:
 def surface(source: Head, warped: np.ndarray, target: Head) -> tuple[np.ndarray, np.ndarray]:
   """Corners (V', 3) of the source's faces and their weights (V', 3) for the vertices of the target.
 
-  Vertices of the right side have the mirror images of those of the left.
+  Vertices of the right side have the mirror images of those of the left, those of the middle have places in the middle:
+  where it is a hollow, the nearest place is beside it, and its mirror image is as near.
   """
   normals = vertex_normals(target.vertices, target.faces)
   face, weight = register.places_on_skin(source, warped, target.vertices, normals, target.lips)
   corners = source.faces[face].copy()
+  laid = Head(**{**source.__dict__, "vertices": warped})
+  ridge = middle_faces(laid, source.faces[source.skin[source.faces].all(1)])
+  for v in np.flatnonzero(target.skin & (target.mirror == np.arange(len(target.mirror)))):
+    corners[v], weight[v] = in_the_middle(laid, corners[v], weight[v], ridge)
   right = np.flatnonzero(target.vertices[:, 0] < -1e-6)
   corners[right], weight[right] = source.mirror[corners[target.mirror[right]]], weight[target.mirror[right]]
   return corners, np.where(target.skin[:, None], weight, 0.0)
@@ -135,8 +140,9 @@ def attach(source: Head, warped: np.ndarray, target: Head, face: np.ndarray, bar
   weight = weight.round(5)
 
   known = {frozenset(f): f for f in target.faces.tolist()}
+  ridge = middle_faces(target, target.faces)
   for i in np.flatnonzero(middle):
-    corners[i], weight[i] = in_the_middle(target, corners[i], weight[i], known)
+    corners[i], weight[i] = in_the_middle(target, corners[i], weight[i], ridge)
   for i in np.flatnonzero(place[:, 0] < -1e-6):
     left = partner[i]
     mirrored = target.mirror[corners[left]]
@@ -148,16 +154,22 @@ def attach(source: Head, warped: np.ndarray, target: Head, face: np.ndarray, bar
   return np.array(order), weight
 
 
-def in_the_middle(target: Head, corners, weight, known):
-  """A point near the middle put onto the nearest edge between vertices of the middle, and a face with that edge."""
-  point = weight @ target.vertices[corners]
-  own = target.mirror == np.arange(len(target.mirror))
+def middle_faces(head: Head, faces: np.ndarray) -> np.ndarray:
+  """Those of the faces (F, 3) that have an edge between two vertices of the middle."""
+  own = head.mirror == np.arange(len(head.mirror))
+  return faces[own[faces].sum(1) == 2]
+
+
+def in_the_middle(head: Head, corners, weight, ridge):
+  """A point near the middle put onto the nearest edge between vertices of the middle, and a face with that edge.
+
+  `ridge`: `middle_faces`. On which side of the middle the point lies makes no difference.
+  """
+  point = weight @ head.vertices[corners]
   best = None
-  for f in known.values():
-    ends = [v for v in f if own[v]]
-    if len(ends) != 2:
-      continue
-    a, b = target.vertices[ends]
+  for f in ridge.tolist():
+    ends = [v for v in f if head.mirror[v] == v]
+    a, b = head.vertices[ends]
     t = np.clip((point - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
     distance = np.linalg.norm(a + t * (b - a) - point)
     if best is None or distance < best[0] - 1e-9:

@@ -16,6 +16,7 @@ from raster import rasterize  # noqa: E402
 FLIP = np.array([-1.0, 1.0, 1.0])
 APART = 0.008  # m: FLAME's template is asymmetric by 1.3 mm on average; what is farther apart is no mirror image
 CANDIDATES = 24  # triangles tried per point, those with the nearest centres
+TIE = 1e-12  # m: triangles that share the nearest edge or vertex are as near, but for rounding (1e-16)
 
 
 def mirror_map(vertices: np.ndarray, faces: np.ndarray, middle: tuple[int, int]) -> np.ndarray:
@@ -117,6 +118,8 @@ def seen_faces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def nearest(points, normals, lips, head, allowed, cosine=0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """The nearest points of a surface that faces the same way, and of the same lip.
 
+  Of triangles that are as near, as those that share an edge or a vertex are, the first.
+
   Args:
     points: (n, 3).
     normals: (n, 3) unit vectors.
@@ -151,8 +154,9 @@ def nearest(points, normals, lips, head, allowed, cosine=0.3) -> tuple[np.ndarra
   wrong = np.einsum("nkc,nc->nk", facing[near], normals) < cosine
   wrong |= lips[:, None] * lip[near] < 0
   distance = np.where(np.isnan(distance) | wrong[..., None], np.inf, distance)
-  best = distance.reshape(len(points), -1).argmin(1)
   row = np.arange(len(points))
-  k, o = np.unravel_index(best, distance.shape[1:])
+  beside = distance.min(2)  # (n, k)
+  k = np.where(beside <= beside.min(1, keepdims=True) + TIE, near, len(ids)).argmin(1)
+  o = distance[row, k].argmin(1)
   bary = np.nan_to_num(np.clip(options[row, k, o], 0, None), nan=1 / 3)
   return ids[near[row, k]], bary / bary.sum(1, keepdims=True), distance[row, k, o]
