@@ -1,5 +1,6 @@
 """Strict promotion for every test, how programs are compiled and kept here, and the data that tests share."""
 
+import contextlib
 import functools
 import gc
 import importlib.metadata
@@ -16,7 +17,7 @@ import jax
 import pytest
 
 from vht_jax.head import load
-from vht_jax.host import machine
+from vht_jax.host import machine, programs
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,6 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPO = Path(__file__).resolve().parent.parent
 PROGRAMS = REPO / "build" / "test_programs"
+LARGE = ("_hit", "_drawn")  # of masks/silhouette.py and results/offsets/estimate.py
 MOST_KEPT = 1 << 30  # bytes, some seven runs of changed programs; beyond it all are compiled anew
 
 
@@ -59,6 +61,26 @@ def _compile_quickly() -> None:
     os.environ["XLA_FLAGS"] = given
 
 
+@contextlib.contextmanager
+def _optimisations():
+  jax.config.update("jax_disable_most_optimizations", False)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def _optimise_large() -> None:
+  """Programs called by the hundred for large pictures take a second more to compile and a tenth of the time to run."""
+  stored = programs.stored
+
+  def kept(fun, **how):
+    program = stored(fun, **how)
+    return _optimisations()(program) if fun.__name__ in LARGE else program
+
+  programs.stored = kept
+
+
 def _trace_once() -> None:
   """What a CPU does otherwise than accelerators is traced for a CPU alone: `every_machine` has both."""
   machine._machine = ContextVar("on_cpu", default=True)
@@ -73,6 +95,7 @@ def _read_once() -> None:
 
 _keep_programs()
 _compile_quickly()
+_optimise_large()
 _trace_once()
 _read_once()
 
@@ -83,8 +106,8 @@ LONGEST = (
   "render/test_render.py", "render/test_edges.py", "fit/test_bundle.py", "vht/test_energy.py",
   "render/test_raster.py", "render/test_shade.py", "results/test_images.py", "vht/test_descent.py",
   "fit/test_terms.py", "fit/test_adjoint.py",
-  "tracking/test_gaps.py", "fit/test_skin.py", "app/test_overlay.py", "texture_tracks/test_rigid.py",
-  "app/test_ahead.py",
+  "results/test_texture_bake.py", "landmarks/test_landmarks.py", "results/test_offsets.py",
+  "fit/test_landmark_errors.py", "texture_tracks/test_rigid.py", "tracking/test_gaps.py", "fit/test_clip.py",
 )  # fmt: skip
 
 
@@ -182,6 +205,5 @@ def every_machine(monkeypatch):
 @pytest.fixture
 def optimised():
   """Programs are compiled as users' are: for what two of them have to give bit by bit."""
-  jax.config.update("jax_disable_most_optimizations", False)
-  yield
-  jax.config.update("jax_disable_most_optimizations", True)
+  with _optimisations():
+    yield

@@ -71,7 +71,8 @@ def test_after_a_rehearsal_the_run_traces_nothing(small_head):
     assert {name.partition("-")[0] for name in kept() - before} == others
 
 
-@pytest.mark.parametrize("images", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [False, True])
 def test_programs_are_rehearsed_and_can_be_made_for_an_accelerator(small_head, every_machine, monkeypatch, images):
   """In 32 bits, and without a call of this process's Python, which no device could wait for."""
   export, texts = jax.export.export, {}

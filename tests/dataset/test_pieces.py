@@ -1,5 +1,6 @@
 """A clip that several search at once has the files of one that the run searches alone, whoever is taken for whom."""
 
+import functools
 import json
 import shutil
 import threading
@@ -97,6 +98,21 @@ SCENES = {  # people, cuts, who is tracked, and how many frames are left to the 
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+  """scene -> (the folder of its frames, the files of a run alone); neither is to be written into."""
+
+  @functools.cache
+  def of(scene):
+    people, cuts, face, _ = SCENES[scene]
+    frames = clip(tmp_path_factory.mktemp("scene") / "frames", *people)
+    alone = FrameFolder(shutil.copytree(frames, frames.parent / "alone"))
+    annotate.annotate(alone, Squares(face), cuts=cuts)
+    return frames, files(alone.path)
+
+  return of
+
+
 def test_pieces_begin_at_cuts_and_renewals():
   assert pieces.cut_up(60, []) == [range(0, 20), range(20, 40), range(40, 60)]
   assert pieces.cut_up(62, [3, 33, 36, 44, 60]) == [range(0, 20), range(20, 33), range(33, 40), range(40, 62)]
@@ -126,22 +142,20 @@ def killed_after(n):
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_files_are_those_of_a_run_alone(scene, tmp_path):
-  people, cuts, face, left = SCENES[scene]
-  alone = FrameFolder(clip(tmp_path / "alone", *people))
-  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"), cuts)
-  annotate.annotate(alone, Squares(face), cuts=cuts)
+def test_files_are_those_of_a_run_alone(scene, tmp_path, searched):
+  _, cuts, face, left = SCENES[scene]
+  frames, alone = searched(scene)
+  shared = announced(shutil.copytree(frames, tmp_path / "shared"), cuts)
   help_search(shared, Squares(face))
   detector = Squares(face)
   annotate.annotate(shared, detector, cuts=cuts)
-  assert files(shared.path) == files(alone.path) and detector.calls == left
+  assert files(shared.path) == alone and detector.calls == left
   assert not list(shared.path.glob("pieces*"))
 
 
-def test_a_killed_run_goes_on_with_what_others_have_found(tmp_path):
-  alone = FrameFolder(clip(tmp_path / "alone", (PALE, walk)))
-  shared = FrameFolder(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
-  annotate.annotate(alone, Squares())
+def test_a_killed_run_goes_on_with_what_others_have_found(tmp_path, searched):
+  frames, alone = searched("one")
+  shared = FrameFolder(shutil.copytree(frames, tmp_path / "shared"))
 
   def kill(done, n):
     if done == 13:
@@ -153,28 +167,26 @@ def test_a_killed_run_goes_on_with_what_others_have_found(tmp_path):
   (shared.path / "pieces" / "47.json").unlink()  # of one the files are not all there
   detector = Squares()
   annotate.annotate(shared, detector)
-  assert files(shared.path) == files(alone.path) and detector.calls == 10 + 20
+  assert files(shared.path) == alone and detector.calls == 10 + 20
   assert help_search(shared, Squares()) == 0
 
 
-def test_a_killed_helper_is_gone_on_from_by_another_and_by_the_run(tmp_path):
-  alone = FrameFolder(clip(tmp_path / "alone", *SCENES["two"][0]))
-  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
-  annotate.annotate(alone, Squares())
+def test_a_killed_helper_is_gone_on_from_by_another_and_by_the_run(tmp_path, searched):
+  frames, alone = searched("two")
+  shared = announced(shutil.copytree(frames, tmp_path / "shared"))
   with pytest.raises(Kill):
     help_search(shared, Squares(), killed_after(17))  # frames 40 to 56, marked at 50
   with pytest.raises(Kill):
     help_search(shared, Squares(), killed_after(10 + 14))  # 50 to 59, and 20 to 33, marked at 30
   detector = Squares()
   annotate.annotate(shared, detector)
-  assert files(shared.path) == files(alone.path)
+  assert files(shared.path) == alone
   assert detector.calls == 20 + 10  # not 20 to 29, not 40 to 59
 
 
-def test_a_helper_that_hangs_is_waited_for_no_longer_than_is_said(tmp_path, monkeypatch, caplog):
-  alone = FrameFolder(clip(tmp_path / "alone", (PALE, walk)))
-  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
-  annotate.annotate(alone, Squares())
+def test_a_helper_that_hangs_is_waited_for_no_longer_than_is_said(tmp_path, monkeypatch, caplog, searched):
+  frames, alone = searched("one")
+  shared = announced(shutil.copytree(frames, tmp_path / "shared"))
   monkeypatch.setattr(pieces, "STUCK", 0.4)
   monkeypatch.setattr(pieces, "LOOK", 0.02)
   with pytest.raises(Kill):
@@ -185,14 +197,13 @@ def test_a_helper_that_hangs_is_waited_for_no_longer_than_is_said(tmp_path, monk
     start = time.monotonic()
     annotate.annotate(shared, detector)
   assert 0.4 < time.monotonic() - start < 20
-  assert files(shared.path) == files(alone.path) and detector.calls == 50
+  assert files(shared.path) == alone and detector.calls == 50
   assert "stood still" in caplog.text
 
 
-def test_a_helper_that_gets_on_is_waited_for(tmp_path, monkeypatch):
-  alone = FrameFolder(clip(tmp_path / "alone", (PALE, walk)))
-  shared = announced(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
-  annotate.annotate(alone, Squares())
+def test_a_helper_that_gets_on_is_waited_for(tmp_path, monkeypatch, searched):
+  frames, alone = searched("one")
+  shared = announced(shutil.copytree(frames, tmp_path / "shared"))
   monkeypatch.setattr(pieces, "STUCK", 1.5)
   monkeypatch.setattr(pieces, "LOOK", 0.02)
   begun = threading.Event()
@@ -207,7 +218,7 @@ def test_a_helper_that_gets_on_is_waited_for(tmp_path, monkeypatch):
   detector = Squares()
   annotate.annotate(shared, detector)  # is at the last piece long before the helper has done that, in more than STUCK
   helper.join()
-  assert files(shared.path) == files(alone.path) and detector.calls == 40
+  assert files(shared.path) == alone and detector.calls == 40
 
 
 def test_who_comes_when_there_is_nothing_to_do_ends(tmp_path, monkeypatch):

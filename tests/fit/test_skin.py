@@ -114,6 +114,7 @@ def test_points_are_put_at_their_places(lm, points):
 # --- points that nobody sees -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_points_that_nobody_sees_change_nothing(head, lm):
   """The equations of frames, of a clip and of joint steps are as if there were none."""
   weights, n = Weights(), 3

@@ -344,7 +344,10 @@ def test_meshes_partly_outside_the_image():
   np.testing.assert_allclose(grad[np.isclose(screen[:, 0], 30.35), 0].sum(), 25.9, rtol=1e-3)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 17), (9, 3), (40, 7)])
+MORE_SIZES = [pytest.param(size, marks=pytest.mark.slow) for size in ((1, 17), (40, 7))]  # each a program of its own
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 3), *MORE_SIZES])
 def test_odd_sizes(size):
   screen, faces = rectangle(0.7, 0.6, size[1] - 0.6, size[0] - 0.7)
   got = draw(screen, faces, size)

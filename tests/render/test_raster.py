@@ -18,15 +18,14 @@ def oracle(screen, faces, size, cull_backfaces=True):
   height, width = size
   screen = screen.astype(np.float64)
   pix_to_face, zbuf, bary = np.full(size, -1), np.full(size, np.inf), np.full((*size, 3), -1.0)
-  for i, (a, b, c) in enumerate(screen[faces]):
-    u, v = b - a, c - a
-    area = u[0] * v[1] - u[1] * v[0]
-    if area == 0 or (cull_backfaces and area > 0) or min(a[2], b[2], c[2]) <= raster.NEAR:
-      continue
-    x0, y0 = np.maximum(np.ceil(np.minimum(np.minimum(a, b), c)[:2] - 0.5), 0).astype(int)
-    x1, y1 = np.minimum(np.floor(np.maximum(np.maximum(a, b), c)[:2] - 0.5), (width - 1, height - 1)).astype(int)
-    if x1 < x0 or y1 < y0:
-      continue
+  corners = screen[faces]
+  u, v = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+  areas = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+  lo = np.maximum(np.ceil(corners.min(1)[:, :2] - 0.5), 0).astype(int)
+  hi = np.minimum(np.floor(corners.max(1)[:, :2] - 0.5), (width - 1, height - 1)).astype(int)
+  drawn = (areas != 0) & ((areas < 0) | (not cull_backfaces)) & (corners[..., 2].min(1) > raster.NEAR)
+  for i in np.flatnonzero(drawn & (hi >= lo).all(1)):  # those whose box has a pixel's centre
+    (a, b, c), area, (x0, y0), (x1, y1) = corners[i], areas[i], lo[i], hi[i]
     px, py = np.meshgrid(np.arange(x0, x1 + 1) + 0.5, np.arange(y0, y1 + 1) + 0.5)
     w = np.stack([((q[0] - p[0]) * (py - p[1]) - (q[1] - p[1]) * (px - p[0])) for p, q in ((b, c), (c, a), (a, b))], -1)
     w /= area

@@ -192,11 +192,11 @@ def test_the_exported_cameras_silhouette_is_the_masks(clip_with_images, crop, si
     rendered, mask = seen_silhouette(scene, i), mask_of(scene, i) > 127
     assert iou(rendered & region, mask & region) > 0.98
     # The image has the head in white: through the exported camera it is found there, and not beside.
-    drawn = (scene.pictures.rgb(i) > 200).all(-1)
-    drawn &= np.any(scene.pictures.rgb(i) != 255, axis=-1) | rendered
+    rgb = scene.pictures.rgb(i)
+    drawn = (rgb > 200).all(-1) & (np.any(rgb != 255, axis=-1) | rendered)
     assert iou(drawn, rendered) > 0.98
-    beside = dataclasses.replace(scene, intrinsics=scene.intrinsics + [0, 8, 8])
-    assert iou(drawn, seen_silhouette(beside, i)) < 0.95
+  beside = dataclasses.replace(scene, intrinsics=scene.intrinsics + [0, 8, 8])
+  assert iou(drawn, seen_silhouette(beside, i)) < 0.95
 
 
 def test_forms_of_an_image(clip_with_images):

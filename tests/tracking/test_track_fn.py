@@ -263,7 +263,7 @@ def test_other_weights_do_not_compile_again(tracked, traces, head):
   assert len(traces) == before  # JAX knows numbers of the host and arrays apart, but has one program for both
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 def test_numbers_and_arrays_are_one_program_in_double_precision_too(open_head, dtype):
   """And the result has the clip's precision, whichever the weights have."""
   with jax.enable_x64(True):

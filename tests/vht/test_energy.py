@@ -144,7 +144,7 @@ def deviations(pack, model, case, step, dtype=np.float32):
   return out
 
 
-QUICK = ("A_s2_init", "B_s2_frame3", "B_s1_frame3")  # one compilation each
+QUICK = ("A_s2_init", "B_s1_frame3")  # one compilation each
 CASES_MARKED = [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
@@ -432,11 +432,11 @@ def test_landmarks_are_compared_along_each_axis_by_its_own_length(scene):
 
 def test_detector_bias_turns_with_the_head(scene):
   head, identity, raw, _, _ = scene
-  vertices = flame.skin(head, identity.shape, flame.limit_pose(raw))
+  vertices = jax.jit(lambda: flame.skin(head, identity.shape, flame.limit_pose(raw)))()
+  predict = jax.jit(lambda identity, raw: en.predict_landmarks(head, identity, raw, vertices, SIZE))
   forward = identity.replace(lmk_offset=jnp.zeros((70, 3)).at[:, 1].set(0.01))
-  up = en.predict_landmarks(head, forward, raw, vertices, SIZE)
-  upside_down = raw.replace(rotation=jnp.array([jnp.pi, 0.0, 0.0]))
-  down = en.predict_landmarks(head, forward, upside_down, vertices, SIZE)
-  plain = en.predict_landmarks(head, identity, raw, vertices, SIZE)
+  up = predict(forward, raw)
+  down = predict(forward, raw.replace(rotation=jnp.array([jnp.pi, 0.0, 0.0])))
+  plain = predict(identity, raw)
   assert bool((up[:, 1] < plain[:, 1]).all())
   assert bool((down[:, 1] > plain[:, 1]).all())
