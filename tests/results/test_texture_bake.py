@@ -54,6 +54,11 @@ def filmed(small_head):
   return images, result, layer
 
 
+# As programs: operation by operation there are a hundred.
+texels_of = jax.jit(rasterize_uv, static_argnums=1)
+albedo_of = jax.jit(flame.albedo)
+
+
 def as_bytes(images):
   return np.clip(np.round(255 * images), 0, 255).astype(np.uint8)
 
@@ -61,11 +66,11 @@ def as_bytes(images):
 def error_of(small_head, result, layer):
   """Median difference of albedo from the truth over the face, seen from the front."""
   face = np.asarray(small_head.masks["face"])[np.asarray(small_head.faces)].all(1)
-  ids = np.asarray(rasterize_uv(small_head.uv, (SIDE, SIDE)).pix_to_face)
+  ids = np.asarray(texels_of(small_head.uv, (SIDE, SIDE)).pix_to_face)
   there = (ids >= 0) & face[np.maximum(ids, 0)]
   identity = result.identity
-  found = flame.albedo(small_head, identity.texture, identity.texture_layer)
-  truth = flame.albedo(small_head, identity.texture, layer)
+  found = albedo_of(small_head, identity.texture, identity.texture_layer)
+  truth = albedo_of(small_head, identity.texture, layer)
   return float(np.median(np.abs(np.asarray(found) - np.asarray(truth))[there]))
 
 
@@ -95,10 +100,10 @@ def test_frames_that_are_not_tracked_do_not_count(small_head, filmed):
   result = result.replace(status=jnp.asarray(status))
   black = images.copy()
   black[3] = 0.0
-  found = [baked(small_head, Film(as_bytes(a)), result, 128).identity.texture_layer for a in (images, black)]
+  found = [baked(small_head, Film(as_bytes(a)), result, SIDE).identity.texture_layer for a in (images, black)]
   np.testing.assert_array_equal(*found)
   nobody = result.replace(status=jnp.full(T, int(Status.NO_FACE)))
-  assert baked(small_head, Film(as_bytes(images)), nobody, 128) is nobody
+  assert baked(small_head, Film(as_bytes(images)), nobody, SIDE) is nobody
 
 
 def test_an_exposure_is_found_beside_an_occluder():
@@ -135,7 +140,7 @@ def test_holes_are_filled_from_around_and_what_is_known_stays():
 def test_what_nobody_saw_has_the_colour_of_the_rest(small_head, filmed):
   """A head that is darker all over than people are, which the fit has seen from the front."""
   images, result, _ = filmed
-  ids = np.asarray(rasterize_uv(small_head.uv, (SIDE, SIDE)).pix_to_face)
+  ids = np.asarray(texels_of(small_head.uv, (SIDE, SIDE)).pix_to_face)
   scalp = np.asarray(small_head.masks["scalp"])[np.asarray(small_head.faces)].all(1)
   depth = np.asarray(small_head.v_template)[np.asarray(small_head.faces)].mean(1)[:, 2]
   layer = jnp.full((SIDE, SIDE, 3), -0.15)
@@ -144,7 +149,7 @@ def test_what_nobody_saw_has_the_colour_of_the_rest(small_head, filmed):
   known = ((ids >= 0) & (depth[ids] > 0.02))[..., None]
   fitted = result.identity.replace(texture_layer=jnp.where(known, layer, 0.0))
   found = baked(small_head, Film(as_bytes(dark)), result.replace(identity=fitted), SIDE).identity
-  truth, ours = (flame.albedo(small_head, result.identity.texture, a) for a in (layer, found.texture_layer))
+  truth, ours = (albedo_of(small_head, result.identity.texture, a) for a in (layer, found.texture_layer))
   behind = (ids >= 0) & scalp[ids] & (depth[ids] < -0.05)
   assert behind.sum() > 1000
   assert np.abs(np.asarray(truth) - np.asarray(ours))[behind].mean() < 0.2 * 0.15
@@ -186,19 +191,20 @@ def test_eyes_and_mouth_have_the_colours_of_the_images(small_head, filmed):
   eyes, teeth = (flame.region(small_head, names) for names in (EYEBALLS, ("teeth",)))
   jaw = jnp.zeros((T, 3)).at[:, 0].set(0.35)
   result = result.replace(poses=result.poses.replace(jaw=jaw))
-  texels = rasterize_uv(small_head.uv, (SIDE, SIDE))
+  texels = texels_of(small_head.uv, (SIDE, SIDE))
   of = lambda mask: np.asarray(mask[np.asarray(small_head.faces)].all(1)[np.maximum(texels.pix_to_face, 0)])
   layer = jnp.asarray(np.where(of(eyes)[..., None], [0.0, 0.1, 0.3], np.where(of(teeth)[..., None], -0.4, 0.0)))
   look = draw.make_look(small_head, result.identity.replace(texture_layer=layer.astype(jnp.float32)))
   size = jnp.array([float(n) for n in SIZE])
 
+  @jax.jit
   def frame(look):
     shot = lambda pose: draw.picture(small_head, look, result.identity, pose, jnp.zeros(2), jnp.ones(2), size, SIZE)[0]
-    return np.array(jax.jit(jax.vmap(shot))(result.poses))
+    return jax.vmap(shot)(result.poses)
 
-  truth = frame(look)
+  truth = np.array(frame(look))
   found = baked(small_head, Film(as_bytes(truth)), result, SIDE).identity
-  plain, ours = (frame(draw.make_look(small_head, i)) for i in (result.identity, found))
+  plain, ours = (np.array(frame(draw.make_look(small_head, i))) for i in (result.identity, found))
   changed = np.abs(truth - plain).max(-1) > 0.05
   assert changed.sum() > 50
   assert np.abs(ours - truth)[changed].mean() < 0.4 * np.abs(plain - truth)[changed].mean()
@@ -212,9 +218,9 @@ def test_what_has_grown_gets_its_colours_from_images_and_the_face_keeps_the_fits
   found = grown.coloured(small_head, Film(as_bytes(images)), grown_result).identity.texture_layer
   assert found is not None and len(found) == grown.SIDE and flame.of_images(found)
   texture = result.identity.texture
-  before = jax.image.resize(flame.albedo(small_head, texture), found.shape, "linear")
-  change = np.abs(np.asarray(flame.albedo(small_head, texture, found)) - np.asarray(before))
-  ids = np.asarray(rasterize_uv(small_head.uv, (grown.SIDE, grown.SIDE)).pix_to_face)
+  before = jax.image.resize(albedo_of(small_head, texture), found.shape, "linear")
+  change = np.abs(np.asarray(albedo_of(small_head, texture, found)) - np.asarray(before))
+  ids = np.asarray(texels_of(small_head.uv, (grown.SIDE, grown.SIDE)).pix_to_face)
   eyes = flame.region(small_head, EYEBALLS)
   face = np.asarray(small_head.masks["face"]) & ~eyes & (np.linalg.norm(offset, axis=1) == 0)
   of = lambda mask: (ids >= 0) & mask[np.asarray(small_head.faces)].all(1)[np.maximum(ids, 0)]

@@ -172,7 +172,8 @@ def clip(open_head):
     )
 
   stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
-  raw = stack([flame.unlimit_pose(pose) for pose in poses])
+  unlimited = jax.jit(flame.unlimit_pose)
+  raw = stack([unlimited(pose) for pose in poses])
   start = raw.replace(translation=raw.translation + 0.004, rotation=raw.rotation + 0.03)
   return head, identity, raw, start, stack([observe(head, pose) for pose in poses])
 
