@@ -92,7 +92,7 @@ def test_sizes_types_and_finite_values(npz):
     "shapedirs_id": ((n, 3, 100), np.int16),
     "shapedirs_exp_named": ((n, 3, 38), np.int16),
     "eyelids": ((n, 3, 2), np.int16),
-    "posedirs": ((n, 3, 5), np.int16),
+    "posedirs": ((n, 3, 1), np.int16),
     "exp_pca_to_named": ((38, 38), np.float32),
     "weights": ((n, 5), np.uint16),
     "kintree_table": ((2, 5), np.int32),
@@ -224,24 +224,48 @@ def _frontmost(v, faces, ball, grid):
   return is_ball
 
 
-def test_eyeballs_turn_about_their_joints(open_head):
+def test_eyes_turn_and_lie_as_an_adults(open_head):
   v = np.asarray(open_head.v_template, np.float64)
   for joint, name, sign in ((3, "left_eyeball", 1), (4, "right_eyeball", -1)):
     ball = v[np.asarray(open_head.masks[name])]
-    fit = np.linalg.lstsq(np.c_[2 * ball, np.ones(len(ball))], (ball**2).sum(1), rcond=None)[0][:3]
     centre = np.asarray(open_head.j_template[joint])
-    assert np.linalg.norm(fit - centre) < 5e-4
     assert centre[0] * sign > 0.025
+    front = (np.abs((ball - centre)[:, :2]).max(1) < 0.004) & (ball[:, 2] > centre[2])
+    np.testing.assert_allclose((ball - centre)[front, 2], 0.0104, atol=2e-5)  # the iris is flat, where it is seen
   looking = np.asarray(flame.landmarks(open_head, posed(open_head, eyes=(0.0, 0.3))))
   ahead = np.asarray(flame.landmarks(open_head, posed(open_head)))
   assert ahead[68, 0] < 0 < ahead[69, 0]
   shift = (looking - ahead)[68:]
-  assert (shift[:, 0] > 0.004).all(), "+y turns the gaze to the subject's left"
+  # +y turns the gaze to the subject's left.
+  np.testing.assert_allclose(shift, np.tile([0.0104 * np.sin(0.3), 0, 0.0104 * (np.cos(0.3) - 1)], (2, 1)), atol=5e-5)
   # The irises lie on the eyeballs, straight in front of the joints.
   root = np.asarray(open_head.j_template[0])
   for iris, joint in ((68, 4), (69, 3)):
     offset = ahead[iris] + root - np.asarray(open_head.j_template[joint])
-    assert np.abs(offset[:2]).max() < 5e-4 and 0.010 < offset[2] < 0.018
+    np.testing.assert_allclose(offset, [0, 0, 0.0104], atol=5e-5)
+  # Lids stay where they are, which is before the irises.
+  lids = [*range(36, 48)]
+  np.testing.assert_array_equal(looking[lids], ahead[lids])
+
+
+def test_eyeballs_do_not_stick_out_through_the_lids(open_head):
+  """Neither the mean head's nor those of random people: the margins of their lids lie before the eyeballs, or on them."""
+  rng = np.random.default_rng(0)
+  template = np.asarray(open_head.v_template, np.float64)
+  skin = ~np.asarray(open_head.masks["eye_socket"])
+  for shape in np.vstack([np.zeros(100), rng.standard_normal((20, 100))]):
+    v = template + np.asarray(open_head.shapedirs, np.float64) @ shape
+    for name in ("left_eyeball", "right_eyeball"):
+      ball = np.asarray(open_head.masks[name])
+      points = v[ball]
+      away = np.linalg.norm((template - template[ball].mean(0))[:, :2], axis=1)
+      lids = v[skin & ~ball & (away < 0.016) & (template[:, 2] > template[ball, 2].max() - 0.012)]
+      near = np.linalg.norm(points[:, None, :2] - lids[None, :, :2], axis=2)
+      # Of the lids' points over a vertex of the eyeball the foremost is the skin one sees.
+      over = near < 0.0015
+      foremost = np.where(over, lids[None, :, 2], -np.inf).max(1)
+      depth = (points[:, 2] - foremost)[over.any(1) & (points[:, 2] > points[:, 2].max() - 0.006)]
+      assert (depth < 0.0005).mean() > 0.9
 
 
 def test_iris_and_pupil_are_painted_in_front_of_the_joints(npz, head):

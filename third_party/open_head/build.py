@@ -68,10 +68,17 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   metres = (template - origin) * SCALE
   v = surface.matrix @ metres
   eyes = {name: ((centre - origin) * SCALE, radius * SCALE) for name, (centre, radius) in eyes.items()}
+  made = v.copy()  # with MakeHuman's eyeballs
+  centres, balls = {}, {}  # what the eyes turn about, and the middles of their surfaces
   for name, (centre, radius) in eyes.items():
+    margin = sculpt.margins(v, surface, centre, radius)
+    turning = sculpt.seat(margin, centre, sculpt.EYE_RADIUS, (0, 1, 2))
+    middle = sculpt.seat(margin, turning, radius - sculpt.OVERLAP, (2,))
+    iris = turning[2] + sculpt.IRIS_TO_CENTRE - middle[2]
     ball = surface.vertices(name)
-    v[ball] = centre + (v[ball] - centre) * (radius / np.linalg.norm(v[ball] - centre, axis=1, keepdims=True))
-  centres = {name: centre for name, (centre, _) in eyes.items()}
+    v[ball] = middle + sculpt.eyeball(v[ball] - centre, radius, iris)
+    centres[name], balls[name] = turning, middle
+    print(name, "turns about", turning.round(4), "surface about", middle.round(4), "iris", round(iris, 4), "before it")
   v = sculpt.round_cranium(v)
 
   importance = np.ones(len(kept))
@@ -81,13 +88,16 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   basis, share = identity.principal_components(deviations, partner, importance, NUM_IDENTITY)
   print("variance of 10, 20, 50, 100 components", np.cumsum(share)[[9, 19, 49, 99]].round(4))
   shapedirs = (matrix @ basis.reshape(len(kept), -1)).reshape(len(v), 3, -1) * SCALE
+  for name in eyes:
+    ball = surface.vertices(name)
+    shapedirs[ball] = sculpt.carried(shapedirs[ball], made[ball], v[ball])
   painted = {name: regions.painted(source, surface, name) for name in ("face", "lips", "eyelids", "ears")}
   shapedirs = sculpt.limit_strain(shapedirs, v, surface, (painted["face"] | painted["lips"]) & ~painted["ears"])
 
   unit = expressions.units(source, surface, SCALE)
   names = expressions.expression_names(unit)
   named = np.stack([unit[name] for name in names], 2)
-  blinks = [sculpt.fit_blink(unit[f"eyeBlink{side}"], v, centres[f"{side.lower()}_eye"]) for side in ("Left", "Right")]
+  blinks = [sculpt.fit_blink(unit[f"eyeBlink{side}"], v, eyes[f"{side.lower()}_eye"][0]) for side in ("Left", "Right")]
   blinks = np.stack(blinks, 2)
 
   row_of = np.full(NUM_VERTICES, -1)
@@ -125,11 +135,11 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
     face, bary = landmarks.pupil(centres[name], v, surface.faces, np.nonzero(surface.part == name)[0])
     lmk_face, lmk_bary = np.append(lmk_face, face), np.concatenate([lmk_bary, bary[None]])
 
-  masks = regions.regions(surface, v, painted, rig.weights, np.array([centres["left_eye"], centres["right_eye"]]))
-  uv = texture.unwrap(surface, v, painted, centres)
+  masks = regions.regions(surface, v, painted, rig.weights, np.array([eyes["left_eye"][0], eyes["right_eye"][0]]))
+  uv = texture.unwrap(surface, v, painted, balls)
   face, bary = landmarks.embed("lmk68", points, v, surface.faces, skin, surface.mirror, seen=False)
   lmk = (v[surface.faces[face]] * bary[:, :, None]).sum(1)
-  albedo, variations = texture.paint(surface, v, uv, painted, centres, lmk)
+  albedo, variations = texture.paint(surface, v, uv, painted, balls, lmk)
 
   corners = np.c_[surface.faces.ravel(), uv.reshape(-1, 2)]
   unique, corner_of = np.unique(corners, axis=0, return_inverse=True)

@@ -14,7 +14,6 @@ ROOT, NECK, JAW, LEFT_EYE, RIGHT_EYE = range(5)
 PARENTS = np.array([[-1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.int32)
 # Done by joints instead: the jaw turns, the eyes turn (their lids follow), the tongue stays.
 NOT_EXPRESSIONS = ("tongueOut", "eyeBlink", "jawOpen", "jawLeft", "jawRight", "eyeLook")
-LOOK_VERTICAL, LOOK_SIDEWAYS = np.deg2rad([10.15, 14.25])  # turn of the eyeballs in the eyeLook units
 MIRRORED = np.array([-1.0, 1.0, 1.0])
 
 
@@ -198,14 +197,7 @@ def rig(source, surface, template, unit, deviations, joint_targets, eye_centres,
   rest = (unit["jawOpen"] - weights[:, JAW, None] * turned(0, angle, joints[JAW])) / np.sin(angle)
   rest[surface.vertices("lower_teeth", "upper_teeth", "tongue")] = 0
   posedirs[:, :, 9 * (JAW - 1) + 7] = rest
-  # The lids follow the gaze. Eyes turn down about +x, and to the subject's left about +y.
-  eyes = surface.vertices("left_eye", "right_eye")
-  for j, side, outwards in ((LEFT_EYE, "Left", 1), (RIGHT_EYE, "Right", -1)):
-    look = {way: unit[f"eyeLook{way}{side}"].copy() for way in ("Up", "Down", "In", "Out")}
-    for field in look.values():
-      field[eyes] = 0
-    posedirs[:, :, 9 * (j - 1) + 7] = (look["Down"] - look["Up"]) / 2 / np.sin(LOOK_VERTICAL)
-    posedirs[:, :, 9 * (j - 1) + 2] = outwards * (look["Out"] - look["In"]) / 2 / np.sin(LOOK_SIDEWAYS)
+  # Lids do not follow the gaze: in a fit, lids that are shut or badly seen would turn the eyes. They have their units.
   return Rig(joints, regressor, weights, posedirs, angle)
 
 

@@ -17,6 +17,15 @@ TEMPLATE_TARGETS = {
 # in frontal pictures, with a small margin. The unit was made for wider eyes: its upper lid would sink below the lower.
 BLINK_AT = np.array([-0.012, 0.002, 0.005, 0.008, 0.010, 0.0127, 0.016])
 BLINK_CLOSES = np.array([0.80, 0.78, 0.71, 0.64, 0.54, 0.42, 0.40])
+# MakeHuman's eyeballs, of 16.4 mm, stick out through the lids' margins by 3, and so do their irises. An adult's have 12,
+# and the iris, where the cornea shows it, lies 10.4 before the middle (the limbus, 6 mm from the axis). Such an eye, put
+# where the margins touch it, says where the iris is and what it turns about; but lids that were made for larger eyes
+# would gape at its corners. So the surface is MakeHuman's ball, set back until the margins lie on it (by OVERLAP in it:
+# other people's lids vary) and cut flat at the iris. There is no cornea: it would hide what it shows.
+EYE_RADIUS = 0.012
+IRIS_TO_CENTRE = 0.0104
+OVERLAP = 0.0006
+MARGIN = 0.002  # m, lids' margins are the skin that lies so far inside of MakeHuman's eyeballs
 STRAIN_LIMIT = 0.42
 STRAIN_SWEEPS = 80
 
@@ -37,6 +46,40 @@ def round_cranium(v: np.ndarray) -> np.ndarray:
   z = np.where(z > 0, z * (1 - 0.07 * _step(y, 0.055, 0.115)), z)
   y = np.where(y > 0.07, 0.07 + (y - 0.07) * 0.975, y)
   return np.stack([x, y, z], 1)
+
+
+def margins(v: np.ndarray, surface: Surface, centre: np.ndarray, radius: float) -> np.ndarray:
+  """(n, 3) of the template's vertices (V, 3): the lids' margins of MakeHuman's eyeball with this centre and radius."""
+  skin = v[surface.vertices("head")]
+  return skin[np.linalg.norm(skin - centre, axis=1) < radius - MARGIN]
+
+
+def seat(margin: np.ndarray, centre: np.ndarray, radius: float, free: tuple[int, ...]) -> np.ndarray:
+  """(3,) the middle of a ball of this radius that touches the points `margin` (n, 3), least squares.
+
+  Args:
+    centre: (3,) where to begin.
+    free: the axes along which it may move.
+  """
+  centre = centre.copy()
+  for _ in range(20):  # Gauss-Newton
+    to = margin - centre
+    distance = np.linalg.norm(to, axis=1)
+    centre[list(free)] += np.linalg.lstsq(to[:, free] / distance[:, None], distance - radius, rcond=None)[0]
+  return centre
+
+
+def eyeball(directions: np.ndarray, radius: float, front: float) -> np.ndarray:
+  """(n, 3) points in these directions (n, 3) of a ball about the origin that is cut at z = `front`."""
+  unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+  return unit * np.minimum(radius, front / np.maximum(unit[:, 2:], 1e-3))
+
+
+def carried(fields: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+  """Displacement fields (n, 3, K) of the points `source` (n, 3), as far as they are affine, at the points `target`."""
+  row = lambda points: np.c_[points, np.ones(len(points))]
+  affine = np.linalg.lstsq(row(source), fields.reshape(len(source), -1), rcond=None)[0]
+  return (row(target) @ affine).reshape(fields.shape)
 
 
 def tuck_teeth(v: np.ndarray, surface: Surface) -> np.ndarray:

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filt
 
 SUPERSAMPLED = 512
 MEAN_SIZE, BASIS_SIZE = 256, 128
-IRIS_DEGREES, PUPIL_DEGREES = 23.5, 9.5  # half angles on the eyeball
+IRIS_DEGREES, PUPIL_DEGREES = 21.0, 8.5  # half angles on the eyeball
 
 # Boxes of the UV map (u0, v0, u1, v1); the head's skin fills the rest.
 HEAD_BOX = (0.01, 0.20, 0.99, 0.99)
@@ -113,7 +113,8 @@ class _Paint:
 
   def __init__(self, surface, v, uv, masks, eyes, lmk):
     n = SUPERSAMPLED
-    flipped = np.stack([uv[..., 0] * n, (1 - uv[..., 1]) * n, np.zeros(uv.shape[:2])], 2)
+    # The rim of an eye's disc is the eyeball's back: triangles about its pole lie over the front, which is nearer.
+    flipped = np.stack([uv[..., 0] * n, (1 - uv[..., 1]) * n, -v[surface.faces][..., 2]], 2)
     face, bary = rasterize(flipped, surface.faces, n)
     self.inside = face >= 0
     self._faces, self._bary = surface.faces[face], bary
