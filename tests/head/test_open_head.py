@@ -249,7 +249,7 @@ def test_eyes_turn_and_lie_as_an_adults(open_head):
 
 
 def test_eyeballs_do_not_stick_out_through_the_lids(open_head):
-  """Neither the mean head's nor those of random people: the margins of their lids lie before the eyeballs, or on them."""
+  """Neither the mean head's nor random people's: the margins of their lids lie before the eyeballs, or on them."""
   rng = np.random.default_rng(0)
   template = np.asarray(open_head.v_template, np.float64)
   skin = ~np.asarray(open_head.masks["eye_socket"])
