@@ -534,6 +534,8 @@ def test_a_dry_run_knows_what_the_run_would_refuse(clip, tracker, flat, tmp_path
   assert "holds the frames of one, not of other.png" in found["error"]
   assert "would be made anew" in planned(["other.png", "--data_path=data", "--restart"], capsys)["dataset"]
   assert "of unknown origin" in planned(["other.png", f"--data_path={clip}"], capsys)["error"]
+  (tmp_path / "one" / "9.png").write_bytes((tmp_path / "one" / "1.png").read_bytes())
+  assert "the frames of one, as it was: it has changed" in planned(["one", "--data_path=data"], capsys)["error"]
 
   argv = ["--model=open", "--nooverlay", "--noreport", "-o", "o"]
   assert app.main([f"--data_path={clip}", *argv]) == 0

@@ -112,9 +112,10 @@ def check_source(source: Path, data_path: Path) -> tuple[str, dict | None, dict[
   _refuse_frames(source)
   identity, state = _identify(source), _read_state(data_path)
   if state is not None and state.get("identity") != identity:
+    held = state.get("source", "another source")
+    found = "as it was: it has changed since" if held == str(source) else f"not of {source}"
     raise InputError(
-      f"{data_path}: holds the frames of {state.get('source', 'another source')}, not of {source}; choose another data "
-      "path, or make them anew with --restart"
+      f"{data_path}: holds the frames of {held}, {found}; choose another data path, or make them anew with --restart"
     )
   there = frame_folders(data_path) if data_path.is_dir() else {}
   if state is None and there:
