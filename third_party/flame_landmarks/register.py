@@ -21,6 +21,9 @@ FLAME_MIDDLE = (3564, 3526)  # an edge of FLAME's mesh on the ridge of the nose,
 FLAME_SKIN = 3931  # vertices before FLAME's eyeballs
 HIDDEN = ("left_eyeball", "right_eyeball", "teeth", "tongue", "mouth_cavity", "eye_socket")  # of the open head
 
+# MakeHuman's eyeballs, which fill the opening of the lids that were made for them (third_party/open_head, `sculpt.py`).
+EYEBALL_AT, EYEBALL_RADIUS = np.array([0.0306347, 0.0230085, 0.0239985]), 0.0163525  # m, the left one's
+
 # How much the warp resists bending, from round to round, against 1 for the distance of a vertex from the other skin.
 # 400 moves regions of a few centimetres as one; at 2 the skins agree within .1 mm and neighbours still move alike.
 STIFFNESS = (400.0, 200.0, 100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 2.0)
@@ -37,6 +40,9 @@ def open_head(npz: Mapping[str, np.ndarray]) -> Head:
     hidden[npz["mask_" + name].astype(int)] = True
   for name in HIDDEN[:2]:
     eyeball[npz["mask_" + name].astype(int)] = True
+  for name, side in ((HIDDEN[0], 1), (HIDDEN[1], -1)):
+    ball = npz["mask_" + name].astype(int)
+    vertices[ball] = filling(vertices[ball], EYEBALL_AT * [side, 1, 1])
   weights = npz["weights"].astype(np.float64)
   jaw = weights[:, 2] / weights.sum(1)
   middle = (vertices[eyeball].min(0) + vertices[eyeball].max(0)) / 2
@@ -50,6 +56,14 @@ def open_head(npz: Mapping[str, np.ndarray]) -> Head:
     skin=~hidden,
     lips=near_lips(vertices, jaw, named()["corner of the mouth"][0]),
   )
+
+
+def filling(ball: np.ndarray, centre: np.ndarray) -> np.ndarray:
+  """(n, 3) the vertices of an eyeball (n, 3) whose front is flat, on MakeHuman's with this centre (3,)."""
+  back = ball[ball[:, 2] < ball[:, 2].max() - 0.002]
+  middle = np.linalg.lstsq(np.c_[2 * back, np.ones(len(back))], (back**2).sum(1), rcond=None)[0][:3]
+  away = ball - middle
+  return centre + EYEBALL_RADIUS * away / np.linalg.norm(away, axis=1, keepdims=True)
 
 
 def flame_head(v_template: np.ndarray, faces: np.ndarray, weights: np.ndarray) -> Head:
