@@ -156,7 +156,7 @@ def test_a_term_from_outside_the_package_takes_part_and_has_derivatives(open_hea
       points = jax.vmap(lambda pose: flame.landmarks(head, flame.skin(head, result.identity.shape, pose)))(result.poses)
       return jnp.mean(cameras.project(result.identity.camera, points[:, :68], SIZE)[..., 2], axis=1)
 
-    # Farther than the landmarks say: they know the distance to some millimetres, so agreeing with them would show nothing.
+    # Farther than the landmarks say, which know it to some millimetres: agreeing with them would show nothing.
     inputs = {"distance": depth(truth) + 0.03, "sd": jnp.float64(1e-3), "landmarks": observations.landmarks}
 
     def build(inputs):
