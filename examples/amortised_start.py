@@ -1,7 +1,7 @@
 """A network that says where the tracker should begin, trained with the tracker as its loss.
 
 It looks at where the start that the tracker would take (an affine camera and a neutral face) puts the landmarks
-beside where they are, and moves that start to one that the solver finishes from in six tenths of the steps. No true
+beside where they are, and moves that start to one that the solver finishes from in fewer steps. No true
 pose is used: the loss is how much the tracker's own cost at the network's start exceeds the cost that its solver ends
 at. (The cost after one more solver step, through `Unrolled`, is a loss too, but it is dearer and a rejected step
 teaches nothing: a network trained on by 100 steps of that needed twice the iterations again.)
