@@ -96,6 +96,20 @@ def test_the_solver_finds_the_gradient_s_zero(points):
     assert float(found.distance.frames) < 1e-12
 
 
+def test_a_cost_that_rounds_more_than_its_size_says_ends_no_search(points):
+  """A residual is a small difference of places in the image and rounds as they do: the cost by more than its own."""
+
+  def far(theta, x):
+    r = ((curved(theta, x) + theta.reshape(-1) + 100.0) - (theta.reshape(-1) + 100.0)).astype(x.dtype)
+    J = jax.jacfwd(curved, 1)(theta, x)
+    return Normal(jnp.sum(r**2), J.T @ r, J.T @ J)
+
+  with jax.enable_x64(True):
+    moved = jnp.asarray(points + 0.01 * np.random.default_rng(3).standard_normal((32, *points.shape)))
+    found = quick_jit(jax.vmap(lambda p: minimise(far, p, jnp.zeros(3), EXACT, 30)))(moved)
+    assert np.asarray(found.distance.frames).max() < 1e-12
+
+
 @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 def test_second_derivatives_are_those_of_the_gradient(points, outer):
   with jax.enable_x64(True):

@@ -189,9 +189,11 @@ def minimum(
     lower, damping, quick = judge(s.model.cost, new.cost, s.damping, s.k, tol)
     gain, noise = s.model.cost - new.cost, ROUNDING * eps * s.model.cost
     new_gradient = problem.gradient(new)
-    hidden = inner.predicted <= noise  # by rounding: then the gradient is the judge
+    # By rounding: then the gradient is the judge, alone. Residuals are small differences of places in the image, and a
+    # cost that seems to rise by what they round says nothing.
+    hidden = inner.predicted <= noise
     falls = dot(new_gradient, problem.inverse(roots, new_gradient)) < FALL * left
-    better = jnp.where(hidden, (gain > -noise) & falls, gain > GOOD_RATIO * inner.predicted)
+    better = jnp.where(hidden, falls, gain > GOOD_RATIO * inner.predicted)
     accept = jnp.where(s.newton, better & jnp.isfinite(new.cost), lower) & ~last
     wider = jnp.where(gain > 0.75 * inner.predicted, jnp.maximum(radius, 2 * inner.length), radius)
     return _State(
