@@ -263,6 +263,18 @@ class Gap:
     return self.clip.images(indices)
 
 
+class Unlit(Gap):
+  """The same, and no image shows anything: landmarks alone.
+
+  What images say of eyes overrules landmarks, exact ones too, and here eyes are shut from frame 6 to the end: a drawn
+  lid without lashes that does not open again is taken for a cover, and one that is seen shut comes down farther than
+  where a head's table has its points (docs/accuracy.md, "Eyes that are shut").
+  """
+
+  def images(self, indices):
+    return np.full_like(super().images(indices), 128)
+
+
 @pytest.fixture(scope="module")
 def clip(small_head):
   """10 small frames without detector errors."""
@@ -285,7 +297,7 @@ def weights():
 @pytest.fixture(scope="module")
 def from_landmarks(still_head, clip, weights):
   """Frames 3 and 4 missing."""
-  return pipeline.track(still_head, Gap(clip), SMALL, weights)
+  return pipeline.track(still_head, Unlit(clip), SMALL, weights)
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +347,7 @@ def test_landmarks_alone(from_landmarks, clip, project):
 
 @pytest.mark.slow
 def test_tracking_is_deterministic(still_head, from_landmarks, clip, weights):
-  again = pipeline.track(still_head, Gap(clip), SMALL, weights)
+  again = pipeline.track(still_head, Unlit(clip), SMALL, weights)
   pairs = zip(
     jax.tree.leaves((again.identity, again.poses, again.energies)),
     jax.tree.leaves((from_landmarks.identity, from_landmarks.poses, from_landmarks.energies)),
@@ -347,7 +359,7 @@ def test_tracking_is_deterministic(still_head, from_landmarks, clip, weights):
 
 @pytest.mark.slow
 def test_going_on_from_a_result_keeps_its_identity(still_head, from_landmarks, clip, weights, project):
-  again = pipeline.track(still_head, Gap(clip), SMALL, weights, init=from_landmarks)
+  again = pipeline.track(still_head, Unlit(clip), SMALL, weights, init=from_landmarks)
   np.testing.assert_array_equal(again.identity.shape, from_landmarks.identity.shape)
   np.testing.assert_allclose(again.identity.camera.focal, from_landmarks.identity.camera.focal, rtol=1e-5)
   np.testing.assert_allclose(again.identity.camera.principal, from_landmarks.identity.camera.principal, atol=1e-5)
