@@ -201,6 +201,44 @@ def test_a_frame_that_is_left_out_stays_where_it_is():
     assert np.isnan(quick_jit(jax.grad(loud))(theta)).any()
 
 
+def test_what_nothing_depends_on_stays_where_it_is():
+  """The place of a frame in which nothing is seen: asking for its derivative too makes no NaN of all the others."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(3)
+    theta, xs0 = jnp.asarray(rng.standard_normal((4, 6))), jnp.full((4, 2), 0.3)
+    seen = jnp.array([1.0, 0.0, 1.0, 1.0])
+
+    def residual(x, s, p, seen):
+      return jnp.concatenate([seen * (jnp.exp(s[0]) * p * jnp.cos(x[0] + 0.8) + x[1] + s[1] - jnp.sin(p)), 0.1 * x[1:]])
+
+    def one(x, s, p, seen):
+      r, (J, G) = residual(x, s, p, seen), jax.jacfwd(residual, (0, 1))(x, s, p, seen)
+      return jnp.sum(r**2), J.T @ r, J.T @ J, J.T @ G, G.T @ r, G.T @ G
+
+    def frames(theta, xs, s):
+      cost, g, H, C, gs, Hs = jax.vmap(one, (0, None, 0, 0))(xs, s, *theta)
+      return ArrowNormal(jnp.sum(cost) + jnp.sum(s**2), g, H, C, jnp.sum(gs, 0) + s, jnp.sum(Hs, 0) + jnp.eye(2))
+
+    def alone(theta, x):
+      return Normal(*one(x, jnp.array([0.1, -0.2]), *theta)[:3])
+
+    weights = jnp.asarray(rng.standard_normal((4, 2)))
+
+    def loss(theta, seen, weights):
+      begin = xs0[: len(seen)]
+      both = minimise_shared(frames, (theta, seen), begin, jnp.zeros(2), EXACT, 30)
+      each = jax.vmap(lambda *args: minimise(alone, args[:2], args[2], EXACT, 30).x)(theta, seen, begin)
+      return jnp.sum(weights * (both.frames + each)) + both.shared[0]
+
+    found = quick_jit(jax.grad(loss))(theta, seen, weights)
+    there = np.array([0, 2, 3])
+    expected = quick_jit(jax.grad(loss))(theta[there], seen[there], weights[there])
+    np.testing.assert_allclose(found[there], expected, atol=1e-8)
+    assert (np.asarray(found[1]) == 0).all()
+    forward = quick_jit(jax.jacfwd(loss))(theta, seen, weights)
+    np.testing.assert_allclose(forward, found, atol=1e-8)
+
+
 @pytest.mark.parametrize("checkpoint", [0, 1, 3, 7, 20])
 def test_scan_in_groups_is_a_scan(checkpoint):
   def step(state, x):

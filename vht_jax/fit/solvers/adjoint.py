@@ -217,7 +217,8 @@ def _argmin_jvp(problem, cost, options, primals, tangents):
   theta, x0 = primals
   x, found = checkpoint_name(_argmin(problem, cost, options, theta, x0), MINIMUM)  # itself: its derivative has one
   kept = options.kept(found.distance)
-  only = functools.partial(problem.only, kept)
+  # What nothing depends on, the place of a frame without landmarks, stays where it is: `damped_root` agrees.
+  only = lambda d: problem.only(kept, jax.tree.map(lambda read, a: jnp.where(read, a, 0.0), found.read, d))
   slope = jax.grad(lambda theta, x: 0.5 * cost(theta, x), argnums=1)
   _, mixed = jax.jvp(lambda theta: slope(theta, x), (theta,), (tangents[0],))
   # On both sides of the solve, where frames that are left out are cut off: each mode ends at another one.

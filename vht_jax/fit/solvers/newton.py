@@ -65,6 +65,10 @@ class Frame:
   def only(self, kept: Stationary, x: Array) -> Array:
     return jnp.where(kept.frames, x, 0.0)
 
+  def read(self, model: Normal) -> Array:
+    """Which unknowns the cost depends on."""
+    return jnp.diagonal(model.matrix) != 0
+
 
 class ArrowRoots(flax.struct.PyTreeNode):
   frames: Array  # (F, n, n)
@@ -117,6 +121,9 @@ class Arrow:
   def only(self, kept: Stationary, x: tuple[Array, Array]) -> tuple[Array, Array]:
     return jnp.where(kept.frames[:, None], x[0], 0.0), jnp.where(kept.shared, x[1], 0.0)
 
+  def read(self, model: ArrowNormal) -> tuple[Array, Array]:
+    return jnp.diagonal(model.frame_matrix, axis1=1, axis2=2) != 0, jnp.diagonal(model.shared_matrix) != 0
+
 
 class Problem(Protocol):
   """What both are."""
@@ -129,6 +136,7 @@ class Problem(Protocol):
   def inverse(self, root: Any, b: Any, /) -> Any: ...
   def distance(self, root: Any, gradient: Any, /) -> Stationary: ...
   def only(self, kept: Stationary, x: Any) -> Any: ...
+  def read(self, model: Any) -> Any: ...
 
 
 class Minimum(NamedTuple):
@@ -136,6 +144,7 @@ class Minimum(NamedTuple):
   steps: Array  # () i32
   distance: Stationary  # inf where the curvature was seen to be negative: no minimum
   roots: Any  # of the Gauss-Newton matrix there (`decompose`)
+  read: Any  # bool of every unknown: the cost depends on it
 
 
 class _State(NamedTuple):
@@ -216,7 +225,9 @@ def minimum(
   distance = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(problem.distance, roots, x0))
   start = _State(x0, model, roots, distance, jnp.asarray(1e-3, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no)
   s = lax.while_loop(lambda s: ~s.done, step, start)
-  return Minimum(s.x, s.k - 1, jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance), s.roots)
+  return Minimum(
+    s.x, s.k - 1, jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance), s.roots, problem.read(s.model)
+  )
 
 
 class Inner(NamedTuple):
