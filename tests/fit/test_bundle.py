@@ -10,7 +10,7 @@ from tiny import landmark_model
 
 from vht_jax import cameras, rotation
 from vht_jax.config import Weights
-from vht_jax.fit import clip, frame, observed, unknowns
+from vht_jax.fit import assemble, clip, frame, observed, unknowns
 from vht_jax.fit.solvers.uncertainty import beyond_prior, shape_information
 from vht_jax.fit.terms import landmarks, openings, priors
 from vht_jax.head import motion
@@ -352,6 +352,26 @@ def test_bundle_gradient_equals_autodiff(lm, weights, synthesise):
     scale = float(jnp.abs(by_shared[part]).max())
     np.testing.assert_allclose(arrow.shared_gradient[part], by_shared[part] / 2, atol=1e-3 * scale)
   np.testing.assert_allclose(arrow.shared_matrix, arrow.shared_matrix.T, rtol=1e-3, atol=1.0)
+
+
+@pytest.mark.differentiable
+@pytest.mark.parametrize("strength", [0.0, 2.0])
+def test_the_identity_prior_has_a_derivative_by_its_strength(lm, weights, strength):
+  """Without it too: of the cost that is the code's square, of the gradient the code."""
+  free = unknowns.Unknowns(Layout(()), Layout.of(shape=lm.size_gradient.shape))
+  shared = clip.initial_shared(lm)
+  code = jnp.asarray(np.random.default_rng(0).standard_normal(lm.size_gradient.shape), jnp.float32)
+
+  @jax.jit
+  @jax.jacfwd
+  def slope(strength):
+    of = priors.identity_priors(lm, weights.replace(w_identity=strength), (0.5, 0.7))
+    found = assemble.shared_normal(of, free, shared, code)
+    return found.cost, found.gradient
+
+  cost, gradient = slope(jnp.float32(strength))
+  np.testing.assert_allclose(cost, np.sum(code**2), rtol=1e-4)
+  np.testing.assert_allclose(gradient, code, rtol=1e-4)
 
 
 @pytest.mark.differentiable

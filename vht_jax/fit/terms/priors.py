@@ -22,6 +22,7 @@ HELD_SD = 1e-4, 1e-6  # of log focal and of the principal point of a known camer
 LID_EXPR = 0.4  # spread of lids, which are shut whenever they move
 NEGATIVE_EXPR = 25.0  # one-sided units: how much dearer (in squared terms) a negative activation is
 EYES_SD = 0.05  # rad, how far the eyes' angles differ
+FREE = 1e-12  # added to the strength of the identity prior, whose root has no derivative at 0
 
 
 class FramePrior(flax.struct.PyTreeNode):
@@ -172,7 +173,7 @@ def prior_of_shape(model: LandmarkModel, weights: Weights) -> np.ndarray:
 def identity_priors(model: LandmarkModel, weights: Weights, focal_prior: tuple[Array, ...]) -> list[Entry]:
   """Of shape, head size and camera (`camera_priors`)."""
   dtype = model.points.template.dtype
-  sd = 1.0 / jnp.sqrt(jnp.asarray(weights.w_identity, dtype))
+  sd = 1.0 / jnp.sqrt(jnp.asarray(weights.w_identity, dtype) + FREE)
   return [
     (Near("shape", jnp.zeros((), dtype), sd), None),
     (HeadSize(model, jnp.asarray(weights.sd_size, dtype)), None),
