@@ -419,6 +419,26 @@ def test_estimate_gain_without_samples_is_one(samples, albedo, light, weights):
   assert jax.jit(estimate_gain)(none, colors, light, weights) == 1.0
 
 
+@pytest.mark.differentiable
+def test_colours_that_say_nothing_have_derivatives(samples, albedo, light, weights):
+  """Of infinite noise: no weight is divided by the length of 0."""
+  colors = shade.sample_texture(albedo, samples.uv)
+
+  @jax.jit
+  @jax.grad
+  def slope(given):
+    sd, colors, seen = given
+    some = weights.replace(sd_color=sd)
+    gain = estimate_gain(samples.replace(color=seen), colors, light, some)
+    no = jnp.zeros((N, 3, 1))
+    found = colour.Differences(gain * colors - seen, no, {}, no[..., 0], jnp.zeros((N, 9)), no[..., 0])
+    white = colour.whitened(found, {}, samples, some)
+    return white.cost + jnp.sum(white.root) + jnp.sum(white.residual) + gain
+
+  for sd in (0.03, np.inf):
+    assert all(np.isfinite(g).all() for g in slope((jnp.float32(sd), colors, samples.color)))
+
+
 def test_estimate_layer_recovers_texture_detail(
   surface, render, x_true, shared, albedo, light, detail, weights, samples
 ):

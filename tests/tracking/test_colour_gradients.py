@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import clip, quick_jit, slopes, tiny_head, weigh
+from tiny import clip, landmark_model, quick_jit, slopes, tiny_head, weigh
 
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
@@ -14,7 +14,7 @@ from vht_jax.option import options
 from vht_jax.render.picture import render_head
 from vht_jax.tracking import pure
 from vht_jax.tracking.pure import fit_identity, track_fn
-from vht_jax.tracking.pure.colours import crop_of
+from vht_jax.tracking.pure.colours import crop_of, painted, unseen_without
 from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Status
 
@@ -172,6 +172,19 @@ def test_all_weights_are_refused_or_read():
   }  # fmt: skip
 
 
+def test_what_the_bias_is_believed_has_a_derivative_without_colours(plain):
+  head, _, truth = plain
+  lm = landmark_model(head, Weights(), 0)
+
+  @quick_jit
+  @jax.jacfwd
+  def slope(pixels):
+    return painted(head, lm, truth.identity, Weights(photo_pixels=pixels), SIZE).shared.offset
+
+  assert all((np.asarray(slope(jnp.float32(pixels))) == 0).all() for pixels in (0.0, 20.0))
+  assert np.isfinite(slope(jnp.float32(80.0))).all() and (np.asarray(slope(jnp.float32(80.0))) != 0).any()
+
+
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
@@ -191,5 +204,9 @@ def test_the_crop_is_that_of_the_app():
     assert np.abs(np.asarray(found.rgb) - rgb).mean() < 0.01
     masked = inside * (crop_head(np.repeat(alpha[..., None], 3, -1), unknowns, side)[0][..., 0] >= 0.5)
     assert np.mean(np.asarray(found.inside) != masked) < 0.05  # a pixel at the border
+  nothing = jnp.full_like(image, jnp.nan)
+  crop = lambda rgb: unseen_without(jnp.bool_(False), crop_of(rgb, None, jnp.asarray(unknowns), side))
+  value, slope = jax.jit(jax.value_and_grad(lambda rgb: jnp.sum(crop(rgb).rgb + crop(rgb).inside[..., None])))(nothing)
+  assert value == 0 and (np.asarray(slope) == 0).all()
   twice = jax.jit(crop_of, static_argnums=3)(2 * jnp.asarray(image), None, jnp.asarray(unknowns), side)
   np.testing.assert_allclose(twice.rgb, 2 * found.rgb, rtol=1e-5)

@@ -179,7 +179,7 @@ def whitened(found: Differences, d_shared: dict[str, Array], samples: Samples, w
     residual=found.r * counts,
     frame={"head": found.d_x * scale},
     shared={name: d * scale for name, d in d_shared.items()},
-    root=jnp.sqrt(jnp.where(inside, 1.0, 1.0 / length)),
+    root=jnp.sqrt(1.0 / jnp.maximum(1.0, length)),
     cost=jnp.sum(samples.weight * jnp.where(inside, length**2, 2 * length - 1)) * N_CHANNELS,
   )
 

@@ -140,7 +140,7 @@ def estimate_gain(samples: Samples, albedo: Array, light: AnyArray, weights: Wei
   gain = jnp.ones(())
   for _ in range(3):
     error = jnp.sqrt(jnp.mean((samples.color - gain * model) ** 2, -1) + 1e-12) / weights.sd_color
-    w = (samples.weight * jnp.minimum(1.0, 1.0 / error))[:, None]
+    w = (samples.weight * (1.0 / jnp.maximum(1.0, error)))[:, None]
     gain = jnp.sum(w * samples.color * model) / jnp.maximum(jnp.sum(w * model**2), 1e-6)
   return jnp.where(jnp.sum(samples.weight) > 0, jnp.clip(gain, 0.3, 3.0), 1.0)
 

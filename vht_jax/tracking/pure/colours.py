@@ -53,7 +53,7 @@ def painted(
 ) -> Painted:
   """The person of an identity, its detector's bias believed as far as beside colours (`stages.frames.believed`)."""
   shared = shared_of(identity, lm.points.template.shape[0], size)
-  share = jnp.minimum(FIRST_PIXELS / weights.photo_pixels, 1.0)
+  share = FIRST_PIXELS / jnp.maximum(weights.photo_pixels, FIRST_PIXELS)
   dtype = shared.offset.dtype
   shared = shared.replace(offset=believed_offset(shared.offset, jnp.asarray(share, dtype)))
   lm, folded = frame.fold_landmarks(lm.replace(common=jnp.zeros_like(lm.common)), shared)
@@ -93,7 +93,7 @@ def fit_person(
   xs = jnp.where(seen[:, None], xs, 0.0)
   crop = lambda seen, x: crop_of(seen.rgb, seen.alpha, x, config.gauss_newton.crop_size)
   crops = jax.vmap(crop)(pick(observations), xs)
-  crops = crops.replace(inside=jnp.where(seen[:, None, None], crops.inside, 0.0))
+  crops = jax.vmap(unseen_without)(seen, crops)
   focal, dtype = begun.shared.log_focal, xs.dtype
   prior: tuple[Array, ...] = (focal, jnp.asarray(HELD_SD[0] if config.camera.focal else FOCAL_BIAS_SD, dtype))
   if config.camera.calibrated:
@@ -124,7 +124,7 @@ def fit_colours(
   """
   seen = frames_with_face(observation)
   x = jnp.where(seen, x, 0.0)
-  crop = crop_of(observation.rgb, observation.alpha, x, config.gauss_newton.crop_size)
+  crop = unseen_without(seen, crop_of(observation.rgb, observation.alpha, x, config.gauss_newton.crop_size))
   weights = weights.replace(photo_pixels=jnp.where(seen, weights.frame_pixels, 0.0))
   return frame.fit_frame_colours(
     person.surface, person.model, person.albedo, person.light, person.shared, observed, crop, weights, x,
@@ -153,6 +153,11 @@ def crop_of(rgb: Array, alpha: Array | None, x: Array, side: int) -> Crop:
     inside = inside * known.astype(inside.dtype)
   offset = jnp.stack([0.5 * width - left, 0.5 * height - top]) * (side / w)
   return Crop(rgb=shrink(rgb), inside=inside, scale=max(height, width) * side / w, offset=offset)
+
+
+def unseen_without(seen: Array, crop: Crop) -> Crop:
+  """The crop of a frame; of one that is not `seen` () bool nothing counts, whatever numbers its image has."""
+  return crop.replace(rgb=jnp.where(seen, crop.rgb, 0.0), inside=jnp.where(seen, crop.inside, 0.0))
 
 
 def _resampled(n: int, start: Array, length: Array, side: int) -> tuple[Array, Array]:
