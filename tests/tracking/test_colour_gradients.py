@@ -105,7 +105,7 @@ def test_derivatives_of_an_unknown_person_equal_central_differences(open_head):
     def loss(d, valid):
       seen, weights = observations.replace(**d["observed"], valid=valid), Weights().replace(**d["weights"])
       identity, poses, _ = fit_identity(head, seen, config, weights, adjoint=Implicit(accuracy=1e-12))
-      # Nothing says where a frame without a face is: a derivative of that would be the inverse of 0.
+      # Nothing says where a frame without a face is: kilometres away, whose digits would hide all others.
       poses = jax.vmap(lambda ok, pose: jax.tree.map(lambda a: jnp.where(ok, a, 0.0), pose))(valid, poses)
       layer = 1e-2 * jnp.sum(identity.texture_layer**2)
       return weigh((identity.replace(texture_layer=None), poses)) + layer, identity
