@@ -97,12 +97,22 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   unit = expressions.units(source, surface, SCALE)
   names = expressions.expression_names(unit)
   named = np.stack([unit[name] for name in names], 2)
-  blinks = [sculpt.fit_blink(unit[f"eyeBlink{side}"], v, eyes[f"{side.lower()}_eye"][0]) for side in ("Left", "Right")]
-  blinks = np.stack(blinks, 2)
-
   row_of = np.full(NUM_VERTICES, -1)
   pure = np.diff(surface.matrix.indptr) == 1
   row_of[surface.matrix.indices[surface.matrix.indptr[:-1][pure]]] = np.nonzero(pure)[0]
+  skin = np.nonzero(surface.part == "head")[0]
+
+  def attached(name, seen):
+    points = np.full((NUM_VERTICES, 3), np.nan)
+    points[row_of >= 0] = v[row_of[row_of >= 0]]
+    return landmarks.embed(name, points, v, surface.faces, skin, surface.mirror, seen)
+
+  face, bary = attached("lmk68", seen=True)
+  at = lambda values: (values[surface.faces[face]] * bary[:, :, None]).sum(1)
+  blinks = [
+    sculpt.fit_blink(unit[f"eyeBlink{side.capitalize()}"], v, eyes[f"{side}_eye"][0], at, side) for side in sculpt.LIDS
+  ]
+  blinks = np.stack(blinks, 2)
 
   def moves_of(vertices):
     return deviations[:, np.searchsorted(kept, vertices)] * SCALE
@@ -126,18 +136,15 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
 
   v = sculpt.tuck_teeth(v, surface).round(6)
 
-  skin = np.nonzero(surface.part == "head")[0]
-  points = np.full((NUM_VERTICES, 3), np.nan)
-  points[row_of >= 0] = v[row_of[row_of >= 0]]
-  lmk_face, lmk_bary = landmarks.embed("lmk68", points, v, surface.faces, skin, surface.mirror)
-  mp_face, mp_bary = landmarks.embed("mediapipe468", points, v, surface.faces, skin, surface.mirror)
+  lmk_face, lmk_bary = attached("lmk68", seen=True)
+  mp_face, mp_bary = attached("mediapipe468", seen=True)
   for name in ("right_eye", "left_eye"):  # landmarks 68 and 69, in image order
     face, bary = landmarks.pupil(centres[name], v, surface.faces, np.nonzero(surface.part == name)[0])
     lmk_face, lmk_bary = np.append(lmk_face, face), np.concatenate([lmk_bary, bary[None]])
 
   masks = regions.regions(surface, v, painted, rig.weights, np.array([eyes["left_eye"][0], eyes["right_eye"][0]]))
   uv = texture.unwrap(surface, v, painted, balls)
-  face, bary = landmarks.embed("lmk68", points, v, surface.faces, skin, surface.mirror, seen=False)
+  face, bary = attached("lmk68", seen=False)
   lmk = (v[surface.faces[face]] * bary[:, :, None]).sum(1)
   albedo, variations = texture.paint(surface, v, uv, painted, balls, lmk)
 
