@@ -10,7 +10,8 @@ from vht_jax import cameras, rotation, texture_tracks
 from vht_jax.head import flame
 from vht_jax.render.image import sample_bilinear
 from vht_jax.render.raster import rasterize
-from vht_jax.texture_tracks import rounds
+from vht_jax.texture_tracks import rounds, windows
+from vht_jax.texture_tracks.bundle.rigid import SHARED, usual_camera
 from vht_jax.types import Identity, Status, TrackResult
 
 SIZE, FOCAL, FRAMES = (320, 320), 1.4, 24
@@ -91,7 +92,7 @@ def errors(head, truth, tracks):
 
 @pytest.fixture
 def small(monkeypatch):
-  monkeypatch.setattr(rounds, "WINDOW", 256)
+  monkeypatch.setattr(windows, "WINDOW", 256)
   monkeypatch.setattr(rounds, "N_POINTS", 120)
   monkeypatch.setattr(rounds, "BUNDLE_FRAMES", FRAMES)
 
@@ -132,6 +133,43 @@ def test_tracks_and_camera_of_a_turning_head(small_head, small):
     error, sd = errors(small_head, truth, somewhat.tracks)
     assert np.quantile(error / sd, 0.9) < 2.5
     assert abs(np.log(float(somewhat.rigid.focal) / FOCAL)) < 3 * float(somewhat.rigid.focal_sd)
+
+
+@pytest.mark.slow
+def test_rounds_go_on_until_the_lens_stays(small_head, small, monkeypatch):
+  """The first one looks at all frames, and the one after the lens has stayed; those between at the bundle's."""
+  monkeypatch.setattr(rounds, "BUNDLE_FRAMES", FRAMES // 2)
+  truth = result(small_head, yaw())
+  clip, start = Clip(draw(small_head, truth)), result(small_head, yaw(), focal=1.25 * FOCAL)
+  track, solve, looked, lenses = rounds._track, rounds._solve, [], []
+
+  def tracked(skin, head, cam, poses, windows, rows, *more):
+    looked.append(len(rows))
+    return track(skin, head, cam, poses, windows, rows, *more)
+
+  def solved(*problem):
+    state, found = solve(*problem)
+    if lenses:
+      state.focal = lenses.pop(0)
+    return state, found
+
+  monkeypatch.setattr(rounds, "_track", tracked)
+  monkeypatch.setattr(rounds, "_solve", solved)
+  part = FRAMES // 2
+  for wanted, given in (
+    ([FRAMES, part, part, FRAMES], [1.6, 1.5, 1.498]),  # and after the last nobody asks
+    ([FRAMES, part, FRAMES], [1.745, 1.74]),  # landmarks' own lens is no witness
+    ([FRAMES, *[part] * (rounds.ROUNDS - 2), FRAMES], [1.7, 1.6, 1.5, 1.4, 1.3]),
+  ):
+    looked.clear()
+    lenses[:] = given
+    assert texture_tracks.observe(small_head, clip, start).reason == ""
+    assert looked == wanted
+  mean, sd = usual_camera()
+  mean[SHARED.at("log_focal")], sd[SHARED.at("log_focal")] = np.log(1.25 * FOCAL), 1e-4
+  looked.clear()
+  texture_tracks.observe(small_head, clip, start, camera=(mean, sd))
+  assert looked == [FRAMES, FRAMES]  # a lens that is known
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Texture tracks of a clip: finds them from a first estimate of the head, and the rigid head that they say.
 
-Two rounds. The first one's mesh is as the landmarks say, some pixels beside the skin; the second one's poses and camera
-are those of the first round's tracks.
+In rounds. The first one's mesh is as the landmarks say, some pixels beside the skin; those of the next ones have the
+poses and the camera of the round before, until the camera stays.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ import time
 import jax
 import numpy as np
 
-from vht_jax.host.programs import in_chunks, prefetched, rehearsing, rows_of
+from vht_jax.host.programs import in_chunks, rehearsing, rows_of
 from vht_jax.texture_tracks import compiled, keyframes
 from vht_jax.texture_tracks.bundle import rigid
 from vht_jax.texture_tracks.bundle.modes import JAW_UNIT, modes_at, unit_moves
 from vht_jax.texture_tracks.following import corners as corner
 from vht_jax.texture_tracks.following.follow import NOISE_FACTOR
-from vht_jax.texture_tracks.following.view import CELL, local_contrast, look, window_of
+from vht_jax.texture_tracks.following.view import CELL
 from vht_jax.texture_tracks.skin import REGION_NOISE, skin_of
 from vht_jax.texture_tracks.types import Corners, Observed, Rigid, Skin, TextureTracks, View
+from vht_jax.texture_tracks.windows import BATCH, Estimate, Windows
 from vht_jax.types import FlameModel, Status, TrackResult
 
-WINDOW = 512  # px, side of the windows through which frames are seen: 2.2 px per mm of skin
 N_POINTS = 192  # corners of all keyframes together; about half of them are seen in a frame
-BATCH = 8  # frames per call
-KEPT = 1024  # frames whose windows stay in memory, 256 kB each; those of longer clips are made anew in each round
 BUNDLE_FRAMES = 64  # at most, of the rigid bundle; the poses of the others follow from its points
-FAR = (True, False)  # whether points are looked for far away, in reduced images, in each of the two rounds
+# The first round starts from landmarks and looks far away, too; another follows in any case. A wrong lens puts points
+# where skin is found that is a little beside, and bears itself out by it: so rounds are made while the lens (its log)
+# changes by more than SETTLED. Only the first and the last of them look at more than the bundle's frames.
+ROUNDS, SETTLED = 6, 0.01
 MIN_TURN = np.deg2rad(5.0)  # a head that turns less says nothing of its camera, and landmarks are steady
 FEWEST_CORNERS = 10  # per keyframe
 LEAST_SHARE = 0.1  # of the points that should be seen: by chance .4 % are found (patches of another part of the face)
@@ -95,23 +96,32 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
   clock("poses")
 
   principal = np.asarray(cam.principal) * [clip.size[1], clip.size[0]]
-  state = _Estimate(R, t, R, t, float(cam.focal), principal.astype(np.float32), max(clip.size))
-  windows = _Windows(clip, np.flatnonzero(good), state, middle.mean(0))
+  state = Estimate(R, t, R, t, float(cam.focal), principal.astype(np.float32), max(clip.size))
+  windows = Windows(clip, np.flatnonzero(good), state, middle.mean(0))
   clock("windows")
   refuse(np.median(windows.bright) < LEAST_LIGHT, f"the face is too dark: {np.median(windows.bright):.0f} of 255")
-  for far in FAR:
-    tracks, triangles = _track(skin, head, cam, poses, windows, state, keys, tracked, far, clock)
+  held = rigid.SHARED.split(camera[1])["log_focal"] < SETTLED
+  frames, last = windows.frames, False
+  for number in range(1, ROUNDS + 1):
+    far = number == 1
+    rows = np.flatnonzero(last | np.isin(windows.frames, frames))
+    tracks, triangles = _track(skin, head, cam, poses, windows, rows, state, keys, tracked, far, clock)
     shown = np.isfinite(tracks.sd).any(1)  # a frame of which too few points are found has none
-    frames = _bundle_frames(axes, speaks if far else speaks | (shown & ~tracked), keys)
+    if far or last:
+      frames = _bundle_frames(axes, speaks if far else speaks | (shown & ~tracked), keys)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
     bent = in_chunks(
       lambda i: compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary),
       len(good),
       128,
     )
-    modes = modes_at(moves, triangles, tracks.bary)
-    state, found = _solve(tracks, X0, bent, modes, state, frames, clip.size, camera, rest, last=not far)
+    modes, before = modes_at(moves, triangles, tracks.bary), state.focal
+    state, found = _solve(tracks, X0, bent, modes, state, frames, clip.size, camera, rest, last)
     clock("rigid")
+    if last:
+      break
+    settled = abs(np.log(state.focal / before)) < SETTLED and (held or not far)
+    last = rehearsing() or settled or number == ROUNDS - 1
   kept = np.isfinite(tracks.sd).sum(0) > 1
   points = lambda a: a[kept]  # noqa: E731
   tracks = TextureTracks(
@@ -119,62 +129,6 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
     keyframe=points(tracks.keyframe), region=points(tracks.region),
   )  # fmt: skip
   return tracks, found.replace(points=points(found.points))
-
-
-class _Estimate:
-  """Poses (T, ...) of the mean head as they were given (R0, t0) and as they are thought to be now, and the camera."""
-
-  def __init__(self, R0, t0, R, t, focal: float, principal: np.ndarray, side: int):
-    self.R0, self.t0, self.R, self.t, self.focal, self.principal, self.side = R0, t0, R, t, focal, principal, side
-
-  def correction(self) -> tuple[np.ndarray, np.ndarray]:
-    """(T, 3, 3), (T, 3): camera coordinates of then -> of now."""
-    turn = np.einsum("tij,tkj->tik", self.R, self.R0)
-    return turn.astype(np.float32), (self.t - np.einsum("tij,tj->ti", turn, self.t0)).astype(np.float32)
-
-
-class _Windows:
-  """The windows of n frames (`frames`, positions in the clip); of the first `KEPT` they are kept over the rounds."""
-
-  def __init__(self, clip, frames: np.ndarray, state: _Estimate, middle: np.ndarray):
-    at = state.R[frames] @ middle + state.t[frames]
-    focal = state.focal * state.side
-    if rehearsing():  # poses are blank: anywhere, at a finite size
-      at, focal = at * 0 + 1, 1000.0
-    places = np.concatenate([at[:, :2] / at[:, 2:] * focal + state.principal, focal / at[:, 2:]], -1)
-    spans = [window_of(place, WINDOW) for place in places]
-    self.frames, self._clip = frames, clip
-    self.scale = np.array([scale for scale, _ in spans], np.float32)  # (n,) window px per image px
-    self.corner = np.array([corner for _, corner in spans], np.float32)  # (n, 2) image px
-    n = min(len(frames), KEPT)
-    self._contrast = np.zeros((n, WINDOW, WINDOW), np.uint8)
-    self.bright = np.zeros(n, np.float32)  # of 255, the middle of the face
-    inner = slice(WINDOW // 4, -WINDOW // 4)
-
-    def work(start):
-      index = np.arange(start, min(start + BATCH, n))
-      for k, grey in zip(index, self.grey(index)):
-        self._contrast[k], self.bright[k] = local_contrast(grey), np.median(grey[inner, inner])
-
-    for _ in prefetched(work, range(0, n, BATCH)):
-      pass
-
-  def grey(self, rows: np.ndarray) -> np.ndarray:
-    """(k, WINDOW, WINDOW) of some of them."""
-    images = self._clip.images(self.frames[rows])
-    return np.stack([look(image, float(self.scale[k]), self.corner[k], WINDOW) for k, image in zip(rows, images)])
-
-  def contrast(self, rows: np.ndarray) -> np.ndarray:
-    """(k, WINDOW, WINDOW) uint8 of `local_contrast`."""
-    out = self._contrast[np.minimum(rows, len(self._contrast) - 1)]
-    late = np.flatnonzero(rows >= len(self._contrast))
-    if len(late):
-      out[late] = [local_contrast(grey) for grey in self.grey(rows[late])]
-    return out
-
-  def to_image(self, px: np.ndarray) -> np.ndarray:
-    """Points (n, K, 2) window px -> image px."""
-    return px / self.scale[:, None, None] + self.corner[:, None]
 
 
 class _Clock:
@@ -191,10 +145,11 @@ class _Clock:
 
 
 def _track(
-  skin: Skin, head, cam, poses, windows: _Windows, state: _Estimate, keys, tracked: np.ndarray, far: bool, clock: _Clock
+  skin: Skin, head, cam, poses, windows: Windows, rows, state: Estimate, keys, tracked: np.ndarray, far: bool, clock
 ) -> tuple[TextureTracks, np.ndarray]:
   """One round: `N_POINTS` tracks, some of them never seen, and their triangles among the skin's vertices (K, 3).
 
+  Looks at the frames of some `rows` (n,) of the windows.
   Frames that are not `tracked` (T,) have points only where `FEWEST_SEEN` of them are found.
   """
   correction = state.correction()
@@ -222,9 +177,10 @@ def _track(
       shift = compiled.coarse(skin.faces, here, views, found, CELL)
     return compiled.fine(skin.faces, here, views, found, shift)
 
-  px, sd, sought = in_chunks(follow, len(lens), BATCH)
+  px, sd, sought = in_chunks(lambda index: follow(rows[index]), len(rows), BATCH)
   clock("follow")
-  there = tracked[windows.frames]
+  at = windows.frames[rows]
+  there = tracked[at]
   seen, sought = np.isfinite(sd).sum(1), np.asarray(sought)
   sd = np.where((there | (seen >= FEWEST_SEEN))[:, None], sd, np.inf)
   seen, share = seen[there], seen[there].sum() / max(sought[there].sum(), 1)
@@ -234,14 +190,14 @@ def _track(
     "smooth skin, blur or noise",
   )
   region, triangles = np.asarray(skin.region)[found.face], np.asarray(skin.faces)[found.face]
-  sd = sd * REGION_NOISE[region] / windows.scale[:, None]
-  px = np.where(np.isfinite(sd)[..., None], windows.to_image(px), 0.0)
+  sd = sd * REGION_NOISE[region] / windows.scale[rows, None]
+  px = np.where(np.isfinite(sd)[..., None], windows.to_image(px, rows), 0.0)
   n = len(poses.rotation)
   tracks = TextureTracks(
     vertices=np.asarray(skin.vertex)[triangles],
     bary=found.bary,
-    points=_spread(px.astype(np.float32), windows.frames, n, 0.0),
-    sd=_spread(sd.astype(np.float32), windows.frames, n, np.inf),
+    points=_spread(px.astype(np.float32), at, n, 0.0),
+    sd=_spread(sd.astype(np.float32), at, n, np.inf),
     keyframe=np.where(found.keyframe >= 0, keys[found.keyframe], -1).astype(np.int32),
     region=region.astype(np.int32),
   )
@@ -294,13 +250,13 @@ def _solve(
   X0: np.ndarray,
   bent: np.ndarray,
   modes: np.ndarray,
-  state: _Estimate,
+  state: Estimate,
   frames: np.ndarray,
   size: tuple[int, int],
   camera: CameraPrior,
   rest: tuple[np.ndarray, np.ndarray],
   last: bool,
-) -> tuple[_Estimate, Rigid]:
+) -> tuple[Estimate, Rigid]:
   """The rigid bundle of some frames, and the poses of all from its points; `rest`: `Rigid.expr` and `jaw`."""
   f32 = lambda a: np.asarray(a, np.float32)  # noqa: E731
   enough = np.isfinite(tracks.sd).sum(1) >= rigid.FEWEST_POINTS
@@ -336,9 +292,7 @@ def _solve(
     return compiled.resect(alone, solved, R[index], t[index])
 
   R, t = in_chunks(poses, len(inverse), 128)
-  R = np.where(enough[:, None, None], R, state.R)
-  t = np.where(enough[:, None], t - R @ pivot, state.t)
-  state = _Estimate(state.R0, state.t0, R, t, focal, principal, state.side)
+  state = state.moved(np.asarray(R), t - R @ pivot, enough, focal, principal, pivot)
   turn, shift = state.correction()
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
