@@ -203,6 +203,7 @@ def test_blink_closes_the_eyes(open_head):
   gap = [np.asarray(flame.landmarks(open_head, posed(open_head, eyelidLeft=a, eyelidRight=a))) for a in (0.0, 1.0)]
   for upper, lower in LIDS:
     assert 0.006 < gap[0][upper, 1] - gap[0][lower, 1] < 0.011
+    assert abs(gap[1][upper, 1] - gap[1][lower, 1]) < 0.0015
     apart = [np.linalg.norm(points[upper] - points[lower]) for points in gap]
     assert apart[1] < 0.15 * apart[0]
 

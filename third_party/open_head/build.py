@@ -102,12 +102,12 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
   row_of[surface.matrix.indices[surface.matrix.indptr[:-1][pure]]] = np.nonzero(pure)[0]
   skin = np.nonzero(surface.part == "head")[0]
 
-  def attached(name, seen):
+  def attached(name, v, seen):
     points = np.full((NUM_VERTICES, 3), np.nan)
     points[row_of >= 0] = v[row_of[row_of >= 0]]
     return landmarks.embed(name, points, v, surface.faces, skin, surface.mirror, seen)
 
-  face, bary = attached("lmk68", seen=True)
+  face, bary = attached("lmk68", v, seen=True)
   at = lambda values: (values[surface.faces[face]] * bary[:, :, None]).sum(1)
   blinks = [
     sculpt.fit_blink(unit[f"eyeBlink{side.capitalize()}"], v, eyes[f"{side}_eye"][0], at, side) for side in sculpt.LIDS
@@ -136,15 +136,15 @@ def build(wheel: Path) -> dict[str, np.ndarray]:
 
   v = sculpt.tuck_teeth(v, surface).round(6)
 
-  lmk_face, lmk_bary = attached("lmk68", seen=True)
-  mp_face, mp_bary = attached("mediapipe468", seen=True)
+  lmk_face, lmk_bary = attached("lmk68", v, seen=True)
+  mp_face, mp_bary = attached("mediapipe468", v, seen=True)
   for name in ("right_eye", "left_eye"):  # landmarks 68 and 69, in image order
     face, bary = landmarks.pupil(centres[name], v, surface.faces, np.nonzero(surface.part == name)[0])
     lmk_face, lmk_bary = np.append(lmk_face, face), np.concatenate([lmk_bary, bary[None]])
 
   masks = regions.regions(surface, v, painted, rig.weights, np.array([eyes["left_eye"][0], eyes["right_eye"][0]]))
   uv = texture.unwrap(surface, v, painted, balls)
-  face, bary = attached("lmk68", seen=False)
+  face, bary = attached("lmk68", v, seen=False)
   lmk = (v[surface.faces[face]] * bary[:, :, None]).sum(1)
   albedo, variations = texture.paint(surface, v, uv, painted, balls, lmk)
 

@@ -110,11 +110,13 @@ def _observe(model, clip, result, min_turn, camera: CameraPrior, sure, clock) ->
     if far or last:
       frames = _bundle_frames(axes, speaks if far else speaks | (shown & ~tracked), keys)
     X0 = np.einsum("kci,kc->ki", middle[triangles], tracks.bary).astype(np.float32)
-    bent = in_chunks(
-      lambda i: compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary),
-      len(good),
-      128,
-    )
+    looked = windows.frames[rows]
+
+    def move(index):
+      i = looked[index]
+      return compiled.bent(head, rows_of(poses, i), cam, state.R0[i], state.t0[i], middle, triangles, tracks.bary)
+
+    bent = _spread(in_chunks(move, len(looked), 128), looked, len(good), 0.0)
     modes, before = modes_at(moves, triangles, tracks.bary), state.focal
     state, found = _solve(tracks, X0, bent, modes, state, frames, clip.size, camera, rest, last)
     clock("rigid")
@@ -262,7 +264,7 @@ def _solve(
   enough = np.isfinite(tracks.sd).sum(1) >= rigid.FEWEST_POINTS
   inverse = np.where(np.isfinite(tracks.sd) & enough[:, None], 1 / tracks.sd, 0.0).astype(np.float32)
   pivot = X0.mean(0)
-  R, t = f32(state.R), f32(state.t + state.R @ pivot)
+  R, t = np.array(state.R, np.float32), f32(state.t + state.R @ pivot)
   # Always as many frames, so that one program serves all clips: short ones have frames that see nothing.
   padded = np.resize(frames, BUNDLE_FRAMES)
   counts = np.arange(BUNDLE_FRAMES)[:, None] < len(frames)
@@ -285,14 +287,15 @@ def _solve(
   focal = float(np.exp(shared["log_focal"]))
   principal = f32(problem.centre + shared["principal"] * state.side)
 
-  def poses(index):
-    alone = problem.replace(
-      bent=bent[index], uv=tracks.points[index], inverse_sd=inverse[index] / noise[problem.region]
-    )
-    return compiled.resect(alone, solved, R[index], t[index])
+  shown = np.flatnonzero(enough)
 
-  R, t = in_chunks(poses, len(inverse), 128)
-  state = state.moved(np.asarray(R), t - R @ pivot, enough, focal, principal, pivot)
+  def poses(index):
+    i = shown[index]
+    alone = problem.replace(bent=bent[i], uv=tracks.points[i], inverse_sd=inverse[i] / noise[problem.region])
+    return compiled.resect(alone, solved, R[i], t[i])
+
+  R[shown], t[shown] = in_chunks(poses, len(shown), 128)
+  state = state.moved(R, t - R @ pivot, enough, focal, principal, pivot)
   turn, shift = state.correction()
   found = Rigid(
     points=X0 + f32(rigid.POINT_SD * np.asarray(solved.moved)), R=f32(R), t=f32(t), turn=turn, shift=shift,
