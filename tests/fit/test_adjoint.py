@@ -48,9 +48,10 @@ def test_implicit_equals_central_differences_and_gauss_newton_alone_does_not(poi
   with jax.enable_x64(True):
     theta, x0 = jnp.asarray(points), jnp.zeros(3)
     outcome_of = lambda p: outcome(p, x0, EXACT)
-    run, gradient = quick_jit(outcome_of), quick_jit(jax.grad(outcome_of))(theta)
+    run = quick_jit(jax.value_and_grad(outcome_of))
+    gradient = run(theta)[1]
     direction = np.random.default_rng(1).standard_normal(points.shape)
-    numeric = (run(theta + 1e-4 * direction) - run(theta - 1e-4 * direction)) / 2e-4
+    numeric = (run(theta + 1e-4 * direction)[0] - run(theta - 1e-4 * direction)[0]) / 2e-4
     assert float(jnp.sum(gradient * direction)) == pytest.approx(float(numeric), rel=1e-6)
     forward = quick_jit(lambda: jax.jvp(outcome_of, (theta,), (jnp.asarray(direction),))[1])()
     assert float(forward) == pytest.approx(float(numeric), rel=1e-6)
@@ -68,8 +69,9 @@ def test_unrolled_agrees_at_convergence_and_knows_the_start(points):
     unrolled = quick_jit(jax.grad(lambda p: outcome(p, x0, Unrolled(max_steps=25))))(theta)
     np.testing.assert_allclose(unrolled, implicit, atol=1e-6)
     after_one = lambda x: outcome(theta, x, Unrolled(max_steps=1))
-    short, slope = quick_jit(after_one), quick_jit(jax.grad(after_one))(x0)
-    numeric = [(short(x0 + 1e-5 * e) - short(x0 - 1e-5 * e)) / 2e-5 for e in np.eye(3)]
+    short = quick_jit(jax.value_and_grad(after_one))
+    slope = short(x0)[1]
+    numeric = [(short(x0 + 1e-5 * e)[0] - short(x0 - 1e-5 * e)[0]) / 2e-5 for e in np.eye(3)]
     np.testing.assert_allclose(slope, numeric, rtol=1e-6)
     assert (quick_jit(jax.grad(lambda x: outcome(theta, x, EXACT)))(x0) == 0).all()
 
@@ -110,17 +112,16 @@ def test_a_cost_that_rounds_more_than_its_size_says_ends_no_search(points):
     assert np.asarray(found.distance.frames).max() < 1e-12
 
 
-@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
-def test_second_derivatives_are_those_of_the_gradient(points, outer):
+def test_second_derivatives_are_those_of_the_gradient(points):
   with jax.enable_x64(True):
     theta, x0 = jnp.asarray(points), jnp.zeros(3)
     slope = jax.grad(lambda p: outcome(p, x0, EXACT))
     direction = np.random.default_rng(2).standard_normal(points.shape)
     along = lambda p: jnp.sum(slope(p) * direction)
-    found = quick_jit(outer(along))(theta)
     run = quick_jit(slope)
     numeric = (run(theta + 1e-5 * direction) - run(theta - 1e-5 * direction)) / 2e-5
-    np.testing.assert_allclose(found, numeric, rtol=1e-5, atol=1e-6)
+    for outer in (jax.jacfwd, jax.jacrev):
+      np.testing.assert_allclose(quick_jit(outer(along))(theta), numeric, rtol=1e-5, atol=1e-6)
 
 
 def test_vmap_differentiates_each_fit_by_itself(points):
@@ -156,9 +157,10 @@ def test_shared_unknowns_equal_central_differences():
       found = minimise_shared(arrow, p, xs0, jnp.zeros(2), how, 30)
       return found.shared[0] - 2 * found.shared[1] + jnp.sum(found.frames[:, 1] * jnp.arange(4.0))
 
-    value, gradient = quick_jit(run), quick_jit(jax.grad(run))(theta)
+    both = quick_jit(jax.value_and_grad(run))
+    gradient = both(theta)[1]
     direction = rng.standard_normal((4, 6))
-    numeric = (value(theta + 1e-3 * direction) - value(theta - 1e-3 * direction)) / 2e-3
+    numeric = (both(theta + 1e-3 * direction)[0] - both(theta - 1e-3 * direction)[0]) / 2e-3
     assert float(jnp.sum(gradient * direction)) == pytest.approx(float(numeric), rel=1e-4)
     unrolled = quick_jit(jax.grad(functools.partial(run, how=Unrolled(max_steps=40))))(theta)
     assert float(jnp.sum(unrolled * direction)) == pytest.approx(float(numeric), rel=1e-4)
@@ -177,8 +179,12 @@ def test_a_frame_that_is_left_out_stays_where_it_is():
     rng = np.random.default_rng(3)
     theta, xs0 = jnp.asarray(rng.standard_normal((4, 6))), jnp.full((4, 2), 0.3)
     weigh = lambda found: found.shared[0] - 2 * found.shared[1] + jnp.sum(found.frames[:, 1] * jnp.arange(4.0))
-    run = lambda p: weigh(minimise_shared(arrow, p, xs0, jnp.zeros(2), EXACT, 30))
-    there = quick_jit(lambda p: minimise_shared(arrow, p, xs0, jnp.zeros(2), EXACT, 30))(theta).frames[1]
+
+    def run(p):
+      found = minimise_shared(arrow, p, xs0, jnp.zeros(2), EXACT, 30)
+      return weigh(found), found.frames[1]
+
+    with_all, there = quick_jit(jax.grad(run, has_aux=True))(theta)
 
     def holding(theta, xs, shared):
       model = arrow(theta, xs.at[1].set(there), shared)
@@ -196,7 +202,7 @@ def test_a_frame_that_is_left_out_stays_where_it_is():
     left_out = WithoutTheSecond(unconverged="zero", accuracy=1e-12)
     partly = lambda p: weigh(minimise_shared(arrow, p, xs0, jnp.zeros(2), left_out, 30))
     np.testing.assert_allclose(quick_jit(jax.grad(partly))(theta), expected, atol=1e-8)
-    assert np.abs(quick_jit(jax.grad(run))(theta) - expected).max() > 1e-2
+    assert np.abs(with_all - expected).max() > 1e-2
     loud = lambda p: weigh(minimise_shared(arrow, p, xs0, jnp.zeros(2), WithoutTheSecond(), 30))
     assert np.isnan(quick_jit(jax.grad(loud))(theta)).any()
 
