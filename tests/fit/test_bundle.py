@@ -233,7 +233,7 @@ def test_initial_unknowns_of_a_head_that_is_not_upright(lm, affine_start, roll):
 
 @pytest.mark.faults
 def test_initial_unknowns_without_landmarks_are_finite(lm):
-  tracks = observed.ObservedLandmarks(jnp.zeros((70, 2)), jnp.zeros(70), jnp.ones(()))
+  tracks = observed.ObservedLandmarks(jnp.zeros((70, 2)), jnp.zeros(70), jnp.ones(()), jnp.zeros(7))
   assert np.isfinite(jax.jit(frame.initial_unknowns)(lm, tracks)).all()
 
 
@@ -386,7 +386,7 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
   # Closed eyes, so that their rows weigh; one point that is not seen.
   uv = one.uv.at[jnp.array([41, 40])].set(one.uv[jnp.array([37, 38])])
   one = one.replace(uv=uv, inverse_sd=one.inverse_sd.at[62].set(0.0))
-  upper, lower = openings.OPENINGS.T
+  upper, lower = observed.OPENINGS.T
   n = unknowns.n_unknowns(lm.points)
 
   def residuals(x, flat):
@@ -395,7 +395,7 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
     without = pts.locate(lm.points, x[:n], moved)
     opening = without[upper] - without[lower] - (one.uv[upper] - one.uv[lower])
     eye = lm.eye_distance * one.bias_scale
-    wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (openings.OPEN * eye)
+    wide = jnp.linalg.norm(one.uv[upper] - one.uv[lower], axis=-1) / (observed.OPEN * eye)
     # Points of full confidence that are in sight: the opening's sd is the weight's own.
     counts = jnp.sqrt(one.inverse_sd[upper] * one.inverse_sd[lower]) * weights.sd_landmark * eye
     counts *= jnp.where(upper < 48, observed.EYES_NOISE, 1.0)
@@ -575,7 +575,7 @@ def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, syn
   """The offsets say that this detector sees eyes too narrow, but an eye whose lids touch is shut."""
   tracks, _, truth = synthesise(2)
   eye = lm.eye_distance
-  upper, lower = openings.OPENINGS[:4].T
+  upper, lower = observed.OPENINGS[:4].T
   lids = tracks.uv.at[:, upper].set((tracks.uv[:, upper] + tracks.uv[:, lower]) / 2)
   tracks = tracks.replace(uv=lids.at[:, lower].set(lids[:, upper]), inverse_sd=tracks.inverse_sd.at[:, 68:].set(0.0))
   shared = truth.replace(offset=truth.offset.at[upper, 1].add(-0.012 * eye).at[lower, 1].add(0.012 * eye))

@@ -67,7 +67,7 @@ def test_landmarks_derivatives_are_differences(lm):
     common = jnp.asarray(rng.standard_normal(landmarks.N_COMMON))
     uv = predict(lm, x, shared, common)
     seen = observed.ObservedLandmarks(
-      uv + 1e-3 * rng.standard_normal(uv.shape), jnp.full(n_points, 300.0), jnp.ones(())
+      uv + 1e-3 * rng.standard_normal(uv.shape), jnp.full(n_points, 300.0), jnp.ones(()), jnp.zeros(7)
     )
     along = jnp.asarray(1e-3 * rng.standard_normal(shared.offset.shape))  # every point's offset, in a random direction
     layout = unknowns.shared_layout(shared).only(("shape", "log_focal", "principal"))
@@ -140,7 +140,7 @@ def test_points_slide_with_the_view_and_err_together(lm):
 def test_openings_know_nothing_of_offsets_and_slides(lm):
   x, shared = a_frame(lm)
   uv = predict(lm, x, shared)
-  seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 300.0), jnp.float32(3.0))
+  seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 300.0), jnp.float32(3.0), jnp.zeros(7))
   linearise = quick_jit(lambda lm, x, shared, own: openings.Openings(lm).linearise(At(x, shared, own), seen))
   rows = linearise(lm, x, shared, {"common": jnp.ones(6)})
   plain = lm.replace(slide=0 * lm.slide, common=0 * lm.common)
@@ -149,6 +149,62 @@ def test_openings_know_nothing_of_offsets_and_slides(lm):
   assert np.abs(rows.residual).max() > 0
   for a, b in zip(jax.tree.leaves(rows), jax.tree.leaves(without), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_points_that_touch_are_seen_alike(lm):
+  """An upper lid is seen where the lower one's errors put it, the derivatives by the view too; open ones as ever."""
+  x, shared = a_frame(lm)
+  common = jnp.ones(6)
+  upper, lower = observed.OPENINGS.T
+  uv = predict(lm, x, shared, common)
+
+  @quick_jit
+  def rows(touching):
+    seen = observed.ObservedLandmarks(uv, jnp.ones(len(uv)), jnp.float32(3.0), touching)
+    found = landmarks.Landmarks(lm).linearise(At(x, shared, {"common": common}), seen)
+    return found.residual, found.frame["head"], found.frame["common"]
+
+  @quick_jit
+  def moved_by_hand(share):
+    move = lambda a: a.at[upper].set((1 - share) * a[upper] + share * a[lower])
+    model = lm.replace(slide=move(lm.slide), common=move(lm.common))
+    seen = observed.ObservedLandmarks(uv, jnp.ones(len(uv)), jnp.float32(3.0), jnp.zeros(7))
+    at = At(x, shared.replace(offset=move(shared.offset)), {"common": common})
+    found = landmarks.Landmarks(model).linearise(at, seen)
+    return found.residual, found.frame["head"], found.frame["common"]
+
+  np.testing.assert_allclose(rows(jnp.zeros(7))[0], 0, atol=1e-6)
+  for share in (0.3, 1.0):
+    for a, b in zip(rows(jnp.full(7, share)), moved_by_hand(share), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-5)
+    assert np.abs(rows(jnp.full(7, share))[0][upper]).max() > 1e-4
+
+
+def test_a_point_touches_another_as_far_as_the_gap_is_small():
+  apart = jnp.zeros((70, 2)).at[observed.OPENINGS[:, 0], 1].set(jnp.array([0.0, 0.02, 0.04, 0.1, 0.4, 0.04, 0.04]))
+  for size in (1.0, 0.3):
+    found = observed.touching(size * apart, jnp.float32(size))
+    np.testing.assert_allclose(found, [1, 0.8, 0.5, 1 / 7.25, 1 / 101, 0.5, 0.5], rtol=1e-5)
+
+
+def test_an_eye_that_is_seen_shut_is_shut_although_open_ones_are_seen_narrower(open_head):
+  """The detector sees this person's open eyes 2 mm narrower than they are; here they are shut, and so it sees them."""
+  lm = landmark_model(open_head, Weights(), 0)
+  x, shared = a_frame(lm, yaw=0.1)
+  model, known = frame.fold_landmarks(lm, shared.replace(offset=0 * shared.offset, shape=0 * shared.shape))
+  model = model.replace(slide=0 * model.slide)
+  lids = np.array([open_head.expr_names.index(name) for name in ("eyelidRight", "eyelidLeft")])
+  shut = x.at[: -pts.N_POSE].set(0.0).at[lids].set(1.0)
+  uv = locate(model.points, shut, known)
+  narrow = known.replace(offset=known.offset.at[observed.OPENINGS[:4, 0], 1].set(-0.002))
+
+  @quick_jit
+  def closed(touching):
+    seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 640.0), jnp.float32(3.0), touching)
+    return frame.fit_frame(model, seen, narrow, Weights(), shut).x[lids]
+
+  assert (np.abs(closed(observed.touching(uv, 0.09 * jnp.float32(3.0))) - 1) < 0.07).all()
+  assert (np.abs(closed(jnp.zeros(7)) - 1) > 0.1).all()
 
 
 # --- what a frame's points have in common ----------------------------------------------------------------------------
@@ -177,7 +233,7 @@ def test_landmarks_alone_keep_their_pose_and_know_how_little_they_know(lm):
   shared = shared.replace(shape=0 * shared.shape, offset=0 * shared.offset)
   model, known = frame.fold_landmarks(lm, shared)
   uv = locate(lm.points, x, shared)
-  seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 640.0), jnp.float32(3.0))
+  seen = observed.ObservedLandmarks(uv, jnp.full(len(uv), 640.0), jnp.float32(3.0), jnp.zeros(7))
   fit = quick_jit(lambda model: frame.fit_frame(model, seen, known, Weights(), x))
   found, sure = fit(model), fit(model.replace(common=1e-4 * model.common))
   turn = unknowns.where("rotation")
@@ -229,7 +285,8 @@ def clip_of(lm, shared, own, noise, n_frames=40):
   uv = quick_jit(jax.vmap(lambda x: landmarks.predict(lm.replace(slide=lm.slide + own), x, shared)))(xs)
   sd = noise * lm.eye_distance * jnp.exp(xs[0][unknowns.where("place")][2])
   uv = uv + sd * rng.standard_normal(uv.shape)
-  return xs, observed.ObservedLandmarks(uv, jnp.full(uv.shape[:2], 1 / sd), jnp.ones(n_frames))
+  weight = jnp.full(uv.shape[:2], 1 / sd)
+  return xs, observed.ObservedLandmarks(uv, weight, jnp.ones(n_frames), jnp.zeros((n_frames, 7)))
 
 
 def moments_of(lm, shared, xs, seen):

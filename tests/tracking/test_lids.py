@@ -10,6 +10,7 @@ from vht_jax.tracking.evidence.examine import Evidence, settled
 
 SKIN = (200, 156, 131)
 SHUT = (37, 38, 43, 44)
+TIMES = np.arange(20) / 25.0
 
 
 def eyes(opened, size=256, noise=2.0, skin=SKIN):
@@ -58,13 +59,14 @@ def test_nothing_is_said_of_eyes_that_are_small_turned_away_or_cut_off():
 
 
 def blink(image_open, detected_open):
-  """20 frames of an eye of which the image, and the detector, see these shares of the usual opening in frame 5."""
+  """20 frames of an eye of which the image, and the detector, see these shares of the usual opening from frame 5 on."""
   one = np.array(landmarks(), np.float32)
   points = np.repeat(one[None], 20, axis=0)
-  for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46)):
-    points[5, upper] = points[5, lower] + detected_open * (points[5, upper] - points[5, lower])
   seen = np.full((20, 2), 0.3, np.float32)
-  seen[5] *= image_open
+  for i, (image, detected) in enumerate(np.broadcast(image_open, detected_open), 5):
+    for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46)):
+      points[i, upper] = points[i, lower] + detected * (points[i, upper] - points[i, lower])
+    seen[i] *= image
   return points, seen
 
 
@@ -73,9 +75,10 @@ def high(points):
 
 
 def test_an_eye_that_both_see_closing_is_as_open_as_the_image_shows():
-  points, seen = blink(0.1, 0.4)
-  moved, sure = lids.closed(points, seen)
-  np.testing.assert_allclose(high(moved)[5] / high(points)[0], 0.1, rtol=1e-4)
+  """But for the line between shut lids, which looks like a tenth of an eye."""
+  points, seen = blink(0.28, 0.4)
+  moved, sure = lids.closed(points, seen, TIMES)
+  np.testing.assert_allclose(high(moved)[5] / high(points)[0], 0.2, rtol=1e-4)
   np.testing.assert_allclose(sure[5], 1.0)
   others = np.delete(np.arange(70), SHUT)
   np.testing.assert_array_equal(moved[:, others], points[:, others])
@@ -85,14 +88,28 @@ def test_an_eye_that_both_see_closing_is_as_open_as_the_image_shows():
 @pytest.mark.parametrize("image_open, detected_open", [(0.05, 0.95), (0.6, 0.3), (1.0, 1.0), (0.2, 0.1), (np.nan, 0.3)])
 def test_one_witness_alone_shuts_no_eye_and_none_is_opened(image_open, detected_open):
   points, seen = blink(image_open, detected_open)
-  np.testing.assert_allclose(lids.closed(points, seen)[0], points, atol=1e-3)
+  np.testing.assert_allclose(lids.closed(points, seen, TIMES)[0], points, atol=1e-3)
+
+
+def test_beside_a_blink_the_image_is_believed_of_eyes_that_the_detector_sees_open():
+  image, detected = np.array([0.82, 0.46, 0.1, 0.46, 0.82, 0.46]), np.array([1.0, 1.0, 0.4, 1.0, 1.0, 1.0])
+  points, seen = blink(image, detected)
+  moved, sure = lids.closed(points, seen, TIMES)
+  opened = (high(moved) / high(points)[0]).mean(axis=-1)
+  # Two frames before and after at 25 a second; a third is too far away.
+  np.testing.assert_allclose(opened[[6, 7, 8]], [0.4, 0.0, 0.4], atol=1e-4)
+  assert (0.8 < opened[[5, 9]]).all() and (opened[[5, 9]] < 0.99).all()
+  np.testing.assert_allclose(np.delete(opened, [5, 6, 7, 8, 9]), 1.0, atol=1e-4)
+  assert (sure[[6, 7, 8]] == 1).all() and (sure[10:] == 0).all()
+  late = lids.closed(points, seen, 10 * TIMES)[0]
+  np.testing.assert_allclose(np.delete(late, 7, 0), np.delete(points, 7, 0), atol=1e-3)
 
 
 def test_eyes_that_hardly_show_are_left_alone():
   points, seen = blink(0.1, 0.4)
-  moved, sure = lids.closed(points, 0.3 * seen)
+  moved, sure = lids.closed(points, 0.3 * seen, TIMES)
   assert (moved == points).all() and (sure == 0).all()
-  moved, sure = lids.closed(points, np.full((20, 2), np.nan))
+  moved, sure = lids.closed(points, np.full((20, 2), np.nan), TIMES)
   assert (moved == points).all() and (sure == 0).all()
 
 
@@ -102,13 +119,15 @@ def test_what_is_guessed_counts_less_and_shut_eyes_are_shut():
   regions[:10], regions[10:30] = 0, 1
   evidence = Evidence(np.ones((20, 4), np.float32), np.zeros(20, np.float32), np.zeros(20, bool), seen)
   belief = np.full((20, 70), 0.5, np.float32), np.full((20, 478), 0.25, np.float32)
-  moved, confidence, share = settled(points, np.ones((20, 70), np.float32), belief, evidence, regions)
+  closed, shut = lids.closed(points, seen, TIMES)
+  moved, confidence, share = settled(closed, np.ones((20, 70), np.float32), belief, evidence, regions, shut)
   assert (confidence == 0.5).all() and (np.delete(share, 5, 0) == 0.25).all()
   assert (share[5, :30] == 0).all() and (share[5, 30:] == 0.25).all()
-  np.testing.assert_array_equal(moved, lids.closed(points, seen)[0])
+  np.testing.assert_array_equal(moved, closed)
   seen[:, 1] = np.nan  # an eye behind the nose follows the other one
-  half = settled(points, np.ones((20, 70), np.float32), None, evidence, regions)
+  closed, shut = lids.closed(points, seen, TIMES)
+  half = settled(closed, np.ones((20, 70), np.float32), None, evidence, regions, shut)
   assert (half[1][5, 42:48] == 0).all() and (half[1][5, 36:42] == 1).all()
   assert (np.delete(half[1], 5, 0) == 1).all() and (half[0][:, 42:48] == points[:, 42:48]).all()
-  plain = settled(points, np.ones((20, 70), np.float32), None, evidence.replace(lids=None), regions)
+  plain = settled(points, np.ones((20, 70), np.float32), None, evidence.replace(lids=None), regions, 0 * shut)
   assert (plain[0] == points).all() and (plain[1] == 1).all() and (plain[2] == 1).all()

@@ -30,6 +30,9 @@ HIDDEN_COSINE, SEEN_COSINE, HIDDEN_WEIGHT = -0.4, 0.0, 0.5
 # How far units of the face's two sides differ, and lids: about what they do in four clips of people who speak (.04 to
 # .17, lids .03 to .05, constant differences up to .29).
 SIDES_SD, LIDS_SD = 0.13, 0.05
+# Opposite points of the lids and of the inner lips: upper, lower.
+OPENINGS = np.array([(37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65)])
+OPEN = 0.04  # in outer eye distances; an eye is 0.1 open, and here an opening counts as half shut
 AWAY = 1.5  # the direction away from the middle of the head, against the skin's own: in folds it has to prevail
 
 
@@ -39,6 +42,7 @@ class ObservedLandmarks(flax.struct.PyTreeNode):
   uv: Array  # (N, 2) units of the longer side, from the image centre
   inverse_sd: Array  # (N,) 1 / those units; 0 where the point was not seen
   bias_scale: Array  # () image units per metre of the head
+  touching: Array  # (P,) how nearly the points of `OPENINGS` are seen to touch, in [0, 1]: they are then seen alike
 
 
 class LandmarkModel(flax.struct.PyTreeNode):
@@ -161,6 +165,12 @@ def eye_openness(landmarks: Array) -> Array:
   return jnp.stack([one(landmarks[36:42]), one(landmarks[42:48])])
 
 
+def touching(uv: Array, size: Array) -> Array:
+  """(P,) in [0, 1]: how nearly the points of `OPENINGS` touch; (N, 2) points and () the eye distance in their units."""
+  upper, lower = OPENINGS.T
+  return 1 / (1 + jnp.sum((uv[upper] - uv[lower]) ** 2, -1) / (OPEN * size) ** 2)
+
+
 def rms_spread(points: Array, seen: Array) -> Array:
   """() rms distance of those of the points (N, 2) that are `seen` (N,) bool from their mean; 0 if there are none."""
   w = seen[:, None].astype(points.dtype)
@@ -170,12 +180,12 @@ def rms_spread(points: Array, seen: Array) -> Array:
 
 
 def observe_landmarks(
-  model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int]
+  model: LandmarkModel, landmarks: Array, confidence: Array, size: tuple[int, int], touch: bool = False
 ) -> ObservedLandmarks:
   """One frame's detections (N, 2) px with confidence (N,) in [0, 1] in the units of the fit.
 
   The irises of a closed eye are guesses of the detector and get no weight; points on the far side of a turned head
-  get little.
+  get little. Lids and lips that touch are told from open ones only where asked to `touch`: where offsets are known.
   """
   height, width = size
   side = float(max(height, width))
@@ -195,7 +205,8 @@ def observe_landmarks(
   # Points that are seen twice have no weight; an infinite deviation would make derivatives undefined.
   once = jnp.isfinite(model.relative_sd)
   sd = jnp.where(once, model.relative_sd, 1.0) * eye
-  return ObservedLandmarks(uv, jnp.where(once, root, 0.0) / sd, bias_scale)
+  alike = touching(uv, eye) if touch else jnp.zeros(len(OPENINGS), uv.dtype)
+  return ObservedLandmarks(uv, jnp.where(once, root, 0.0) / sd, bias_scale, alike)
 
 
 def nearest_rotation(affine: Array) -> tuple[Array, Array]:

@@ -172,8 +172,8 @@ def make_run(
   f32 = lambda a: np.asarray(a, np.float32)
   dense = None if dense is None else f32(dense)
   points, weight = fitted_points(model, f32(landmarks), f32(confidence), dense, step)
-  observe = lambda points, weight: in_chunks(
-    lambda index: _observe(lm, points[index], weight[index], clip.size), len(points), LANDMARK_CHUNK
+  observe = lambda points, weight, touch=False: in_chunks(
+    lambda index: _observe(lm, points[index], weight[index], clip.size, touch), len(points), LANDMARK_CHUNK
   )
   own = whole = observe(points, weight)
   if isinstance(clip, Weighed):
@@ -181,8 +181,7 @@ def make_run(
     own_points, own_weight = fitted_points(model, f32(own_points), f32(own_weight), dense, step)
     dense_share = share[:, np.asarray(model.dense_index)[:: step or 1]]
     own_weight[:, N_LANDMARKS:] *= dense_share[:, : own_weight.shape[1] - N_LANDMARKS]
-    if (own_points != points).any() or (own_weight != weight).any():
-      own = observe(own_points, own_weight)
+    own = observe(own_points, own_weight, touch=True)
   seen = np.any(weight[:, :68] > 0, axis=1)
   doubted = clip.evidence.in_doubt if isinstance(clip, Weighed) else None
   sure = seen if doubted is None else seen & ~doubted
@@ -250,9 +249,9 @@ def _landmark_model(model, weights, dense_step):
   return observed.landmark_model(model, weights, dense_step)
 
 
-@functools.partial(stored, static_argnames=("size",), rough=True)
-def _observe(model, points, confidence, size):
-  return jax.vmap(lambda p, c: observed.observe_landmarks(model, p, c, size))(points, confidence)
+@functools.partial(stored, static_argnames=("size", "touch"), rough=True)
+def _observe(model, points, confidence, size, touch):
+  return jax.vmap(lambda p, c: observed.observe_landmarks(model, p, c, size, touch))(points, confidence)
 
 
 @functools.partial(stored, rough=True)

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import flax.struct
 import jax.numpy as jnp
-import numpy as np
 
-from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.observed import OPENINGS, LandmarkModel, ObservedLandmarks, touching
 from vht_jax.fit.terms.landmarks import robust
 from vht_jax.fit.terms.term import Linearised
 from vht_jax.fit.unknowns import At
 from vht_jax.head import points as pts
-
-# Opposite points of the lids and of the inner lips: upper, lower.
-OPENINGS = np.array([(37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65)])
-OPEN = 0.04  # in outer eye distances; an eye is 0.1 open, and here the weight of an opening has fallen to a half
 
 
 class Openings(flax.struct.PyTreeNode):
@@ -39,8 +34,8 @@ class Openings(flax.struct.PyTreeNode):
     # From the points' own 1 / sd, which knows their confidence and the size of the head in the image.
     relative = jnp.sqrt(model.relative_sd[upper] * model.relative_sd[lower]) / model.relative_opening_sd
     observed = observation.uv[upper] - observation.uv[lower]
-    wide = jnp.sum(observed**2, -1) / (OPEN * model.eye_distance * observation.bias_scale) ** 2
-    scale = (both * relative / (1 + wide))[:, None]
+    near = touching(observation.uv, model.eye_distance * observation.bias_scale)
+    scale = (both * relative * near)[:, None]
     residual = (apart(seen.uv) - observed) * scale
     root, cost = robust(residual)
     scale = scale[..., None]

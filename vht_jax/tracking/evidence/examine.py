@@ -25,6 +25,7 @@ from vht_jax.types import FlameModel
 CHUNK = 16  # frames read at once
 USUAL_RATE = 25.0  # frames per second, of clips without times
 LEAST = 0.1  # a region of less visibility has no weight at all
+SURELY_SHUT = 0.5  # of `lids.closed`: the colours between the lids no longer count
 _IRIS_OF = (0, 1)  # region of points 68 and 69
 
 
@@ -115,8 +116,12 @@ class Weighed:
     landmarks, confidence, dense = clip.landmarks()
     regions = dense_regions(model)
     self._points = weigh(landmarks, confidence, dense, evidence, regions)
-    self._settled = settled(*self._points[:2], clip.beliefs() if hasattr(clip, "beliefs") else None, evidence, regions)
-    self.hidden = [_hidden_points(points, rows) for points, rows in zip(landmarks, evidence.visible)]
+    beliefs = clip.beliefs() if hasattr(clip, "beliefs") else None
+    points, shut = self._points[0], np.zeros((len(landmarks), 2), np.float32)
+    if evidence.lids is not None:
+      points, shut = lids.closed(points, evidence.lids, _seconds(clip, len(landmarks)))
+    self._settled = settled(points, self._points[1], beliefs, evidence, regions, shut)
+    self.hidden = [_hidden_points(*frame) for frame in zip(landmarks, evidence.visible, shut)]
 
   def __len__(self) -> int:
     return len(self.clip)
@@ -164,6 +169,7 @@ def settled(
   beliefs: tuple[np.ndarray, np.ndarray] | None,
   evidence: Evidence,
   regions: np.ndarray,
+  shut: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """What is known of the landmarks where frames are fitted one by one, and nothing that they share depends on it.
 
@@ -172,10 +178,11 @@ def settled(
   scan).
 
   Args:
-    landmarks, confidence: (T, 70, 2), (T, 70) of `weigh`.
+    landmarks, confidence: (T, 70, 2), (T, 70) of `weigh`, eyes shut by `lids.closed`.
     beliefs: of `Clip.beliefs`.
     evidence: of the T frames.
     regions: (478,) of `dense_regions`.
+    shut: (T, 2), how surely each eye is shut.
 
   Returns:
     Landmarks (T, 70, 2); their confidence (T, 70); the share (T, 478) of its weight that each dense point has.
@@ -184,14 +191,13 @@ def settled(
   if beliefs is not None:
     confidence, share = confidence * beliefs[0], np.array(beliefs[1], np.float32)
   if evidence.lids is not None:
-    landmarks, sure = lids.closed(landmarks, evidence.lids)
     # People blink with both eyes (`priors.BothSides`): beside one that is shut, one that is not seen is guessed.
-    guessed = np.where(np.isfinite(evidence.lids), 0.0, sure[:, ::-1]).astype(np.float32)
+    guessed = np.where(np.isfinite(evidence.lids), 0.0, shut[:, ::-1]).astype(np.float32)
     confidence = np.array(confidence)
     for eye in _IRIS_OF:
       confidence[:, POINTS[eye]] *= 1.0 - guessed[:, eye, None]
       # The mesh's own lids are not moved.
-      share[:, regions == eye] *= 1.0 - np.maximum(sure, guessed)[:, eye, None]
+      share[:, regions == eye] *= 1.0 - np.maximum(shut, guessed)[:, eye, None]
   return landmarks, confidence, share
 
 
@@ -243,10 +249,14 @@ def mask_hidden(inside: np.ndarray, polygons: Sequence[np.ndarray], scale: float
     cv2.fillConvexPoly(inside, hull, 0)
 
 
-def _hidden_points(landmarks: np.ndarray, visible: np.ndarray) -> list[np.ndarray]:
-  """Polygons (N, 2) px around the covered regions of one frame, half as large again as those are."""
+def _hidden_points(landmarks: np.ndarray, visible: np.ndarray, shut: np.ndarray) -> list[np.ndarray]:
+  """Polygons (N, 2) px around the covered regions of one frame, half as large again as those are; eyes that are shut.
+
+  A mesh has the colours of its lids from open eyes, and what it shows of a shut one opens it.
+  """
   found = []
   covered = visible < COVERED
+  covered[:2] |= shut > SURELY_SHUT
   for r in np.flatnonzero(covered[:3]):
     points = landmarks[POINTS[r]]
     if r == 2 and covered[3]:  # what covers the mouth reaches down to the chin

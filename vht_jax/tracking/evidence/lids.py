@@ -3,8 +3,8 @@
 A mesh fitted to a shut eye stays open by a fifth to a half of what the open one is, and no offset of its points, which
 is the same in all frames, mends that. But a shut eye is easily seen: between the lids there is nothing but skin. So the
 height of what is less coloured or much darker than the skin above and below (white, iris) is measured, and compared
-with what it usually is in this clip. It only ever closes an eye, and only one that the detector sees half shut too:
-lashes, make-up and shadows look like open eyes, and hair or a hand like shut ones.
+with what it usually is in this clip. It only ever closes an eye, and only one that the detector sees half shut too, or
+a moment before and after that: lashes, make-up and shadows look like open eyes, and hair or a hand like shut ones.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _FLOOR = 8.0  # of 255, so that noise in the dark is no colour
 # the detector .13 to .6, and on the way up to .87. Open eyes have at least .67 in the image (docs/accuracy.md).
 SHUT, OPEN = 0.35, 0.62
 HALF_SHUT, WIDE = 0.8, 0.95
+BLINK = 0.1  # s beside a shut eye in which it shuts or opens: half of a short blink
+LINE = 0.1  # of the usual opening that the line between shut lids looks like, above
 LEAST_USUAL = 0.1  # of the eye's width: less is not seen to be an eye
 LEAST_TURNED = 0.75  # of the other eye's width; one that is turned away further shows the nose or the background
 SMALLEST = 30.0  # px between the outer eye corners
@@ -50,35 +52,48 @@ def seen_open(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
   return found
 
 
-def closed(landmarks: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def closed(landmarks: np.ndarray, seen: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Landmarks whose upper lids come down where images show the eyes shut.
 
   Args:
     landmarks: (T, 70, 2) px.
     seen: (T, 2) of `seen_open`.
+    seconds: (T,) s, when each frame was taken.
 
   Returns:
     Landmarks (T, 70, 2), and how surely each eye is shut (T, 2) in [0, 1].
   """
-  landmarks, sure = np.array(landmarks, np.float32), np.zeros(seen.shape, np.float32)
+  landmarks = np.array(landmarks, np.float32)
+  image, detected = _openings(landmarks, seen)
+  surely = _falling(image, SHUT, OPEN) * _falling(detected, HALF_SHUT, WIDE)
+  # An eye is half shut before and after it is shut, whatever the detector makes of that.
+  near = np.abs(seconds[:, None] - seconds) < BLINK
+  blink = np.max(np.where(near, surely.max(axis=1), 0.0), axis=1, initial=0.0)
+  sure = np.maximum(surely, blink[:, None] * _falling(image, OPEN, WIDE))
+  shown = np.maximum(image - LINE, 0.0) / (1.0 - LINE)
+  left = 1.0 - sure * np.maximum(1.0 - shown / np.maximum(detected, 1e-6), 0.0)
+  for k, (_, lids) in enumerate(_EYES):
+    for upper, lower in lids:
+      apart = landmarks[:, upper] - landmarks[:, lower]
+      landmarks[:, upper] = landmarks[:, lower] + apart * left[:, k, None]
+  return landmarks, sure.astype(np.float32)
+
+
+def _openings(landmarks: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(T, 2) twice: openings over the usual ones, the image's (inf where it shows too little) and the detector's."""
+  image, detected = np.full(seen.shape, np.inf), np.ones(seen.shape)
   width = _WIDTH * np.linalg.norm(landmarks[:, 36] - landmarks[:, 45], axis=-1)
   for k, (_, lids) in enumerate(_EYES):
     there = np.isfinite(seen[:, k]) & (width > 0)
     if not there.any():
       continue
     high = np.mean([np.linalg.norm(landmarks[there, u] - landmarks[there, l], axis=-1) for u, l in lids], axis=0)
-    detected, image = high / width[there], seen[there, k]
-    usual = np.median(image), np.median(detected)
+    shown, high = seen[there, k], high / width[there]
+    usual = np.median(shown), np.median(high)
     if usual[0] < LEAST_USUAL or usual[1] <= 0:
       continue
-    image, detected = image / usual[0], detected / usual[1]
-    surely = _falling(image, SHUT, OPEN) * _falling(detected, HALF_SHUT, WIDE)
-    left = 1.0 - surely * np.maximum(1.0 - image / np.maximum(detected, 1e-6), 0.0)
-    for upper, lower in lids:
-      apart = landmarks[there, upper] - landmarks[there, lower]
-      landmarks[there, upper] = landmarks[there, lower] + apart * left[:, None]
-    sure[there, k] = surely
-  return landmarks, sure
+    image[there, k], detected[there, k] = shown / usual[0], high / usual[1]
+  return image, detected
 
 
 def _falling(x: np.ndarray, low: float, high: float) -> np.ndarray:
