@@ -83,7 +83,7 @@ def load_model(app: AppConfig, config: TrackConfig | None = None, detector: str 
   counts = {} if sizes is None else dict(n_shape=sizes.n_shape, n_expr=sizes.n_expr, n_texture=sizes.n_tex)
   return load_head(
     None if named else app.head.model, assets_dir=app.head.assets, model=app.head.model if named else "auto",
-    detector=expected_detector(app) if detector is None else detector, **counts,
+    detector=expected_detector(app) if detector is None else detector, teeth=app.head.flame_teeth, **counts,
   )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vht_jax.head.teeth import without_teeth
 from vht_jax.types import FlameModel
 
 # A head of one-sided units (0 to 1) allows little below zero: real clips have 2 to 4 % of their squared codes there, as
@@ -24,8 +25,9 @@ class Verdict(NamedTuple):
 def head_id(model: FlameModel) -> str:
   """A fingerprint of what codes mean: template and first components. FLAME's releases differ under the same file name.
 
-  It does not depend on how many components are kept.
+  It does not depend on how many components are kept, nor on teeth that were added.
   """
+  model = without_teeth(model)
   digest = hashlib.blake2b(digest_size=6)
   for array, first in ((model.v_template, None), (model.shapedirs, 1), (model.exprdirs, 1)):
     array = np.ascontiguousarray(np.asarray(array)[..., :first], np.float32)

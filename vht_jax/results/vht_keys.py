@@ -16,7 +16,7 @@ from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.landmarks.regions import REGIONS
-from vht_jax.types import Camera, Pose
+from vht_jax.types import Camera, Identity, Pose
 
 CHUNK = 256  # frames converted at once
 
@@ -131,6 +131,20 @@ def static_offset(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array 
   if found.ndim != 3 or found.shape[::2] != (1, 3) or found.dtype.kind != "f" or not np.isfinite(found).all():
     raise InputError(f"{path}: static_offset: expected finite numbers (1, vertices, 3); found {found.shape}")
   return jnp.asarray(found[0], jnp.float32)
+
+
+def surface(identity: Identity) -> dict[str, np.ndarray]:
+  """Its free albedo and its offsets, as `layer` and `static_offset` read them.
+
+  An albedo larger than the fit's (`results.texture`) has 16 bits: 1e-3 is less than an image has.
+  """
+  found = {}
+  if identity.texture_layer is not None:
+    layer = np.asarray(identity.texture_layer)
+    found["vht_jax_texture_layer"] = layer.astype(np.float16) if flame.of_images(layer) else layer
+  if identity.static_offset is not None:
+    found["static_offset"] = np.asarray(identity.static_offset, np.float32)[None]
+  return found
 
 
 def layer(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array | None:

@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 
 from vht_jax.config import TrackConfig
 from vht_jax.errors import InputError, brief
-from vht_jax.head import flame
+from vht_jax.head.teeth import has_teeth, offset_for
 from vht_jax.host import npz
 from vht_jax.host.files import write_atomic
 from vht_jax.host.programs import in_chunks, rows_of
@@ -47,6 +47,7 @@ class Tracked:
   times: np.ndarray | None = None  # (T,) s, when each frame was taken; None in VHT's files
   sources: np.ndarray | None = None  # (T,) str, what each frame was made from; None in VHT's files
   head_id: str = ""  # of the head model (`heads.head_id`); '' where only its name is known
+  teeth: bool = False  # it is FLAME with teeth (`head.teeth`)
 
 
 def save_tracked(
@@ -73,8 +74,11 @@ def save_tracked(
     sources: (T,) what each frame was made from.
   """
   name, identifier = (head, "") if isinstance(head, str) else (head.name, heads.head_id(head))
+  teeth = not isinstance(head, str) and has_teeth(head)
   names = None if sources is None else np.asarray(sources, str)
-  tracked = Tracked(result, frames, len(frames), size, name, times=times, sources=names, head_id=identifier)
+  tracked = Tracked(
+    result, frames, len(frames), size, name, times=times, sources=names, head_id=identifier, teeth=teeth
+  )  # fmt: skip
   write_npz(path, tracked_arrays(tracked, config))
 
 
@@ -111,32 +115,18 @@ def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarra
     "view": np.array(["image_0000.png"] * n, "<U14"),
     "n_processed": np.asarray(tracked.n_processed, np.int64),
     "image_size": np.asarray(tracked.image_size, np.int64),
-    **_layer(identity),
-    **_offset(identity),
+    **vht_keys.surface(identity),
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(tracked.head),
     **({"vht_jax_head_id": np.asarray(tracked.head_id)} if tracked.head_id else {}),
+    **({"vht_jax_teeth": np.asarray(True)} if tracked.teeth else {}),
     **({} if times is None else {"vht_jax_times": np.asarray(times, np.float64)}),
     **({} if sources is None else {"vht_jax_source": sources}),
   }
   regions = {"vht_jax_confidence_regions": result.region_confidence, "vht_jax_visible_regions": result.visible}
   regions = {name: np.asarray(rows, np.float32) for name, rows in regions.items() if rows is not None}
   return arrays | regions | ({"vht_jax_regions": np.array(REGIONS)} if regions else {})
-
-
-def _layer(identity: Identity) -> dict[str, np.ndarray]:
-  """The free albedo; a larger one than the fit's (`results.texture`) in 16 bits: 1e-3 is less than an image has."""
-  if identity.texture_layer is None:
-    return {}
-  layer = np.asarray(identity.texture_layer)
-  return {"vht_jax_texture_layer": layer.astype(np.float16) if flame.of_images(layer) else layer}
-
-
-def _offset(identity: Identity) -> dict[str, np.ndarray]:
-  """VHAP's key and shape."""
-  offset = identity.static_offset
-  return {} if offset is None else {"static_offset": np.asarray(offset, np.float32)[None]}
 
 
 def load_tracked(
@@ -261,6 +251,7 @@ def tracked_of(
     result, np.asarray(arrays["frame"], np.int64), n_processed, size, head, verdict,
     times=vht_keys.of_frames(arrays, path, "vht_jax_times", n, "f"),
     sources=vht_keys.of_frames(arrays, path, "vht_jax_source", n, "U"), head_id=identifier,
+    teeth=bool(np.any(arrays.get("vht_jax_teeth", False))),
   )  # fmt: skip
 
 
@@ -272,12 +263,16 @@ def _check_offset(identity: Identity, model: FlameModel, path: str | Path) -> No
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
-  """The result with its shape, expression and texture codes cut or zero-padded to what `model` has."""
+  """The result with its shape, expression and texture codes, and its offsets, cut or zero-padded to what `model` has.
+
+  Offsets are those of FLAME with teeth or without; of another mesh they stay as they are.
+  """
   identity, poses = result.identity, result.poses
   return result.replace(
     identity=identity.replace(
       shape=jnp.asarray(_resized(identity.shape, model.shapedirs.shape[-1], cut=True)),
       texture=jnp.asarray(_resized(identity.texture, model.texture_basis.shape[-1], cut=True)),
+      static_offset=offset_for(model, identity.static_offset),
     ),
     poses=poses.replace(expr=jnp.asarray(_resized(poses.expr, model.exprdirs.shape[-1], cut=True))),
     pose_sd=result.pose_sd

@@ -49,6 +49,10 @@ class HeadFile:
     role="run", usual=True,
   )  # fmt: skip
   assets: str | None = option(None, "folder with FLAME's files", path=True, role="run", usual=True)
+  flame_teeth: bool = option(
+    False, "add two rows of teeth to FLAME, which has none (the open head has): overlay, report, viewer, texture and "
+    "meshes show them; codes stay FLAME's", usual=True,
+  )  # fmt: skip
   load_tracked_flame_params: str | None = option(
     None, "start from a result of this clip: a tracked_flame_params.npz, ours, VHT's or VHAP's, NeRSemble's tracking, "
     "metrical-tracker's folder of .frame files: identity and camera are kept, the poses are refined", path=True,

@@ -20,6 +20,7 @@ from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
 from vht_jax.head.load import ASSETS_VARIABLE, DEFAULT_FOLDER, load_head
 from vht_jax.head.load.flame_files import MODEL_FILES
+from vht_jax.head.teeth import offset_for
 from vht_jax.results import FILE_NAME, Tracked
 from vht_jax.results.export.flame_codes.releases import release_of
 from vht_jax.results.export.images.pictures import FolderPictures
@@ -245,8 +246,10 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
   n_texture = int(used[-1]) + 1 if len(used) else 1
   try:
     if model in ("open", "flame"):
-      return load_head(assets_dir=assets, model=model, n_texture=n_texture, detector=detector)
-    return load_head(model, assets_dir=assets, n_texture=n_texture, detector=detector)
+      teeth = tracked.teeth and model == "flame"
+      return load_head(assets_dir=assets, model=model, n_texture=n_texture, detector=detector, teeth=teeth)
+    teeth = tracked.teeth and not model.endswith(".npz")
+    return load_head(model, assets_dir=assets, n_texture=n_texture, detector=detector, teeth=teeth)
   except InputError as error:
     if asked != "auto":
       raise InputError(f"--model={asked}: {error}") from None
@@ -256,7 +259,7 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
 
 def _of_head(result: TrackResult, head: FlameModel, verdict: Verdict, notes: list[str]) -> TrackResult:
   """The result with as many codes as a head has, and with offsets only if they are of its vertices."""
-  offset = result.identity.static_offset
+  offset = offset_for(head, result.identity.static_offset)
   if offset is not None and not (verdict.same and offset.shape == head.v_template.shape):
     notes.append(f"its offsets of {len(offset)} vertices are left out: they are of another head")
     result = result.replace(identity=result.identity.replace(static_offset=None))

@@ -16,6 +16,7 @@ from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_files import FLAME_SITE, MODEL_FILES, find_model, load_flame
 from vht_jax.head.load.flame_landmarks import of_mediapipe, open_head_on_flame
 from vht_jax.head.load.open_head import load_open_head, open_head_path
+from vht_jax.head.teeth import has_teeth
 from vht_jax.host.files import expanded
 from vht_jax.types import FlameModel
 
@@ -35,6 +36,7 @@ def load_head(
   n_texture: int | None = None,
   model: str = "auto",
   detector: str = "mediapipe",
+  teeth: bool = False,
 ) -> FlameModel:
   """Loads a head model.
 
@@ -50,9 +52,10 @@ def load_head(
     model: "flame" (never the open head), "open" (always an open head) or "auto".
     detector: whose landmarks FLAME has: MediaPipe's where it sees them, those of any other where FLAME's own embedding
       puts them. `FrameFolder.detector` says who made those of a clip.
+    teeth: add them to FLAME, which has none (`head.load.teeth`).
 
   Raises:
-    InputError: nothing found, with every path tried; or a file is broken.
+    InputError: nothing found, with every path tried; a file is broken; teeth for a head that is not FLAME.
   """
   if model not in ("auto", "open", "flame"):
     raise InputError(f"model must be auto, open or flame, found {model!r}")
@@ -74,9 +77,14 @@ def load_head(
     if path.suffix == ".npz":
       head = load_open_head(path, *counts)
     else:
-      head = load_flame(path, [path.parent, *folders], *counts, detector)
+      head = load_flame(path, [path.parent, *folders], *counts, detector, teeth)
   else:
-    head = _search(named, folders, model, counts, detector)
+    head = _search(named, folders, model, counts, detector, teeth)
+  if teeth and not has_teeth(head):
+    raise InputError(
+      f"--flame_teeth adds teeth to FLAME, and this head is the {head.name}, which has its own: leave it out, or name "
+      "FLAME's files (--assets)"
+    )
   available = (head.shapedirs.shape[-1], head.exprdirs.shape[-1], head.texture_basis.shape[-1])
   for kind, asked, has in zip(("identity", "expression", "texture"), counts, available, strict=True):
     if asked is not None and asked > has:
@@ -84,11 +92,11 @@ def load_head(
   return head
 
 
-def _search(named: list[Path], folders: list[Path], model: str, counts, detector: str) -> FlameModel:
+def _search(named: list[Path], folders: list[Path], model: str, counts, detector: str, teeth: bool) -> FlameModel:
   """The first FLAME in `folders`, else an open head in the `named` ones, else the embedded one."""
   found = find_model(folders) if model != "open" else None
   if found is not None:
-    return load_flame(found, [found.parent, *folders], *counts, detector=detector)
+    return load_flame(found, [found.parent, *folders], *counts, detector=detector, teeth=teeth)
   if model != "flame":
     for folder in named:
       if (folder / _OPEN_HEAD).is_file():

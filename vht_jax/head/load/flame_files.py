@@ -16,6 +16,7 @@ from vht_jax.errors import InputError
 from vht_jax.head.load.build import flame_model_from_arrays
 from vht_jax.head.load.flame_landmarks import mediapipe_points, of_mediapipe
 from vht_jax.head.load.slide import view_bias
+from vht_jax.head.load.teeth import with_teeth
 from vht_jax.head.load.unpickle import load_pickle, loads
 from vht_jax.host.npz import npz_shapes, read_npy, read_npz, read_texels
 from vht_jax.types import FlameModel
@@ -47,6 +48,7 @@ def load_flame(
   n_expr: int | None,
   n_texture: int | None,
   detector: str = "mediapipe",
+  teeth: bool = False,
 ) -> FlameModel:
   """Reads a FLAME model.
 
@@ -57,6 +59,7 @@ def load_flame(
     n_shape, n_expr, n_texture: components to keep; None means all.
     detector: whose landmarks. MediaPipe's are those of our table, all others' those of FLAME's embedding, which must
       then be there; so must it for a mesh that is not FLAME's.
+    teeth: add some, which FLAME has not.
 
   Raises:
     InputError: a file is missing, broken, or not FLAME's.
@@ -100,8 +103,7 @@ def load_flame(
   if points is None:
     lmk_faces, lmk_bary = _read_landmarks(folders, faces, model)
     points = {"lmk_faces": lmk_faces, "lmk_bary": lmk_bary, **_read_dense(folders)}
-  optional: dict[str, Any] = {**uv, **texture, **points}
-  head = flame_model_from_arrays(
+  arrays: dict[str, Any] = dict(
     v_template=model["v_template"],
     faces=faces,
     shapedirs=_used(shapedirs[..., :N_IDENTITY])[..., :n_shape],
@@ -113,8 +115,11 @@ def load_flame(
     masks=_read_masks(folders),
     lower_neck_faces=_read_lower_neck(folders, faces, model["weights"]),
     name=f"FLAME ({path.name})",
-    **optional,
+    **uv,
+    **texture,
+    **points,
   )
+  head = flame_model_from_arrays(**(with_teeth(arrays) if teeth else arrays))
   return head.replace(view_bias=view_bias(head)) if slides else head
 
 

@@ -19,12 +19,12 @@ import numpy as np
 from vht_jax.cameras import OPENCV_TO_OPENGL
 from vht_jax.errors import InputError
 from vht_jax.head import flame
+from vht_jax.head.teeth import has_teeth, is_flame, without_teeth
 from vht_jax.results.appearance import even_texture
 from vht_jax.results.export import lbs
 from vht_jax.results.export.motion import Motion, joint_motion
 from vht_jax.types import Camera, FlameModel, Status, TrackResult
 
-FLAME_VERTICES = 5023
 OPENGL = np.array(OPENCV_TO_OPENGL, np.float64)  # camera's OpenCV axes -> OpenGL's (x right, y up, z backwards)
 
 
@@ -75,7 +75,7 @@ class Scene:
 
   @property
   def is_flame(self) -> bool:
-    """Whether the codes are FLAME's (of the file that `model.name` names), in FLAME's topology."""
+    """Whether the codes are FLAME's (of the file that `model.name` names), in FLAME's topology, teeth or not."""
     return is_flame(self.model)
 
   @property
@@ -209,16 +209,16 @@ class Scene:
 
 
 def of_codes(scene: Scene) -> Scene:
-  """The scene of what the codes alone say of the head, without the person's offsets."""
+  """The scene of what the codes alone say of the head, without the person's offsets and without added teeth."""
   if scene.coded is None:
-    return scene
+    return toothless(scene)
   result = scene.result.replace(identity=scene.result.identity.replace(static_offset=None))
-  return dataclasses.replace(scene, model=scene.coded, result=result, coded=None)
+  return toothless(dataclasses.replace(scene, model=scene.coded, result=result, coded=None))
 
 
-def is_flame(model: FlameModel) -> bool:
-  """Whether a head is one of FLAME's files, in FLAME's topology."""
-  return model.name.startswith("FLAME") and len(model.v_template) == FLAME_VERTICES
+def toothless(scene: Scene) -> Scene:
+  """The scene of FLAME's own vertices, without teeth that were added."""
+  return dataclasses.replace(scene, model=without_teeth(scene.model)) if has_teeth(scene.model) else scene
 
 
 def lens_of(camera: Camera, size: tuple[int, int]) -> Lens:

@@ -17,7 +17,7 @@ from vht_jax.errors import InputError
 from vht_jax.results.export.any_head import arkit_flame, arkit_shapes
 from vht_jax.results.export.any_head.arkit_shapes import JAW_ASIDE, JAW_OPEN, LIDS, NAMES
 from vht_jax.results.export.format import Files
-from vht_jax.results.export.scene import Scene
+from vht_jax.results.export.scene import Scene, toothless
 
 ANGLES = (
   "HeadYaw", "HeadPitch", "HeadRoll", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll", "RightEyeYaw", "RightEyePitch",
@@ -56,6 +56,7 @@ def to_arkit(scene: Scene, *, arkit_shapes: str | None = None) -> Files:
 
 def curves(scene: Scene, shapes: str | None = None) -> np.ndarray:
   """(T, 52) weights in [0, 1] in the order of `NAMES`; `shapes`: as for `to_arkit`."""
+  scene = toothless(scene)
   jaw = scene.angles["jaw"]
   if shapes is not None:
     units = arkit_flame.fitted_curves(scene, arkit_shapes.of_folder(shapes, scene))

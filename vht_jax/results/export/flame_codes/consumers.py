@@ -15,12 +15,13 @@ import numpy as np
 
 from vht_jax.errors import InputError
 from vht_jax.head.load.flame_files import load_flame
+from vht_jax.head.teeth import has_teeth, is_flame
 from vht_jax.host.files import expanded
 from vht_jax.results.export.flame_codes.refit import refit
 from vht_jax.results.export.flame_codes.releases import FILES, release_of
 from vht_jax.results.export.format import INSTEAD
 from vht_jax.results.export.images.masks import mask_of
-from vht_jax.results.export.scene import Scene, is_flame, of_codes
+from vht_jax.results.export.scene import Scene, of_codes
 from vht_jax.results.export.selection import tracked_only
 from vht_jax.results.heads import head_id
 from vht_jax.types import FlameModel
@@ -82,12 +83,14 @@ def for_consumer(
 
 
 def coded(scene: Scene, name: str) -> Scene:
-  """The scene of the codes alone; the user hears that offsets stay behind. `name`: the format.
+  """The scene of the codes alone; the user hears that offsets and teeth stay behind. `name`: the format.
 
   FLAME's joints are regressed from the vertices: with offsets its programs would turn the jaw about another point.
   """
   if scene.coded is not None:
     log.warning("%s: the codes alone are handed on: the offsets of hair, ears and neck (--offsets) are left out", name)
+  if has_teeth(scene.model):
+    log.info("%s: FLAME's own vertices are handed on: programs that want teeth (--flame_teeth) add theirs", name)
   return of_codes(scene)
 
 

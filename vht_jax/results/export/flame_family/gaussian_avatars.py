@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.head.teeth import N_TEETH
 from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded, picture, pictured
 from vht_jax.results.export.flame_codes.places import VHAP_CAMERA, camera_to_world, still_head
-from vht_jax.results.export.flame_family.vhap import N_TEETH, vhap_poses
+from vht_jax.results.export.flame_family.vhap import vhap_poses
 from vht_jax.results.export.format import Files
 from vht_jax.results.export.images.centred import centred
 from vht_jax.results.export.images.png import grey_png, over_white

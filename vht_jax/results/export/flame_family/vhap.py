@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vht_jax.head.teeth import N_TEETH
 from vht_jax.host.npz import npz_bytes
 from vht_jax.results.export.flame_codes.angles import continuous_angles
 from vht_jax.results.export.flame_codes.consumers import Consumer, for_consumer, notes_file, padded
@@ -17,7 +18,6 @@ from vht_jax.results.export.images.centred import centred
 from vht_jax.results.export.scene import Scene
 
 VHAP = Consumer("vhap", "2023", 300, 100)
-N_TEETH = 120  # vertices that VHAP appends to FLAME's; without joints of their own
 FILE = "tracked_flame_params_0.npz"  # VHAP opens the largest number
 MOTION_FILE = "motion.npz"
 
@@ -28,7 +28,7 @@ def to_vhap(scene: Scene, *, flame_model_path: str | None = None, flame_release:
   poses = vhap_poses(scene)
   middle = centred(scene)[0]
   size, focal = middle.size, middle.lens.f
-  n, n_vertices = len(scene), len(scene.neutral) + N_TEETH
+  n, n_vertices = len(scene), len(scene.neutral) + N_TEETH  # VHAP's own teeth, whichever ours are
   arrays = {
     **poses,
     "shape": padded(scene.shape, VHAP.n_shape),
