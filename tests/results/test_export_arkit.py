@@ -13,10 +13,9 @@ from conftest import REPO
 from export_clip import FPS, SIZE, make_result
 
 from vht_jax.errors import InputError
-from vht_jax.head import flame
+from vht_jax.head import flame, teeth
 from vht_jax.head.load import load_head, open_head_path
 from vht_jax.results.export import make_scene, to_arkit
-from vht_jax.results.export import scene as scene_
 from vht_jax.results.export.any_head import arkit_shapes
 from vht_jax.results.export.any_head.arkit import NAMES, curves, frame_counts, timecode
 
@@ -172,7 +171,7 @@ def test_flame_is_fitted_by_units(open_head, caplog, monkeypatch):
   head, mixing = unnamed(open_head, "FLAME (generic_model.pkl)")
   number = len(head.v_template)
   itself = np.tile(np.arange(number)[:, None], (1, 3)), np.tile([1.0, 0.0, 0.0], (number, 1))
-  monkeypatch.setattr(scene_, "FLAME_VERTICES", number)
+  monkeypatch.setattr(teeth, "FLAME_VERTICES", number)
   monkeypatch.setattr(arkit_shapes, "open_head_on_flame", lambda: itself)
   expr, jaw = expressions(open_head)
   scene = posed(head, expr=expr @ mixing, jaw=jaw)
