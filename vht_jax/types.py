@@ -94,6 +94,12 @@ class Pose(flax.struct.PyTreeNode):
   neck: Array  # (3,) f32, within flame.JOINT_LIMITS, as are jaw and eyes
   jaw: Array  # (3,) f32
   eyes: Array  # (2, 3) f32, [joint 3 (subject's left, +x), joint 4 (subject's right, -x)]
+  # How far the surface is in this frame from the person's, as `Identity.static_offset`: hair that swings. None: 0.
+  offset: Array | None = None  # (V, 3) f32
+
+
+# Of a pose, what is estimated: all but what the surface does beside it.
+POSE_FIELDS = ("expr", "rotation", "translation", "neck", "jaw", "eyes")
 
 
 class RawPose(flax.struct.PyTreeNode):

@@ -37,7 +37,7 @@ from vht_jax.host.files import locked, write_atomic
 from vht_jax.host.programs.spread import over_devices
 from vht_jax.option import having
 from vht_jax.results import Tracked
-from vht_jax.results.offsets import check_masks, n_views, with_offsets
+from vht_jax.results.offsets import check_masks, n_views, with_moving_surface, with_offsets
 from vht_jax.results.texture import baked, grown, n_looks
 from vht_jax.tracking import pipeline
 from vht_jax.types import FlameModel, TrackResult
@@ -257,6 +257,8 @@ def fit(
   """
   app, config, weights = settings
   init = results.for_frames(former, dataset.frame_ids) if former is not None and of_this_head(former) else None
+  if init is not None:
+    init = init.replace(poses=init.poses.replace(offset=None))
   camera = former.result.identity.camera if former is not None and init is None else None
   result = pipeline.track(
     model, dataset, config, weights, init=init, camera=camera, shape=shape, progress=progress,
@@ -284,6 +286,10 @@ def refined(
   if app.output.offsets:
     progress.stage("offsets", n_views(result), "view")
     result = with_offsets(model, dataset, result, progress)
+    if app.output.dynamic_offsets:
+      progress.stage("dynamic offsets", len(dataset), "frame")
+      starts = range(len(dataset)) if settings.track.data.unordered else settings.track.data.cutframes
+      result = with_moving_surface(model, dataset, result, starts, progress)
   elif former is not None and of_this_head(former):
     offset = former.result.identity.static_offset
     result = result.replace(identity=result.identity.replace(static_offset=offset))

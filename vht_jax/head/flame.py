@@ -111,7 +111,8 @@ def skin(model: FlameModel, shape: Float[Array, " S"], pose: Pose) -> Float[Arra
   Returns:
     (V, 3) vertices, world frame, m.
   """
-  vertices, posed_joints = skin_head(model, shape, pose.expr, pose_matrices(pose))
+  person = with_offset(model, pose.offset)
+  vertices, posed_joints = skin_head(person, shape, pose.expr, pose_matrices(pose))
   return vertices + (pose.translation - posed_joints[0])[None, :]
 
 

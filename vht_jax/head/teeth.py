@@ -39,12 +39,10 @@ def without_teeth(model: FlameModel) -> FlameModel:
 
 
 def offset_for(model: FlameModel, offset: jax.Array | None) -> jax.Array | None:
-  """Offsets (V, 3) of a FLAME for the same one with teeth or without, which have none; others as they are."""
-  if (
-    offset is None
-    or not is_flame(model)
-    or {len(offset), len(model.v_template)} != {FLAME_VERTICES, FLAME_VERTICES + N_TEETH}
-  ):
+  """Offsets (..., V, 3) of a FLAME for the same one with teeth or without, which have none; others as they are."""
+  n = len(model.v_template)
+  if offset is None or not is_flame(model) or {offset.shape[-2], n} != {FLAME_VERTICES, FLAME_VERTICES + N_TEETH}:
     return offset
-  own = np.asarray(offset)[:FLAME_VERTICES]
-  return jax.device_put(np.concatenate([own, np.zeros((len(model.v_template) - len(own), 3), np.float32)]))
+  own = np.asarray(offset)[..., :FLAME_VERTICES, :]
+  teeth = np.zeros((*own.shape[:-2], n - FLAME_VERTICES, 3), np.float32)
+  return jax.device_put(np.concatenate([own, teeth], axis=-2))

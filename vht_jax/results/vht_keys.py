@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.host.programs import stored
 from vht_jax.landmarks.regions import REGIONS
-from vht_jax.types import Camera, Identity, Pose
+from vht_jax.types import POSE_FIELDS, Camera, Identity, Pose
 
 CHUNK = 256  # frames converted at once
 
@@ -102,15 +101,15 @@ def regions(arrays: dict[str, np.ndarray], path: str | Path, name: str, n: int) 
 def pose_sd(arrays: dict[str, np.ndarray], path: str | Path, poses: Pose) -> Pose | None:
   """Standard deviations in the shapes of `poses`; None when there are none (the expression's may be shorter)."""
   fields = {}
-  for field in dataclasses.fields(Pose):
-    values, like = arrays.get(f"vht_jax_sd_{field.name}"), np.shape(getattr(poses, field.name))
+  for name in POSE_FIELDS:
+    values, like = arrays.get(f"vht_jax_sd_{name}"), np.shape(getattr(poses, name))
     if values is None:
       return None
-    if field.name == "expr" and values.ndim == 2 and values.shape[0] == like[0]:
+    if name == "expr" and values.ndim == 2 and values.shape[0] == like[0]:
       like = values.shape
     if values.shape != like or values.dtype.kind != "f" or not (values >= 0).all():
-      raise InputError(f"{path}: vht_jax_sd_{field.name}: expected standard deviations {like}; found {values.shape}")
-    fields[field.name] = jnp.asarray(values, jnp.float32)
+      raise InputError(f"{path}: vht_jax_sd_{name}: expected standard deviations {like}; found {values.shape}")
+    fields[name] = jnp.asarray(values, jnp.float32)
   return Pose(**fields)
 
 
@@ -133,10 +132,21 @@ def static_offset(arrays: dict[str, np.ndarray], path: str | Path) -> jax.Array 
   return jnp.asarray(found[0], jnp.float32)
 
 
-def surface(identity: Identity) -> dict[str, np.ndarray]:
-  """Its free albedo and its offsets, as `layer` and `static_offset` read them.
+def dynamic_offset(arrays: dict[str, np.ndarray], path: str | Path, n: int) -> jax.Array | None:
+  """(n, V, 3) m, VHAP's key and shape; in the file in 16 bits."""
+  found = arrays.get("dynamic_offset")
+  if found is None:
+    return None
+  if found.ndim != 3 or found.shape[::2] != (n, 3) or found.dtype.kind != "f" or not np.isfinite(found).all():
+    raise InputError(f"{path}: dynamic_offset: expected finite numbers ({n}, vertices, 3); found {found.shape}")
+  return jnp.asarray(found, jnp.float32)
 
-  An albedo larger than the fit's (`results.texture`) has 16 bits: 1e-3 is less than an image has.
+
+def surface(identity: Identity, poses: Pose) -> dict[str, np.ndarray]:
+  """Free albedo and offsets, as `layer`, `static_offset` and `dynamic_offset` read them.
+
+  What there is much of has 16 bits: an albedo larger than the fit's (`results.texture`), where 1e-3 is less than an
+  image has, and what frames do to the surface, a hundredth of a millimetre of a centimetre.
   """
   found = {}
   if identity.texture_layer is not None:
@@ -144,6 +154,8 @@ def surface(identity: Identity) -> dict[str, np.ndarray]:
     found["vht_jax_texture_layer"] = layer.astype(np.float16) if flame.of_images(layer) else layer
   if identity.static_offset is not None:
     found["static_offset"] = np.asarray(identity.static_offset, np.float32)[None]
+  if poses.offset is not None:
+    found["dynamic_offset"] = np.asarray(poses.offset, np.float16)
   return found
 
 

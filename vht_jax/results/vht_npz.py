@@ -26,7 +26,7 @@ from vht_jax.host.files import write_atomic
 from vht_jax.host.programs import in_chunks, rows_of
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.results import heads, vht_keys
-from vht_jax.types import FlameModel, Identity, Pose, RawPose, Status, TrackResult
+from vht_jax.types import POSE_FIELDS, FlameModel, Identity, RawPose, Status, TrackResult
 
 FILE_NAME = "tracked_flame_params.npz"
 
@@ -87,7 +87,8 @@ def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarra
   result, times, sources = tracked.result, tracked.times, tracked.sources
   identity, poses = result.identity, result.poses
   n = len(np.asarray(poses.expr))
-  raw = in_chunks(lambda index: vht_keys.unlimit(rows_of(poses, index)), n, vht_keys.CHUNK)
+  coded = poses.replace(offset=None)
+  raw = in_chunks(lambda index: vht_keys.unlimit(rows_of(coded, index)), n, vht_keys.CHUNK)
   K, RT = vht_keys.vht_camera(identity.camera)
   arrays = {
     "rotation": vht_keys.continuous(raw.rotation),
@@ -106,7 +107,7 @@ def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarra
     **({} if result.focal_sd is None else {"vht_jax_focal_sd": result.focal_sd}),
   }
   if result.pose_sd is not None:
-    arrays |= {f"vht_jax_sd_{f.name}": getattr(result.pose_sd, f.name) for f in dataclasses.fields(Pose)}
+    arrays |= {f"vht_jax_sd_{name}": getattr(result.pose_sd, name) for name in POSE_FIELDS}
   if result.shape_information is not None:
     arrays |= {f"vht_jax_shape_{name}": rows for name, rows in vars(result.shape_information).items()}
   arrays = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
@@ -115,7 +116,7 @@ def tracked_arrays(tracked: Tracked, config: TrackConfig) -> dict[str, np.ndarra
     "view": np.array(["image_0000.png"] * n, "<U14"),
     "n_processed": np.asarray(tracked.n_processed, np.int64),
     "image_size": np.asarray(tracked.image_size, np.int64),
-    **vht_keys.surface(identity),
+    **vht_keys.surface(identity, poses),
     "vht_jax_status": np.asarray(result.status, np.int32),
     **({} if result.confidence is None else {"vht_jax_confidence": np.asarray(result.confidence, np.float32)}),
     "vht_jax_head": np.asarray(tracked.head),
@@ -205,7 +206,7 @@ def tracked_of(
     eyes=rows("eyes_pose").reshape(n, 2, 3),
   )
   limited = in_chunks(lambda index: vht_keys.limit(rows_of(raw, index)), n, vht_keys.CHUNK)
-  poses = jax.tree.map(jnp.asarray, limited)
+  poses = jax.tree.map(jnp.asarray, limited).replace(offset=vht_keys.dynamic_offset(arrays, path, n))
   status = np.where(np.arange(n) < n_processed, Status.TRACKED, Status.NO_FACE)
   identity = Identity(
     shape=jnp.asarray(arrays["shape"], jnp.float32),
@@ -239,7 +240,7 @@ def tracked_of(
     verdict = heads.judge(head, identifier, arrays["shape"], processed, model)
     if verdict.same:
       result = fit_components(result, model)
-      _check_offset(result.identity, model, path)
+      _check_offsets(result, model, path)
       if verdict.reason:
         logging.getLogger("vht_jax").warning("%s: %s", path, verdict.reason)
     elif not other_head:
@@ -255,11 +256,12 @@ def tracked_of(
   )  # fmt: skip
 
 
-def _check_offset(identity: Identity, model: FlameModel, path: str | Path) -> None:
+def _check_offsets(result: TrackResult, model: FlameModel, path: str | Path) -> None:
   """Refuses offsets of another mesh (`InputError`)."""
-  found, expected = identity.static_offset, model.v_template.shape
-  if found is not None and found.shape != expected:
-    raise InputError(f"{path}: static_offset: expected {expected} of the head {model.name!r}; found {found.shape}")
+  expected = model.v_template.shape
+  for name, found in (("static", result.identity.static_offset), ("dynamic", result.poses.offset)):
+    if found is not None and found.shape[-2:] != expected:
+      raise InputError(f"{path}: {name}_offset: expected {expected} of the head {model.name!r}; found {found.shape}")
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
@@ -274,7 +276,9 @@ def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:
       texture=jnp.asarray(_resized(identity.texture, model.texture_basis.shape[-1], cut=True)),
       static_offset=offset_for(model, identity.static_offset),
     ),
-    poses=poses.replace(expr=jnp.asarray(_resized(poses.expr, model.exprdirs.shape[-1], cut=True))),
+    poses=poses.replace(
+      expr=jnp.asarray(_resized(poses.expr, model.exprdirs.shape[-1], cut=True)), offset=offset_for(model, poses.offset)
+    ),
     pose_sd=result.pose_sd
     and result.pose_sd.replace(expr=jnp.asarray(_resized(result.pose_sd.expr, model.exprdirs.shape[-1], cut=True))),
   )

@@ -104,6 +104,12 @@ class Output:
     False, "make the head as large as the person's outline: an offset of each vertex for hair, ears and neck; overlay, "
     "report, texture, exports and viewer show it, in the images' colours; a second pass over some frames", usual=True,
   )  # fmt: skip
+  dynamic_offsets: bool = option(
+    False, "beside --offsets an offset of each vertex in every frame, where the person's outline moves against the "
+    "head: hair that swings, shoulders; overlay, texture, viewer and mesh sequences show it; a second pass over all "
+    "frames",
+    needs="offsets", usual=True,
+  )  # fmt: skip
   texture: int = option(
     0, "bake the images of all frames into a texture of this side (1024, 2048), for overlay, report, exports and "
     "viewer; a second pass over the frames; 0: the colours of the fit, 128 x 128 of them free", unit="px",

@@ -259,10 +259,13 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
 
 def _of_head(result: TrackResult, head: FlameModel, verdict: Verdict, notes: list[str]) -> TrackResult:
   """The result with as many codes as a head has, and with offsets only if they are of its vertices."""
-  offset = offset_for(head, result.identity.static_offset)
-  if offset is not None and not (verdict.same and offset.shape == head.v_template.shape):
-    notes.append(f"its offsets of {len(offset)} vertices are left out: they are of another head")
-    result = result.replace(identity=result.identity.replace(static_offset=None))
+  offsets = [offset_for(head, a) for a in (result.identity.static_offset, result.poses.offset)]
+  strange = [a.shape[-2] for a in offsets if a is not None and a.shape[-2:] != head.v_template.shape]
+  if strange or not verdict.same and any(a is not None for a in offsets):
+    n = strange[0] if strange else len(head.v_template)
+    notes.append(f"its offsets of {n} vertices are left out: they are of another head")
+    identity, poses = result.identity.replace(static_offset=None), result.poses.replace(offset=None)
+    result = result.replace(identity=identity, poses=poses)
   return results.fit_components(result, head)
 
 

@@ -32,6 +32,7 @@ class Format:
   release: str = ""  # of FLAME, which that program has (`flame_codes.releases`)
   refits: bool = False  # always fits FLAME's codes anew, to a file that has to be named
   folder: bool = False  # many files: they get a folder of their own
+  one_surface: bool = False  # a mesh for the whole clip, which cannot have what single frames' surfaces do
   pictures: bool = False  # cannot be without the clip's images
   options: tuple[str, ...] = ()  # names in an `OPTIONS` list that the function takes as keywords
   instead: str = INSTEAD

@@ -129,6 +129,10 @@ def write(one: Format, scene: Scene, folder: Path, options: dict[str, Any]) -> P
   Returns:
     The folder, or of a format without one its first file.
   """
+  if one.one_surface and scene.result.poses.offset is not None:
+    log.warning(
+      "%s: has one surface for the clip: the offsets of single frames (--dynamic_offsets) are left out", one.name
+    )
   path = folder
   try:
     made = not folder.exists()

@@ -19,7 +19,7 @@ import numpy as np
 from vht_jax.cameras import OPENCV_TO_OPENGL
 from vht_jax.errors import InputError
 from vht_jax.head import flame
-from vht_jax.head.teeth import has_teeth, is_flame, without_teeth
+from vht_jax.head.teeth import has_teeth, is_flame, offset_for, without_teeth
 from vht_jax.results.appearance import even_texture
 from vht_jax.results.export import lbs
 from vht_jax.results.export.motion import Motion, joint_motion
@@ -160,8 +160,10 @@ class Scene:
     return lbs.head_of(self.model, len(self.shape), self.expr.shape[1])
 
   def shaped(self, i: int) -> np.ndarray:
-    """(V, 3) of frame i with expression, before correctives and skinning, head frame, m."""
-    return self.neutral + self.surface.dirs[..., len(self.shape) :] @ self.expr[i]
+    """(V, 3) of frame i with expression and its own offsets, before correctives and skinning, head frame, m."""
+    shaped = self.neutral + self.surface.dirs[..., len(self.shape) :] @ self.expr[i]
+    offset = self.result.poses.offset
+    return shaped if offset is None else shaped + np.asarray(offset[i], np.float64)
 
   def head_vertices(self, i: int, still: int = 1) -> np.ndarray:
     """(V, 3) of frame i in the head's frame, m: posed, correctives included, but for the root's rotation (u).
@@ -210,15 +212,21 @@ class Scene:
 
 def of_codes(scene: Scene) -> Scene:
   """The scene of what the codes alone say of the head, without the person's offsets and without added teeth."""
-  if scene.coded is None:
+  poses = scene.result.poses
+  if scene.coded is None and poses.offset is None:
     return toothless(scene)
-  result = scene.result.replace(identity=scene.result.identity.replace(static_offset=None))
-  return toothless(dataclasses.replace(scene, model=scene.coded, result=result, coded=None))
+  identity = scene.result.identity.replace(static_offset=None)
+  result = scene.result.replace(identity=identity, poses=poses.replace(offset=None))
+  return toothless(dataclasses.replace(scene, model=scene.coded or scene.model, result=result, coded=None))
 
 
 def toothless(scene: Scene) -> Scene:
   """The scene of FLAME's own vertices, without teeth that were added."""
-  return dataclasses.replace(scene, model=without_teeth(scene.model)) if has_teeth(scene.model) else scene
+  if not has_teeth(scene.model):
+    return scene
+  model, poses = without_teeth(scene.model), scene.result.poses
+  result = scene.result.replace(poses=poses.replace(offset=offset_for(model, poses.offset)))
+  return dataclasses.replace(scene, model=model, result=result)
 
 
 def lens_of(camera: Camera, size: tuple[int, int]) -> Lens:
@@ -295,8 +303,9 @@ def _check_codes(model: FlameModel, result: TrackResult, n: int) -> None:
       f"found {codes[0]} and {codes[1]}: another head's? (results.fit_components cuts and pads those of the same head)"
     )
   offset, vertices = result.identity.static_offset, model.v_template.shape
-  if offset is not None and offset.shape != vertices:
-    raise InputError(f"export: static_offset: expected {vertices} of the head {model.name!r}; found {offset.shape}")
+  for name, found in (("static", offset), ("dynamic", poses.offset)):
+    if found is not None and found.shape[-2:] != vertices:
+      raise InputError(f"export: {name}_offset: expected {vertices} of the head {model.name!r}; found {found.shape}")
   lengths = {len(np.asarray(a)) for a in (*jax.tree.leaves(poses), result.status)}
   if lengths != {n}:
     raise InputError(f"export: expected poses and status of {n} frames; found {sorted(lengths)}")

@@ -44,9 +44,9 @@ def estimated(
     for view in views:
       moved, seen, bary = drawn(scene, skin, height, view)
       pulls = pulls_of(view, faces, seen, bary, float(moved.per_metre), doubt)
-      sums = _summed(moved, pulls, height, skin.sd, *sums)
+      sums = summed(moved, pulls, height, skin.sd, *sums)
       progress(1)
-    height = np.asarray(_solved(skin, *sums, height))
+    height = np.asarray(solved(skin, *sums, height))
     height = unfolded(scene.neutral, faces, height, np.asarray(skin.direction))
   return height
 
@@ -83,11 +83,11 @@ def _drawn(model, identity, skin, height, pose, origin, scale, size):
 
 
 @stored
-def _summed(moved, pulls, height, sd, curvature, right):
+def summed(moved, pulls, height, sd, curvature, right):
   a, b = silhouette.normal_diagonal(moved, pulls, height, sd)
   return curvature + a, right + b
 
 
 @stored
-def _solved(skin, curvature, right, start):
+def solved(skin, curvature, right, start):
   return heights.solve(skin, curvature, right, start)

@@ -64,7 +64,7 @@ def with_offsets(
   masks = mattes_of(scene, folder, frames.tolist()) if len(frames) else []
   views = [make_view(scene, int(i), mask) for i, mask in zip(frames, masks)]
   seen = [_seen(scene, skin, view) for view in views]
-  kept = [k for k, (view, head) in enumerate(zip(views, seen)) if _share(view, head) >= LEAST]
+  kept = [k for k, (view, head) in enumerate(zip(views, seen)) if share(view, head) >= LEAST]
   good = [views[k] for k in kept]
   if len(good) < min(FEWEST, max(len(frames), 1)):
     progress.note("--offsets: the masks do not show the tracked head; its surface stays as its codes have it")
@@ -90,7 +90,7 @@ def _seen(scene: Scene, skin: Skin, view: View) -> np.ndarray:
   return drawn(scene, skin, np.zeros(len(scene.model.v_template), np.float32), view)[1] >= 0
 
 
-def _share(view: View, head: np.ndarray) -> float:
+def share(view: View, head: np.ndarray) -> float:
   """How much of the head (S, S), as its codes have it, a view's mask has (`masks.covered`)."""
   as_bytes = lambda mask: np.where(mask & view.known, np.uint8(255), np.uint8(0))
   return covered(as_bytes(view.matte > 0.5), as_bytes(head))

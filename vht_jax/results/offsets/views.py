@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -55,18 +55,34 @@ def chosen_frames(scene: Scene, n: int = N_VIEWS) -> np.ndarray:
 
 
 def mattes_of(scene: Scene, folder: FrameFolder, frames: Sequence[int]) -> list[np.ndarray]:
+  """`each_matte` of some frames; none where the clip's own are missing."""
+  return list(each_matte(scene, folder, frames))
+
+
+def each_matte(
+  scene: Scene, folder: FrameFolder, frames: Sequence[int], starts: Collection[int] = ()
+) -> Iterator[np.ndarray]:
   """(H, W) uint8 of each of these frames: the clip's own alpha, else the person that a model sees.
+
+  Args:
+    starts: frames that begin a shot.
 
   Raises:
     InputError: there is neither.
   """
   if folder.has_alpha:
-    found = folder.masks(frames)
-    return list(found) if found is not None else []
+    for i in frames:
+      found = folder.masks([i])
+      if found is None:
+        return
+      yield found[0]
+    return
   segment = make_segmenter()
   try:
     heads = heads_of_points([scene.landmarks(i)[:68] if t else None for i, t in enumerate(scene.tracked)])
-    return list(person_mattes(folder.image, segment, heads, _others(heads, folder, frames), indices=frames))
+    yield from person_mattes(
+      folder.image, segment, heads, _others(heads, folder, frames), cuts=starts, indices=frames
+    )  # fmt: skip
   finally:
     segment.close()
 

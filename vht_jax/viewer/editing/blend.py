@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from vht_jax import rotation
 from vht_jax.head import flame
 from vht_jax.host.programs import in_chunks, rows_of
-from vht_jax.types import Pose
+from vht_jax.types import POSE_FIELDS, Pose
 
 CHUNK = 32  # frames at once: always as many, so that one program serves all
 
@@ -33,11 +31,10 @@ def moved(poses: Pose, before: Pose, after: Pose, weights: np.ndarray) -> Pose:
     lambda rows: _turned(rows_of(poses, rows), before, after, weights[rows].astype(np.float32)), len(weights), CHUNK
   )
   fields = {}
-  for field in dataclasses.fields(Pose):
-    name = field.name
+  for name in POSE_FIELDS:
     same = np.array_equal(getattr(before, name), getattr(after, name))
     fields[name] = getattr(poses, name) if same else limited(name, getattr(turned, name))
-  return Pose(**fields)
+  return poses.replace(**fields)
 
 
 @jax.jit

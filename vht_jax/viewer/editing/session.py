@@ -17,7 +17,7 @@ from vht_jax import results
 from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.host.programs import in_chunks, rows_of
-from vht_jax.types import Camera, Pose, RawPose, TrackResult
+from vht_jax.types import POSE_FIELDS, Camera, Pose, RawPose, TrackResult
 from vht_jax.viewer.editing.blend import CHUNK, limited, moved
 from vht_jax.viewer.editing.light import LightHandles, handles, with_handles
 
@@ -230,8 +230,7 @@ class Session:
     out = {name: np.array(values) for name, values in arrays.items()}
     n_expr = self.poses.expr.shape[1]
     raw = in_chunks(lambda rows: _unlimit(rows_of(self.poses, rows)), len(self), CHUNK)
-    for field in dataclasses.fields(Pose):
-      name = field.name
+    for name in POSE_FIELDS:
       rows = _changed(getattr(self.poses, name), getattr(self.loaded, name))
       values = getattr(raw, name)[rows]
       if name == "expr":
@@ -282,8 +281,8 @@ class Session:
     return step.frame
 
   def _put(self, rows: np.ndarray, poses: Pose) -> None:
-    for field in dataclasses.fields(Pose):
-      getattr(self.poses, field.name)[rows] = getattr(poses, field.name)
+    for name in POSE_FIELDS:
+      getattr(self.poses, name)[rows] = getattr(poses, name)
 
 
 def _changed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -293,7 +292,7 @@ def _changed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _differs(a: Pose, b: Pose) -> np.ndarray:
-  return np.any([_changed(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Pose)], axis=0)
+  return np.any([_changed(getattr(a, name), getattr(b, name)) for name in POSE_FIELDS], axis=0)
 
 
 def _widened(code: np.ndarray, size: int) -> np.ndarray:

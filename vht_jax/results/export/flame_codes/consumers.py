@@ -89,6 +89,8 @@ def coded(scene: Scene, name: str) -> Scene:
   """
   if scene.coded is not None:
     log.warning("%s: the codes alone are handed on: the offsets of hair, ears and neck (--offsets) are left out", name)
+  if scene.result.poses.offset is not None:
+    log.warning("%s: so are those of single frames (--dynamic_offsets)", name)
   if has_teeth(scene.model):
     log.info("%s: FLAME's own vertices are handed on: programs that want teeth (--flame_teeth) add theirs", name)
   return of_codes(scene)
