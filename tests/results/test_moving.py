@@ -18,6 +18,7 @@ from vht_jax.results.export.scene import make_scene, of_codes
 from vht_jax.results.offsets import with_moving_surface
 from vht_jax.results.offsets.folds import normals_of
 from vht_jax.results.offsets.skin import make_skin
+from vht_jax.results.quality import projected_landmarks
 from vht_jax.types import Identity, Status, TrackResult
 
 SIZE, N = (180, 160), 4
@@ -95,6 +96,11 @@ def test_shots_say_nothing_of_each_other(swinging):
   apart = np.asarray(with_moving_surface(head, Masks(masks), result, starts=range(N)).poses.offset)
   assert not apart[LOST].any()
   assert np.abs(apart[3]).max() >= np.abs(np.asarray(found.poses.offset)[3]).max()
+
+
+def test_landmarks_do_not_move(swinging):
+  head, result, _, _, found = swinging
+  np.testing.assert_array_equal(*(projected_landmarks(head, r, SIZE) for r in (result, found)))
 
 
 def test_skinning_has_it_once(swinging):

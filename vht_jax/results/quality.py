@@ -226,8 +226,9 @@ def face_detail(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 def projected_landmarks(model: FlameModel, result: TrackResult, size: tuple[int, int]) -> np.ndarray:
   """(T, 70, 2) px: the head's landmarks in an image of `size` = (H, W), without the detector's offsets."""
   corners = landmarks_only(jax.tree.map(np.asarray, model), dense=False)
-  project = lambda index: _project(corners, result.identity, rows_of(result.poses, index), tuple(size))
-  return in_chunks(project, len(result.poses.expr), _CHUNK)
+  poses = result.poses.replace(offset=None)  # which is 0 on the face
+  project = lambda index: _project(corners, result.identity, rows_of(poses, index), tuple(size))
+  return in_chunks(project, len(poses.expr), _CHUNK)
 
 
 def posed_vertices(model: FlameModel, result: TrackResult) -> np.ndarray:
