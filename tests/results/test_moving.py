@@ -20,6 +20,7 @@ from vht_jax.results.offsets.folds import normals_of
 from vht_jax.results.offsets.skin import make_skin
 from vht_jax.results.quality import projected_landmarks
 from vht_jax.types import Identity, Status, TrackResult
+from vht_jax.viewer.editing.session import Session
 
 SIZE, N = (180, 160), 4
 LOST = 2  # a frame that is not tracked
@@ -134,6 +135,21 @@ def test_file_and_refusals(swinging, tmp_path):
       results.load_tracked(path, head)
   with pytest.raises(InputError, match="--dynamic_offsets has no effect without --offsets"):
     parse(["--video=a.mp4", "--dynamic_offsets"])
+
+
+def test_editing_leaves_it(swinging, tmp_path):
+  head, _, moved, _, _ = swinging
+  config = TrackConfig.of(n_shape=10, n_expr=head.exprdirs.shape[-1], n_tex=4)
+  path = tmp_path / results.FILE_NAME
+  results.save_tracked(path, moved, np.arange(1, N + 1), SIZE, config, head)
+  session = Session(results.load_tracked(path, head).result)
+  session.change(1, "neck", neck=np.array([0.1, 0.0, 0.0]))
+  assert session.blend(1, 2) and session.edited.tolist() == [True, True, True, True]
+  arrays = results.read_npz(path)
+  session.save(tmp_path / "edited.npz", arrays)
+  with np.load(tmp_path / "edited.npz") as data:
+    np.testing.assert_array_equal(data["dynamic_offset"], arrays["dynamic_offset"])
+    assert (data["neck_pose"] != arrays["neck_pose"])[:, 0].all()
 
 
 def test_formats_that_cannot_have_it_say_so(swinging, tmp_path, caplog):
