@@ -26,7 +26,7 @@ from vht_jax.app.report import page, page_data
 from vht_jax.app.report.advice import advice, doubtful_frames, logged_warnings, spans
 from vht_jax.head import flame, mouth
 from vht_jax.results.plain import frame_numbers, number_sds
-from vht_jax.types import Identity, Pose, Status, TrackResult
+from vht_jax.types import Identity, Status, TrackResult
 
 SIZE = (180, 240)  # H, W px
 N = 40
@@ -122,7 +122,7 @@ def test_standard_deviations_are_those_of_drawn_poses(open_head, result):
   one = result.poses.replace(neck=jnp.tile(jnp.array([[0.1, 0.2, -0.1]]), (N, 1)))
   for name, sd in number_sds(result.replace(poses=one)).items():
     assert sd[0] == pytest.approx(spread[name], rel=0.06), name
-  lost = result.replace(pose_sd=Pose(**{k: jnp.full_like(v, jnp.inf) for k, v in vars(result.pose_sd).items()}))
+  lost = result.replace(pose_sd=jax.tree.map(lambda v: jnp.full_like(v, jnp.inf), result.pose_sd))
   assert all(np.isinf(sd).all() for sd in number_sds(lost).values())
   assert number_sds(result.replace(pose_sd=None)) == {}
 

@@ -11,7 +11,7 @@ from jax.experimental import checkify
 
 from vht_jax import cameras
 from vht_jax.head import flame
-from vht_jax.types import FlameModel, Identity, Pose
+from vht_jax.types import POSE_FIELDS, FlameModel, Identity, Pose
 
 
 def check_stage(
@@ -39,7 +39,8 @@ def check_stage(
 @functools.cache
 def _checked(size: tuple[int, int]):
   def one(model, identity, pose):
-    for field, value in {**vars(identity.camera), **vars(pose), "shape": identity.shape}.items():
+    posed = {name: getattr(pose, name) for name in POSE_FIELDS}
+    for field, value in {**vars(identity.camera), **posed, "shape": identity.shape}.items():
       checkify.check(jnp.isfinite(value).all(), f"{field} is not finite")
     points = flame.landmarks(model, flame.skin(model, identity.shape, pose))
     z = cameras.project(identity.camera, points, size)[:, 2]
