@@ -12,7 +12,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vht_jax.host.machine import once
 from vht_jax.types import Array
 
 TERMS = 7  # of the series in x = t^2: what they leave is below 1e-11 for x <= 1
@@ -34,7 +36,7 @@ def axis_angle_to_matrix(r: Array) -> Array:
     (3, 3) rotation matrix, acting on column vectors. Derivatives of any order are finite everywhere.
   """
   x = jnp.dot(r, r, precision=jax.lax.Precision.HIGHEST)
-  sinc, cosc = _stumpff(1, x), _stumpff(2, x)
+  sinc, cosc = _stumpff(2, x)
   # K^2 = r r^T - |r|^2 I
   outer = r[:, None] * r[None, :]
   eye = jnp.eye(3, dtype=r.dtype)
@@ -47,7 +49,8 @@ def matrix_and_derivative(r: Array) -> tuple[Array, Array]:
   Half as many operations as forward mode makes of it, which every residual of a pose has: they are compiled sooner.
   """
   x = jnp.dot(r, r, precision=jax.lax.Precision.HIGHEST)
-  sinc, cosc, d_sinc, d_cosc = _stumpff(1, x), _stumpff(2, x), _slope(1, x), _slope(2, x)
+  c = _stumpff(4, x)
+  (sinc, cosc), (d_sinc, d_cosc) = c[:2], _slopes(c)
   eye = jnp.eye(3, dtype=r.dtype)
   skew, square = _skew(r), r[:, None] * r[None, :] - x * eye
   d_x = 2.0 * r  # of |r|^2
@@ -135,41 +138,40 @@ def unbound(angle: Array, lower: Array | float, upper: Array | float, margin: fl
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _stumpff(k: int, x: Array) -> Array:
-  """c_k = 1/k! - x/(k+2)! + x^2/(k+4)! - ... of x = t^2 (Stumpff's functions): c_1 = sin(t)/t, c_2 = (1-cos(t))/t^2.
+def _stumpff(n: int, x: Array) -> Array:
+  """c_k = 1/k! - x/(k+2)! + x^2/(k+4)! - ... of x = t^2 () for k = 1 ... n (Stumpff's functions; c_1 = sin(t)/t,
+  c_2 = (1-cos(t))/t^2), (n,), n at least 2.
 
   Their derivatives are some of them again, so those of any order are a few operations: written out, the ones of sines
-  and roots are a fifth of the program of a fit.
+  and roots are a fifth of the program of a fit. All at once, and once: each for itself is as many operations, and XLA
+  would put them into everything that a rotation is used for.
   """
   small = x < 1.0
   angle = jnp.sqrt(jnp.where(small, 1.0, x))  # never 0: the unused branch must not make NaN derivatives
-  first = 2 - k % 2
   # 2 sin^2(t/2) rather than 1 - cos(t), which cancels in f32
-  far = jnp.sin(angle) / angle if first == 1 else 2.0 * jnp.square(jnp.sin(0.5 * angle) / angle)
-  for j in range(first, k, 2):
-    far = (1.0 / math.factorial(j) - far) / jnp.where(small, 1.0, x)
-  return jnp.where(small, _polynomial(tuple((-1.0) ** j / math.factorial(2 * j + k) for j in range(TERMS)), x), far)
+  far = [jnp.sin(angle) / angle, 2.0 * jnp.square(jnp.sin(0.5 * angle) / angle)]
+  for k in range(3, n + 1):
+    far.append((1.0 / math.factorial(k - 2) - far[k - 3]) / jnp.where(small, 1.0, x))
+  near = [np.array([(-1.0) ** j / math.factorial(2 * j + k) for k in range(1, n + 1)], x.dtype) for j in range(TERMS)]
+  total = jnp.asarray(near[-1])
+  for c in near[-2::-1]:  # Horner's scheme
+    total = total * x + c
+  return once(jnp.where(small, total, jnp.stack(far)))
 
 
 @_stumpff.defjvp
-def _stumpff_jvp(k, primals, tangents):
-  return _stumpff(k, *primals), _slope(k, *primals) * tangents[0]
+def _stumpff_jvp(n, primals, tangents):
+  c = _stumpff(n + 2, *primals)
+  return c[:n], _slopes(c) * tangents[0]
 
 
-def _slope(k: int, x: Array) -> Array:
-  """The derivative of c_k."""
-  return 0.5 * (k * _stumpff(k + 2, x) - _stumpff(k + 1, x))
+def _slopes(c: Array) -> Array:
+  """The derivatives of all but the last two c_k."""
+  k = jnp.asarray(np.arange(1, len(c) - 1), c.dtype)
+  return 0.5 * (k * c[2:] - c[1:-1])
 
 
 def _skew(r: Array) -> Array:
   """[r]_x, (3, 3)."""
   zero = jnp.zeros_like(r[0])
   return jnp.stack([zero, -r[2], r[1], r[2], zero, -r[0], -r[1], r[0], zero]).reshape(3, 3)
-
-
-def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-  """Horner's scheme, lowest coefficient first."""
-  total = jnp.full_like(x, coefficients[-1])
-  for c in coefficients[-2::-1]:
-    total = total * x + c
-  return total
