@@ -36,7 +36,7 @@ def _posed(head, pose, cam):
   return cameras.world_to_camera(cam, flame.skin(head, jnp.zeros(0), pose))
 
 
-@stored
+@functools.partial(stored, rough=True)
 def align(head, poses, cam, middle):
   """Rigid motions of the mean head to the posed ones, (B, 3, 3) and (B, 3), and some points in its frame."""
   mean = jnp.mean(middle, axis=0)
@@ -55,7 +55,7 @@ def align(head, poses, cam, middle):
   return jax.vmap(one)(poses)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def bent(head, poses, cam, R, t, middle, triangles, bary):
   """(B, K, 3) m, in the mean head's frame: by how much the expression moves points from where `middle` has them."""
   rest = jnp.einsum("kc,kci->ki", bary, middle[triangles], precision=HIGHEST)

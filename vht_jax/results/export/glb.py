@@ -25,7 +25,7 @@ from vht_jax.types import FlameModel, TrackResult
 _JPEG_QUALITY = 92  # of the compact file's texture
 
 _texture = stored(flame.albedo)
-_mean_light = stored(mouth.mean_light)
+_mean_light = stored(mouth.mean_light, rough=True)
 _GAMMA = 2.2  # of sRGB: light in the mouth is a factor of the image's values, and vertex colours are linear
 
 

@@ -170,7 +170,7 @@ def _information(matrices, weight):
   return jnp.sum(jnp.where(usable[:, None, None], matrices, 0.0) * weight[:, None, None], axis=0)
 
 
-@stored
+@functools.partial(stored, rough=True)
 def _variance(matrices, basis):
   def one(matrix):
     root = uncertainty.root_covariance(matrix)
