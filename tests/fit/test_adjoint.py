@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from tiny import quick_jit
 
 from vht_jax.errors import InputError
@@ -164,6 +165,19 @@ def test_shared_unknowns_equal_central_differences():
     assert float(jnp.sum(gradient * direction)) == pytest.approx(float(numeric), rel=1e-4)
     unrolled = quick_jit(jax.grad(functools.partial(run, how=Unrolled(max_steps=40))))(theta)
     assert float(jnp.sum(unrolled * direction)) == pytest.approx(float(numeric), rel=1e-4)
+
+
+def test_a_fit_of_any_number_of_frames_is_exported_with_its_derivative():
+  theta = jnp.asarray(np.random.default_rng(3).standard_normal((3, 6)), jnp.float32)
+
+  def run(p):
+    found = minimise_shared(arrow, p, jnp.full((p.shape[0], 2), 0.3), jnp.zeros(2), Implicit(), 30)
+    return found.shared[0] + jnp.sum(found.frames[:, 1])
+
+  (frames,) = export.symbolic_shape("frames")
+  program = export.export(jax.jit(run))(jax.ShapeDtypeStruct((frames, 6), np.float32))
+  gradient = program.vjp().call(theta, jnp.float32(1.0))[0]
+  np.testing.assert_allclose(gradient, quick_jit(jax.grad(run))(theta), rtol=1e-4, atol=1e-5)
 
 
 class WithoutTheSecond(Implicit):

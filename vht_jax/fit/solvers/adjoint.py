@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -237,12 +236,8 @@ def _argmin_jvp(problem, cost, options, primals, tangents):
 
   dx = lax.custom_linear_solve(functools.partial(with_rest, hessian), only(mixed), solve, symmetric=True)
   dx = jax.tree.map(lambda d: -d * known, dx)
-  still = jax.tree.map(_no_tangent, found)
+  still = jax.tree.map(jax.custom_derivatives.zero_from_primal, found)
   return (x, found), (dx, still._replace(x=dx))
-
-
-def _no_tangent(a: Array):
-  return jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else np.zeros(a.shape, jax.dtypes.float0)
 
 
 def _conjugate_gradients(matvec, b, inverse):
