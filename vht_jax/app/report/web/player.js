@@ -1,9 +1,10 @@
 // The one clock of the page: the video's while there is one, else the browser's.
 
 const LATE = 60; // ms after which a picture that the browser does not announce counts as there
+const SETTLES = 2000; // ms after that in which a busy browser may still put it in place, and say nothing
 
 const video = $("video");
-const player = { hasVideo: false, shown: 0, sought: 0, wanted: null, busy: false, pictured: null, waiting: [], box: [0, 0, 1, 1] };
+const player = { hasVideo: false, shown: 0, sought: 0, wanted: null, busy: false, pictured: null, waiting: [], box: [0, 0, 1, 1], unsure: 0 };
 
 /** Shows a frame everywhere. `fromVideo`: the video shows it already. */
 function setFrame(frame, fromVideo = false) {
@@ -151,6 +152,7 @@ function arrive() {
   if (!player.busy) return;
   player.busy = false;
   player.shown = player.sought;
+  player.unsure = performance.now() + SETTLES;
   paint();
   tell("picture");
   if (player.wanted !== null && player.wanted !== player.shown) return nextSeek();
@@ -169,7 +171,7 @@ function follow() {
     player.shown = frame;
     paint();
     setFrame(frame, true);
-  }
+  } else if (performance.now() < player.unsure) paint();
   requestAnimationFrame(follow);
 }
 
