@@ -181,7 +181,8 @@ def make_run(
     own_points, own_weight = fitted_points(model, f32(own_points), f32(own_weight), dense, step)
     dense_share = share[:, np.asarray(model.dense_index)[:: step or 1]]
     own_weight[:, N_LANDMARKS:] *= dense_share[:, : own_weight.shape[1] - N_LANDMARKS]
-    own = observe(own_points, own_weight, touch=True)
+    if (own_points != points).any() or (own_weight != weight).any():
+      own = observe(own_points, own_weight, touch=True)
   seen = np.any(weight[:, :68] > 0, axis=1)
   doubted = clip.evidence.in_doubt if isinstance(clip, Weighed) else None
   sure = seen if doubted is None else seen & ~doubted
