@@ -10,7 +10,7 @@ from vht_jax.tracking.evidence.examine import Evidence, settled
 
 SKIN = (200, 156, 131)
 SHUT = (37, 38, 43, 44)
-TIMES = np.arange(20) / 25.0
+TIMES, ONE_SHOT = np.arange(20) / 25.0, np.zeros(20, int)
 
 
 def eyes(opened, size=256, noise=2.0, skin=SKIN):
@@ -77,7 +77,7 @@ def high(points):
 def test_an_eye_that_both_see_closing_is_as_open_as_the_image_shows():
   """But for the line between shut lids, which looks like a tenth of an eye."""
   points, seen = blink(0.28, 0.4)
-  moved, sure = lids.closed(points, seen, TIMES)
+  moved, sure = lids.closed(points, seen, TIMES, ONE_SHOT)
   np.testing.assert_allclose(high(moved)[5] / high(points)[0], 0.2, rtol=1e-4)
   np.testing.assert_allclose(sure[5], 1.0)
   others = np.delete(np.arange(70), SHUT)
@@ -88,28 +88,31 @@ def test_an_eye_that_both_see_closing_is_as_open_as_the_image_shows():
 @pytest.mark.parametrize("image_open, detected_open", [(0.05, 0.95), (0.6, 0.3), (1.0, 1.0), (0.2, 0.1), (np.nan, 0.3)])
 def test_one_witness_alone_shuts_no_eye_and_none_is_opened(image_open, detected_open):
   points, seen = blink(image_open, detected_open)
-  np.testing.assert_allclose(lids.closed(points, seen, TIMES)[0], points, atol=1e-3)
+  np.testing.assert_allclose(lids.closed(points, seen, TIMES, ONE_SHOT)[0], points, atol=1e-3)
 
 
 def test_beside_a_blink_the_image_is_believed_of_eyes_that_the_detector_sees_open():
   image, detected = np.array([0.82, 0.46, 0.1, 0.46, 0.82, 0.46]), np.array([1.0, 1.0, 0.4, 1.0, 1.0, 1.0])
   points, seen = blink(image, detected)
-  moved, sure = lids.closed(points, seen, TIMES)
+  moved, sure = lids.closed(points, seen, TIMES, ONE_SHOT)
   opened = (high(moved) / high(points)[0]).mean(axis=-1)
   # Two frames before and after at 25 a second; a third is too far away.
   np.testing.assert_allclose(opened[[6, 7, 8]], [0.4, 0.0, 0.4], atol=1e-4)
   assert (0.8 < opened[[5, 9]]).all() and (opened[[5, 9]] < 0.99).all()
   np.testing.assert_allclose(np.delete(opened, [5, 6, 7, 8, 9]), 1.0, atol=1e-4)
   assert (sure[[6, 7, 8]] == 1).all() and (sure[10:] == 0).all()
-  late = lids.closed(points, seen, 10 * TIMES)[0]
+  late = lids.closed(points, seen, 10 * TIMES, ONE_SHOT)[0]
   np.testing.assert_allclose(np.delete(late, 7, 0), np.delete(points, 7, 0), atol=1e-3)
+  after_a_cut = lids.closed(points, seen, TIMES, (np.arange(20) >= 8).astype(int))[0]
+  np.testing.assert_allclose(after_a_cut[8:], points[8:], atol=1e-3)
+  np.testing.assert_allclose(after_a_cut[:8], moved[:8], atol=1e-3)
 
 
 def test_eyes_that_hardly_show_are_left_alone():
   points, seen = blink(0.1, 0.4)
-  moved, sure = lids.closed(points, 0.3 * seen, TIMES)
+  moved, sure = lids.closed(points, 0.3 * seen, TIMES, ONE_SHOT)
   assert (moved == points).all() and (sure == 0).all()
-  moved, sure = lids.closed(points, np.full((20, 2), np.nan), TIMES)
+  moved, sure = lids.closed(points, np.full((20, 2), np.nan), TIMES, ONE_SHOT)
   assert (moved == points).all() and (sure == 0).all()
 
 
@@ -119,13 +122,13 @@ def test_what_is_guessed_counts_less_and_shut_eyes_are_shut():
   regions[:10], regions[10:30] = 0, 1
   evidence = Evidence(np.ones((20, 4), np.float32), np.zeros(20, np.float32), np.zeros(20, bool), seen)
   belief = np.full((20, 70), 0.5, np.float32), np.full((20, 478), 0.25, np.float32)
-  closed, shut = lids.closed(points, seen, TIMES)
+  closed, shut = lids.closed(points, seen, TIMES, ONE_SHOT)
   moved, confidence, share = settled(closed, np.ones((20, 70), np.float32), belief, evidence, regions, shut)
   assert (confidence == 0.5).all() and (np.delete(share, 5, 0) == 0.25).all()
   assert (share[5, :30] == 0).all() and (share[5, 30:] == 0.25).all()
   np.testing.assert_array_equal(moved, closed)
   seen[:, 1] = np.nan  # an eye behind the nose follows the other one
-  closed, shut = lids.closed(points, seen, TIMES)
+  closed, shut = lids.closed(points, seen, TIMES, ONE_SHOT)
   half = settled(closed, np.ones((20, 70), np.float32), None, evidence, regions, shut)
   assert (half[1][5, 42:48] == 0).all() and (half[1][5, 36:42] == 1).all()
   assert (np.delete(half[1], 5, 0) == 1).all() and (half[0][:, 42:48] == points[:, 42:48]).all()

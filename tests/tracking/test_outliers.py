@@ -1,5 +1,6 @@
 """Which frames' landmarks are wrong, from displacements between frames; and displacements, from images."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from drawn import Clip, face, landmarks
 
-from vht_jax.config import TrackConfig, Weights
+from vht_jax.config import Data, TrackConfig, Weights
 from vht_jax.landmarks import motion
 from vht_jax.landmarks.regions import REGIONS
 from vht_jax.tracking.evidence import examine, outliers, retrial
@@ -72,11 +73,12 @@ def test_frames_in_doubt_are_fitted_but_not_asked_about_what_frames_share(small_
     visible=np.ones((n, len(REGIONS)), np.float32), misplaced=np.zeros(n, np.float32), wrong=np.arange(n) == 5,
     in_doubt=(np.arange(n) == 4) | (np.arange(n) == 6),
   )  # fmt: skip
-  run = make_run(small_head, examine.Weighed(clip, evidence, small_head), TrackConfig(photometric=False), Weights())
+  weighed = functools.partial(examine.Weighed, clip, model=small_head, data=Data())
+  run = make_run(small_head, weighed(evidence), TrackConfig(photometric=False), Weights())
   assert np.flatnonzero(~run.seen).tolist() == [5] and np.flatnonzero(~run.sure).tolist() == [4, 5, 6]
   assert np.isin(bundle_frames(run)[0], np.flatnonzero(run.sure)).all()
   assert np.isin(keyframes(TrackState(), run), np.flatnonzero(run.sure)).all()
-  older = examine.Weighed(clip, evidence.replace(in_doubt=None), small_head)  # kept by a version that knew of none
+  older = weighed(evidence.replace(in_doubt=None))  # kept by a version that knew of none
   assert (make_run(small_head, older, TrackConfig(photometric=False), Weights()).sure == run.seen).all()
 
 

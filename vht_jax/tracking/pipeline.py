@@ -129,7 +129,7 @@ def track(
   config, init, held = known_camera(config, init, camera)
   with clock("camera"):
     run = make_run(
-      model, Weighed(clip, evidence, model), config, weights,
+      model, Weighed(clip, evidence, model, config.data), config, weights,
       init=init, held=held, shape=shape, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import flax.struct
 import numpy as np
 
-from vht_jax.config import TrackConfig
+from vht_jax.config import Data, TrackConfig
 from vht_jax.host.prefetch import prefetched
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
@@ -82,7 +82,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   wrong, misplaced, compared, doubted = np.zeros(n, bool), np.zeros(n), np.zeros(n), np.zeros(n, bool)
   if in_order:
     points = np.asarray(landmarks[:, :68], np.float32)
-    shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+    shot = outliers.shots(n, cuts)
     visible = without_blinks(visible, points, seen, _seconds(clip, n), shot, lambda i: clip.images([i])[0])
     same = outliers.copies(points, seen)
     misplaced, compared = outliers.explain(n, links, away, np.where(same, outliers.COPY_BELIEF, 1.0))
@@ -110,7 +110,7 @@ def _seconds(clip: Clip, n: int) -> np.ndarray:
 class Weighed:
   """A clip whose landmarks count as much as the evidence allows; a `protocols.Clip` itself."""
 
-  def __init__(self, clip, evidence: Evidence, model: FlameModel):
+  def __init__(self, clip, evidence: Evidence, model: FlameModel, data: Data):
     self.clip, self.size = clip, clip.size
     self.evidence = evidence
     landmarks, confidence, dense = clip.landmarks()
@@ -119,7 +119,9 @@ class Weighed:
     beliefs = clip.beliefs() if hasattr(clip, "beliefs") else None
     points, shut = self._points[0], np.zeros((len(landmarks), 2), np.float32)
     if evidence.lids is not None:
-      points, shut = lids.closed(points, evidence.lids, _seconds(clip, len(landmarks)))
+      n = len(landmarks)
+      shot = np.arange(n) if data.unordered else outliers.shots(n, data.cutframes)
+      points, shut = lids.closed(points, evidence.lids, _seconds(clip, n), shot)
     self._settled = settled(points, self._points[1], beliefs, evidence, regions, shut)
     self.hidden = [_hidden_points(*frame) for frame in zip(landmarks, evidence.visible, shut)]
 

@@ -52,13 +52,16 @@ def seen_open(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
   return found
 
 
-def closed(landmarks: np.ndarray, seen: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def closed(
+  landmarks: np.ndarray, seen: np.ndarray, seconds: np.ndarray, shot: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Landmarks whose upper lids come down where images show the eyes shut.
 
   Args:
     landmarks: (T, 70, 2) px.
     seen: (T, 2) of `seen_open`.
     seconds: (T,) s, when each frame was taken.
+    shot: (T,) number of the shot.
 
   Returns:
     Landmarks (T, 70, 2), and how surely each eye is shut (T, 2) in [0, 1].
@@ -67,8 +70,7 @@ def closed(landmarks: np.ndarray, seen: np.ndarray, seconds: np.ndarray) -> tupl
   image, detected = _openings(landmarks, seen)
   surely = _falling(image, SHUT, OPEN) * _falling(detected, HALF_SHUT, WIDE)
   # An eye is half shut before and after it is shut, whatever the detector makes of that.
-  near = np.abs(seconds[:, None] - seconds) < BLINK
-  blink = np.max(np.where(near, surely.max(axis=1), 0.0), axis=1, initial=0.0)
+  blink = _beside(surely.max(axis=1), seconds, shot)
   sure = np.maximum(surely, blink[:, None] * _falling(image, OPEN, WIDE))
   shown = np.maximum(image - LINE, 0.0) / (1.0 - LINE)
   left = 1.0 - sure * np.maximum(1.0 - shown / np.maximum(detected, 1e-6), 0.0)
@@ -77,6 +79,18 @@ def closed(landmarks: np.ndarray, seen: np.ndarray, seconds: np.ndarray) -> tupl
       apart = landmarks[:, upper] - landmarks[:, lower]
       landmarks[:, upper] = landmarks[:, lower] + apart * left[:, k, None]
   return landmarks, sure.astype(np.float32)
+
+
+def _beside(shut: np.ndarray, seconds: np.ndarray, shot: np.ndarray) -> np.ndarray:
+  """(T,) the largest of `shut` (T,) within `BLINK` in the same shot."""
+  found = shut.copy()
+  for k in range(1, len(shut)):
+    near = (seconds[k:] - seconds[:-k] < BLINK) & (shot[k:] == shot[:-k])
+    if not near.any():  # nor further away: times rise
+      break
+    found[k:] = np.maximum(found[k:], np.where(near, shut[:-k], 0.0))
+    found[:-k] = np.maximum(found[:-k], np.where(near, shut[k:], 0.0))
+  return found
 
 
 def _openings(landmarks: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

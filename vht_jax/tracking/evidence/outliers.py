@@ -36,9 +36,14 @@ _UNUSUAL, _FEWEST_TRUSTED = 2.0, 8  # times what 9 of 10 trusted frames are off;
 _JUMP, _FORM, _FORM_STEP, REACH = 0.10, 0.06, 0.02, 12  # eye distances, the same, the same, frames
 
 
+def shots(n: int, cuts: Sequence[int]) -> np.ndarray:
+  """(n,) number of each frame's shot; cuts: first frames of new ones."""
+  return np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+
+
 def pairs(n: int, seen: np.ndarray, cuts: Sequence[int] = ()) -> np.ndarray:
   """(E, 2) frames to compare: all that are `OFFSETS` apart, have a face both (`seen` (n,) bool) and lie in one shot."""
-  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  shot = shots(n, cuts)
   first = np.concatenate([np.arange(n - k) for k in OFFSETS if k < n] or [np.zeros(0, int)])
   second = np.concatenate([np.arange(k, n) for k in OFFSETS if k < n] or [np.zeros(0, int)])
   use = seen[first] & seen[second] & (shot[first] == shot[second])
@@ -119,7 +124,7 @@ def in_doubt(wrong: np.ndarray, right: np.ndarray, cuts: Sequence[int] = ()) -> 
     cuts: first frames of new shots.
   """
   n = len(wrong)
-  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  shot = shots(n, cuts)
   found = np.array(wrong, bool)
   for order in (np.arange(n), np.arange(n)[::-1]):
     for before, i in zip(order[:-1], order[1:]):
@@ -225,7 +230,7 @@ def jumps(
     (n,) bool those that jump, (n,) bool those that have a trusted frame near enough to tell.
   """
   n = len(landmarks)
-  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  shot = shots(n, cuts)
   ratio = np.full(n, np.nan)
   for i in np.flatnonzero(trusted | asked).tolist():
     ratio[i] = _off_the_way(landmarks, i, *sides(trusted, i, shot))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vht_jax.landmarks import motion
-from vht_jax.tracking.evidence.outliers import FEWEST_GROUPS, REACH, SURE, sides
+from vht_jax.tracking.evidence.outliers import FEWEST_GROUPS, REACH, SURE, shots, sides
 
 LEAST = 3  # frames of a party that leads
 KEPT = 4 * REACH  # patches remembered
@@ -44,7 +44,7 @@ def retried(
     (n,) eye distances; NaN where nothing can be said; (n,) bool those that lead without having been compared.
   """
   n = len(landmarks)
-  shot = np.searchsorted(np.sort(np.asarray(cuts, int)), np.arange(n), side="right")
+  shot = shots(n, cuts)
   origin = np.maximum.accumulate(np.where(same, 0, np.arange(n)))
   found, lead = np.full(n, np.nan), np.zeros(n, bool)
   trusted, open_ = trusted.copy(), asked.copy()
