@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vht_jax.errors import InputError
 from vht_jax.head.teeth import without_teeth
-from vht_jax.types import FlameModel
+from vht_jax.types import FlameModel, TrackResult
 
 # A head of one-sided units (0 to 1) allows little below zero: real clips have 2 to 4 % of their squared codes there, as
 # its prior says (1 / `priors.NEGATIVE_EXPR`). Two-sided codes have a half.
@@ -56,3 +58,11 @@ def judge(name: str, identifier: str, shape: np.ndarray, expr: np.ndarray, model
   if total == 0 or negative > ONE_SIDED_SHARE * total:
     return Verdict(False, "FLAME (it names no head, as VHT's files)")
   return Verdict(True, "names no head; taken for this one's, as its expressions run from 0 up, unlike FLAME's")
+
+
+def check_offsets(result: TrackResult, model: FlameModel, of: str | Path) -> None:
+  """Refuses offsets of another mesh (`InputError`); `of`: what has them, for the message."""
+  expected = model.v_template.shape
+  for name, found in (("static", result.identity.static_offset), ("dynamic", result.poses.offset)):
+    if found is not None and found.shape[-2:] != expected:
+      raise InputError(f"{of}: {name}_offset: expected {expected} of the head {model.name!r}; found {found.shape}")

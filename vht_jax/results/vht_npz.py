@@ -240,7 +240,7 @@ def tracked_of(
     verdict = heads.judge(head, identifier, arrays["shape"], processed, model)
     if verdict.same:
       result = fit_components(result, model)
-      _check_offsets(result, model, path)
+      heads.check_offsets(result, model, path)
       if verdict.reason:
         logging.getLogger("vht_jax").warning("%s: %s", path, verdict.reason)
     elif not other_head:
@@ -254,14 +254,6 @@ def tracked_of(
     sources=vht_keys.of_frames(arrays, path, "vht_jax_source", n, "U"), head_id=identifier,
     teeth=bool(np.any(arrays.get("vht_jax_teeth", False))),
   )  # fmt: skip
-
-
-def _check_offsets(result: TrackResult, model: FlameModel, path: str | Path) -> None:
-  """Refuses offsets of another mesh (`InputError`)."""
-  expected = model.v_template.shape
-  for name, found in (("static", result.identity.static_offset), ("dynamic", result.poses.offset)):
-    if found is not None and found.shape[-2:] != expected:
-      raise InputError(f"{path}: {name}_offset: expected {expected} of the head {model.name!r}; found {found.shape}")
 
 
 def fit_components(result: TrackResult, model: FlameModel) -> TrackResult:

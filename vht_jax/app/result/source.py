@@ -20,7 +20,6 @@ from vht_jax.errors import InputError, brief
 from vht_jax.head import flame
 from vht_jax.head.load import ASSETS_VARIABLE, DEFAULT_FOLDER, load_head
 from vht_jax.head.load.flame_files import MODEL_FILES
-from vht_jax.head.teeth import offset_for
 from vht_jax.results import FILE_NAME, Tracked
 from vht_jax.results.export.flame_codes.releases import release_of
 from vht_jax.results.export.images.pictures import FolderPictures
@@ -259,14 +258,15 @@ def _head(tracked: Tracked, file: Path, assets: str | None, model: str, of_the_r
 
 def _of_head(result: TrackResult, head: FlameModel, verdict: Verdict, notes: list[str]) -> TrackResult:
   """The result with as many codes as a head has, and with offsets only if they are of its vertices."""
-  offsets = [offset_for(head, a) for a in (result.identity.static_offset, result.poses.offset)]
-  strange = [a.shape[-2] for a in offsets if a is not None and a.shape[-2:] != head.v_template.shape]
-  if strange or not verdict.same and any(a is not None for a in offsets):
+  result = results.fit_components(result, head)
+  offsets = [a for a in (result.identity.static_offset, result.poses.offset) if a is not None]
+  strange = [a.shape[-2] for a in offsets if a.shape[-2:] != head.v_template.shape]
+  if strange or (offsets and not verdict.same):
     n = strange[0] if strange else len(head.v_template)
     notes.append(f"its offsets of {n} vertices are left out: they are of another head")
     identity, poses = result.identity.replace(static_offset=None), result.poses.replace(offset=None)
     result = result.replace(identity=identity, poses=poses)
-  return results.fit_components(result, head)
+  return result
 
 
 def _images(

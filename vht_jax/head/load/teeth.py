@@ -24,9 +24,8 @@ ARCH = 0.045  # 1/mm: the arch falls back by that times the square of the distan
 UPPER_HEIGHTS, LOWER_HEIGHTS = (0.0, 0.52), (0.9, 0.4)
 INCLINED = 2.0  # mm by which the upper edges are before their roots; those are where the mesh ends inside the lips
 OVERJET = 2.5  # mm by which the lower teeth bite behind the upper ones
-MIDDLE = (
-  0.4  # share of the opening's half width that is its middle, which says how high it is and where the arch begins
-)
+# Share of the opening's half width that is its middle, which says how high it is and where the arch begins.
+MIDDLE = 0.4
 ENAMEL, GUM, GAP = (0.90, 0.87, 0.78), (0.62, 0.34, 0.32), 0.6  # albedo; between teeth there is so much of it
 GUM_SHARE, GAP_SHARE = 0.2, 0.12  # of a tooth's height, from the root; of its width
 _COLUMNS, _PER_COLUMN = 15, 4  # of a row: the sides of its teeth; outer root, outer edge, inner edge, inner root

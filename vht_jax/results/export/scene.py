@@ -23,6 +23,7 @@ from vht_jax.head.teeth import has_teeth, is_flame, offset_for, without_teeth
 from vht_jax.results.appearance import even_texture
 from vht_jax.results.export import lbs
 from vht_jax.results.export.motion import Motion, joint_motion
+from vht_jax.results.heads import check_offsets
 from vht_jax.types import Camera, FlameModel, Status, TrackResult
 
 OPENGL = np.array(OPENCV_TO_OPENGL, np.float64)  # camera's OpenCV axes -> OpenGL's (x right, y up, z backwards)
@@ -302,10 +303,7 @@ def _check_codes(model: FlameModel, result: TrackResult, n: int) -> None:
       f"export: expected {of_head[0]} identity and {of_head[1]} expression codes, as the head {model.name!r} has; "
       f"found {codes[0]} and {codes[1]}: another head's? (results.fit_components cuts and pads those of the same head)"
     )
-  offset, vertices = result.identity.static_offset, model.v_template.shape
-  for name, found in (("static", offset), ("dynamic", poses.offset)):
-    if found is not None and found.shape[-2:] != vertices:
-      raise InputError(f"export: {name}_offset: expected {vertices} of the head {model.name!r}; found {found.shape}")
+  check_offsets(result, model, "export")
   lengths = {len(np.asarray(a)) for a in (*jax.tree.leaves(poses), result.status)}
   if lengths != {n}:
     raise InputError(f"export: expected poses and status of {n} frames; found {sorted(lengths)}")
