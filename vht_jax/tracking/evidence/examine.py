@@ -16,7 +16,7 @@ from vht_jax.config import Data, TrackConfig
 from vht_jax.host.prefetch import prefetched
 from vht_jax.landmarks.motion import GROUPS, displacement, patch
 from vht_jax.landmarks.regions import COVERED, POINTS, REGIONS, visibility
-from vht_jax.tracking.evidence import lids, outliers
+from vht_jax.tracking.evidence import irises, lids, outliers
 from vht_jax.tracking.evidence.blinks import without_blinks
 from vht_jax.tracking.evidence.retrial import retried
 from vht_jax.tracking.protocols import Clip, Progress
@@ -37,6 +37,7 @@ class Evidence(flax.struct.PyTreeNode):
   wrong: np.ndarray  # (T,) bool, frames whose landmarks are not used
   lids: np.ndarray | None = None  # (T, 2) f32 of `lids.seen_open`; None in what an older version kept
   in_doubt: np.ndarray | None = None  # (T,) bool of `outliers.in_doubt`; None likewise
+  irises: np.ndarray | None = None  # (T, 2, 2) f32 px of `irises.followed`; None likewise
 
 
 def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
@@ -51,6 +52,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
   cuts = config.data.cutframes
   visible = np.ones((n, len(REGIONS)), np.float32)
   opened = np.full((n, 2), np.nan, np.float32)
+  eyes = np.zeros((n, 2, irises.SIDE, irises.SIDE), np.uint8)
   links = outliers.pairs(n, seen if in_order else np.zeros(n, bool), cuts)
   of_later = collections.defaultdict(list)
   for row, (i, j) in enumerate(links):
@@ -67,6 +69,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
       points = np.asarray(landmarks[j, :68], np.float32)
       visible[j] = visibility(image, points, confidence[j, :68])
       opened[j] = lids.seen_open(image, points)
+      eyes[j] = irises.cut(image, landmarks[j])
     return images
 
   for chunk, images in zip(chunks, prefetched(looked_at, chunks)):
@@ -79,6 +82,7 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
           if before.get(i) is not None and before[int(j)] is not None:
             away[row] = displacement(before[i], before[int(j)])
     progress.advance(len(chunk))
+  moved = np.zeros((n, 2, 2), np.float32)
   wrong, misplaced, compared, doubted = np.zeros(n, bool), np.zeros(n), np.zeros(n), np.zeros(n, bool)
   if in_order:
     points = np.asarray(landmarks[:, :68], np.float32)
@@ -93,12 +97,13 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
     wrong = outliers.wrong(points, seen, misplaced, compared, same, leaders, cuts)
     right = ~seen | leaders | ((compared > 0) & (misplaced <= outliers.SURE))
     doubted = outliers.in_doubt(wrong, right, cuts)
+    moved = irises.followed(eyes, landmarks, seen & ~wrong)
   if wrong[seen].all():  # nothing to hold on to
     wrong[:] = False
   if (wrong | doubted)[seen].all():
     doubted[:] = False
   misplaced = np.where(compared > 0, misplaced, np.nan).astype(np.float32)
-  return Evidence(visible, misplaced, wrong, opened, doubted)
+  return Evidence(visible, misplaced, wrong, opened, doubted, moved)
 
 
 def _seconds(clip: Clip, n: int) -> np.ndarray:
@@ -114,6 +119,8 @@ class Weighed:
     self.clip, self.size = clip, clip.size
     self.evidence = evidence
     landmarks, confidence, dense = clip.landmarks()
+    if evidence.irises is not None:
+      landmarks = np.concatenate([landmarks[:, :68], landmarks[:, 68:] + evidence.irises], axis=1)
     regions = dense_regions(model)
     self._points = weigh(landmarks, confidence, dense, evidence, regions)
     beliefs = clip.beliefs() if hasattr(clip, "beliefs") else None

@@ -117,24 +117,33 @@ def _falling(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _patch(rgb: np.ndarray, a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray | None:
   """(48, 32, 3) f32 of the middle of the eye between the corners a and b (2,); None outside of the image."""
-  import cv2  # late: a tracker without pictures needs no OpenCV
-
   along = np.asarray(b - a, np.float64)
   down = np.array([-along[1], along[0]]) / np.linalg.norm(along)
   columns, rows = _PATCH
   by = np.stack([0.5 * along / columns, 2 * _REACH * width * down / rows], axis=1)
-  first = (np.asarray(a, np.float64) + b) / 2 - by @ ((np.array(_PATCH) - 1) / 2)
-  corners = first + np.array([[0, 0], [columns, 0], [0, rows], [columns, rows]]) @ by.T
+  return warped(rgb, (np.asarray(a, np.float64) + b) / 2 - by @ ((np.array(_PATCH) - 1) / 2), by, _PATCH)
+
+
+def warped(rgb: np.ndarray, first: np.ndarray, by: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+  """Part of an image (H, W, 3) uint8 as (rows, columns, 3) f32; None if the image does not have all of it.
+
+  Args:
+    first: (2,) px, where the first pixel lies; 0 is the middle of the image's first.
+    by: (2, 2) px of the image from a column to the next, and from a row.
+    size: columns, rows.
+  """
+  import cv2  # late: a tracker without pictures needs no OpenCV
+
+  corners = first + np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * size @ by.T
   low, high = np.floor(corners.min(0)).astype(int) - 4, np.ceil(corners.max(0)).astype(int) + 4
   if (low < 0).any() or (high > rgb.shape[1::-1]).any():
     return None
   part = np.ascontiguousarray(rgb[low[1] : high[1], low[0] : high[0]])
-  row = 2 * _REACH * width / rows  # px of the image
+  row = float(np.linalg.norm(by[:, 1]))
   if row > 1.2:  # pixels are averaged, not picked
     part = cv2.GaussianBlur(part, (0, 0), row / 2)
   matrix = np.concatenate([by, (first - low)[:, None]], axis=1)
-  flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-  return cv2.warpAffine(part, matrix, _PATCH, flags=flags).astype(np.float32)
+  return cv2.warpAffine(part, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP).astype(np.float32)
 
 
 def _height(patch: np.ndarray) -> float:

@@ -117,7 +117,9 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
   if rehearsing():  # the sums are blank, and so are the priors
     return np.zeros((*run.lm.relative_sd.shape, 3, 2), np.float32)
   eye = np.asarray(run.lm.eye_distance)
-  return own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(run.groups, run.lm.normals)))
+  found = own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(run.groups, run.lm.normals)))
+  found[68:70] = 0.0  # people keep looking at something while they turn: what irises do with the view is gaze
+  return found
 
 
 def disagreement(state: TrackState, run: Run, rigid: Rigid) -> str:
