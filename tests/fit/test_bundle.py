@@ -34,8 +34,8 @@ def lm(small_head, weights):
   return landmark_model(small_head, weights, 0)
 
 
-def frames(rng, n_expr: int, yaw_deg: float = 35.0, n_frames: int = F) -> np.ndarray:
-  """(F, E + 14) unknowns of a head that turns, nods, comes and goes, speaks and looks around."""
+def frames(rng, n_expr: int, yaw_deg: float = 35.0, n_frames: int = F, at_camera: bool = False) -> np.ndarray:
+  """(F, E + 14) unknowns of a head that turns, nods, comes and goes, speaks and looks around, or at the camera."""
   t = np.arange(n_frames) / n_frames
   phase = rng.uniform(0, 2 * np.pi, 3)
   x = np.zeros((n_frames, n_expr + 14), np.float32)
@@ -50,6 +50,8 @@ def frames(rng, n_expr: int, yaw_deg: float = 35.0, n_frames: int = F) -> np.nda
   opening = np.deg2rad(6) * np.abs(rng.standard_normal(n_frames)) + np.deg2rad(5)
   pose[:, 9] = np.arctanh(opening / np.deg2rad(65) * 2 - 1)
   gaze = 0.1 * rng.standard_normal((n_frames, 2))
+  if at_camera:
+    gaze[:, 1] -= pose[:, 1]
   pose[:, 10:12], pose[:, 12:] = gaze, gaze
   return x
 
@@ -551,6 +553,17 @@ def test_bundle_adjust_and_its_uncertainty(lm, weights, synthesise, adjust):
   assert abs(error) < 3 * free.focal_relative_sd
   assert 0.003 < free.focal_relative_sd < 0.1
   assert np.median(rotation_error_deg(free.xs, xs)) < 2.0
+
+
+def test_eyes_that_keep_looking_at_the_camera_turn_against_the_head(lm, weights, synthesise, adjust):
+  """A constant bias in depth would do the same to irises, and costs once where gaze costs in every frame."""
+  tracks, xs, _ = synthesise(3, bias=0.005, noise=0.006, at_camera=True)
+  truth, follows = np.asarray(xs)[:, -3], []
+  for model in (lm, lm.replace(relative_bias=jnp.repeat(lm.relative_bias[:, :1], 3, axis=1))):
+    found = np.asarray(adjust(model, tracks, weights).xs).reshape(F, -1)[:, [-3, -1]].mean(axis=1)
+    follows.append(np.polyfit(truth, found, 1)[0])
+  assert 0.78 < follows[0] < 1.0, "the rest is what the priors of gaze and of errors in common take"
+  assert follows[1] < follows[0] - 0.1
 
 
 def test_fit_frame_recovers_poses_and_ignores_outliers(lm, synthesise, confident):

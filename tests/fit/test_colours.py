@@ -243,7 +243,7 @@ def test_surface_normals_are_linearised_where_they_are_taken(small_head, surface
   assert np.median(error) < 0.01 * np.median(np.linalg.norm(linear, axis=-1)[used])
 
 
-def test_all_faces_but_the_hidden_ones_are_used(small_head, whole):
+def test_all_faces_but_eyes_and_hidden_ones_are_used(small_head, whole):
   corners = np.asarray(whole.faces)[np.asarray(whole.used)]
   assert 500 < len(corners) < len(whole.faces)
   for name in ("teeth", "tongue", "mouth_cavity", "eye_socket"):
@@ -251,7 +251,8 @@ def test_all_faces_but_the_hidden_ones_are_used(small_head, whole):
   for name in ("face", "scalp", "neck"):
     assert np.asarray(small_head.masks[name])[corners].all(axis=1).any(), name
   eyeballs = np.asarray(small_head.masks["left_eyeball"] | small_head.masks["right_eyeball"])
-  assert eyeballs[corners].all(axis=1).any()
+  assert not eyeballs[corners].all(axis=1).any(), "they do not say where the head is"
+  assert eyeballs[np.asarray(whole.faces)[np.asarray(whole.explained)]].all(axis=1).any(), "but have a colour"
   assert explained_faces(small_head.replace(masks={})).all()
 
 

@@ -16,6 +16,7 @@ from vht_jax.render import shade
 from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
+EYES_FREE = 4.0  # times `sd_layer`, of the eyes' own colours: a person's are not the head's, and they place nothing
 
 
 class Appearance(flax.struct.PyTreeNode):
@@ -61,7 +62,7 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
     face = jnp.maximum(fragments.pix_to_face, 0)
     wanted = (crop.rgb / gain + 1.0) / jnp.maximum(S, 0.1) - 1.0 - albedo  # what the layer would have to be
     cosine = -n[..., 2]
-    usable = hit & surface.used[face] & (crop.inside > 0)
+    usable = hit & surface.explained[face] & (crop.inside > 0)
     w = jnp.where(usable, jnp.clip((cosine - MIN_COSINE) / 0.3, 0.0, 1.0), 0.0)
     layer = jax.image.resize(appearance.layer, base.shape, "linear")
     current = shade.sample_texture(layer, uv, forward_mode=exact)
@@ -69,10 +70,13 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
     w = w / jnp.maximum(error, 1.0)
     cell = jnp.clip((jnp.stack([1.0 - uv[..., 1], uv[..., 0]], -1) * LAYER_SIZE).astype(jnp.int32), 0, LAYER_SIZE - 1)
     index = jnp.where(w > 0, cell[..., 0] * LAYER_SIZE + cell[..., 1], LAYER_SIZE**2).reshape(-1)
-    values = jnp.concatenate([wanted * w[..., None], w[..., None]], -1).reshape(-1, 4)
-    return jnp.zeros((LAYER_SIZE**2, 4), x.dtype).at[index].add(values, mode="drop")
+    eye = jnp.where((surface.explained & ~surface.used)[face], w, 0.0)
+    values = jnp.concatenate([wanted * w[..., None], jnp.stack([w, eye], -1)], -1).reshape(-1, 5)
+    return jnp.zeros((LAYER_SIZE**2, 5), x.dtype).at[index].add(values, mode="drop")
 
   total = jnp.sum(jax.lax.map(one, (xs, crops, gains)), 0)
-  ridge = (weights.sd_color / weights.sd_layer) ** 2
-  layer = (total[:, :3] / (total[:, 3:] + ridge)).reshape(LAYER_SIZE, LAYER_SIZE, 3)
+  count, of_eyes = total[:, 3:4], total[:, 4:]
+  free = jnp.where(of_eyes > 0.5 * count, EYES_FREE, 1.0)
+  ridge = (weights.sd_color / (weights.sd_layer * free)) ** 2
+  layer = (total[:, :3] / (count + ridge)).reshape(LAYER_SIZE, LAYER_SIZE, 3)
   return jnp.clip(layer, -0.5, 0.5)

@@ -32,6 +32,7 @@ HIDDEN_COSINE, SEEN_COSINE, HIDDEN_WEIGHT = -0.4, 0.0, 0.5
 SIDES_SD, LIDS_SD = 0.13, 0.05
 # Opposite points of the lids and of the inner lips: upper, lower.
 OPENINGS = np.array([(37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65)])
+IRIS_DEPTH = 0.1  # of the bias of an iris: how much of it may be along the head's axis
 OPEN = 0.04  # in outer eye distances; an eye is 0.1 open, and here an opening counts as half shut
 AWAY = 1.5  # the direction away from the middle of the head, against the skin's own: in folds it has to prevail
 
@@ -50,7 +51,7 @@ class LandmarkModel(flax.struct.PyTreeNode):
 
   points: Points
   relative_sd: Array  # (N,) noise of each point in units of the outer eye distance; inf: does not count
-  relative_bias: Array  # (N,) the same for its constant bias
+  relative_bias: Array  # (N, 3) the same for its constant bias, by axis of the head
   relative_opening_sd: Array  # () the same for the differences between opposite points of lids and lips
   normals: Array  # (N, 3) head, where the surface faces (`facing`)
   slide: Array  # (N, 3, 2) m, head axes by [yaw, pitch]: how the detector's points slide (`view_bias.fields`)
@@ -98,7 +99,7 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   return LandmarkModel(
     points=points,
     relative_sd=sd,
-    relative_bias=bias,
+    relative_bias=by_axis(bias),
     relative_opening_sd=jnp.asarray(weights.sd_closure, points.template.dtype),
     normals=facing(points.template, model.v_template[vertices]),
     slide=slide,
@@ -110,6 +111,17 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
     pairs=pairs,
     lids=tuple(i for i, name in enumerate(model.expr_names) if name.startswith("eyelid")),
   )
+
+
+def by_axis(bias: AnyArray) -> Array:
+  """(N, 3) standard deviations of the landmarks' constant biases (N,), by axis of the head.
+
+  Irises have next to no depth: a constant one moves them with the turn of the head, as gaze does of people who look at
+  one point meanwhile, and is charged once where gaze is in every frame.
+  """
+  is_iris = np.arange(len(bias)) // 2 == 34  # points 68 and 69
+  times = np.where(is_iris[:, None], [[1.0, 1.0, IRIS_DEPTH]], 1.0)
+  return jnp.asarray(bias)[:, None] * jnp.asarray(times, bias.dtype)
 
 
 def mirrored_units(names: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:

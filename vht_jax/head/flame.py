@@ -31,6 +31,7 @@ JOINT_LIMITS = {
   }.items()
 }
 
+EYEBALLS = ("left_eyeball", "right_eyeball")  # masks
 LAYER_SIZE = 128  # texels per side of the free albedo that is fitted
 
 _HIGHEST = jax.lax.Precision.HIGHEST

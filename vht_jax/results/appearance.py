@@ -22,7 +22,6 @@ from vht_jax.render.shade import shade, shading
 from vht_jax.results.seams import without_seams
 from vht_jax.types import Array, FlameModel, Identity
 
-EYEBALLS = ("left_eyeball", "right_eyeball")  # masks
 PLAUSIBLE_CODE = 2.0  # standard deviations of the texture code within which eyes are painted
 _WHITE = 0.8  # quantile of an eyeball's brightness from which it is white: four fifths of the ball are
 _BRIGHTEST = 0.95  # of an eye's white
@@ -71,7 +70,7 @@ def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
 
 def eyeballs(model: FlameModel) -> np.ndarray:
   """(V,) bool."""
-  return flame.region(model, EYEBALLS)
+  return flame.region(model, flame.EYEBALLS)
 
 
 def lit(even: Array, shading: Array, eye: Array) -> Array:

@@ -27,7 +27,7 @@ _LINES = (
                  ("nme51_median", "without the contour {:.2f} %"), ("iris_median", "irises {:.2f} %"))),
   ("", (("jitter_ratio", "trembling {:.2f} times that of the detected points"),)),
   ("image", (("photometric_l1", "mean difference {:.4f} of 1 (all of the head, as drawn)"),
-             ("photometric_l1_fitted", "{:.4f} (what is fitted: not the mouth's inside)"))),
+             ("photometric_l1_fitted", "{:.4f} (what is fitted: neither eyes nor the mouth's inside)"))),
   # Every frame is first moved, turned and scaled onto the truth by the very vertices that are counted.
   ("truth", (("vertex_mm", "all vertices {:.2f} mm"), ("face_mm", "the face's {:.2f} mm (mean; frames aligned)"))),
   ("", (("vertex_rigid_mm", "aligned without scaling: all {:.2f} mm"), ("face_rigid_mm", "the face's {:.2f} mm"))),

@@ -125,8 +125,7 @@ class SmallOffsets(flax.struct.PyTreeNode):
 
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation
-    sd = (self.model.relative_bias * self.model.eye_distance)[:, None]
-    return gaussian("offset", at.shared.offset, 0.0, sd)
+    return gaussian("offset", at.shared.offset, 0.0, self.model.relative_bias * self.model.eye_distance)
 
 
 class HeadSize(flax.struct.PyTreeNode):

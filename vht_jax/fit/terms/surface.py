@@ -39,10 +39,21 @@ class Surface(flax.struct.PyTreeNode):
   vertices: Points  # all V vertices
   faces: Array  # (F, 3)
   uv: Array  # (F, 3, 2)
-  used: Array  # (F,) bool: faces whose colour the model can explain
+  explained: Array  # (F,) bool: faces whose colour the model can explain
+  used: Array  # (F,) bool: those of them whose colour says where the head is: not the eyes'
   normal_dirs: Array  # (V, 3, E + S) d(unit normal) / d[expression, shape]
   texture_mean: Array  # (Ht, Wt, 3)
   texture_basis: Array  # (Ht, Wt, 3, T)
+
+
+def placing_faces(model: FlameModel) -> Array:
+  """(F,) bool: faces whose colour says where the head is.
+
+  What is seen of an eye does not say where it looks: lashes, the shade of the lids and reflections, of which the model
+  knows nothing, are as strong as the edge of an iris and turn it by 8 degrees (docs/accuracy.md, "Irises"). Images say
+  it otherwise: `tracking.evidence.irises`.
+  """
+  return explained_faces(model) & ~faces_within(model, flame.EYEBALLS)
 
 
 def explained_faces(model: FlameModel) -> Array:
@@ -87,7 +98,8 @@ def make_surface(model: FlameModel, shape: Array) -> Surface:
     vertices=vertices,
     faces=model.faces,
     uv=model.uv,
-    used=explained_faces(model),
+    explained=explained_faces(model),
+    used=placing_faces(model),
     normal_dirs=normal_dirs,
     texture_mean=model.texture_mean,
     texture_basis=model.texture_basis,
@@ -134,14 +146,14 @@ def to_world(directions: Array) -> Array:
 
 
 def photometric_l1(surface: Surface, albedo: Array, light: Array, shared: Shared, crop: Crop, x: Array) -> Array:
-  """Mean absolute colour difference over all visible explained pixels of one frame, freshly rasterised ()."""
+  """Mean absolute colour difference over all visible pixels of one frame that place it, freshly rasterised ()."""
   X, _, fragments = rasterise(surface, x, shared, crop)
   color, usable = shaded(surface, X, fragments, albedo, light, crop)
   return jnp.sum(jnp.abs(color - crop.rgb) * usable[..., None]) / jnp.maximum(3 * jnp.sum(usable), 1.0)
 
 
 def shaded(surface: Surface, X: Array, fragments, albedo: Array, light: Array, crop: Crop):
-  """Colours (C, C, 3) at the pixels and which of them are explained (C, C)."""
+  """Colours (C, C, 3) at the pixels and which of them place the head (C, C)."""
   normals = to_world(flame.vertex_normals(X, surface.faces))
   n = shade.interpolate_corners(normals[surface.faces], fragments)
   n = n / jnp.maximum(jnp.linalg.norm(n, axis=-1, keepdims=True), 1e-6)

@@ -11,7 +11,6 @@ from vht_jax.fit.offsets import Skin
 from vht_jax.fit.terms.surface import UNEXPLAINED
 from vht_jax.head import flame
 from vht_jax.head.mesh import connected, sides
-from vht_jax.results.appearance import EYEBALLS
 from vht_jax.types import FlameModel
 
 # m: hair of people is 1 to 5 cm thick, and where it hangs beside and behind a neck, which is 2 cm narrower than the
@@ -26,7 +25,7 @@ THROAT = (0.4, 0.8)  # of the way from a neck's axis to its front, over which it
 FREE_FROM, FREE_AT = 0.0, 0.02
 SMOOTHED = 0.03  # m, over which directions are smoothed: an ear, whose own normals point everywhere, goes with the head
 EARS = ("left_ear", "right_ear")
-INSIDE = (*EYEBALLS, *UNEXPLAINED)
+INSIDE = (*flame.EYEBALLS, *UNEXPLAINED)
 _SAME = 0.004  # m from the mirror image within which a vertex is its other side
 
 

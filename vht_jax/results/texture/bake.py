@@ -23,7 +23,7 @@ from vht_jax.head.mouth import INSIDE, inside_mouth, lit_mouth
 from vht_jax.host.programs import prefetched, rows_of, stored
 from vht_jax.render.shade import interpolate_corners, shading, unshade
 from vht_jax.render.uv_bake import rasterize_uv, texels_seen
-from vht_jax.results.appearance import EYEBALLS, even_light, evenly_lit, lit
+from vht_jax.results.appearance import even_light, evenly_lit, lit
 from vht_jax.results.texture.fill import PAINTED, filled, pushed_and_pulled
 from vht_jax.tracking.protocols import Clip
 from vht_jax.types import AnyArray, Array, FlameModel, Pose, Status, TrackResult
@@ -144,10 +144,10 @@ def _texels(model, identity, painted, side):
   ahead = jnp.mean(model.v_template[model.faces, 2], axis=1)  # both halves of an eyeball lie on each other
   texels = rasterize_uv(model.uv, (side, side), 1.0 + jnp.max(ahead) - ahead)
   of = lambda faces: (texels.pix_to_face >= 0) & faces[jnp.maximum(texels.pix_to_face, 0)]
-  eye, own = of(faces_within(model, EYEBALLS)), of(faces_within(model, PAINTED))
+  eye, own = of(faces_within(model, flame.EYEBALLS)), of(faces_within(model, PAINTED))
   kinds = Kinds(
     wanted=of(~faces_within(model, ("eye_socket",))), painted=own, eye=eye[..., None].astype(jnp.float32),
-    groups=jnp.where(faces_within(model, EYEBALLS), 1, jnp.where(faces_within(model, INSIDE), 2, 0)),
+    groups=jnp.where(faces_within(model, flame.EYEBALLS), 1, jnp.where(faces_within(model, INSIDE), 2, 0)),
   )  # fmt: skip
   base = model.texture_mean + jnp.matmul(model.texture_basis, identity.texture, precision=jax.lax.Precision.HIGHEST)
   fitted = flame.albedo(model, identity.texture, identity.texture_layer)

@@ -14,11 +14,10 @@ from scipy.spatial import KDTree
 
 from vht_jax.head import flame
 from vht_jax.head.mouth import INSIDE
-from vht_jax.results.appearance import EYEBALLS
 from vht_jax.results.offsets.skin import laplace
 from vht_jax.types import FlameModel, Fragments
 
-PAINTED = (*INSIDE, *EYEBALLS)  # masks of what has its own colours, which skin says nothing of
+PAINTED = (*INSIDE, *flame.EYEBALLS)  # masks of what has its own colours, which skin says nothing of
 MIRROR_SIDE = 256  # texels per side at which the other side of the face is looked up
 MIRROR_BELIEF = 0.5  # of its colours, of those that are seen
 # m within which neighbours count as much as a place that is believed; 10 times as far where that is believed by .01.

@@ -9,6 +9,8 @@ because lids, lashes and their shadows do not go with the iris.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from vht_jax.landmarks.detection import EYES, eye_openness
@@ -39,6 +41,14 @@ _HALF, _TO, _FAR = SIDE // 2, int(RADIUS / STEP), int(REACH / STEP)
 _AXIS = (np.arange(SIDE) - _HALF) * STEP  # mm
 _CENTRE = slice(_HALF - _TO, _HALF + _TO + 1)
 _DISC = (np.hypot(_AXIS[_CENTRE, None], _AXIS[None, _CENTRE]) < RADIUS).astype(np.float32)
+
+
+class Picture(NamedTuple):
+  """What an iris looks like in a clip."""
+
+  grey: np.ndarray  # (2 _TO + 1, 2 _TO + 1) f32
+  known: np.ndarray  # the same, in [0, 1], how well each pixel is known
+  centre: np.ndarray  # (2,) mm, where frames show it on average, beside the detector's iris
 
 
 def axes(landmarks: np.ndarray) -> np.ndarray:
@@ -76,13 +86,14 @@ def followed(patches: np.ndarray, landmarks: np.ndarray, seen: np.ndarray) -> np
   for eye, lids in enumerate(EYES):
     there = np.flatnonzero(seen & (opened[:, eye] > OPEN) & patches[:, eye].any(axis=(1, 2)))
     between = lambda index: _between(landmarks[index, 68 + eye], landmarks[index][:, lids], to_px[index])
-    picture = _picture(patches[there, eye], between, there, opened[there, eye])
+    shown = there[np.linspace(0, len(there) - 1, min(len(there), PICTURED)).astype(int)]
+    picture = _picture(patches[shown, eye], between(shown), opened[shown, eye]) if len(shown) else None
     if picture is None:
       continue
     for start in range(0, len(there), _CHUNK):
       index = there[start : start + _CHUNK]
-      at, alike, sure = _find(_spectra(patches[index, eye], between(index)), *picture)
-      found[index, eye] = np.where((sure & (alike > ALIKE))[:, None], at - picture[2], np.nan)
+      at, alike, sure = _find(_spectra(patches[index, eye], between(index)), picture)
+      found[index, eye] = np.where((sure & (alike > ALIKE))[:, None], at - picture.centre, np.nan)
   return np.einsum("nij,nej->nei", to_px, believed(found)).astype(np.float32)
 
 
@@ -92,8 +103,8 @@ def believed(found: np.ndarray) -> np.ndarray:
   Eyes look at one point, so what a detector makes of that is alike for both, and what is not alike is noise. What one
   eye does not say is the other's. Best linear prediction: the covariance of both over the variance of what is known.
   """
-  known = np.isfinite(found).all(axis=-1)
-  both = found[known.all(axis=1)]
+  known = np.asarray(np.isfinite(found).all(axis=-1))  # (T, 2)
+  both = found[np.logical_and(known[:, 0], known[:, 1])]
   if len(both) < BOTH:
     return np.zeros_like(found)
   centred = both - both.mean(axis=0)
@@ -116,33 +127,27 @@ def _between(centre: np.ndarray, lids: np.ndarray, to_px: np.ndarray) -> np.ndar
   return np.clip(((inside * turn[:, None, None, None]).min(axis=1) - LIDS) / STEP + 0.5, 0.0, 1.0).astype(np.float32)
 
 
-def _picture(patches: np.ndarray, between, index: np.ndarray, opened: np.ndarray):
-  """What an iris looks like, (2 _TO + 1, 2 _TO + 1) grey levels; how well each pixel is known; where it is on average.
-
-  None if frames do not show the same.
-  """
-  pick = np.unique(np.linspace(0, len(index) - 1, min(len(index), PICTURED)).astype(int)) if len(index) else index
-  if len(pick) < 2:
-    return None
-  patches, inside = patches[pick].astype(np.float32), between(index[pick])
+def _picture(patches: np.ndarray, inside: np.ndarray, opened: np.ndarray) -> Picture | None:
+  """The iris of patches (n, SIDE, SIDE), of which `inside` counts, of eyes `opened` (n,); None if they differ."""
   spectra = _spectra(patches, inside)
-  used = opened[pick] >= np.median(opened[pick])
-  at, picture = np.zeros((len(pick), 2)), None
+  used = opened >= np.median(opened)
+  at, picture, alike = np.zeros((len(patches), 2)), None, np.zeros(len(patches))
   for _ in range(ROUNDS):
     picture = _average(patches, inside, at, used, picture)
-    centre = np.median(at[used], axis=0)
-    found, alike, sure = _find(spectra, *picture, centre)
+    found, alike, sure = _find(spectra, picture)
     at = np.where(sure[:, None], found, at)
     used = sure & (alike > ALIKE)
-    if used.sum() < max(2, len(pick) // 4):
+    if used.sum() < max(2, len(patches) // 4):
       return None
-  if np.median(alike[used]) < LEAST_ALIKE:
+  if picture is None or np.median(alike[used]) < LEAST_ALIKE:
     return None
-  return *picture, np.median(at[used], axis=0)
+  return picture._replace(centre=np.median(at[used], axis=0))
 
 
-def _average(patches, inside, at, used, before):
-  """The mean of what patches show about `at` (n, 2) mm, under a gain and a level of each, and each pixel's weight."""
+def _average(
+  patches: np.ndarray, inside: np.ndarray, at: np.ndarray, used: np.ndarray, before: Picture | None
+) -> Picture:
+  """The mean of what those that are `used` (n,) show about `at` (n, 2) mm, each by its own gain and level."""
   import cv2  # late: a tracker without pictures needs no OpenCV
 
   def about(image, place):
@@ -151,15 +156,15 @@ def _average(patches, inside, at, used, before):
     return cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=flags)[_CENTRE, _CENTRE]
 
   index = np.flatnonzero(used)
-  shown = np.stack([about(patches[i], at[i]) for i in index])
+  shown = np.stack([about(patches[i].astype(np.float32), at[i]) for i in index])
   weight = np.stack([about(inside[i], at[i]) for i in index]) * _DISC
   total = np.maximum(weight.sum(axis=0), 1e-6)
   if before is not None:
-    by = weight * before[1]
+    by = weight * before.known
     mean = lambda a: (by * a).sum(axis=(1, 2), keepdims=True) / np.maximum(by.sum(axis=(1, 2), keepdims=True), 1e-6)
-    picture = before[0] - mean(before[0])
+    picture = before.grey - mean(before.grey)
     gain = np.maximum(mean(picture * (shown - mean(shown))) / np.maximum(mean(picture**2), 1.0), 0.2)
-    shown = (shown - mean(shown)) / gain + mean(np.broadcast_to(before[0], shown.shape))
+    shown = (shown - mean(shown)) / gain + mean(before.grey)
   average = (weight * shown).sum(axis=0) / total
   for _ in range(2):  # highlights move otherwise
     away = np.abs(shown - average)
@@ -167,7 +172,7 @@ def _average(patches, inside, at, used, before):
     robust = weight / np.maximum(1.0, (away / scale) ** 2)
     average = (robust * shown).sum(axis=0) / np.maximum(robust.sum(axis=0), 1e-6)
   known = np.minimum(total / (0.15 * len(index)), 1.0) * _DISC
-  return average.astype(np.float32), known.astype(np.float32)
+  return Picture(average.astype(np.float32), known.astype(np.float32), np.median(at[index], axis=0))
 
 
 def _spectra(patches: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -177,10 +182,10 @@ def _spectra(patches: np.ndarray, inside: np.ndarray) -> np.ndarray:
   return np.fft.rfft2(np.stack([inside, inside * shown, inside * shown**2]), (_FFT, _FFT))
 
 
-def _find(spectra: np.ndarray, picture: np.ndarray, known: np.ndarray, centre=(0.0, 0.0)):
+def _find(spectra: np.ndarray, picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Where patches show the picture, (n, 2) mm; the correlation there (n,); whether that is one place (n,) bool."""
-  level = (known * picture).sum() / max(known.sum(), 1e-6)
-  shown = picture - level
+  known, centre = picture.known, picture.centre
+  shown = picture.grey - (known * picture.grey).sum() / max(known.sum(), 1e-6)
   kernels = np.conj(np.fft.rfft2(np.stack([known, known * shown, known * shown**2]), (_FFT, _FFT)))
   window = np.arange(-_FAR - 1, _FAR + 2) + _HALF - _TO
 

@@ -13,7 +13,7 @@ from vht_jax.cameras import LOG_FOCAL_MEAN, LOG_FOCAL_SD, PRINCIPAL_SD
 from vht_jax.fit import clip, frame
 from vht_jax.fit.clip import BundleResult
 from vht_jax.fit.layer import Appearance
-from vht_jax.fit.observed import LandmarkModel
+from vht_jax.fit.observed import LandmarkModel, by_axis
 from vht_jax.fit.solvers.uncertainty import shape_information
 from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.skin import Skin, skin_entries, skin_priors, skin_unknowns
@@ -157,7 +157,8 @@ def landmarks_of(state: TrackState, run: Run, beside_colours: bool = False) -> L
   surer = np.array(view_bias.COMMON_SD, np.float32) / np.array(view_bias.COMMON_SD_MEAN_ONLY, np.float32)
   slide, common = np.asarray(run.lm.slide) + state.slide, np.asarray(run.lm.common) * surer[None, None]
   # Where tracks say how deep the skin is, offsets may be as large as they are.
-  bias = np.maximum(run.lm.relative_bias, view_bias.constant_spread(run.groups)).astype(np.float32)
+  spread = np.asarray(by_axis(view_bias.constant_spread(run.groups)))
+  bias = np.maximum(run.lm.relative_bias, spread).astype(np.float32)
   return run.lm.replace(slide=slide, common=common, relative_bias=bias)
 
 
