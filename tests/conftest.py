@@ -6,9 +6,14 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import sys
 from contextvars import ContextVar
 from pathlib import Path
 
+# Containers often say that no bytecode is to be kept: half of the collection's time is then pytest's rewriting of every
+# assertion, and each of the processes that tests start compiles the package anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # As the app does; read when jax is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -122,13 +122,16 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
 
 @pytest.fixture
 def flat(monkeypatch):
-  """Draws a grey picture instead of the head: the renderer is slow to compile and tested elsewhere."""
+  """Draws a grey picture instead of the head, and reports have no 3D view: both take long and are tested elsewhere."""
 
   def pictures(model, look, identity, poses, origins, scale, frame, size, clay):
     n = len(poses.expr)
     return np.full((n, *size, 3), 0.5, np.float32), np.ones((n, *size), np.float32)
 
   monkeypatch.setattr("vht_jax.app.overlay.draw.pictures", pictures)
+  monkeypatch.setattr("vht_jax.app.overlay.draw.make_look", lambda model, identity: None)
+  monkeypatch.setattr("vht_jax.app.report.page.even_texture", lambda model, identity: None)
+  monkeypatch.setattr("vht_jax.app.report.page.glb_bytes", lambda *of, **how: b"")
 
 
 def test_settings_reach_the_tracker(clip, tracker, flat, tmp_path):
