@@ -304,7 +304,7 @@ def test_tracker_keeps_its_crop_until_the_face_leaves_it():
 
 
 def painted(image, colour):
-  """(H, W) bool: which pixels have that colour. Channel by channel, which is ten times faster than along the last axis."""
+  """(H, W) bool: which pixels have that colour; channel by channel ten times faster than along the last axis."""
   return (image[..., 0] == colour[0]) & (image[..., 1] == colour[1]) & (image[..., 2] == colour[2])
 
 
