@@ -54,6 +54,14 @@ def filmed(small_head):
   return images, result, layer
 
 
+@pytest.fixture(scope="module")
+def found(small_head, filmed):
+  """What is baked of that film, and what was told of its progress."""
+  images, result, _ = filmed
+  looked = []
+  return baked(small_head, Film(as_bytes(images)), result, SIDE, looked.append), looked
+
+
 # As programs: operation by operation there are a hundred.
 texels_of = jax.jit(rasterize_uv, static_argnums=1)
 albedo_of = jax.jit(flame.albedo)
@@ -74,22 +82,21 @@ def error_of(small_head, result, layer):
   return float(np.median(np.abs(np.asarray(found) - np.asarray(truth))[there]))
 
 
-def test_detail_of_the_images_is_in_the_texture(small_head, filmed):
-  images, result, layer = filmed
-  looked = []
-  found = baked(small_head, Film(as_bytes(images)), result, SIDE, looked.append)
+def test_detail_of_the_images_is_in_the_texture(small_head, filmed, found):
+  _, result, layer = filmed
+  found, looked = found
   assert found.identity.texture_layer.shape == (SIDE, SIDE, 3)
   assert error_of(small_head, found, layer) < 0.25 * error_of(small_head, result, layer)
   assert len(looked) == n_looks(result) == 2 * T
 
 
-def test_what_a_single_frame_shows_is_not_in_it(small_head, filmed):
+def test_what_a_single_frame_shows_is_not_in_it(small_head, filmed, found):
   """A dark hand before one frame, another frame at half the exposure."""
   images, result, layer = filmed
   other = images.copy()
   other[2, 40:120, 60:120] = 0.1
   other[4] *= 0.6
-  plain = error_of(small_head, baked(small_head, Film(as_bytes(images)), result, SIDE), layer)
+  plain = error_of(small_head, found[0], layer)
   assert error_of(small_head, baked(small_head, Film(as_bytes(other)), result, SIDE), layer) < plain + 0.01
 
 
@@ -228,9 +235,9 @@ def test_what_has_grown_gets_its_colours_from_images_and_the_face_keeps_the_fits
   assert change[of(np.asarray(small_head.masks["scalp"]) & (vertices[:, 2] > 0.0))].mean() > 0.005
 
 
-def test_a_share_reaches_beyond_the_islands_of_the_texture(small_head, filmed):
+def test_a_share_reaches_beyond_the_islands_of_the_texture(small_head, filmed, found):
   """Texels beside them are looked up together with theirs: a rim of skin would be a bright line on clothes."""
   images, result, _ = filmed
-  layer = lambda share: baked(small_head, Film(as_bytes(images)), result, SIDE, share=share).identity.texture_layer
   everywhere = np.ones(len(small_head.v_template), np.float32)
-  np.testing.assert_allclose(layer(everywhere), layer(None), atol=1e-4)
+  shared = baked(small_head, Film(as_bytes(images)), result, SIDE, share=everywhere)
+  np.testing.assert_allclose(shared.identity.texture_layer, found[0].identity.texture_layer, atol=1e-4)
