@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import importlib.metadata
+import itertools
 import os
 import shutil
 import sys
@@ -20,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 from vht_jax.head import load
 from vht_jax.host import machine, programs
@@ -31,6 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 REPO = Path(__file__).resolve().parent.parent
 PROGRAMS = REPO / "build" / "test_programs"
 LARGE = ("_hit", "_drawn")  # of masks/silhouette.py and results/offsets/estimate.py
+SHARING = 50  # programs that share a context
 MOST_KEPT = 1 << 30  # bytes, some seven runs of changed programs; beyond it all are compiled anew
 
 
@@ -91,6 +94,18 @@ def _trace_once() -> None:
   machine._machine = ContextVar("on_cpu", default=True)
 
 
+def _share_contexts() -> None:
+  """JAX makes MLIR's context anew for each of 5,000 programs, half of a small one's lowering: some share one here.
+
+  Not all of them, since it keeps their constants. Where JAX has no such function, each has its own.
+  """
+  make = getattr(mlir, "make_ir_context", None)
+  if make is None:
+    return
+  numbers, of = itertools.count(), functools.lru_cache(1)(lambda number: make())
+  mlir.make_ir_context = lambda: of(next(numbers) // SHARING)
+
+
 def _read_once() -> None:
   """The embedded head is read once in a process: every run of the app in it would do so again, for .3 s."""
   read, embedded = load.load_open_head, load.open_head_path()
@@ -102,6 +117,7 @@ _keep_programs()
 _compile_quickly()
 _optimise_large()
 _trace_once()
+_share_contexts()
 _read_once()
 
 # What takes longest comes first: workers take file by file (`--dist loadfile`), and a long one that is left for the end
