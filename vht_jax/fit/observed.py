@@ -43,7 +43,8 @@ class ObservedLandmarks(flax.struct.PyTreeNode):
   uv: Array  # (N, 2) units of the longer side, from the image centre
   inverse_sd: Array  # (N,) 1 / those units; 0 where the point was not seen
   bias_scale: Array  # () image units per metre of the head
-  touching: Array  # (P,) how nearly the points of `OPENINGS` are seen to touch, in [0, 1]: they are then seen alike
+  # (P,) how nearly the points of `OPENINGS` are seen to touch, in [0, 1]: they are then seen alike. None: as 0.
+  touching: Array | None
 
 
 class LandmarkModel(flax.struct.PyTreeNode):

@@ -147,9 +147,8 @@ def minimise(
     problem = Frame(normal)
     cost = pruned(lambda theta, x: normal(theta, x).cost, theta, x0)
     x, found = _argmin(problem, cost, adjoint, theta, lax.stop_gradient(x0))
-    distance = found.distance
-    model = normal(*lax.stop_gradient((theta, x))).replace(cost=cost(theta, x))
-    return Solution(x, model, found.steps, adjoint.kept(distance).frames, distance)
+    model = found.model.replace(cost=cost(theta, x))
+    return Solution(x, model, found.steps, adjoint.kept(found.distance).frames, found.distance)
   at = functools.partial(normal, theta)
   if isinstance(adjoint, Unrolled):
     loop = functools.partial(_bounded_loop, checkpoint=adjoint.checkpoint)
@@ -172,8 +171,7 @@ def minimise_shared(
     x0 = lax.stop_gradient((frames0, shared0))
     cost = pruned(lambda theta, x: problem.normal(theta, x).cost, theta, x0)
     (frames, shared), found = _argmin(problem, cost, adjoint, theta, x0)
-    model = problem.normal(*lax.stop_gradient((theta, (frames, shared))))
-    information = eliminate_frames(model, jnp.zeros((), shared0.dtype))[2]
+    information = eliminate_frames(found.model, jnp.zeros((), shared0.dtype))[2]
     kept = jnp.all(adjoint.kept(found.distance).frames)
     cost_there = cost(theta, (frames, shared))
     return ArrowSolution(frames, shared, cost_there, found.steps, kept, information, found.distance)

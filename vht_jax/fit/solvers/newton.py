@@ -143,6 +143,7 @@ class Minimum(NamedTuple):
   x: Any
   steps: Array  # () i32
   distance: Stationary  # inf where the curvature was seen to be negative: no minimum
+  model: Any  # the `Normal` or `ArrowNormal` there
   roots: Any  # of the Gauss-Newton matrix there (`decompose`)
   read: Any  # bool of every unknown: the cost depends on it
 
@@ -225,9 +226,8 @@ def minimum(
   distance = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(problem.distance, roots, x0))
   start = _State(x0, model, roots, distance, jnp.asarray(1e-3, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no)
   s = lax.while_loop(lambda s: ~s.done, step, start)
-  return Minimum(
-    s.x, s.k - 1, jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance), s.roots, problem.read(s.model)
-  )
+  distance = jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance)
+  return Minimum(s.x, s.k - 1, distance, s.model, s.roots, problem.read(s.model))
 
 
 class Inner(NamedTuple):

@@ -37,7 +37,9 @@ class Landmarks(flax.struct.PyTreeNode):
 
   def linearise(self, at: At, observation: ObservedLandmarks) -> Linearised:
     common = at.own.get("common")
-    model, known = seen_alike(self.model, at.shared, observation.touching)
+    model, known = self.model, at.shared
+    if observation.touching is not None:
+      model, known = seen_alike(model, known, observation.touching)
     seen = predict_and_jacobian(model, at.x, known, common)
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
