@@ -162,6 +162,13 @@ def test_masks_have_no_derivative(plain):
     jax.eval_shape(jax.grad(loss), jnp.ones((3, *SIZE)))
 
 
+def test_a_person_without_light_is_refused(plain):
+  head, observations, truth = plain
+  dark = truth.replace(identity=truth.identity.replace(light=jnp.zeros((9, 3))))
+  with pytest.raises(InputError, match="light is 0"):
+    jax.eval_shape(lambda: track_fn(head, observations, CONFIG, Weights(), dark))
+
+
 def test_all_weights_are_refused_or_read():
   """The two methods of the fit read theirs; of them only what the given identity replaces is refused."""
   refused = pure.without_influence(CONFIG, known_identity=True, dense=True)

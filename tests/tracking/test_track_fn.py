@@ -400,7 +400,85 @@ def test_frames_without_a_face_are_harmless(tracked, head):
   assert (np.asarray(slope[1]) == 0).all() and float(jnp.abs(slope[0]).max()) > 0
 
 
+# --- at the ends of what inputs may be --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_nothing_is_known_of_has_derivatives(open_head):
+  """Infinite deviations, which are as good as large ones, and a frame whose landmarks are all in one place."""
+  with jax.enable_x64(True):
+    head = landmarks_only(tiny_head(open_head, dtype=np.float64), dense=False)
+    observations, truth = clip(head, noise_px=QUIET)
+    inputs = landmark_inputs(head, observations)
+
+    @quick_jit
+    @jax.grad
+    def gradient(d):
+      seen, weights = observations.replace(**d["observed"]), Weights().replace(**d["weights"])
+      result = track_fn(head.replace(**d["model"]), seen, LANDMARKS, weights, truth, size=SIZE, adjoint=CONVERGED)
+      return weigh((result.identity, result.poses))
+
+    def finite(**changed):
+      found = gradient({**inputs, **{part: {**inputs[part], **values} for part, values in changed.items()}})
+      wrong = [jax.tree_util.keystr(at) for at, a in jax.tree.leaves_with_path(found) if not np.isfinite(a).all()]
+      assert not wrong, (changed, wrong)
+      return found
+
+    for name in SPREADS:
+      endless, large = (finite(weights={name: jnp.float64(sd)}) for sd in (np.inf, 1e5))
+      for part in ("model", "observed"):
+        chex.assert_trees_all_close(endless[part], large[part], rtol=1e-3, atol=1e-6)
+      assert all(slope != 0 for other, slope in endless["weights"].items() if name not in (other, "sd_landmark"))
+      assert endless["weights"][name] == 0
+    one = finite(observed={"landmarks": observations.landmarks.at[1].set(50.0)})["observed"]["landmarks"]
+    assert (np.asarray(one[1]) == 0).all() and (np.asarray(one[0]) != 0).any()
+
+
+def test_landmarks_have_derivatives_where_their_noise_is_infinite(head):
+  observations, truth = clip(head)
+  pose, seen = jax.tree.map(lambda a: a[0], (truth.poses, observations))
+
+  @quick_jit
+  @jax.grad
+  def slope(inputs):
+    landmarks, sd = inputs
+    found = pure.residuals(
+      head, truth.identity, pose, seen.replace(landmarks=landmarks), Weights(sd_landmark=sd), size=SIZE
+    )
+    return 1e6 * jnp.sum(found)
+
+  by_landmarks, by_sd = slope((seen.landmarks, jnp.float32(np.inf)))
+  assert np.isfinite(by_landmarks).all() and (np.asarray(by_landmarks) != 0).any()
+  assert by_sd == 0
+
+
+def test_landmarks_in_one_place_are_no_face(tracked, head):
+  run, observations, truth = tracked
+  observations = observations.replace(landmarks=observations.landmarks.at[1].set(50.0))
+  result = run(head, observations, Weights(), truth)
+  assert list(np.asarray(result.status)) == [Status.TRACKED, Status.INTERPOLATED, Status.TRACKED]
+  one_point = observations.replace(confidence=observations.confidence.at[2].set(0.0).at[2, 5].set(1.0))
+  assert list(np.asarray(pure.frames_with_face(one_point))) == [True, False, False]
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "wrong, message",
+  [
+    (dict(sd_neck=0.0), "weights.sd_neck: expected a positive number; found 0"),
+    (dict(sd_jaw=np.float32(np.nan)), "weights.sd_jaw: expected a finite number"),
+    (dict(w_identity=np.inf), "weights.w_identity: expected a finite number"),
+    (dict(frame_pixels=-1), "weights.frame_pixels: expected no negative number"),
+  ],
+)
+def test_weights_out_of_their_range_are_refused_where_they_are_known(head, wrong, message):
+  observations, _ = clip(head)
+  problem = lambda weights: pure.landmark_problem(head, observations, LANDMARKS, weights, SIZE)  # of all these fits
+  with pytest.raises(InputError, match=message):
+    jax.eval_shape(lambda: problem(Weights(**wrong)))
+  jax.eval_shape(problem, Weights(**wrong))  # traced: nothing is known
 
 
 @pytest.mark.parametrize(

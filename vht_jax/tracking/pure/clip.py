@@ -28,6 +28,7 @@ from vht_jax.tracking.pure.frame import (
   with_rows,
 )
 from vht_jax.tracking.pure.requests import (
+  as_read,
   check_adjoint,
   check_shapes,
   fits_dense,
@@ -85,7 +86,7 @@ def track_fn(
   adjoint = check_adjoint(config, adjoint, terms)
   check_shapes(model, observations, config, size)
   dense = fits_dense(model, observations, config)
-  weights = used_weights(weights.of(model.v_template.dtype), config, known_identity=init is not None, dense=dense)
+  weights = used_weights(as_read(weights, model.v_template.dtype), config, known_identity=init is not None, dense=dense)
   observations = used_observations(observations, config, dense=dense)
   model, init = used_head(model, config, dense=dense), used_start(init, config)
   seen = frames_with_face(observations)
@@ -131,7 +132,7 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   """`fit_identity`, and the `Stationary` of the bundle adjustment."""
   size = image_size(observations, size)
   adjoint = check_adjoint(config, adjoint, terms)
-  weights = weights.of(model.v_template.dtype)
+  weights = as_read(weights, model.v_template.dtype)
   lm, observed = landmark_problem(model, observations, config, weights, size)
   seen = frames_with_face(observations)
   if config.camera.calibrated and not config.camera.focal:

@@ -18,7 +18,14 @@ from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.tracking.pure.colours import fit_colours, painted
-from vht_jax.tracking.pure.requests import check_adjoint, check_shapes, fits_dense, image_size
+from vht_jax.tracking.pure.requests import (
+  as_read,
+  check_adjoint,
+  check_shapes,
+  fits_dense,
+  frames_with_face,
+  image_size,
+)
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
@@ -55,7 +62,7 @@ def frame_and_distance(
   check_shapes(model, observation, config, size, frames=False)
   size = image_size(observation, size)
   adjoint = check_adjoint(config, adjoint, terms)
-  weights = weights.of(model.v_template.dtype)
+  weights = as_read(weights, model.v_template.dtype)
   if config.by_adam and start is not None:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
@@ -144,9 +151,10 @@ def landmark_problem(
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
   dense = observations.dense if fits_dense(model, observations, config) else None
   step = DENSE_STEP if dense is not None else 0
-  lm = observed.landmark_model(model, weights.of(model.v_template.dtype), step)
+  lm = observed.landmark_model(model, as_read(weights, model.v_template.dtype), step)
   points, confidence = fitted_points(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step
   )
-  confidence = jnp.where(observations.valid[:, None], confidence, 0.0)
-  return lm, jax.vmap(lambda p, c: observed.observe_landmarks(lm, p, c, size))(points, confidence)
+  confidence = jnp.where(frames_with_face(observations)[:, None], confidence, 0.0)
+  seen = jax.vmap(lambda p, c: observed.observe_landmarks(lm, p, c, size))(points, confidence)
+  return lm, seen.replace(touching=None)  # which it is not asked for

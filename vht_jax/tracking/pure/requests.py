@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from vht_jax.config import Adam, GaussNewton, Landmarks, TrackConfig, Weights
 from vht_jax.errors import InputError
@@ -13,6 +18,7 @@ from vht_jax.fit.terms.term import Entry
 from vht_jax.option import options
 from vht_jax.types import Array, FlameModel, Observations, TrackResult
 
+ENDLESS = 1e8  # of deviations: as good as infinite, and so are derivatives by what is divided by them finite
 LOOKS = ("uv", "texture_mean", "texture_basis")  # of a head
 NO_COLOURS = "a fit of landmarks does not look at images"
 
@@ -66,6 +72,29 @@ def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool)
   return found
 
 
+def as_read(weights: Weights, dtype: Any) -> Weights:
+  """The weights in a fit's precision, those that are already numbers checked.
+
+  A deviation may be infinite: what it belongs to is then not known. It becomes a number beside which all others vanish,
+  as an infinite one has no derivative (0 times infinity); by that deviation itself it is 0.
+
+  Raises:
+    InputError: a number out of its range.
+  """
+
+  endless = [name for name in vars(weights) if name.startswith("sd_")]
+  for name, value in vars(weights).items():
+    known = not isinstance(value, jax.core.Tracer) and not np.ndim(value)
+    if known and not (name in endless and float(value) == math.inf):
+      try:
+        options(Weights)[name].check(float(value))
+      except InputError as error:
+        raise InputError(f"weights.{error}") from None
+  weights = weights.of(dtype)
+  least = lambda value: min(value, ENDLESS) if isinstance(value, float | int) else jnp.minimum(value, ENDLESS)
+  return weights.replace(**{name: least(getattr(weights, name)) for name in endless})
+
+
 def used_weights(weights: Weights, config: TrackConfig, *, known_identity: bool, dense: bool) -> Weights:
   """The weights, of which those that the method does not read refuse to be differentiated.
 
@@ -103,8 +132,20 @@ def used_head(model: FlameModel, config: TrackConfig, *, dense: bool) -> FlameMo
 
 
 def used_start(init: TrackResult | None, config: TrackConfig) -> TrackResult | None:
-  """The same for the identity that is given."""
-  if init is None or config.photometric:
+  """The same for the identity that is given.
+
+  Raises:
+    InputError: images of a person on whom no light falls, if that is already known.
+  """
+  if init is None:
+    return init
+  if config.photometric:
+    light = init.identity.light
+    if not isinstance(light, jax.core.Tracer) and not np.any(np.asarray(light)):
+      raise InputError(
+        "track_fn: init.identity.light is 0: there is nothing of a person without light to compare with images; take "
+        "vht.initial_result's, or that of a result of vht.track"
+      )
     return init
   fields = {name: getattr(init.identity, name) for name in ("texture", "light", "texture_layer")}
   message = "track_fn: no derivative with respect to init.identity.{}: {}"
@@ -150,8 +191,14 @@ def check_shapes(
 
 
 def frames_with_face(observations: Observations) -> Array:
-  """(T,) bool: frames that are valid and show at least one of the 68 landmarks."""
-  return observations.valid & jnp.any(observations.confidence[..., :68] > 0, axis=-1)
+  """(T,) bool: frames that are valid and show at least two of the 68 landmarks, in different places.
+
+  What is in one place has no size and no direction: it is no face, whatever confidence it has.
+  """
+  seen = (observations.confidence[..., :68] > 0)[..., None]
+  points = observations.landmarks[..., :68, :]
+  most, least = (jnp.max(jnp.where(seen, sign * points, -jnp.inf), axis=-2) for sign in (1, -1))
+  return observations.valid & jnp.any(most + least > 0, axis=-1)
 
 
 def image_size(observations: Observations, size: tuple[int, int] | None) -> tuple[int, int]:
