@@ -91,7 +91,7 @@ def weigh(tree, seed=5):
   return sum(jnp.sum(jnp.asarray(rng.standard_normal(a.shape), a.dtype) * a) for a in jax.tree.leaves(tree))
 
 
-def slopes(fun, gradient, inputs, largest=1.0, seed=9):
+def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
   """A gradient beside central differences, along one random direction per leaf of `inputs`.
 
   Which step of the differences counts is decided by the differences alone: kinks spoil large ones and rounding (or a
@@ -103,9 +103,13 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9):
     gradient: its gradient at `inputs`, same structure.
     inputs: pytree; every leaf is moved by itself, only where it is not 0 if it has zeros (confidences).
     largest: step to begin with, relative to the leaf; every further one is a quarter of it.
+    n_frames: `fun` gives a number for each of so many frames, and `gradient` is that of their sum. A frame depends on
+      no other, so that all are moved at once, and each has steps of its own: a jump in one spoils no other. Leaves
+      without their axis move the sum.
 
   Returns:
-    {path of the leaf: (slope by the gradient, slope by differences, how far the differences disagree)}.
+    {path of the leaf: (slope by the gradient, slope by differences, how far the differences disagree)}; of each frame
+    where leaves have them.
   """
   rng = np.random.default_rng(seed)
   leaves, tree = jax.tree_util.tree_flatten_with_path(inputs)
@@ -116,23 +120,24 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9):
     direction = scale * rng.standard_normal(leaf.shape)
     if "confidence" in jax.tree_util.keystr(path):
       direction = direction * (leaf != 0)
-    exact = float(np.sum(np.asarray(slope) * direction))
+    by_frame = bool(n_frames) and leaf.shape[:1] == (n_frames,)
+    exact = np.sum(np.asarray(slope) * direction, axis=tuple(range(int(by_frame), leaf.ndim)))
     values = [x for _, x in leaves]
     central, extrapolated = [], []
-    best, numeric = np.inf, np.nan
+    best, numeric = np.full(exact.shape, np.inf), np.full(exact.shape, np.nan)
     for step in largest * 0.25 ** np.arange(16):
       sides = []
       for sign in (1, -1):
         values[i] = jnp.asarray(leaf + sign * step * direction)
-        sides.append(float(fun(jax.tree_util.tree_unflatten(tree, values))))
+        found = np.asarray(fun(jax.tree_util.tree_unflatten(tree, values)), np.float64)
+        sides.append(found if by_frame else np.sum(found))
       central.append((sides[0] - sides[1]) / (2 * step))
       extrapolated.append(central[-1] if len(central) == 1 else (16 * central[-1] - central[-2]) / 15)
       if len(central) < 3:
         continue
-      spread = np.ptp([central[-1], *extrapolated[-2:]])
-      if spread < best:
-        best, numeric = spread, extrapolated[-1]
-      if best < 1e-6 * abs(numeric):
+      spread = np.ptp([central[-1], *extrapolated[-2:]], axis=0)
+      numeric, best = np.where(spread < best, extrapolated[-1], numeric), np.minimum(spread, best)
+      if (best <= 1e-6 * np.abs(numeric)).all():
         break
-    out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, float(best)
+    out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, best
   return out
