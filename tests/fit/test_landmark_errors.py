@@ -92,7 +92,8 @@ def test_landmarks_derivatives_are_differences(lm):
     assert (largest[:, 0, 0] > 0).all()
     np.testing.assert_allclose(found / largest, expected / largest, atol=1e-6)
     # The slide is among them: without it the derivatives by the head's turn are others.
-    still = quick_jit(landmarks.predict_and_jacobian)(lm.replace(slide=0 * lm.slide), x, shared, common)
+    placed = quick_jit(pts.placed_by)(lm.points, x, shared)
+    still = quick_jit(landmarks.predict_and_jacobian)(lm.replace(slide=0 * lm.slide), placed, shared, common)
     turn = unknowns.where("rotation")
     assert (
       np.abs(still.d_x[..., turn] - rows.frame["head"][..., turn] / 300).max()

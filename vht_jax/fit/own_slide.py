@@ -16,6 +16,7 @@ import numpy as np
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.terms.landmarks import predict_and_jacobian, view_of
 from vht_jax.fit.unknowns import Shared
+from vht_jax.head import points as pts
 from vht_jax.head import view_bias
 from vht_jax.types import Array
 
@@ -40,7 +41,7 @@ def moments(model: LandmarkModel, observed: ObservedLandmarks, shared: Shared, x
     model: with the identity folded in, and no slide but the mean.
     x: the pose is the texture's, the expression the clip's middle one.
   """
-  seen = predict_and_jacobian(model, x, shared)
+  seen = predict_and_jacobian(model, pts.placed_by(model.points, x, shared), shared)
   sines = view_of(x, shared)
   factors = jnp.concatenate([jnp.ones(1, sines.dtype), sines])
   by = (factors[None, None, :, None] * seen.by_head[:, :, None, :]).reshape(*seen.uv.shape, 9)

@@ -26,7 +26,7 @@ from vht_jax import rotation
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame
 from vht_jax.head.motion import FRONTAL, N_POSE, POSE, joint_angles, rigid
-from vht_jax.head.points import Points, shaped_points
+from vht_jax.head.points import Placed, Points, placed_by, shaped_points
 from vht_jax.host.programs import namespace
 from vht_jax.layout import Layout
 from vht_jax.types import Array, Camera, Identity, Pose
@@ -57,6 +57,14 @@ class At:
   x: Array  # (E + 14,) those of the head
   shared: Shared
   own: dict[str, Array] = dataclasses.field(default_factory=dict)  # the frame's that terms bring
+  _placed: dict[int, tuple[Points, Placed]] = dataclasses.field(default_factory=dict, repr=False)
+
+  def placed(self, points: Points) -> Placed:
+    """`placed_by` of a head's points, once for all terms that ask for them: XLA would find out that they are the same,
+    but after they and their derivatives are traced."""
+    if id(points) not in self._placed:
+      self._placed[id(points)] = points, placed_by(points, self.x, self.shared)
+    return self._placed[id(points)][1]
 
   def part(self, name: str) -> Array:
     """A part of `x`: "expr" (E,), "rotation" (3,), "place" (3,), "neck" (3,), "jaw" () or "eyes" (2, 2)."""

@@ -94,18 +94,17 @@ def view_and_derivative(placed: Placed) -> tuple[Array, Array]:
 
 
 def see_beside(
-  points: Points, x: Array, shared: Any, beside: Callable[[Array], tuple[Array, Array]]
+  points: Points, placed: Placed, shared: Any, beside: Callable[[Array], tuple[Array, Array]]
 ) -> tuple[pts.Seen, Array]:
   """`points.see` of what lies beside the points, by a displacement that changes with the view.
 
   Args:
-    points, x, shared: as for `points.see`.
+    points, shared: as for `points.see`; placed: they themselves.
     beside: of the sines (2,): the displacements (N, 3) m, head axes, and their derivatives by the sines (N, 3, 2).
 
   Returns:
     Where it is seen, and the sines of yaw and pitch (2,).
   """
-  placed = pts.placed_by(points, x, shared)
   sines, d_sines = view_and_derivative(placed)
   moved, slide = beside(sines)
   return pts.seen(points, pts.displaced(placed, moved, slide, d_sines), shared), sines

@@ -40,7 +40,7 @@ class Landmarks(flax.struct.PyTreeNode):
     model, known = self.model, at.shared
     if observation.touching is not None:
       model, known = seen_alike(model, known, observation.touching)
-    seen = predict_and_jacobian(model, at.x, known, common)
+    seen = predict_and_jacobian(model, at.placed(model.points), known, common)
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
     root, cost = robust(residual)
@@ -102,10 +102,12 @@ def predict(model: LandmarkModel, x: Array, shared: Shared, common: Array | None
   return pts.project(X + jnp.matmul(moved, R.T, precision=HIGHEST), focal, shared.principal)
 
 
-def predict_and_jacobian(model: LandmarkModel, x: Array, shared: Shared, common: Array | None = None) -> pts.Seen:
-  """`predict` with its derivatives; those by the offsets are `by_head`."""
+def predict_and_jacobian(
+  model: LandmarkModel, placed: pts.Placed, shared: Shared, common: Array | None = None
+) -> pts.Seen:
+  """`predict` of the model's points as they are placed, with its derivatives; those by the offsets are `by_head`."""
   beside = lambda sines: (_moved(model, shared, sines, common), model.slide)
-  return view_bias.see_beside(model.points, x, shared, beside)[0]
+  return view_bias.see_beside(model.points, placed, shared, beside)[0]
 
 
 def view_of(x: Array, shared: Shared) -> Array:

@@ -25,14 +25,14 @@ class Openings(flax.struct.PyTreeNode):
   def linearise(self, at: At, observation: ObservedLandmarks) -> Linearised:
     model = self.model
     upper, lower = OPENINGS.T
-    # Of all landmarks, as `Landmarks` has them: XLA makes them once.
-    placed = pts.placed_by(model.points, at.x, at.shared)
-    seen = pts.seen(*pts.some(OPENINGS.T.reshape(-1), model.points, placed), at.shared)
+    seen = pts.seen(*pts.some(OPENINGS.T.reshape(-1), model.points, at.placed(model.points)), at.shared)
     apart = lambda a: a[: len(OPENINGS)] - a[len(OPENINGS) :]
     both = observation.inverse_sd[upper] * observation.inverse_sd[lower]
     both = jnp.where(both > 0, jnp.sqrt(jnp.where(both > 0, both, 1.0)), 0.0)  # the root has no derivative at 0
-    # From the points' own 1 / sd, which knows their confidence and the size of the head in the image.
-    relative = jnp.sqrt(model.relative_sd[upper] * model.relative_sd[lower]) / model.relative_opening_sd
+    # From the points' own 1 / sd, which knows their confidence and the size of the head in the image. It is 0 where
+    # their sd is infinite, which 0 times that would not be.
+    sd = jnp.where(jnp.isfinite(model.relative_sd), model.relative_sd, 1.0)
+    relative = jnp.sqrt(sd[upper] * sd[lower]) / model.relative_opening_sd
     observed = observation.uv[upper] - observation.uv[lower]
     near = touching(observation.uv, model.eye_distance * observation.bias_scale)
     scale = (both * relative * near)[:, None]

@@ -71,7 +71,7 @@ class SkinPoints(flax.struct.PyTreeNode):
     weighed = fields * common_of(at.shared)[None, None]
     slide = weighed[..., N_PLACED::2] + weighed[..., N_PLACED + 1 :: 2]  # (K, 3, 2) by the sines
     beside = lambda sines: (jnp.sum(weighed[..., :N_PLACED], -1) + view_bias.displacement(slide, sines), slide)
-    seen, sines = view_bias.see_beside(self.points, at.x, camera, beside)
+    seen, sines = view_bias.see_beside(self.points, pts.placed_by(self.points, at.x, camera), camera, beside)
     scale = observation.inverse_sd[:, None]
     residual = (seen.uv - observation.uv) * scale
     shared = {name: d for name, d in seen.d_shared.items() if name != "shape"}
