@@ -21,6 +21,7 @@ from .head.flame import (
   without_lower_neck as without_lower_neck,
 )
 from .head.load import load_head as load_head
+from .host.programs import compiled as compiled
 from .host.programs.spread import over_devices as over_devices
 from .landmarks import make_detector as make_detector
 from .render.edges import antialias as antialias, edge_table as edge_table

@@ -268,7 +268,12 @@ def _compile(exported: jax.export.Exported, name: str, rough: bool, device: Any)
 
 
 def compiled(lowered: jax.stages.Lowered, rough: bool = False) -> jax.stages.Compiled:
-  """The program as this package compiles it for JAX's default device, by as many of its options as this XLA has."""
+  """The program as this package compiles it for JAX's default device, by as many of its options as this XLA has.
+
+  Args:
+    lowered: `jax.jit(fun).lower(*args)`; what is returned is called with arguments of these shapes.
+    rough: that it is compiled soon counts more than how fast it runs.
+  """
   options = {"cpu": ROUGH if rough else QUICK, "gpu": STEADY}.get(jax.default_backend(), {})
   while True:
     try:
