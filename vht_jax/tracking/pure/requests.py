@@ -19,6 +19,7 @@ from vht_jax.option import options
 from vht_jax.types import Array, FlameModel, Observations, TrackResult
 
 ENDLESS = 1e8  # of deviations: as good as infinite, and so are derivatives by what is divided by them finite
+OF_POINTS = ("sd_landmark", "sd_dense")  # deviations
 LOOKS = ("uv", "texture_mean", "texture_basis")  # of a head
 NO_COLOURS = "a fit of landmarks does not look at images"
 
@@ -75,8 +76,9 @@ def without_influence(config: TrackConfig, *, known_identity: bool, dense: bool)
 def as_read(weights: Weights, dtype: Any) -> Weights:
   """The weights in a fit's precision, those that are already numbers checked.
 
-  A deviation may be infinite: what it belongs to is then not known. It becomes a number beside which all others vanish,
-  as an infinite one has no derivative (0 times infinity); by that deviation itself it is 0.
+  A deviation may be infinite: what it belongs to is then not known. That of points is left so, which then do not count
+  (`fit.observed`). Others become a number beside which all else vanishes, as derivatives would be 0 times infinity; by
+  that deviation itself it is 0.
 
   Raises:
     InputError: a number out of its range.
@@ -92,7 +94,7 @@ def as_read(weights: Weights, dtype: Any) -> Weights:
         raise InputError(f"weights.{error}") from None
   weights = weights.of(dtype)
   least = lambda value: min(value, ENDLESS) if isinstance(value, float | int) else jnp.minimum(value, ENDLESS)
-  return weights.replace(**{name: least(getattr(weights, name)) for name in endless})
+  return weights.replace(**{name: least(getattr(weights, name)) for name in endless if name not in OF_POINTS})
 
 
 def used_weights(weights: Weights, config: TrackConfig, *, known_identity: bool, dense: bool) -> Weights:
