@@ -470,6 +470,7 @@ def test_landmarks_in_one_place_are_no_face(tracked, head):
   [
     (dict(sd_neck=0.0), "weights.sd_neck: expected a positive number; found 0"),
     (dict(sd_jaw=np.float32(np.nan)), "weights.sd_jaw: expected a finite number"),
+    (dict(sd_offset=np.inf), "weights.sd_offset: expected a finite number"),
     (dict(w_identity=np.inf), "weights.w_identity: expected a finite number"),
     (dict(frame_pixels=-1), "weights.frame_pixels: expected no negative number"),
   ],

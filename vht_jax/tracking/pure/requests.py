@@ -20,6 +20,7 @@ from vht_jax.types import Array, FlameModel, Observations, TrackResult
 
 ENDLESS = 1e8  # of deviations: as good as infinite, and so are derivatives by what is divided by them finite
 OF_POINTS = ("sd_landmark", "sd_dense")  # deviations
+NEEDED = "sd_offset"  # of the deviations: nothing else holds what it belongs to
 LOOKS = ("uv", "texture_mean", "texture_basis")  # of a head
 NO_COLOURS = "a fit of landmarks does not look at images"
 
@@ -87,7 +88,7 @@ def as_read(weights: Weights, dtype: Any) -> Weights:
   endless = [name for name in vars(weights) if name.startswith("sd_")]
   for name, value in vars(weights).items():
     known = not isinstance(value, jax.core.Tracer) and not np.ndim(value)
-    if known and not (name in endless and float(value) == math.inf):
+    if known and not (name in endless and name != NEEDED and float(value) == math.inf):
       try:
         options(Weights)[name].check(float(value))
       except InputError as error:
