@@ -77,7 +77,8 @@ def test_every_format_is_what_its_entry_says():
 
 def test_the_texture_is_the_albedo_in_the_clips_mean_light(clip_scene):
   """But for the eyes, which `test_appearance` looks at."""
-  from vht_jax.results.appearance import EYEBALLS, _texels
+  from vht_jax.head.flame import EYEBALLS
+  from vht_jax.results.appearance import _texels
   from vht_jax.results.seams import without_seams
 
   model = clip_scene.model

@@ -8,9 +8,9 @@ import pytest
 from vht_jax.app.overlay import draw
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame
+from vht_jax.head.flame import EYEBALLS
 from vht_jax.render.picture import render_head
 from vht_jax.render.uv_bake import rasterize_uv
-from vht_jax.results.appearance import EYEBALLS
 from vht_jax.results.texture import baked, grown, n_looks
 from vht_jax.results.texture.bake import belief_of, clear, exposed
 from vht_jax.results.texture.fill import PAINTED, pushed_and_pulled, spread

@@ -91,14 +91,13 @@ def test_a_frame_that_is_wrong_or_not_in_the_image_is_left_as_it_is():
   gazes = turning()
   patches, points = clip(gazes, 0.3 * gazes)
   seen = np.ones(len(gazes), bool)
-  seen[5], points[6] = False, np.nan
+  seen[5], points[6], points[8, 30] = False, np.nan, np.nan
   patches[6] = irises.cut(np.zeros((SIZE, SIZE, 3), np.uint8), points[6])
   image, away = face([0.0, 0.0])
   patches[7] = irises.cut(image, away - SIZE / 2)
   assert not patches[6:8].any()
-  seen[6] = False
   moved = irises.followed(patches, points, seen)
-  assert (moved[[5, 6, 7]] == 0).all() and np.isfinite(moved).all() and np.abs(moved).max() > 1.0
+  assert (moved[[5, 6, 7, 8]] == 0).all() and np.isfinite(moved).all() and np.abs(moved).max() > 1.0
 
 
 def test_eyes_are_believed_as_far_as_they_agree():

@@ -80,7 +80,9 @@ def followed(patches: np.ndarray, landmarks: np.ndarray, seen: np.ndarray) -> np
     landmarks: (T, 70, 2) px.
     seen: (T,) bool, frames with landmarks that are not known to be wrong.
   """
-  to_px = np.where(seen[:, None, None], axes(landmarks), 0.0)
+  to_px = axes(landmarks)
+  seen = seen & np.isfinite(to_px).all(axis=(1, 2))
+  to_px = np.where(seen[:, None, None], to_px, 0.0)
   found = np.full((len(patches), 2, 2), np.nan)  # mm
   opened = np.array([eye_openness(p) if s else (0.0, 0.0) for p, s in zip(landmarks, seen)]).reshape(-1, 2)
   for eye, lids in enumerate(EYES):
