@@ -19,13 +19,8 @@ from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.tracking.pure.colours import fit_colours, painted
 from vht_jax.tracking.pure.requests import (
-  as_read,
-  check_adjoint,
-  check_shapes,
-  fits_dense,
-  frames_with_face,
-  image_size,
-)
+  as_read, check_adjoint, check_shapes, fits_dense, frames_with_face, image_size,
+)  # fmt: skip
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
