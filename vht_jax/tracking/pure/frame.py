@@ -17,10 +17,8 @@ from vht_jax.fit.terms.landmarks import predict
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
+from vht_jax.tracking.pure import requests
 from vht_jax.tracking.pure.colours import fit_colours, painted
-from vht_jax.tracking.pure.requests import (
-  as_read, check_adjoint, check_shapes, fits_dense, frames_with_face, image_size,
-)  # fmt: skip
 from vht_jax.tracking.run import DENSE_STEP, fitted_points
 from vht_jax.tracking.stages.adam import to_raw
 from vht_jax.types import Array, FlameModel, Identity, Observations, Pose, Stationary
@@ -54,10 +52,10 @@ def frame_and_distance(
   terms: Sequence[Entry] = (),
 ) -> tuple[Pose, dict[str, Array], Stationary | None]:  # fmt: skip
   """`fit_frame`, and how far its fits ended from their minima, the farthest; None for Adam."""
-  check_shapes(model, observation, config, size, frames=False)
-  size = image_size(observation, size)
-  adjoint = check_adjoint(config, adjoint, terms)
-  weights = as_read(weights, model.v_template.dtype)
+  requests.check_shapes(model, observation, config, size, frames=False)
+  size = requests.image_size(observation, size)
+  adjoint = requests.check_adjoint(config, adjoint, terms)
+  weights = requests.as_read(weights, model.v_template.dtype)
   if config.by_adam and start is not None:
     assert isinstance(adjoint, Unrolled)  # says `check_adjoint`
     raw, energies = adam.fit_frame(
@@ -131,7 +129,7 @@ def residuals(
   These are what the fits of landmarks square and sum (beyond 2.5 linearly), without the priors and without the openings
   of lids and lips (`fit.terms.openings`).
   """
-  size = image_size(observation, size)
+  size = requests.image_size(observation, size)
   one = jax.tree.map(lambda a: a[None], observation)
   lm, seen = landmark_problem(model, one, TrackConfig.of(dense_landmarks=False), weights, size)
   seen = jax.tree.map(lambda a: a[0], seen)
@@ -144,12 +142,12 @@ def landmark_problem(
   model: FlameModel, observations: Observations, config: TrackConfig, weights: Weights, size: tuple[int, int]
 ) -> tuple[LandmarkModel, ObservedLandmarks]:
   """The points of the head and what is seen of them (leading axis T); dense points if they are there and wanted."""
-  dense = observations.dense if fits_dense(model, observations, config) else None
+  dense = observations.dense if requests.fits_dense(model, observations, config) else None
   step = DENSE_STEP if dense is not None else 0
-  lm = observed.landmark_model(model, as_read(weights, model.v_template.dtype), step)
+  lm = observed.landmark_model(model, requests.as_read(weights, model.v_template.dtype), step)
   points, confidence = fitted_points(
     model, jnp.asarray(observations.landmarks), jnp.asarray(observations.confidence), dense, step
   )
-  confidence = jnp.where(frames_with_face(observations)[:, None], confidence, 0.0)
+  confidence = jnp.where(requests.frames_with_face(observations)[:, None], confidence, 0.0)
   seen = jax.vmap(lambda p, c: observed.observe_landmarks(lm, p, c, size))(points, confidence)
   return lm, seen.replace(touching=None)  # which it is not asked for
