@@ -91,8 +91,11 @@ def weigh(tree, seed=5):
   return sum(jnp.sum(jnp.asarray(rng.standard_normal(a.shape), a.dtype) * a) for a in jax.tree.leaves(tree))
 
 
+NO_JUDGE = 0.01  # of a difference, by which several disagree where the function jumps
+
+
 def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
-  """A gradient beside central differences, along one random direction per leaf of `inputs`.
+  """A gradient beside central differences, along one random direction per leaf of `inputs`, or another if need be.
 
   Which step of the differences counts is decided by the differences alone: kinks spoil large ones and rounding (or a
   solver that stops) small ones, and where extrapolated differences of three steps agree best neither does. So a wrong
@@ -117,27 +120,30 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
   for i, ((path, leaf), slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
     leaf = np.asarray(leaf)
     scale = np.abs(leaf).mean() or 1e-3
-    direction = scale * rng.standard_normal(leaf.shape)
-    if "confidence" in jax.tree_util.keystr(path):
-      direction = direction * (leaf != 0)
-    by_frame = bool(n_frames) and leaf.shape[:1] == (n_frames,)
-    exact = np.sum(np.asarray(slope) * direction, axis=tuple(range(int(by_frame), leaf.ndim)))
-    values = [x for _, x in leaves]
-    central, extrapolated = [], []
-    best, numeric = np.full(exact.shape, np.inf), np.full(exact.shape, np.nan)
-    for step in largest * 0.25 ** np.arange(16):
-      sides = []
-      for sign in (1, -1):
-        values[i] = jnp.asarray(leaf + sign * step * direction)
-        found = np.asarray(fun(jax.tree_util.tree_unflatten(tree, values)), np.float64)
-        sides.append(found if by_frame else np.sum(found))
-      central.append((sides[0] - sides[1]) / (2 * step))
-      extrapolated.append(central[-1] if len(central) == 1 else (16 * central[-1] - central[-2]) / 15)
-      if len(central) < 3:
-        continue
-      spread = np.ptp([central[-1], *extrapolated[-2:]], axis=0)
-      numeric, best = np.where(spread < best, extrapolated[-1], numeric), np.minimum(spread, best)
-      if (best <= 1e-6 * np.abs(numeric)).all():
+    for draws in (rng, np.random.default_rng([seed, i])):  # along another direction where it jumps along the first
+      direction = scale * draws.standard_normal(leaf.shape)
+      if "confidence" in jax.tree_util.keystr(path):
+        direction = direction * (leaf != 0)
+      by_frame = bool(n_frames) and leaf.shape[:1] == (n_frames,)
+      exact = np.sum(np.asarray(slope) * direction, axis=tuple(range(int(by_frame), leaf.ndim)))
+      values = [x for _, x in leaves]
+      central, extrapolated = [], []
+      best, numeric = np.full(exact.shape, np.inf), np.full(exact.shape, np.nan)
+      for step in largest * 0.25 ** np.arange(16):
+        sides = []
+        for sign in (1, -1):
+          values[i] = jnp.asarray(leaf + sign * step * direction)
+          found = np.asarray(fun(jax.tree_util.tree_unflatten(tree, values)), np.float64)
+          sides.append(found if by_frame else np.sum(found))
+        central.append((sides[0] - sides[1]) / (2 * step))
+        extrapolated.append(central[-1] if len(central) == 1 else (16 * central[-1] - central[-2]) / 15)
+        if len(central) < 3:
+          continue
+        spread = np.ptp([central[-1], *extrapolated[-2:]], axis=0)
+        numeric, best = np.where(spread < best, extrapolated[-1], numeric), np.minimum(spread, best)
+        if (best <= 1e-6 * np.abs(numeric)).all():
+          break
+      if (best <= NO_JUDGE * np.abs(numeric)).all():
         break
     out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, best
   return out
