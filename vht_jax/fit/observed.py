@@ -114,14 +114,18 @@ def landmark_model(model: FlameModel, weights: Weights, dense_step: int = 3) -> 
   )
 
 
+def is_iris(n: int) -> np.ndarray:
+  """(n,) bool: which of n landmarks are irises, points 68 and 69."""
+  return np.arange(n) // 2 == 34
+
+
 def by_axis(bias: AnyArray) -> Array:
   """(N, 3) standard deviations of the landmarks' constant biases (N,), by axis of the head.
 
   Irises have next to no depth: a constant one moves them with the turn of the head, as gaze does of people who look at
   one point meanwhile, and is charged once where gaze is in every frame.
   """
-  is_iris = np.arange(len(bias)) // 2 == 34  # points 68 and 69
-  times = np.where(is_iris[:, None], [[1.0, 1.0, IRIS_DEPTH]], 1.0)
+  times = np.where(is_iris(len(bias))[:, None], [[1.0, 1.0, IRIS_DEPTH]], 1.0)
   return jnp.asarray(bias)[:, None] * jnp.asarray(times, bias.dtype)
 
 

@@ -69,7 +69,8 @@ def examine(clip: Clip, config: TrackConfig, progress: Progress) -> Evidence:
       points = np.asarray(landmarks[j, :68], np.float32)
       visible[j] = visibility(image, points, confidence[j, :68])
       opened[j] = lids.seen_open(image, points)
-      eyes[j] = irises.cut(image, landmarks[j])
+      if in_order:
+        eyes[j] = irises.cut(image, landmarks[j])
     return images
 
   for chunk, images in zip(chunks, prefetched(looked_at, chunks)):

@@ -13,6 +13,7 @@ import numpy as np
 from vht_jax.config import Weights
 from vht_jax.fit import frame
 from vht_jax.fit.layer import albedo_map
+from vht_jax.fit.observed import is_iris
 from vht_jax.fit.terms.surface import fold_surface, make_surface
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.prefetch import begun_ahead
@@ -101,8 +102,8 @@ def believed(state: TrackState, weights: Weights) -> Shared:
 def believed_offset(offset: AnyArray, share: AnyArray) -> Any:
   """The detector's bias (N, 3) as far as it is believed: by `share` (), of irises by `IRIS_BELIEF` at least."""
   xp = namespace(share)
-  iris = (np.arange(len(offset)) // 2 == 34)[:, None]  # points 68 and 69
-  return offset * xp.where(iris, xp.maximum(share, xp.asarray(IRIS_BELIEF, share.dtype)), share)
+  of_iris = xp.maximum(share, xp.asarray(IRIS_BELIEF, share.dtype))
+  return offset * xp.where(is_iris(len(offset))[:, None], of_iris, share)
 
 
 def guarded(

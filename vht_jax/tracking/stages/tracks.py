@@ -15,6 +15,7 @@ import numpy as np
 import scipy.ndimage
 
 from vht_jax.fit import own_slide
+from vht_jax.fit.observed import is_iris
 from vht_jax.fit.terms.skin import N_PLACED, ObservedSkin, Skin, at_places, common_fields
 from vht_jax.fit.unknowns import from_pose, join, part, principal_of, raw_jaw, split
 from vht_jax.head import flame, view_bias
@@ -118,7 +119,8 @@ def _own_slide(state: TrackState, run: Run, good: np.ndarray) -> np.ndarray:
     return np.zeros((*run.lm.relative_sd.shape, 3, 2), np.float32)
   eye = np.asarray(run.lm.eye_distance)
   found = own_slide.solve(total, eye**2 * np.asarray(view_bias.deviation_covariance(run.groups, run.lm.normals)))
-  found[68:70] = 0.0  # people keep looking at something while they turn: what irises do with the view is gaze
+  # People keep looking at something while they turn: what irises do with the view is gaze.
+  found[is_iris(len(found))] = 0.0
   return found
 
 
