@@ -66,6 +66,22 @@ def test_eye_whites_are_neutral_and_no_darker_than_skin(open_head, eyes, tint, c
   assert inner.mean(-1).min() < 0.35 * white.mean()  # there are pupils
 
 
+def test_whites_are_as_bright_as_what_was_seen_of_them(open_head, eyes):
+  """Of the rest of a ball only the head's own colour is known, which a bright light makes too bright."""
+  identity = identity_of(open_head, jnp.zeros((9, 3)).at[0].set(1.1 * ONE))
+  size = open_head.texture_mean.shape[:2]
+  there = appearance._texels(open_head, eyes, size)
+  seen = np.arange(flame.LAYER_SIZE) // 4 % 4 == 0  # a quarter of the balls
+  layer = jnp.where(jnp.asarray(seen)[None, :, None], -0.5, jnp.zeros((flame.LAYER_SIZE, flame.LAYER_SIZE, 3)))
+  darker = identity.replace(texture_layer=layer)
+  rest = there & ~appearance._fitted(darker, size)
+  assert 0.6 < rest.sum() / there.sum() < 0.9
+  white = lambda who: np.quantile(appearance.evenly_lit(open_head, who)[rest].mean(-1), 0.9)
+  before, after = white(identity), white(darker)
+  assert before == pytest.approx(0.95, abs=0.03), "as bright as painted eyes may be"
+  assert after < before - 0.05
+
+
 def test_eyes_in_the_shade_are_darker_and_not_black(open_head):
   """A fifth less light is a fifth less of every colour of an eye, and the tracker's shading on skin."""
   even, light = jnp.array([[0.1, 0.08, 0.06]]), jnp.full((1, 3), 0.8)

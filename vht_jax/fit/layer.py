@@ -16,7 +16,7 @@ from vht_jax.render import shade
 from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
-EYES_FREE = 4.0  # times `sd_layer`, of the eyes' own colours: a person's are not the head's, and they place nothing
+EYES_FREE = 100.0  # times `sd_layer`, of the eyes' own colours: all that is seen of them, as they place nothing
 
 
 class Appearance(flax.struct.PyTreeNode):

@@ -96,11 +96,21 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
   white = brightness >= np.quantile(brightness, _WHITE)
   face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes
   skin = _texels(model, face, even.shape[:2]) & ~there
-  fitted = float(np.median((even[there] @ _LUMA)[white]))
+  shown = white & _fitted(identity, even.shape[:2])[there]  # of the rest of a ball only the head's own is known
+  fitted = float(np.median((even[there] @ _LUMA)[shown if shown.any() else white]))
   bright = min(max(fitted, float(np.median(even[skin] @ _LUMA)) if skin.any() else 0.0), _BRIGHTEST)
   result = even.copy()
   result[there] = np.maximum(bright, 0.0) * own / np.maximum(np.median(own[white], axis=0), 1e-3)
   return result
+
+
+def _fitted(identity: Identity, size: tuple[int, int]) -> np.ndarray:
+  """(Ht, Wt) bool: texels with colours of their own, as they are seen in images; none if there is no layer of them."""
+  layer = identity.texture_layer
+  if layer is None:
+    return np.zeros(size, bool)
+  rows, columns = (np.arange(n) * k // n for n, k in zip(size, layer.shape[:2]))
+  return (np.asarray(layer) != 0).any(axis=-1)[rows[:, None], columns[None]]
 
 
 def _texels(model: FlameModel, vertices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
