@@ -15,7 +15,7 @@ from vht_jax.dataset.folder import FrameFolder
 from vht_jax.dataset.pieces.helper import help_search
 from vht_jax.head.mesh_points import IBUG68
 from vht_jax.landmarks.crop import CropTracker
-from vht_jax.landmarks.mediapipe_mesh import CropDetector
+from vht_jax.landmarks.detectors.mediapipe_mesh import CropDetector
 from vht_jax.landmarks.mirror import Seen
 
 PALE, BLUE = (230, 180, 150), (60, 90, 230)

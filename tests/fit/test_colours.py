@@ -13,11 +13,9 @@ from vht_jax.config import Weights
 from vht_jax.fit import clip, frame, observed
 from vht_jax.fit.identity import fit_keyframes, mean_square
 from vht_jax.fit.layer import LAYER_SIZE, Appearance, albedo_map, estimate_layer
-from vht_jax.fit.solvers.uncertainty import shape_information
-from vht_jax.fit.terms import colour, landmarks
-from vht_jax.fit.terms import samples as samples_
-from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
-from vht_jax.fit.terms.surface import (
+from vht_jax.fit.pixels import samples as samples_
+from vht_jax.fit.pixels.samples import estimate_gain, sample_pixels, with_gradient
+from vht_jax.fit.pixels.surface import (
   Crop,
   explained_faces,
   fold_surface,
@@ -28,6 +26,8 @@ from vht_jax.fit.terms.surface import (
   to_pixels,
   to_world,
 )  # fmt: skip
+from vht_jax.fit.solvers.uncertainty import shape_information
+from vht_jax.fit.terms import colour, landmarks
 from vht_jax.fit.unknowns import At, shared_layout
 from vht_jax.head import flame
 from vht_jax.head import points as pts

@@ -8,7 +8,7 @@ import pytest
 from test_orientation import PORTRAIT, picture
 
 from vht_jax.head.mesh_points import IBUG68
-from vht_jax.landmarks.mediapipe_tasks import TasksDetector
+from vht_jax.landmarks.detectors.mediapipe_tasks import TasksDetector
 from vht_jax.landmarks.mirror import MIRROR
 
 SHORT_RANGE = 0.15  # of an image's longer side: smaller faces are not seen

@@ -13,9 +13,9 @@ from vht_jax.fit.solvers.adjoint import Implicit
 from vht_jax.option import options
 from vht_jax.render.picture import render_head
 from vht_jax.tracking import pure
+from vht_jax.tracking.crops import crop_head
 from vht_jax.tracking.pure import fit_identity, track_fn
 from vht_jax.tracking.pure.colours import crop_of, painted, unseen_without
-from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Status
 
 pytestmark = pytest.mark.differentiable

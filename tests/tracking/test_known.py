@@ -20,7 +20,7 @@ from vht_jax.render import shade
 from vht_jax.results.person import estimate_of, known_shape, together
 from vht_jax.tracking import pipeline
 from vht_jax.tracking.camera_knowledge import known_camera, refocused
-from vht_jax.tracking.stages.crops import crops_of
+from vht_jax.tracking.crops import crops_of
 
 CALIBRATED = having(SMALL, calibrated=True, focal=1.8)
 

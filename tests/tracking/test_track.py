@@ -13,10 +13,10 @@ from vht_jax.errors import InputError
 from vht_jax.head import flame
 from vht_jax.option import having
 from vht_jax.tracking import keyframes, pipeline
+from vht_jax.tracking.crops import crop_head
 from vht_jax.tracking.motion.gaps import bridge
 from vht_jax.tracking.protocols import NoCheckpoint, NoProgress
 from vht_jax.tracking.stages import camera
-from vht_jax.tracking.stages.crops import crop_head
 from vht_jax.types import Pose, Status
 
 SIZE = (160, 200)  # H, W

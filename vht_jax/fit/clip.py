@@ -26,14 +26,14 @@ from vht_jax.fit import assemble
 from vht_jax.fit.assemble import Reduced
 from vht_jax.fit.frame import initial_unknowns, landmark_entries, with_common
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.pixels.samples import with_gradient
+from vht_jax.fit.pixels.surface import Crop, Surface
 from vht_jax.fit.solvers import factor
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise_shared
 from vht_jax.fit.solvers.least_squares import ArrowNormal, damped_root
 from vht_jax.fit.terms.colour import Colours, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError
 from vht_jax.fit.terms.priors import HELD_SD, SmallOffsets, identity_priors
-from vht_jax.fit.terms.samples import with_gradient
-from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import CAMERA, Shared, Unknowns, extract, insert, n_unknowns, unknowns
 from vht_jax.layout import Layout

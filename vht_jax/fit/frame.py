@@ -12,6 +12,8 @@ from vht_jax import rotation
 from vht_jax.config import Weights
 from vht_jax.fit import assemble, unknowns
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
+from vht_jax.fit.pixels.samples import with_gradient
+from vht_jax.fit.pixels.surface import Crop, Surface
 from vht_jax.fit.solvers import factor
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise, scan
 from vht_jax.fit.solvers.least_squares import Normal, Solution
@@ -19,8 +21,6 @@ from vht_jax.fit.terms.colour import Colours, differences, mean_difference, obse
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError, Landmarks
 from vht_jax.fit.terms.openings import Openings
 from vht_jax.fit.terms.priors import BothSides, FramePrior
-from vht_jax.fit.terms.samples import with_gradient
-from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import At, Shared, join, raw_jaw
 from vht_jax.head import points as pts

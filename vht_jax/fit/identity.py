@@ -14,12 +14,12 @@ from vht_jax.fit.clip import bundle_normal, with_landmarks
 from vht_jax.fit.frame import INNER_STEPS, with_common
 from vht_jax.fit.layer import Appearance, estimate_layer
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.pixels.samples import estimate_gain, sample_pixels, with_gradient
+from vht_jax.fit.pixels.surface import Crop, Surface
 from vht_jax.fit.solvers.adjoint import Implicit, minimise_shared, scan
 from vht_jax.fit.solvers.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
-from vht_jax.fit.terms.samples import estimate_gain, sample_pixels, with_gradient
-from vht_jax.fit.terms.surface import Crop, Surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import Shared, blocks, extract, insert
 from vht_jax.render import shade

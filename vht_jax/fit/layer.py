@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.config import Weights
-from vht_jax.fit.terms.samples import MIN_COSINE
-from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_screen, to_world
+from vht_jax.fit.pixels.samples import MIN_COSINE
+from vht_jax.fit.pixels.surface import Crop, Surface, rasterise, to_screen, to_world
 from vht_jax.fit.unknowns import Shared
 from vht_jax.head import flame
 from vht_jax.head.flame import LAYER_SIZE

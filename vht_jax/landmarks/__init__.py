@@ -19,9 +19,9 @@ from vht_jax.landmarks.detection import (
   landmark_confidence,
   plausible_iris,
 )
-from vht_jax.landmarks.fan import FaceAlignmentDetector
-from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
-from vht_jax.landmarks.mediapipe_tasks import TasksDetector
+from vht_jax.landmarks.detectors.fan import FaceAlignmentDetector
+from vht_jax.landmarks.detectors.mediapipe_mesh import MediaPipeDetector
+from vht_jax.landmarks.detectors.mediapipe_tasks import TasksDetector
 
 __all__ = [
   "N_DENSE",

@@ -15,7 +15,7 @@ import numpy as np
 from vht_jax.errors import InputError, brief
 from vht_jax.host.files import expanded
 from vht_jax.host.quiet import quiet_stderr
-from vht_jax.landmarks.mediapipe_mesh import BLACK, import_mediapipe
+from vht_jax.landmarks.detectors.mediapipe_mesh import BLACK, import_mediapipe
 
 SIDE = 256  # px, what the model sees
 _GENERAL = 0  # of MediaPipe's two models the one for square images

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from vht_jax.config import Weights
-from vht_jax.fit.terms.samples import Samples, estimate_gain, sample_pixels
-from vht_jax.fit.terms.surface import Crop, Surface, to_pixels, to_world
+from vht_jax.fit.pixels.samples import Samples, estimate_gain, sample_pixels
+from vht_jax.fit.pixels.surface import Crop, Surface, to_pixels, to_world
 from vht_jax.fit.terms.term import Linearised
 from vht_jax.fit.unknowns import At, Shared
 from vht_jax.head import motion

@@ -8,7 +8,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial import KDTree
 
 from vht_jax.fit.offsets import Skin
-from vht_jax.fit.terms.surface import UNEXPLAINED
+from vht_jax.fit.pixels.surface import UNEXPLAINED
 from vht_jax.head import flame
 from vht_jax.head.mesh import connected, sides
 from vht_jax.types import FlameModel

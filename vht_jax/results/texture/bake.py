@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.fit.terms.surface import faces_within
+from vht_jax.fit.pixels.surface import faces_within
 from vht_jax.head import flame
 from vht_jax.head.mouth import INSIDE, inside_mouth, lit_mouth
 from vht_jax.host.programs import prefetched, rows_of, stored

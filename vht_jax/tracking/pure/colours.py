@@ -21,15 +21,15 @@ from vht_jax.fit.frame import ColourFit
 from vht_jax.fit.identity import fit_keyframes
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
+from vht_jax.fit.pixels.surface import Crop, Surface, fold_surface, make_surface
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.priors import HELD_SD
-from vht_jax.fit.terms.surface import Crop, Surface, fold_surface, make_surface
 from vht_jax.fit.terms.term import Entry
 from vht_jax.fit.unknowns import Shared, part, shared_of
 from vht_jax.head import flame
 from vht_jax.render import shade
+from vht_jax.tracking.crops import FOREGROUND, square_of
 from vht_jax.tracking.pure.requests import frames_with_face
-from vht_jax.tracking.stages.crops import FOREGROUND, square_of
 from vht_jax.tracking.stages.frames import believed_offset
 from vht_jax.tracking.stages.identity import FOCAL_BIAS_SD
 from vht_jax.tracking.state import FIRST_PIXELS, plain_appearance

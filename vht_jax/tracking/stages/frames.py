@@ -14,15 +14,15 @@ from vht_jax.config import Weights
 from vht_jax.fit import frame
 from vht_jax.fit.layer import albedo_map
 from vht_jax.fit.observed import is_iris
-from vht_jax.fit.terms.surface import fold_surface, make_surface
+from vht_jax.fit.pixels.surface import fold_surface, make_surface
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.host.prefetch import begun_ahead
 from vht_jax.host.programs import namespace, prefetched, stored
 from vht_jax.host.programs.spread import shares
+from vht_jax.tracking.crops import crops_of
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
-from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import camera, frames_axis, pose_deviation, posed
 from vht_jax.tracking.state import TrackState, known, save
 from vht_jax.types import AnyArray, Pose

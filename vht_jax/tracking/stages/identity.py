@@ -8,13 +8,13 @@ import numpy as np
 
 from vht_jax.cameras import PRINCIPAL_SD
 from vht_jax.fit import identity
+from vht_jax.fit.pixels.surface import make_surface
 from vht_jax.fit.terms.priors import HELD_SD
 from vht_jax.fit.terms.skin import skin_priors
-from vht_jax.fit.terms.surface import make_surface
 from vht_jax.host.programs import stored
+from vht_jax.tracking.crops import crops_of
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of, skin_of, with_information
-from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.landmarks import keyframes, refit
 from vht_jax.tracking.state import TrackState, known, on_host
 

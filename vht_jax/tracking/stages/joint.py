@@ -12,14 +12,14 @@ import numpy as np
 from vht_jax.fit import clip
 from vht_jax.fit.assemble import Reduced
 from vht_jax.fit.layer import albedo_map
-from vht_jax.fit.terms.surface import make_surface
+from vht_jax.fit.pixels.surface import make_surface
 from vht_jax.host.programs import stored
 from vht_jax.host.programs.spread import shares
+from vht_jax.tracking.crops import crops_of
 from vht_jax.tracking.keyframes import finite_rows
 from vht_jax.tracking.protocols import NoCheckpoint
 from vht_jax.tracking.run import Run
 from vht_jax.tracking.stages.camera import landmarks_of, skin_entries_of
-from vht_jax.tracking.stages.crops import crops_of
 from vht_jax.tracking.stages.frames import fit_frames
 from vht_jax.tracking.stages.identity import focal_prior
 from vht_jax.tracking.stages.landmarks import frames_axis

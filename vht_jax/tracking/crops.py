@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vht_jax.fit import unknowns
-from vht_jax.fit.terms.surface import Crop
+from vht_jax.fit.pixels.surface import Crop
 from vht_jax.host.programs import namespace
 from vht_jax.tracking.evidence.examine import mask_hidden
 from vht_jax.types import AnyArray

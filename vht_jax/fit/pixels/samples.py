@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.config import Weights
-from vht_jax.fit.terms.surface import Crop, Surface, rasterise, to_world
+from vht_jax.fit.pixels.surface import Crop, Surface, rasterise, to_world
 from vht_jax.fit.unknowns import Shared, part
 from vht_jax.head import flame
 from vht_jax.head import points as pts

@@ -18,7 +18,7 @@ from absl import logging
 from vht_jax.errors import InputError, brief
 from vht_jax.landmarks.crop import quarter_of, turned, turned_back
 from vht_jax.landmarks.detection import Detection, estimate_roll, plausible_iris
-from vht_jax.landmarks.mediapipe_mesh import MediaPipeDetector
+from vht_jax.landmarks.detectors.mediapipe_mesh import MediaPipeDetector
 from vht_jax.landmarks.person import Person, bounds, overlap
 
 # Mean distance in eye distances from MediaPipe's points at which one of the two is wrong. Two detectors that are right

@@ -9,7 +9,7 @@ import numpy as np
 from vht_jax.errors import InputError
 from vht_jax.host.quiet import quiet_stderr
 from vht_jax.landmarks.crop import CropTracker
-from vht_jax.landmarks.mediapipe_mesh import BLACK, CropDetector, import_mediapipe, in_windows
+from vht_jax.landmarks.detectors.mediapipe_mesh import BLACK, CropDetector, import_mediapipe, in_windows
 from vht_jax.landmarks.mirror import mirrored_mean
 from vht_jax.landmarks.person import bounds
 

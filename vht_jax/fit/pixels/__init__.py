@@ -1,0 +1,1 @@
+"""What the pixels of a crop see of the head."""
