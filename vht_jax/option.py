@@ -11,9 +11,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import types
 import typing
 from typing import Any, TypeVar
+
+import numpy as np
 
 from vht_jax.errors import InputError
 
@@ -92,14 +95,27 @@ class Option:
     """Whether it is a tuple."""
     return typing.get_origin(self.plain_kind) is tuple
 
+  def check_kind(self, value: Any) -> None:
+    """Raises `InputError` for a value of another type; numbers may be NumPy's, and lists are tuples."""
+    if value is None and self.optional:
+      return
+    kind = typing.get_args(self.plain_kind)[0] if self.many else self.plain_kind
+    wanted = {bool: (bool, np.bool_), int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+    parts = value if self.many and isinstance(value, tuple | list) else [value]
+    number = lambda part: kind is not bool and isinstance(part, bool)
+    if self.many != isinstance(value, tuple | list) or any(number(p) or not isinstance(p, wanted) for p in parts):
+      one = {bool: "True or False", int: "a whole number", float: "a number"}.get(kind, "a text")
+      raise InputError(f"{self.key}: expected {'a tuple, each ' if self.many else ''}{one}; found {value!r}")
+
   def check(self, value: Any) -> None:
     """Raises `InputError` for a value out of its range."""
     facts = self.facts
     if facts.choices and value not in facts.choices:
       raise InputError(f"{self.key}: expected one of {', '.join(facts.choices)}; found {value!r}")
-    for number in value if isinstance(value, tuple) else (value,):
-      if isinstance(number, bool) or not isinstance(number, int | float):
+    for number in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(number, bool) or not isinstance(number, numbers.Real):
         continue
+      number = number if isinstance(number, int) else float(number)
       if not math.isfinite(number):
         raise InputError(f"{self.key}: expected a finite number; found {number}")
       if number < 0 and facts.at_least == 0 and not facts.positive:
@@ -146,6 +162,19 @@ def get(config: Any, key: str) -> Any:
 def values(config: Any) -> dict[str, Any]:
   """The values of all settings by key."""
   return {key: get(config, key) for key in options(type(config))}
+
+
+def checked(config: T) -> T:
+  """`config`, of which every setting is of its type and within its range.
+
+  Raises:
+    InputError: one that is not.
+  """
+  for key, found in options(type(config)).items():
+    value = get(config, key)
+    found.check_kind(value)
+    found.check(value)
+  return config
 
 
 def having(config: T, /, **changes: Any) -> T:

@@ -508,6 +508,18 @@ def test_a_dry_run_does_nothing(clip, tracker, tmp_path, capsys):
   assert app.main(["nowhere.mp4", "--dry_run"]) == 2
 
 
+@pytest.mark.parametrize(
+  "flags, stages",
+  [
+    ([], "camera, landmarks, tracks, identity, frames, smooth"),
+    (["--notracks", "--nosmooth"], "camera, landmarks, identity, frames"),
+    (["--nophotometric", "--offsets"], "camera, landmarks, tracks, settle, smooth, offsets"),
+  ],
+)
+def test_a_dry_run_names_the_stages_of_the_run(clip, tmp_path, capsys, flags, stages):
+  assert planned([f"--data_path={clip}", "--model=open", "-o", "here", *flags], capsys)["stages"] == stages
+
+
 def planned(argv, capsys):
   """What a dry run says: its texts, or the line with which it refuses."""
   code = app.main([*argv, "--dry_run", "--json"])

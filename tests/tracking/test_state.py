@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from vht_jax.config import TrackConfig, Weights
+from vht_jax.errors import InputError
 from vht_jax.fit.layer import Appearance
 from vht_jax.fit.unknowns import Shared
-from vht_jax.tracking import pipeline
+from vht_jax.option import checked
+from vht_jax.tracking import pipeline, pure
 from vht_jax.tracking.protocols import NoCheckpoint, NoProgress
 from vht_jax.tracking.run import BATCH, FRAME_BYTES, batch_within
 from vht_jax.tracking.stages import frames
@@ -100,6 +102,30 @@ def test_a_stage_kept_by_another_version_is_done_again():
 )
 def test_the_stages_that_settings_ask_for(settings, going_on, names):
   assert [stage.name for stage in pipeline.stages_of(TrackConfig.of(**settings), going_on)] == names
+
+
+@pytest.mark.parametrize(
+  "settings, message",
+  [
+    ({"solver": "adm"}, "solver: expected one of gn, adam; found 'adm'"),
+    ({"n_shape": -5}, "n_shape: expected at least 1; found -5"),
+    ({"n_shape": "thirty"}, "n_shape: expected a whole number; found 'thirty'"),
+    ({"keyframes": 3}, "keyframes: expected a tuple, each a whole number; found 3"),
+    ({"photometric": 1}, "photometric: expected True or False; found 1"),
+    ({"focal": float("nan")}, "focal: expected a finite number"),
+  ],
+)
+def test_wrong_settings_are_refused_from_python_too(settings, message):
+  """Where a flag or a file would be: not taken for another method, or met as an error of shapes later."""
+  config = TrackConfig.of(**settings)
+  with pytest.raises(InputError, match=message):
+    pipeline.track(None, None, config)
+  with pytest.raises(InputError, match=message):
+    pure.check_adjoint(config, None)
+
+
+def test_numbers_of_numpy_are_settings():
+  checked(TrackConfig.of(n_shape=np.int64(30), focal=np.float32(1.2), keyframes=[1, 2]))
 
 
 # --- the frames -------------------------------------------------------------------------------------------------------

@@ -111,6 +111,11 @@ def former_result(app: AppConfig, config: TrackConfig, model: FlameModel) -> Tra
   return found
 
 
+def of_this_head(former: Tracked) -> bool:
+  """Whether a result's codes are of the head that is tracked with."""
+  return former.verdict is not None and former.verdict.same
+
+
 def open_dataset(
   app: AppConfig,
   config: TrackConfig,

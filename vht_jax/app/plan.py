@@ -10,11 +10,12 @@ from vht_jax.app import inputs, record
 from vht_jax.app.options import lens
 from vht_jax.app.options.settings import AppConfig, Settings, describe
 from vht_jax.app.result.after import check_exports
-from vht_jax.config import TrackConfig
 from vht_jax.dataset.extract import check_source, probe
 from vht_jax.dataset.layout import SOURCE, frame_folders, keypoint_name
 from vht_jax.errors import InputError
 from vht_jax.option import get, options
+from vht_jax.tracking.pipeline import SMOOTH, stages_of
+from vht_jax.types import FlameModel
 
 _WHERE = ("video", "data_path", "output_path", "dry_run", "json", "quiet")  # said in lines of their own, or no matter
 
@@ -37,7 +38,7 @@ def plan(settings: Settings) -> dict[str, Any]:
     "dataset": _dataset(settings),
     "output": _everybody(settings) if app.input.face == "all" else _output(app.output_folder, settings),
     "head": model.name,
-    "stages": ", ".join(_stages(config)),
+    "stages": ", ".join(_stages(settings, model)),
     "device": app.machine.device,
     "settings": _changed(settings),
   }
@@ -123,16 +124,15 @@ def _known_input(settings: Settings) -> dict[str, str] | None:
   return inputs.describe(app, dataset, model, lens.known_focal(app, config, dataset))
 
 
-def _stages(config: TrackConfig) -> list[str]:
-  adam = config.by_adam
-  stages = [] if adam and config.adam.init == "calibration" else ["camera", "landmarks"]
-  if config.photometric:
-    stages += ["identity", "frames"]
-  if config.photometric and config.schedule == "joint" and not adam:
-    stages.append("joint")
-  if config.smooth and not adam and config.schedule != "sequential":
-    stages.append("smooth")
-  return stages
+def _stages(settings: Settings, model: FlameModel) -> list[str]:
+  """The tracker's own list, without smoothing where it only looks whether the clip is a video, and what comes after."""
+  app, config, _ = settings
+  former = inputs.former_result(app, config, model)
+  stages = stages_of(config, going_on=former is not None and inputs.of_this_head(former))
+  smooth = config.smooth and config.schedule != "sequential" and not config.data.unordered
+  output = app.output
+  after = {"offsets": output.offsets, "dynamic offsets": output.dynamic_offsets, "texture": output.texture}
+  return [s.name for s in stages if smooth or s is not SMOOTH] + [name for name, wanted in after.items() if wanted]
 
 
 def _changed(settings: Settings) -> dict[str, Any]:

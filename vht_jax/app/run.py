@@ -256,7 +256,7 @@ def fit(
     shape: (S,) the person's, if it is known.
   """
   app, config, weights = settings
-  init = results.for_frames(former, dataset.frame_ids) if former is not None and of_this_head(former) else None
+  init = results.for_frames(former, dataset.frame_ids) if former is not None and inputs.of_this_head(former) else None
   if init is not None:
     init = init.replace(poses=init.poses.replace(offset=None))
   camera = former.result.identity.camera if former is not None and init is None else None
@@ -266,10 +266,6 @@ def fit(
   )  # fmt: skip
   progress.close()
   return result
-
-
-def of_this_head(former: Tracked) -> bool:
-  return former.verdict is not None and former.verdict.same
 
 
 def refined(
@@ -290,7 +286,7 @@ def refined(
       progress.stage("dynamic offsets", len(dataset), "frame")
       starts = range(len(dataset)) if settings.track.data.unordered else settings.track.data.cutframes
       result = with_moving_surface(model, dataset, result, starts, progress)
-  elif former is not None and of_this_head(former):
+  elif former is not None and inputs.of_this_head(former):
     offset = former.result.identity.static_offset
     result = result.replace(identity=result.identity.replace(static_offset=offset))
   if app.output.texture:

@@ -29,6 +29,19 @@ def collect_seldom() -> None:
   gc.set_threshold(YOUNG, 20, 50)
 
 
+def kind_of_device(device: str) -> str:
+  """auto, cpu, gpu or tpu, of names such as "cuda:0".
+
+  Raises:
+    InputError: none of these.
+  """
+  kind = device.split(":")[0].lower()
+  kind = {"cuda": "gpu", "rocm": "gpu"}.get(kind, kind)
+  if kind not in ("auto", "cpu", "gpu", "tpu"):
+    raise InputError(f"device: expected one of auto, cpu, gpu, tpu; found {device!r}")
+  return kind
+
+
 def start_jax(device: str = "auto", keep_programs: bool = True) -> None:
   """Chooses the device, and where programs are kept, traced (`programs`) and compiled (by XLA).
 
@@ -40,10 +53,7 @@ def start_jax(device: str = "auto", keep_programs: bool = True) -> None:
     InputError: no such device.
   """
   collect_seldom()
-  kind = device.split(":")[0].lower()
-  kind = {"cuda": "gpu", "rocm": "gpu"}.get(kind, kind)
-  if kind not in ("auto", "cpu", "gpu", "tpu"):
-    raise InputError(f"device: expected one of auto, cpu, gpu, tpu; found {device!r}")
+  kind = kind_of_device(device)
   if kind == "cpu":
     jax.config.update("jax_platforms", "cpu")
   elif kind != "auto":

@@ -29,6 +29,7 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.uncertainty import MISFIT, beyond_prior
 from vht_jax.fit.terms.priors import prior_of_shape
+from vht_jax.option import checked
 from vht_jax.tracking.camera_knowledge import known_camera
 from vht_jax.tracking.checks import check_stage
 from vht_jax.tracking.evidence.examine import Evidence, Weighed, examine
@@ -114,10 +115,11 @@ def track(
     The identity, a pose per frame, energies and a status per frame; `timing` in seconds per stage.
 
   Raises:
-    InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated; a known
-      shape that is not this head's, or that would not be held.
+    InputError: a setting out of its range; no frame has a face; a keyframe is out of range or has no face; the camera
+      cannot be calibrated; a known shape that is not this head's, or that would not be held.
     FloatingPointError: `debug_checks` found a number that is not finite.
   """
+  checked(config)
   progress, checkpoint = progress or NoProgress(), checkpoint or NoCheckpoint()
   clock = Clock()
   _, confidence, _ = clip.landmarks()

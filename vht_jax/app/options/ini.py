@@ -35,9 +35,16 @@ def read_value(option: Option, text: str, where: str) -> dict[str, Any]:
   Raises:
     InputError: it does not spell such a value; the message starts with `where`.
   """
-  unit = re.fullmatch(r"(.*[0-9.])\s*(px|mm)\s*", text) if option.key == "focal" else None
-  if not unit:
+  if option.key != "focal":
     return {option.key: cast(option, text, where)}
+  unit = re.fullmatch(r"([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(|px|mm)", text.strip().lower())
+  if not unit:
+    raise InputError(
+      f"{where}: expected a number in units of the longer image side, or one of pixels (1200px) or of a 35 mm camera's "
+      f"millimetres (28mm); found {text!r}"
+    )
+  if not unit[2]:
+    return {option.key: _cast(float, unit[1], where)}
   value = _cast(float, unit[1].strip(), where)
   if value <= 0:
     raise InputError(f"{where}: expected a positive length; found {value}{unit[2]}")
@@ -58,7 +65,7 @@ def cast(option: Option, text: str, where: str) -> Any:
   kinds = typing.get_args(option.plain_kind)
   items = [item for item in re.split(r"[\s,]+", text.strip("[]() \t")) if item]
   if kinds[-1] is not Ellipsis and len(items) != len(kinds):
-    raise InputError(f"{where}: expected {len(kinds)} values; found {text!r}")
+    raise InputError(f"{where}: expected {len(kinds)} values ({option.facts.help}); found {text!r}")
   return tuple(_cast(kinds[0], item, where) for item in items)
 
 
@@ -127,7 +134,12 @@ def read_ini(path: str | Path) -> dict[str, Any]:
     name, quote, quoted, plain = match.groups()
     if name not in ALL:
       raise InputError(f"{file}:{number}: unknown key {name!r}{suggestion(name)}")
-    values |= read_value(ALL[name], quoted if quote else plain, f"{file}:{number}: {name}")
+    for key, value in read_value(ALL[name], quoted if quote else plain, f"{file}:{number}: {name}").items():
+      try:
+        ALL[key].check(value)
+      except InputError as error:
+        raise InputError(f"{file}:{number}: {error}") from None
+      values[key] = value
   return values
 
 

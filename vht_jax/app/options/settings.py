@@ -21,6 +21,7 @@ from vht_jax.app.options.several import expand, names
 from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.host import arguments
+from vht_jax.host.device import kind_of_device
 from vht_jax.host.files import expanded
 from vht_jax.option import Option, having, options, values
 
@@ -158,6 +159,7 @@ def make_settings(chosen: dict[str, Any]) -> Settings:
   for key, value in chosen.items():
     ALL[key].check(value)
   chosen = chosen | {key: expanded(value) for key, value in chosen.items() if ALL[key].facts.path and value}
+  kind_of_device(chosen.get("device", "auto"))
   face = chosen.get("face", "largest")
   if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
     raise InputError(f"face: expected largest, all or a number; found {face!r}")
