@@ -193,7 +193,7 @@ def test_a_killed_second_pass_ends_with_the_same_files(dataset, monkeypatch, at)
 
 def test_a_detector_that_cannot_look_again_is_believed(dataset):
   class Plain(Follower):
-    look = property()  # hasattr is False
+    look = None  # it is no `LooksAgain`
 
   assert annotate.annotate(dataset, Plain()) == 12 and resume.is_annotated(dataset)
 

@@ -26,7 +26,7 @@ NOSE_TIP = 30  # of the 68 landmarks
 
 
 class NoseTip(flax.struct.PyTreeNode):
-  """Keeps the tip of the nose at a given place of the image: observations (2,), units of the longer side."""
+  """Keeps the tip of the nose at a place: observations (2,) from the image centre, units of the longer side."""
 
   point: Points  # the tip alone
   sd: float = 1e-4  # of the longer side
@@ -58,10 +58,7 @@ def lm(head, weights):
 
 @pytest.fixture(scope="module")
 def nose(lm):
-  at = slice(NOSE_TIP, NOSE_TIP + 1)
-  p = lm.points
-  fields = ("template", "shapedirs", "exprdirs", "posedirs", "lbs_weights")
-  return NoseTip(p.replace(**{name: getattr(p, name)[at] for name in fields}))
+  return NoseTip(pts.only([NOSE_TIP], lm.points))
 
 
 @pytest.fixture(scope="module")

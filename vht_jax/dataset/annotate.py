@@ -15,7 +15,7 @@ from vht_jax.dataset.second_look import look_again, out_of_line
 from vht_jax.errors import InputError
 from vht_jax.host.files import sweep
 from vht_jax.host.prefetch import with_next
-from vht_jax.landmarks import Detector, Expects, LooksCloser
+from vht_jax.landmarks import Detector, Expects, LooksAgain, LooksCloser
 from vht_jax.landmarks.crop import SMALL
 from vht_jax.landmarks.detection import Detection
 
@@ -116,12 +116,14 @@ def _look_again(dataset: FrameFolder, detector: Detector, marks: Marks, todo: se
   """The second pass, see `second_look`: over what is out of line, of which the files in `todo` are new."""
   n = len(dataset)
   expected = marks.second_look(n)
+  able = isinstance(detector, LooksAgain)
   if expected is None:
-    expected = out_of_line(dataset.detections, cuts) if hasattr(detector, "look") else {}
+    expected = out_of_line(dataset.detections, cuts) if able else {}
     marks.expect(n, expected)
   again = sorted(i for i in expected if i in todo or not marks.looked)
-  for i, rgb in zip(again, dataset.source_images(again)):
-    _write(dataset, i, look_again(rgb, dataset.detections[i], expected[i], detector), detector)
+  if able:
+    for i, rgb in zip(again, dataset.source_images(again)):
+      _write(dataset, i, look_again(rgb, dataset.detections[i], expected[i], detector), detector)
   dataset.reload_keypoints()
   fill_absent(dataset, detector.name)
   if not marks.looked:

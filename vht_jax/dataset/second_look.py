@@ -19,7 +19,7 @@ from vht_jax.landmarks.detection import AGREED, Detection, estimate_roll
 from vht_jax.landmarks.person import overlap
 
 if TYPE_CHECKING:
-  from vht_jax.landmarks import Detector
+  from vht_jax.landmarks import LooksAgain
 
 _REACH = 4  # frames on either side
 _ENOUGH = 4  # neighbours; of fewer nobody can say which is out of line
@@ -76,7 +76,7 @@ def out_of_line(detections: Sequence[Detection | None], cuts: Iterable[int] = ()
   return result
 
 
-def look_again(rgb: np.ndarray, seen: Detection | None, expected: Expected, detector: Detector) -> Detection | None:
+def look_again(rgb: np.ndarray, seen: Detection | None, expected: Expected, detector: LooksAgain) -> Detection | None:
   """The face in that image: where it is expected; what was `seen` if it is seen again; or None."""
   found = detector.look(rgb, np.array(expected.box, np.float32))
   if found is not None and expected.fits(found):

@@ -284,8 +284,13 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
   return placed.replace(X=placed.X + product("nb,ab->na", by, placed.R), d_X=d_X)
 
 
-def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
+def only(index: np.ndarray | list[int], points: Points) -> Points:
   """Those of the points with these numbers (n,)."""
+  index = np.asarray(index)
   fields = ("template", "shapedirs", "exprdirs", "posedirs", "lbs_weights")
-  points = points.replace(**{name: getattr(points, name)[index] for name in fields})
-  return points, placed.replace(X=placed.X[index], d_X=placed.d_X[index], d_point=placed.d_point[index])
+  return points.replace(**{name: getattr(points, name)[index] for name in fields})
+
+
+def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
+  """Those of the points with these numbers (n,), and where they are."""
+  return only(index, points), placed.replace(X=placed.X[index], d_X=placed.d_X[index], d_point=placed.d_point[index])

@@ -30,6 +30,7 @@ __all__ = [
   "Expects",
   "FaceAlignmentDetector",
   "InPieces",
+  "LooksAgain",
   "LooksCloser",
   "MediaPipeDetector",
   "TasksDetector",
@@ -53,10 +54,6 @@ class Detector(Protocol):
     """(5,) x0, y0, x1, y1 px, score of every face in an image; changes nothing."""
     ...
 
-  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
-    """The face at `box` (4,) x0, y0, x1, y1 px, looked for anew; changes nothing and depends on nothing else. A
-    detector may lack this: then nobody looks twice."""
-
   def cut(self) -> None:
     """The next frame is the first of another shot: the person may be anywhere."""
 
@@ -69,6 +66,14 @@ class Detector(Protocol):
 
   def close(self) -> None:
     """Frees the models."""
+
+
+@runtime_checkable
+class LooksAgain(Protocol):
+  """A detector that can look twice at a place, as where a frame's face is out of line with its neighbours'."""
+
+  def look(self, rgb: np.ndarray, box: np.ndarray) -> Detection | None:
+    """The face at `box` (4,) x0, y0, x1, y1 px, looked for anew; changes nothing and depends on nothing else."""
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vht_jax.layout import Layout
 from vht_jax.results.export import lbs
 from vht_jax.results.export.motion import matrices
 
@@ -63,6 +64,7 @@ def fit_frame(
 ) -> Frame:
   """The pose whose vertices lie on `wanted` (V', 3), from a start near it; `weights` (V',) of the vertices."""
   n_shape, n_expr, n_turns = len(shape), len(frame.expr), len(kind.turns)
+  layout = Layout.of(expr=(n_expr,), rotation=(3,), position=(3,), turns=(n_turns, 3))
   root = np.sqrt(weights)
   for _ in range(STEPS):
     unposed = lbs.shaped(head, np.concatenate([shape, frame.expr]))
@@ -81,15 +83,15 @@ def fit_frame(
           for side in (_STEP, -_STEP)
         ]
         columns.append(((sides[0] - sides[1]) / (2 * _STEP))[..., None])
-    jacobian = (root[:, None, None] * np.concatenate(columns, axis=-1)).reshape(-1, n_expr + 6 + 3 * n_turns)
-    step = _least_squares(jacobian, (root[:, None] * (wanted - placed)).ravel(), n_expr, frame.expr)
+    jacobian = (root[:, None, None] * np.concatenate(columns, axis=-1)).reshape(-1, layout.size)
+    step = layout.split(_least_squares(jacobian, (root[:, None] * (wanted - placed)).ravel(), n_expr, frame.expr))
     joints = frame.joints
-    for turned, angles in zip(kind.turns, step[n_expr + 6 :].reshape(n_turns, 3)):
+    for turned, angles in zip(kind.turns, step["turns"]):
       joints = _turned(joints, turned, angles)
     frame = Frame(
-      frame.expr + step[:n_expr],
-      matrices(step[n_expr : n_expr + 3]) @ frame.rotation,
-      frame.position + step[n_expr + 3 : n_expr + 6],
+      frame.expr + step["expr"],
+      matrices(step["rotation"]) @ frame.rotation,
+      frame.position + step["position"],
       joints,
     )
   return frame
