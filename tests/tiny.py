@@ -94,6 +94,22 @@ def weigh(tree, seed=5):
 NO_JUDGE = 0.01  # of a difference, by which several disagree where the function jumps
 
 
+def _slope(along, largest):
+  """The slope of `along` at 0 by central differences, and how far those that agree best disagree; see `slopes`."""
+  central, extrapolated = [], []
+  numeric, best = np.array(np.nan), np.array(np.inf)
+  for step in largest * 0.25 ** np.arange(16):
+    central.append((along(step) - along(-step)) / (2 * step))
+    extrapolated.append(central[-1] if len(central) == 1 else (16 * central[-1] - central[-2]) / 15)
+    if len(central) < 3:
+      continue
+    spread = np.ptp([central[-1], *extrapolated[-2:]], axis=0)
+    numeric, best = np.where(spread < best, extrapolated[-1], numeric), np.minimum(spread, best)
+    if (best <= 1e-6 * np.abs(numeric)).all():
+      break
+  return numeric, best
+
+
 def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
   """A gradient beside central differences, along one random direction per leaf of `inputs`, or another if need be.
 
@@ -120,30 +136,21 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
   for i, ((path, leaf), slope) in enumerate(zip(leaves, jax.tree.leaves(gradient), strict=True)):
     leaf = np.asarray(leaf)
     scale = np.abs(leaf).mean() or 1e-3
+    by_frame = bool(n_frames) and leaf.shape[:1] == (n_frames,)
+    values = [x for _, x in leaves]
     for draws in (rng, np.random.default_rng([seed, i])):  # along another direction where it jumps along the first
       direction = scale * draws.standard_normal(leaf.shape)
       if "confidence" in jax.tree_util.keystr(path):
         direction = direction * (leaf != 0)
-      by_frame = bool(n_frames) and leaf.shape[:1] == (n_frames,)
+
+      def along(step):
+        values[i] = jnp.asarray(leaf + step * direction)
+        found = np.asarray(fun(jax.tree_util.tree_unflatten(tree, values)), np.float64)
+        return found if by_frame else np.sum(found)
+
       exact = np.sum(np.asarray(slope) * direction, axis=tuple(range(int(by_frame), leaf.ndim)))
-      values = [x for _, x in leaves]
-      central, extrapolated = [], []
-      best, numeric = np.full(exact.shape, np.inf), np.full(exact.shape, np.nan)
-      for step in largest * 0.25 ** np.arange(16):
-        sides = []
-        for sign in (1, -1):
-          values[i] = jnp.asarray(leaf + sign * step * direction)
-          found = np.asarray(fun(jax.tree_util.tree_unflatten(tree, values)), np.float64)
-          sides.append(found if by_frame else np.sum(found))
-        central.append((sides[0] - sides[1]) / (2 * step))
-        extrapolated.append(central[-1] if len(central) == 1 else (16 * central[-1] - central[-2]) / 15)
-        if len(central) < 3:
-          continue
-        spread = np.ptp([central[-1], *extrapolated[-2:]], axis=0)
-        numeric, best = np.where(spread < best, extrapolated[-1], numeric), np.minimum(spread, best)
-        if (best <= 1e-6 * np.abs(numeric)).all():
-          break
-      if (best <= NO_JUDGE * np.abs(numeric)).all():
+      numeric, apart = _slope(along, largest)
+      if (apart <= NO_JUDGE * np.abs(numeric)).all():
         break
-    out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, best
+    out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, apart
   return out

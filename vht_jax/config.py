@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax.option import having, option, section
+from vht_jax.option import check, having, option, section
 
 MIN_SIDE = 16  # px, of a tracked image: there is nothing to see in a smaller one
 MIN_CROP = 32  # px: a face of fewer is not found either
@@ -148,6 +148,9 @@ class TrackConfig:
   gauss_newton: GaussNewton = section(GaussNewton)
   adam: Adam = section(Adam)
 
+  def __post_init__(self):
+    check(self)
+
   @property
   def by_adam(self) -> bool:
     """Whether the images are fitted by VHT's method."""
@@ -159,6 +162,7 @@ class TrackConfig:
 
     Raises:
       TypeError: there is no such key.
+      InputError: a value of another type, or out of its range; so does whoever makes a config in any other way.
     """
     return having(cls(), **keys)
 

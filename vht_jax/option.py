@@ -101,32 +101,32 @@ class Option:
       return
     kind = typing.get_args(self.plain_kind)[0] if self.many else self.plain_kind
     wanted = {bool: (bool, np.bool_), int: numbers.Integral, float: numbers.Real}.get(kind, kind)
-    parts = value if self.many and isinstance(value, tuple | list) else [value]
-    number = lambda part: kind is not bool and isinstance(part, bool)
-    if self.many != isinstance(value, tuple | list) or any(number(p) or not isinstance(p, wanted) for p in parts):
+    fits = lambda part: isinstance(part, wanted) and (kind is bool or not isinstance(part, bool))
+    several = isinstance(value, tuple | list)
+    if several != self.many or not all(map(fits, value if several else [value])):
       one = {bool: "True or False", int: "a whole number", float: "a number"}.get(kind, "a text")
       raise InputError(f"{self.key}: expected {'a tuple, each ' if self.many else ''}{one}; found {value!r}")
 
-  def check(self, value: Any) -> None:
-    """Raises `InputError` for a value out of its range."""
-    facts = self.facts
+  def check(self, value: Any, where: str = "") -> None:
+    """Raises `InputError` for a value out of its range; `where` it stands, by default the setting's key."""
+    facts, where = self.facts, where or self.key
     if facts.choices and value not in facts.choices:
-      raise InputError(f"{self.key}: expected one of {', '.join(facts.choices)}; found {value!r}")
+      raise InputError(f"{where}: expected one of {', '.join(facts.choices)}; found {value!r}")
     for number in value if isinstance(value, tuple | list) else (value,):
       if isinstance(number, bool) or not isinstance(number, numbers.Real):
         continue
       number = number if isinstance(number, int) else float(number)
       if not math.isfinite(number):
-        raise InputError(f"{self.key}: expected a finite number; found {number}")
+        raise InputError(f"{where}: expected a finite number; found {number}")
       if number < 0 and facts.at_least == 0 and not facts.positive:
-        raise InputError(f"{self.key}: expected no negative number; found {number}")
+        raise InputError(f"{where}: expected no negative number; found {number}")
       if number <= 0 and facts.positive:
-        raise InputError(f"{self.key}: expected a positive number; found {number}")
+        raise InputError(f"{where}: expected a positive number; found {number}")
       unit = f" {facts.unit}" if facts.unit else ""
       if number < facts.at_least:
-        raise InputError(f"{self.key}: expected at least {facts.at_least:g}{unit}; found {_listed(value)}")
+        raise InputError(f"{where}: expected at least {facts.at_least:g}{unit}; found {_listed(value)}")
       if number > facts.at_most:
-        raise InputError(f"{self.key}: expected at most {facts.at_most:g}{unit}; found {_listed(value)}")
+        raise InputError(f"{where}: expected at most {facts.at_most:g}{unit}; found {_listed(value)}")
 
 
 def _listed(value: Any) -> str:
@@ -164,17 +164,12 @@ def values(config: Any) -> dict[str, Any]:
   return {key: get(config, key) for key in options(type(config))}
 
 
-def checked(config: T) -> T:
-  """`config`, of which every setting is of its type and within its range.
-
-  Raises:
-    InputError: one that is not.
-  """
+def check(config: Any) -> None:
+  """Raises `InputError` for a setting that is not of its type or out of its range."""
   for key, found in options(type(config)).items():
     value = get(config, key)
     found.check_kind(value)
     found.check(value)
-  return config
 
 
 def having(config: T, /, **changes: Any) -> T:

@@ -125,14 +125,14 @@ def _known_input(settings: Settings) -> dict[str, str] | None:
 
 
 def _stages(settings: Settings, model: FlameModel) -> list[str]:
-  """The tracker's own list, without smoothing where it only looks whether the clip is a video, and what comes after."""
+  """The tracker's own list and what comes after it."""
   app, config, _ = settings
   former = inputs.former_result(app, config, model)
   stages = stages_of(config, going_on=former is not None and inputs.of_this_head(former))
-  smooth = config.smooth and config.schedule != "sequential" and not config.data.unordered
   output = app.output
   after = {"offsets": output.offsets, "dynamic offsets": output.dynamic_offsets, "texture": output.texture}
-  return [s.name for s in stages if smooth or s is not SMOOTH] + [name for name, wanted in after.items() if wanted]
+  tracked = [s.name for s in stages if config.smooth or s is not SMOOTH]  # it only looks whether this is a video then
+  return tracked + [name for name, wanted in after.items() if wanted]
 
 
 def _changed(settings: Settings) -> dict[str, Any]:

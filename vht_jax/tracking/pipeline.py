@@ -29,7 +29,6 @@ from vht_jax.config import TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.uncertainty import MISFIT, beyond_prior
 from vht_jax.fit.terms.priors import prior_of_shape
-from vht_jax.option import checked
 from vht_jax.tracking.camera_knowledge import known_camera
 from vht_jax.tracking.checks import check_stage
 from vht_jax.tracking.evidence.examine import Evidence, Weighed, examine
@@ -72,14 +71,15 @@ ADAM_FRAMES = Stage("frames", adam.adam_frames, kept=False, resumes=True)
 
 def stages_of(config: TrackConfig, going_on: bool = False) -> list[Stage]:
   """The stages that these settings ask for, in order; `going_on` from a former result, whose identity is kept."""
+  smooth = [] if config.data.unordered or config.schedule == "sequential" else [SMOOTH]
   if config.by_adam:
     return [*([] if config.adam.init == "calibration" else [CAMERA, LANDMARKS]), ADAM_IDENTITY, ADAM_FRAMES]
   if going_on:
-    return [CAMERA, LANDMARKS, FRAMES if config.photometric else SETTLE, SMOOTH]
+    return [CAMERA, LANDMARKS, FRAMES if config.photometric else SETTLE, *smooth]
   tracks = [TRACKS] if config.tracks else []
   if not config.photometric:
-    return [CAMERA, LANDMARKS, *tracks, SETTLE, SMOOTH]
-  return [CAMERA, LANDMARKS, *tracks, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), SMOOTH]
+    return [CAMERA, LANDMARKS, *tracks, SETTLE, *smooth]
+  return [CAMERA, LANDMARKS, *tracks, IDENTITY, FRAMES, *([JOINT] if config.schedule == "joint" else []), *smooth]
 
 
 def track(
@@ -115,11 +115,10 @@ def track(
     The identity, a pose per frame, energies and a status per frame; `timing` in seconds per stage.
 
   Raises:
-    InputError: a setting out of its range; no frame has a face; a keyframe is out of range or has no face; the camera
-      cannot be calibrated; a known shape that is not this head's, or that would not be held.
+    InputError: no frame has a face; a keyframe is out of range or has no face; the camera cannot be calibrated; a known
+      shape that is not this head's, or that would not be held.
     FloatingPointError: `debug_checks` found a number that is not finite.
   """
-  checked(config)
   progress, checkpoint = progress or NoProgress(), checkpoint or NoCheckpoint()
   clock = Clock()
   _, confidence, _ = clip.landmarks()

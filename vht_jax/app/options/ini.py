@@ -33,22 +33,24 @@ def read_value(option: Option, text: str, where: str) -> dict[str, Any]:
   """Key and value of a setting's text; a focal length with its unit goes to the key of that unit.
 
   Raises:
-    InputError: it does not spell such a value; the message starts with `where`.
+    InputError: it does not spell such a value, or one out of its range; the message starts with `where`.
   """
   if option.key != "focal":
-    return {option.key: cast(option, text, where)}
-  unit = re.fullmatch(r"([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(|px|mm)", text.strip().lower())
-  if not unit:
+    value = cast(option, text, where)
+    option.check(value, where)
+    return {option.key: value}
+  found = re.fullmatch(r"([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(|px|mm)", text.strip().lower())
+  if not found:
     raise InputError(
       f"{where}: expected a number in units of the longer image side, or one of pixels (1200px) or of a 35 mm camera's "
       f"millimetres (28mm); found {text!r}"
     )
-  if not unit[2]:
-    return {option.key: _cast(float, unit[1], where)}
-  value = _cast(float, unit[1].strip(), where)
-  if value <= 0:
-    raise InputError(f"{where}: expected a positive length; found {value}{unit[2]}")
-  return {{"px": "focal_px", "mm": "focal_35mm"}[unit[2]]: value}
+  number, unit = found.groups()
+  value = _cast(float, number, where)
+  option.check(value, where)
+  if unit and value == 0:
+    raise InputError(f"{where}: expected a positive length; found {value}{unit}")
+  return {{"": "focal", "px": "focal_px", "mm": "focal_35mm"}[unit]: value}
 
 
 def cast(option: Option, text: str, where: str) -> Any:
@@ -134,12 +136,7 @@ def read_ini(path: str | Path) -> dict[str, Any]:
     name, quote, quoted, plain = match.groups()
     if name not in ALL:
       raise InputError(f"{file}:{number}: unknown key {name!r}{suggestion(name)}")
-    for key, value in read_value(ALL[name], quoted if quote else plain, f"{file}:{number}: {name}").items():
-      try:
-        ALL[key].check(value)
-      except InputError as error:
-        raise InputError(f"{file}:{number}: {error}") from None
-      values[key] = value
+    values |= read_value(ALL[name], quoted if quote else plain, f"{file}:{number}: {name}")
   return values
 
 

@@ -15,7 +15,7 @@ from vht_jax.config import Adam, GaussNewton, Landmarks, TrackConfig, Weights
 from vht_jax.errors import InputError
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, no_derivative
 from vht_jax.fit.terms.term import Entry
-from vht_jax.option import checked, options
+from vht_jax.option import options
 from vht_jax.types import Array, FlameModel, Observations, TrackResult
 
 ENDLESS = 1e8  # of deviations: as good as infinite, and so are derivatives by what is divided by them finite
@@ -28,9 +28,7 @@ NO_COLOURS = "a fit of landmarks does not look at images"
 def check_adjoint(
   config: TrackConfig, adjoint: Implicit | Unrolled | None, terms: Sequence[Entry] = ()
 ) -> Implicit | Unrolled:
-  """The adjoint for a method; raises `InputError` where there is none, another one is needed or terms are not read, and
-  for a setting out of its range."""
-  checked(config)
+  """The adjoint for a method; raises `InputError` where there is none, another one is needed or terms are not read."""
   if terms and config.by_adam:
     raise InputError("track_fn: solver='adam' has VHT's energy and no terms beside it")
   if not config.by_adam:

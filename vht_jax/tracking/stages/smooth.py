@@ -32,9 +32,9 @@ STILL = 10.0  # mean squared difference of two frames' heads, per coordinate and
 
 
 def smooth_frames(state: TrackState, run: Run) -> TrackState:
-  """Smooths the poses within each shot, if the settings ask for it and the clip turns out to be a video."""
+  """Looks whether the clip is a video, and smooths the poses within each shot if it is and the settings ask for it."""
   good = posed(state, run) & finite_rows(known(state.xs))
-  if run.config.data.unordered or run.config.schedule == "sequential" or good.sum() < FEWEST:
+  if good.sum() < FEWEST:
     return state
   motion = Motion(state, run, good)
   if not motion.is_video():
