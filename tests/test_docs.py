@@ -1,6 +1,8 @@
 """The documents: what they name is there, numbers are those of the code, examples run."""
 
 import ast
+import importlib
+import importlib.util
 import math
 import re
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from test_layers import FLOORS
 from tiny import quick_jit
 
+import vht_jax
 from vht_jax.config import Weights
 
 REPO = Path(__file__).resolve().parents[1]
@@ -40,6 +43,18 @@ def test_files_that_are_named_exist(path):
 def test_functions_that_are_named_exist(path):
   for file, name in re.findall(r"`([\w./]+\.py):(\w+)`", text_of(path)):
     assert re.search(rf"^(def|class) {name}\b|^{name}\b.* = ", text_of(PACKAGE / file), re.MULTILINE), (file, name)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_names_that_programs_in_documents_import_exist(path):
+  for block in re.findall(r"```python\n(.*?)```", text_of(path), re.DOTALL):
+    for node in ast.walk(ast.parse(block)):
+      if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vht_jax":
+        module = importlib.import_module(node.module)
+        for name in (alias.name for alias in node.names):
+          assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), name
+      elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "vht":
+        assert hasattr(vht_jax, node.attr), node.attr
 
 
 def test_comments_cite_documents_of_the_repository():

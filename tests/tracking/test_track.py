@@ -32,19 +32,19 @@ SMALL = TrackConfig.of(
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-  "config, seen, words",
+  "settings, seen, words",
   [
-    (TrackConfig(), [], ["no frames"]),
-    (TrackConfig(), [False] * 7, ["no face", "7"]),
-    (TrackConfig.of(keyframes=(9,)), [True] * 7, ["keyframes", "9", "0..6"]),
-    (TrackConfig.of(keyframes=(-1,)), [True] * 7, ["keyframes", "-1"]),
-    (TrackConfig.of(cutframes=(0, 7)), [True] * 7, ["cutframes", "7"]),
-    (TrackConfig.of(keyframes=(0, 2)), [True, True, False], ["keyframes", "frame 2"]),
+    ({}, [], ["no frames"]),
+    ({}, [False] * 7, ["no face", "7"]),
+    ({"keyframes": (9,)}, [True] * 7, ["keyframes", "9", "0..6"]),
+    ({"keyframes": (-1,)}, [True] * 7, ["keyframes", "-1"]),
+    ({"cutframes": (0, 7)}, [True] * 7, ["cutframes", "7"]),
+    ({"keyframes": (0, 2)}, [True, True, False], ["keyframes", "frame 2"]),
   ],
 )
-def test_what_cannot_be_tracked_is_one_line(config, seen, words):
+def test_what_cannot_be_tracked_is_one_line(settings, seen, words):
   with pytest.raises(InputError) as error:
-    keyframes.check_frames(config, np.array(seen, bool))
+    keyframes.check_frames(TrackConfig.of(**settings), np.array(seen, bool))
   assert "\n" not in str(error.value)
   for word in words:
     assert word in str(error.value)

@@ -31,7 +31,7 @@ def check_positions(config: TrackConfig, n: int) -> None:
   """Raises `InputError` for keyframes and cuts that a clip of n frames does not have."""
   for name in ("keyframes", "cutframes"):
     for k in getattr(config.data, name):
-      if not 0 <= k < n:
+      if k >= n:  # no setting is negative
         raise InputError(f"{name}: {k} is out of range; positions are 0-based, the dataset has {n} frames (0..{n - 1})")
 
 
