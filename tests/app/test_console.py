@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -84,16 +85,31 @@ def test_what_the_summary_says_again_is_short_while_it_runs(tmp_path, capsys):
   assert "Give --fov" in (tmp_path / "track.log").read_text()
 
 
-def test_a_stage_is_one_line_of_the_log(caplog):
+def test_a_stage_is_one_line_of_the_log_and_where_there_is_no_bar_of_what_the_user_sees(caplog, capsys):
   caplog.set_level(logging.INFO, logger="vht_jax")
   progress = console.Progress()
+  progress.stage("detect", 5)
+  progress.lines = True
   progress.stage("frames", 4)
   for error in (0.2, 0.1234567):
     progress.advance(2, photometric_l1=error)
   progress.stage("report", 1)
   progress.close()
+  assert len(caplog.messages) == 3
+  assert caplog.messages[1].startswith("frames: 4 frames done in 0.0 s, at last photometric_l1 0.1235")
+  assert capsys.readouterr().err.splitlines() == [f"vht-track: {line}" for line in caplog.messages]  # of detect as well
+
+
+def test_on_a_terminal_the_bar_says_it_and_with_quiet_nothing_does(caplog, capsys, monkeypatch):
+  caplog.set_level(logging.INFO, logger="vht_jax")
+  for silent, terminal in ((False, True), (True, False)):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+    progress = console.Progress(silent=silent)
+    progress.lines = True
+    progress.stage("report", 1)
+    progress.close()
+    assert "done in" not in capsys.readouterr().err
   assert len(caplog.messages) == 2
-  assert caplog.messages[0].startswith("frames: 4 done in 0.0 s, at last photometric_l1 0.1235")
 
 
 def test_every_frame_is_listed_and_the_doubtful_are_marked(tmp_path):
@@ -121,7 +137,7 @@ def test_progress_counts_and_times(capsys):
   progress.advance(2, energy=1.0)
   progress.close()
   assert set(progress.seconds) == {"detect", "frames"}
-  assert capsys.readouterr().err == ""  # no terminal, no bar
+  assert "%" not in capsys.readouterr().err  # no terminal, no bar
 
 
 def test_tensorboard_gets_scalars_and_images(tmp_path):

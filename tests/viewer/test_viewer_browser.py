@@ -156,6 +156,24 @@ def until(condition, seconds=30):
     time.sleep(0.5)
 
 
+def test_the_head_is_there_while_the_clip_plays(run, shown):
+  # Software WebGL draws slower than pictures come: a mesh that is replaced before it is unpacked would never be seen.
+  page, viewer = shown(run)
+  viewer.look(image=False)
+  settled(viewer, viewer.drawn)
+  head = lambda: (page.picture().min(-1) < 200).mean()
+  still = head()
+  assert still > 0.01
+  viewer.play(True)
+  begun = viewer.drawn
+  until(lambda: viewer.drawn > begun + 3)
+  for _ in range(10):
+    assert head() > 0.5 * still
+    time.sleep(0.3)
+  viewer.play(False)
+  assert page.browser.errors == []
+
+
 def test_head_lies_over_the_image(shown, run, open_head):
   """The browser's silhouette and colours against the tracker's renderer, at the size of the browser's window."""
   page, viewer = shown(run)

@@ -30,7 +30,8 @@ def painted(text: str, stream: Any) -> str:
 
 
 class Progress:
-  """Told by the tracker and the app what happens: a bar on a terminal, silent elsewhere; seconds per stage.
+  """Told by the tracker and the app what happens: a bar on a terminal, elsewhere a line at the end of each stage once
+  `lines` is set; keeps the seconds per stage.
 
   Energies given to `advance` go to TensorBoard when there is a `writer`.
   """
@@ -40,17 +41,18 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
+    self.lines = False  # not before the input is known to be sound: what is wrong with it is one line alone
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
   def stage(self, name: str, total: int, unit: str = "") -> None:
     """`unit`: what of, where that is neither frames nor steps."""
     self.close()
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
-    self.unit = f" {unit}s" if unit else ""
+    self.unit = unit or "frame"
     # None: tqdm is silent when stderr is not a terminal
     disable = self.silent or None
     self.bar = tqdm(
-      total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=unit or "frame"
+      total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=self.unit
     )
 
   def advance(self, n: int = 1, **energies: float) -> None:
@@ -75,9 +77,9 @@ class Progress:
     log.warning(message, extra={"comes_again": True})  # with the summary: `report.advice`
 
   def remark(self, message: str) -> None:
-    """Something that is no warning: in the log, and if there is a terminal on it, beside the bar."""
-    log.info(message)
-    if not self.silent and sys.stderr.isatty():
+    """Something that is no warning: in the log, and beside the bar or among the lines."""
+    log.info("%s", message)
+    if not self.silent and (self.lines or sys.stderr.isatty()):
       tqdm.write(f"vht-track: {message}", file=sys.stderr)
 
   def close(self) -> None:
@@ -88,7 +90,11 @@ class Progress:
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
-      log.info("%s: %d%s done in %.1f s%s", self.name, self.step, self.unit, elapsed, last)
+      done = f"{self.name}: {self.step} {self.unit}{'' if self.step == 1 else 's'} done in {elapsed:.1f} s"
+      if sys.stderr.isatty():
+        log.info("%s%s", done, last)
+      else:  # nothing else says that it goes on
+        self.remark(done + last)
 
 
 class _BesideBars(logging.Handler):

@@ -125,10 +125,9 @@ def track(
   check_frames(config, np.any(confidence[:, :68] > 0, axis=1))
   if shape is not None:
     check_shape(shape, model, held=init is None and not config.by_adam)
+  config, init, held = known_camera(config, init, camera)
   with clock("examine"):
     evidence = examined(clip, config, progress, checkpoint)
-  config, init, held = known_camera(config, init, camera)
-  with clock("camera"):
     run = make_run(
       model, Weighed(clip, evidence, model, config.data), config, weights,
       init=init, held=held, shape=shape, progress=progress, checkpoint=checkpoint,

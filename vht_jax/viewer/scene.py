@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,8 @@ _IN_FRONT = 0.99
 _POINT = 0.0013  # of the points' distance: their radius
 _PLANE_MARGIN = 0.25  # m behind the clip's farthest root joint: behind every head, which are 0.2 m deep
 _PLANE_SIDE = 1080  # px, of the frames that are sent to the browser
-_SLOTS = 2  # meshes in turn: one is shown while the browser unpacks the next
+_SLOTS = 2  # meshes, and images, in turn: one is shown while the browser unpacks the next
+_PLAIN = ("wireframe", "clay")  # looks of a mesh of one colour, which is moved in place
 _DETECTED, _MODEL = (60, 220, 60), (255, 60, 200)  # the overlay video's colours
 
 
@@ -40,6 +42,15 @@ class View:
   opacity: float = 1.0
   image: bool = True
   landmarks: bool = False
+
+
+@dataclasses.dataclass
+class _Plane:
+  """A node with a frame's image."""
+
+  node: Any = None
+  content: tuple | None = None  # its frame and focal length
+  empty: bool = False  # the frame has no image
 
 
 def root_depths(source: Source) -> np.ndarray:
@@ -97,14 +108,14 @@ class HeadScene:
     # m to the image plane: the same for the whole clip, so that the plane stays where it is
     self.distance = float(depths.max()) + _PLANE_MARGIN
     self.head_distance = float(np.median(depths))
-    self._image = None
+    self._planes = [_Plane() for _ in range(_SLOTS)]
+    self._plane = 0
     self._mesh = None
     self._slots = [None] * _SLOTS
     self._slot = 0
     self._waiting: tuple | None = None
     self._points: list = []
     self._lines = None
-    self._shown: tuple | None = None  # frame whose image the plane has, its field of view
 
   def show(self, frame: int, view: View, colors: np.ndarray | None = None) -> np.ndarray:
     """Draws a frame; returns its vertices (V, 3).
@@ -115,28 +126,18 @@ class HeadScene:
       colors: (V, 3) sRGB instead of the view's look.
     """
     vertices = self.surface.vertices(frame)
-    if colors is None and view.look in ("wireframe", "clay"):
-      self._show_mesh(vertices, view)
-      self._flush_now(frame, view, vertices)
-      return vertices
-    if self._waiting is not None:
-      self._present()
-    data = self._packed(vertices, frame, view, colors)
-    self._slot = (self._slot + 1) % _SLOTS
-    slot = self._slots[self._slot]
-    if slot is None:
-      self._slots[self._slot] = self.server.scene.add_glb(
-        f"/{self.name}/head_{self._slot}", data, cast_shadow=False, receive_shadow=False, visible=False
-      )
-    else:
-      slot.glb_data = data
-    self._waiting = (frame, view, vertices)
+    self._present()
+    if view.image:
+      self._send_image(frame)
+    plain = colors is None and view.look in _PLAIN
+    if not plain:
+      self._send_mesh(self._packed(vertices, frame, view, colors))
+    self._waiting = (frame, view, vertices, plain)
     return vertices
 
   def settle(self) -> None:
     """Shows what the last `show` has prepared; the browser should have had some 50 ms for it."""
-    if self._waiting is not None:
-      self._present()
+    self._present()
 
   def hide(self, hidden: bool) -> None:
     self.root.visible = not hidden
@@ -186,31 +187,64 @@ class HeadScene:
     jpeg = glb.texture_jpeg(surface.texture(vertices))
     return glb.pack(shown[surface.corners], surface.split_faces, uv=surface.split_uv, jpeg=jpeg, opacity=view.opacity)
 
+  def _send_mesh(self, data: bytes) -> None:
+    """To the slot that is not shown."""
+    self._slot = (self._slot + 1) % _SLOTS
+    slot = self._slots[self._slot]
+    if slot is not None:
+      slot.glb_data = data
+      return
+    self._slots[self._slot] = self.server.scene.add_glb(
+      f"/{self.name}/head_{self._slot}", data, cast_shadow=False, receive_shadow=False, visible=False
+    )
+
+  def _send_image(self, frame: int) -> None:
+    """To the plane that is not shown; nothing if the one that is has this frame already."""
+    camera = self.surface.session.edited_camera
+    content = (frame, float(camera.focal))
+    if self._planes[self._plane].content == content:
+      return
+    self._plane = (self._plane + 1) % _SLOTS
+    plane = self._planes[self._plane]
+    image = self.source.image(frame)
+    plane.content, plane.empty = content, image is None
+    if image is None:
+      return
+    height, width = image.shape[:2]
+    scale = min(1.0, _PLANE_SIDE / max(height, width))
+    sent = resize_antialiased(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+    centre, width, height = plane_of(camera, self.size, self.distance)
+    if plane.node is None:
+      # viser's images lie in the x, y plane with x right and y down, as the camera's.
+      plane.node = self.server.scene.add_image(
+        f"/{self.name}/image_{self._plane}", sent, width, height, format="jpeg", jpeg_quality=90, visible=False,
+        cast_shadow=False, receive_shadow=False, wxyz=wxyz(np.asarray(camera.R).T), position=centre,
+      )  # fmt: skip
+      return
+    plane.node.image = sent
+    plane.node.render_width, plane.node.render_height = width, height
+    plane.node.position = centre
+
   def _present(self) -> None:
-    """Brings the mesh that was sent last to the front, with the frame and the landmarks that belong to it."""
+    """Brings what was sent last to the front, with the landmarks that belong to it."""
     if self._waiting is None:
       return
-    frame, view, vertices = self._waiting
+    frame, view, vertices, plain = self._waiting
     self._waiting = None
     with self.server.atomic():
       for i, slot in enumerate(self._slots):
         if slot is not None:
-          slot.visible = i == self._slot
+          slot.visible = not plain and i == self._slot
+      if plain:
+        self._move_mesh(vertices, view)
       if self._mesh is not None:
-        self._mesh.visible = False
-      self._show_surroundings(frame, view, vertices)
+        self._mesh.visible = plain
+      for i, plane in enumerate(self._planes):
+        if plane.node is not None:
+          plane.node.visible = view.image and i == self._plane and not plane.empty
+      self._show_landmarks(frame, view, vertices)
 
-  def _flush_now(self, frame: int, view: View, vertices: np.ndarray) -> None:
-    self._waiting = None
-    with self.server.atomic():
-      for slot in self._slots:
-        if slot is not None:
-          slot.visible = False
-      if self._mesh is not None:
-        self._mesh.visible = True
-      self._show_surroundings(frame, view, vertices)
-
-  def _show_mesh(self, vertices: np.ndarray, view: View) -> None:
+  def _move_mesh(self, vertices: np.ndarray, view: View) -> None:
     """The plain mesh, whose vertices are moved in place."""
     wire = view.look == "wireframe"
     opacity = view.opacity if view.opacity < 1.0 else None
@@ -221,36 +255,6 @@ class HeadScene:
     self._mesh.vertices = vertices
     self._mesh.wireframe, self._mesh.opacity = wire, opacity
     self._mesh.color = (40, 110, 200) if wire else (200, 195, 190)
-
-  def _show_surroundings(self, frame: int, view: View, vertices: np.ndarray) -> None:
-    self._show_image(frame, view)
-    self._show_landmarks(frame, view, vertices)
-
-  def _show_image(self, frame: int, view: View) -> None:
-    image = self.source.image(frame) if view.image else None
-    if image is None:
-      if self._image is not None:
-        self._image.visible = False
-      return
-    camera = self.surface.session.edited_camera
-    shown = (frame, float(camera.focal))
-    if self._image is None or self._shown != shown:
-      scale = min(1.0, _PLANE_SIDE / max(image.shape[:2]))
-      height, width = image.shape[:2]
-      sent = resize_antialiased(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-      centre, width, height = plane_of(camera, self.size, self.distance)
-      if self._image is None:
-        # viser's images lie in the x, y plane with x right and y down, as the camera's.
-        self._image = self.server.scene.add_image(
-          f"/{self.name}/image", sent, width, height, format="jpeg", jpeg_quality=90,
-          cast_shadow=False, receive_shadow=False, wxyz=wxyz(np.asarray(camera.R).T), position=centre,
-        )  # fmt: skip
-      else:
-        self._image.image = sent
-        self._image.render_width, self._image.render_height = width, height
-        self._image.position = centre
-      self._shown = shown
-    self._image.visible = True
 
   def _show_landmarks(self, frame: int, view: View, vertices: np.ndarray) -> None:
     pixels = self.landmark_pixels(vertices, frame) if view.landmarks else None

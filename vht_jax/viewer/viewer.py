@@ -1,7 +1,7 @@
 """What is shown now, and the one thread that draws it.
 
-Callbacks of the browser only note what they want; `Viewer.run` draws the latest of it, so that a fast drag of a slider
-or a slow connection never builds a queue of old pictures.
+Callbacks of the browser only note what they want; `Viewer.run` draws the latest of it when the browsers have taken in
+what came before (`pace`), so that a fast drag of a slider or a slow connection never builds a queue of old pictures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vht_jax.app.result.source import Source
 from vht_jax.types import Status
 from vht_jax.video.codec import DEFAULT_FPS
 from vht_jax.viewer.editing.session import EDITED, Session
+from vht_jax.viewer.pace import Pace
 from vht_jax.viewer.scene import DIFFERENCE, HeadScene, View, camera_place, distance_colors, field_of_view
 from vht_jax.viewer.surface import Surface
 
@@ -44,6 +45,7 @@ class Viewer:
     self.frame, self.view = 0, View()
     self.compare = COMPARE[0]
     self.speed, self.playing = 1.0, False
+    self.pace = Pace(server)
     self.lock = threading.RLock()  # around the sessions and what is shown
     self.on_drawn = lambda: None  # told after every picture (the panel)
     self.drawn = 0  # pictures so far
@@ -196,6 +198,7 @@ class Viewer:
       except Exception:
         log.exception("the viewer could not draw frame %d", self.frame)
         self.playing = False
+      self.pace.wait()
       spent = time.monotonic() - begun
       if spent < 1.0 / MAX_RATE:
         self._ended.wait(1.0 / MAX_RATE - spent)
