@@ -104,6 +104,7 @@ def _slope(along, largest):
     if len(central) < 3:
       continue
     spread = np.ptp([central[-1], *extrapolated[-2:]], axis=0)
+    spread = np.where(np.isnan(spread), np.inf, spread)  # so far away the fit may not be one: a step says nothing then
     numeric, best = np.where(spread < best, extrapolated[-1], numeric), np.minimum(spread, best)
     if (best <= 1e-6 * np.abs(numeric)).all():
       break

@@ -90,7 +90,8 @@ class Progress:
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
-      done = f"{self.name}: {self.step} {self.unit}{'' if self.step == 1 else 's'} done in {elapsed:.1f} s"
+      count = f" {self.step} {self.unit}s" if self.step != 1 else ""
+      done = f"{self.name}:{count} done in {elapsed:.1f} s"
       if sys.stderr.isatty():
         log.info("%s%s", done, last)
       else:  # nothing else says that it goes on
