@@ -111,7 +111,11 @@ def _slope(along, largest):
   return numeric, best
 
 
-def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
+def _unsure(numeric, apart):
+  return np.where(np.isnan(numeric), np.inf, apart / np.maximum(np.abs(numeric), 1e-300))
+
+
+def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0, judge=NO_JUDGE):
   """A gradient beside central differences, along one random direction per leaf of `inputs`, or another if need be.
 
   Which step of the differences counts is decided by the differences alone: kinks spoil large ones and rounding (or a
@@ -123,6 +127,8 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
     gradient: its gradient at `inputs`, same structure.
     inputs: pytree; every leaf is moved by itself, only where it is not 0 if it has zeros (confidences).
     largest: step to begin with, relative to the leaf; every further one is a quarter of it.
+    judge: of a difference; where several disagree by more, another direction may do better: the function jumps along
+      this one, or a small slope drowns in rounding.
     n_frames: `fun` gives a number for each of so many frames, and `gradient` is that of their sum. A frame depends on
       no other, so that all are moved at once, and each has steps of its own: a jump in one spoils no other. Leaves
       without their axis move the sum.
@@ -139,7 +145,8 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
     scale = np.abs(leaf).mean() or 1e-3
     by_frame = bool(n_frames) and leaf.shape[:1] == (n_frames,)
     values = [x for _, x in leaves]
-    for draws in (rng, np.random.default_rng([seed, i])):  # along another direction where it jumps along the first
+    best = None
+    for draws in (rng, np.random.default_rng([seed, i])):
       direction = scale * draws.standard_normal(leaf.shape)
       if "confidence" in jax.tree_util.keystr(path):
         direction = direction * (leaf != 0)
@@ -151,7 +158,11 @@ def slopes(fun, gradient, inputs, largest=1.0, seed=9, n_frames=0):
 
       exact = np.sum(np.asarray(slope) * direction, axis=tuple(range(int(by_frame), leaf.ndim)))
       numeric, apart = _slope(along, largest)
-      if (apart <= NO_JUDGE * np.abs(numeric)).all():
+      if best is not None:  # each frame by the direction that says more
+        worse = _unsure(numeric, apart) > _unsure(*best[1:])
+        exact, numeric, apart = (np.where(worse, *pair) for pair in zip(best, (exact, numeric, apart)))
+      best = exact, numeric, apart
+      if (exact == 0.0).all() or (apart <= judge * np.abs(numeric)).all():
         break
-    out[jax.tree_util.keystr(path, simple=True, separator=".")] = exact, numeric, apart
+    out[jax.tree_util.keystr(path, simple=True, separator=".")] = best
   return out

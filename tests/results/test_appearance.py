@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from vht_jax.cameras import make_camera
 from vht_jax.head import flame, mouth
+from vht_jax.head.lids import WALLS, eyeball_light, lid_light
 from vht_jax.render.shade import shade, shading
 from vht_jax.results import appearance
 from vht_jax.types import Identity
@@ -51,13 +53,17 @@ def test_even_light_and_the_rest_are_the_trackers_shading(open_head, eyes):
 
 @pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), (1.17, 1.29, 1.40), (0.95, 0.85, 0.75)])
 @pytest.mark.parametrize("code", [0.0, -7.0, 4.0])
-def test_eye_whites_are_neutral_and_no_darker_than_skin(open_head, eyes, tint, code):
+def test_eye_whites_that_nothing_was_seen_of_are_neutral_and_but_for_lids_no_darker_than_skin(
+  open_head, eyes, tint, code
+):
   """Whatever the light and the code that the fit gave them: -6.6 and this light were a real clip's."""
   texture = jnp.zeros(open_head.texture_basis.shape[-1]).at[10:13].set(code)  # iris, iris, white
   light = jnp.zeros((9, 3)).at[0].set(jnp.array(tint) * ONE)
   even = np.clip(appearance.evenly_lit(open_head, identity_of(open_head, light, texture)), 0, 1)
   there = appearance._texels(open_head, eyes, even.shape[:2])
-  inner = even[there]
+  inner = (
+    even[there] / eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), even.shape[:2])[there][:, None]
+  )
   white = inner[inner.mean(-1) >= np.quantile(inner.mean(-1), 0.5)]
   assert np.abs(white - white.mean(-1, keepdims=True)).max() < 0.04  # the painted white's own grain
   face = np.asarray(open_head.masks["face"]) & ~eyes
@@ -66,20 +72,65 @@ def test_eye_whites_are_neutral_and_no_darker_than_skin(open_head, eyes, tint, c
   assert inner.mean(-1).min() < 0.35 * white.mean()  # there are pupils
 
 
-def test_whites_are_as_bright_as_what_was_seen_of_them(open_head, eyes):
-  """Of the rest of a ball only the head's own colour is known, which a bright light makes too bright."""
-  identity = identity_of(open_head, jnp.zeros((9, 3)).at[0].set(1.1 * ONE))
+def test_eyes_have_the_colours_that_were_seen_of_them(open_head, eyes):
+  """White and iris each, without the shade of the lids that they were seen in."""
+  size = open_head.texture_mean.shape[:2]
+  light = eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), size)
+  there = appearance._texels(open_head, eyes, size)
+  shade = np.asarray(open_head.texture_mean).mean(-1)
+  white, iris = there & (shade > 0.8 * np.quantile(shade[there], 0.9)), there & (shade < 0.4)
+  wanted = np.zeros((*size, 3))
+  wanted[white], wanted[iris] = 0.6, [0.1, 0.2, 0.4]
+  seen = light[..., None] * wanted
+  bright = 1.2  # (albedo + 1) bright - 1 is what is seen, and the eyes' albedo may be below 0
+  layer = ((seen + 1.0) / bright - 1.0 - np.asarray(open_head.texture_mean)) * there[..., None]
+  small = layer.reshape(flame.LAYER_SIZE, size[0] // flame.LAYER_SIZE, flame.LAYER_SIZE, -1, 3).mean((1, 3))
+  identity = identity_of(open_head, jnp.zeros((9, 3)).at[0].set(bright * ONE))
+  even = appearance.evenly_lit(open_head, identity.replace(texture_layer=jnp.asarray(small, jnp.float32)))
+
+  drawn = even / light[..., None]
+  np.testing.assert_allclose(np.median(drawn[white], axis=0), 0.6, atol=0.03)
+  np.testing.assert_allclose(np.median(drawn[iris & (shade > 0.12)], axis=0), [0.1, 0.2, 0.4], atol=0.05)
+  pupil = there & (shade < 0.1)
+  assert pupil.any() and even[pupil].max() < 0.15
+
+
+def test_a_white_that_looks_darker_than_lashes_make_it_is_half_as_bright_as_skin(open_head, eyes):
+  identity = identity_of(open_head)
+  layer = jnp.full((flame.LAYER_SIZE, flame.LAYER_SIZE, 3), -0.9)
   size = open_head.texture_mean.shape[:2]
   there = appearance._texels(open_head, eyes, size)
-  seen = np.arange(flame.LAYER_SIZE) // 4 % 4 == 0  # a quarter of the balls
-  layer = jnp.where(jnp.asarray(seen)[None, :, None], -0.5, jnp.zeros((flame.LAYER_SIZE, flame.LAYER_SIZE, 3)))
-  darker = identity.replace(texture_layer=layer)
-  rest = there & ~appearance._fitted(darker, size)
-  assert 0.6 < rest.sum() / there.sum() < 0.9
-  white = lambda who: np.quantile(appearance.evenly_lit(open_head, who)[rest].mean(-1), 0.9)
-  before, after = white(identity), white(darker)
-  assert before == pytest.approx(0.95, abs=0.03), "as bright as painted eyes may be"
-  assert after < before - 0.05
+  even = np.full((*size, 3), 0.6)
+  painted = appearance.painted_eyes(open_head, identity.replace(texture_layer=layer), even)
+  light = eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), size)
+  assert np.quantile((painted / light[..., None])[there], 0.5) == pytest.approx(0.3, abs=0.03)
+  np.testing.assert_array_equal(painted[~there], even[~there])
+
+
+def test_a_lid_takes_light_as_a_long_wall_does():
+  """At a distance as long as the wall is high it covers 45 degrees: (1 - cos 45) / 2; at its foot half of all."""
+  lids = np.array([[-1, 0, 0], [-1 / 3, 0, 0], [1 / 3, 0, 0], [1, 0, 0], [1 / 3, -9, 0], [-1 / 3, -9, 0]], float)
+  high = WALLS[0]
+  points = np.array([[0, -high, 0], [0, -1e-9, 0], [0, -100 * high, 0], [0, high, 0]])
+  np.testing.assert_allclose(
+    lid_light(points, lids), [1 - 0.5 * (1 - np.sqrt(0.5)), 0.5, 1.0, 0.5], atol=2e-3
+  )  # fmt: skip
+
+
+def test_the_top_of_an_eye_is_darker_than_its_middle_and_both_eyes_are_alike(open_head, eyes):
+  size = open_head.texture_mean.shape[:2]
+  light = eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), size)
+  there = appearance._texels(open_head, eyes, size)
+  pupil = there & (np.asarray(open_head.texture_mean).mean(-1) < 0.1)
+  assert light[~cv2.dilate(there.astype(np.uint8), np.ones((9, 9))).astype(bool)].min() == 1.0
+  assert 0.25 <= light[there].min() < 0.5 and 0.6 < light[pupil].min() <= light[pupil].max() < 0.97
+  rows, columns = np.nonzero(pupil)
+  for side in (columns < columns.mean(), columns > columns.mean()):
+    middle, column = round(rows[side].mean()), round(columns[side].mean())
+    upwards = light[middle - 8 : middle + 1, column][::-1]  # rows count down
+    assert (np.diff(upwards) < 2e-3).all() and upwards[-1] < upwards[0] - 0.2
+  without = {k: v for k, v in open_head.masks.items() if "eyeball" not in k}
+  assert (eyeball_light(open_head.replace(masks=without), np.zeros(open_head.shapedirs.shape[-1]), size) == 1.0).all()
 
 
 def test_eyes_in_the_shade_are_darker_and_not_black(open_head):

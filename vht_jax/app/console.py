@@ -51,9 +51,7 @@ class Progress:
     self.unit = unit or "frame"
     # None: tqdm is silent when stderr is not a terminal
     disable = self.silent or None
-    self.bar = tqdm(
-      total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=self.unit
-    )
+    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=self.unit)
 
   def advance(self, n: int = 1, **energies: float) -> None:
     if self.bar is None:

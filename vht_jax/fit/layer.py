@@ -17,6 +17,7 @@ from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 EYES_FREE = 100.0  # times `sd_layer`, of the eyes' own colours: all that is seen of them, as they place nothing
+LARGEST, LARGEST_OF_EYES = 0.5, 2.0  # of a layer; the latter leaves an eye any colour, whatever the texture code makes
 
 
 class Appearance(flax.struct.PyTreeNode):
@@ -76,7 +77,8 @@ def estimate_layer(surface: Surface, shared: Shared, appearance: Appearance, xs:
 
   total = jnp.sum(jax.lax.map(one, (xs, crops, gains)), 0)
   count, of_eyes = total[:, 3:4], total[:, 4:]
-  free = jnp.where(of_eyes > 0.5 * count, EYES_FREE, 1.0)
-  ridge = (weights.sd_color / (weights.sd_layer * free)) ** 2
-  layer = (total[:, :3] / (count + ridge)).reshape(LAYER_SIZE, LAYER_SIZE, 3)
-  return jnp.clip(layer, -0.5, 0.5)
+  eye = of_eyes > 0.5 * count
+  ridge = (weights.sd_color / (weights.sd_layer * jnp.where(eye, EYES_FREE, 1.0))) ** 2
+  largest = jnp.where(eye, LARGEST_OF_EYES, LARGEST)
+  layer = jnp.clip(total[:, :3] / (count + ridge), -largest, largest)
+  return layer.reshape(LAYER_SIZE, LAYER_SIZE, 3)

@@ -5,11 +5,12 @@ multiplied by a colour and the light divided by it. With the light's mean, `even
 it looks in the clip, the same on all sides (`evenly_lit`), and the light what makes it darker or brighter than that
 (`relative_light`).
 
-Eyes are not as they were fitted. Lashes, the shade of the lids, irises beside their place and reflections mix into the
-few pixels of an eye; its free colours explain those (a white 6.6 standard deviations too dark, in the tint of the
-light), and under a bright light no albedo is dark enough for a pupil. So eyes are painted: the head's own, neutral, the
-white as bright as it was fitted, and no darker than the skin, which reflects less than any white. They are lit by
-texture S(n): (texture + 1) S(n) - 1 would turn an iris that is a little in the shade black (`lit`).
+Eyes are not as they were fitted. Lashes, the shade of the lids and reflections mix into the few pixels of an eye, in
+the tint of the light, and under a bright light no albedo is dark enough for a pupil. So eyes are painted: the head's
+own pattern, the white neutral and as bright as it is seen in the median, the iris in the colour that is seen of it;
+lids and lashes take their part of the light (`head.lids`). Where nothing was seen the white is no darker than the skin,
+which reflects less than any white. They are lit by texture S(n): (texture + 1) S(n) - 1 would turn an iris that is a
+little in the shade black (`lit`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from vht_jax.head import flame
+from vht_jax.head.lids import eyeball_light
 from vht_jax.host.programs import stored
 from vht_jax.render.shade import shade, shading
 from vht_jax.results.seams import without_seams
@@ -25,6 +27,9 @@ from vht_jax.types import Array, FlameModel, Identity
 PLAUSIBLE_CODE = 2.0  # standard deviations of the texture code within which eyes are painted
 _WHITE = 0.8  # quantile of an eyeball's brightness from which it is white: four fifths of the ball are
 _BRIGHTEST = 0.95  # of an eye's white
+_DARKEST = 0.5  # of the skin's brightness: a white that is seen to be darker is mixed with lashes
+_IRIS = 0.12, 0.5  # of the white's brightness: darker is a pupil, brighter no iris
+_IRIS_COLOR = 0.03, 0.6  # an iris in even light, each of its colours
 _BALL = 33  # px, of the ball's picture
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -93,15 +98,45 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
     own = cv2.resize(own, even.shape[1::-1], interpolation=cv2.INTER_LINEAR)
   own = own[there]
   brightness = own @ _LUMA
-  white = brightness >= np.quantile(brightness, _WHITE)
+  own_white = np.maximum(np.median(own[brightness >= np.quantile(brightness, _WHITE)], axis=0), 1e-3)
+  shade = brightness / (own_white @ _LUMA)
+  white, iris = shade > _IRIS[1], (shade > _IRIS[0]) & (shade < _IRIS[1])
   face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes
   skin = _texels(model, face, even.shape[:2]) & ~there
-  shown = white & _fitted(identity, even.shape[:2])[there]  # of the rest of a ball only the head's own is known
-  fitted = float(np.median((even[there] @ _LUMA)[shown if shown.any() else white]))
-  bright = min(max(fitted, float(np.median(even[skin] @ _LUMA)) if skin.any() else 0.0), _BRIGHTEST)
+  skin = float(np.median(even[skin] @ _LUMA)) if skin.any() else 0.0
+
+  light = eyeball_light(model, np.asarray(identity.shape), even.shape[:2])[there]
+  known = _fitted(identity, even.shape[:2])[there]
+  seen = _seen_colors(model, identity, there) / light[:, None]
+  if (known & white).any():  # of the rest of a ball only the head's own colour is known
+    bright = max(float(np.median((seen @ _LUMA)[known & white])), _DARKEST * skin)
+  else:
+    bright = max(float(np.median((even[there] @ _LUMA)[white])), skin)
+  of_white = np.clip(bright, 0.0, _BRIGHTEST) / own_white
+  of_iris = of_white
+  if (known & iris).any():
+    of_iris = np.clip(np.median(seen[known & iris], axis=0), *_IRIS_COLOR) / np.median(own[iris], axis=0)
+  t = np.clip((shade - _IRIS[1]) / (1.0 - _IRIS[1]), 0.0, 1.0)[:, None]
   result = even.copy()
-  result[there] = np.maximum(bright, 0.0) * own / np.maximum(np.median(own[white], axis=0), 1e-3)
+  result[there] = light[:, None] * own * ((1.0 - t) * of_iris + t * of_white)
   return result
+
+
+def _seen_colors(model: FlameModel, identity: Identity, there: np.ndarray) -> np.ndarray:
+  """(N, 3) colours by which light is multiplied (`lit`) of the texels `there` (Ht, Wt), as images show them from ahead.
+
+  The fit has (albedo + 1) S - 1 instead, with albedos of eyes that may be below 0.
+  """
+  import cv2  # late: a tracker without pictures needs no OpenCV
+
+  size = there.shape[::-1]
+  mean, basis = np.asarray(model.texture_mean), np.asarray(model.texture_basis)
+  albedo = cv2.resize((mean + basis @ np.asarray(identity.texture)).astype(np.float32), size)
+  if identity.texture_layer is not None:
+    albedo = albedo + cv2.resize(np.asarray(identity.texture_layer, np.float32), size)
+  light = even_light(identity)
+  ahead = np.maximum(_shading(identity, np.array([[0.0, 0.0, -1.0]]))[0] / light, 1e-3)
+  return (albedo[there] + 1.0) * light - 1.0 / ahead
 
 
 def _fitted(identity: Identity, size: tuple[int, int]) -> np.ndarray:
