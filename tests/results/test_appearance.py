@@ -17,6 +17,7 @@ from vht_jax.types import Identity
 
 ONE = np.sqrt(4 * np.pi)  # a constant light that leaves an albedo as it is
 FRONT = np.array([0.0, 0.0, -1.0])
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def identity_of(head, light=None, texture=None):
@@ -90,7 +91,10 @@ def test_eyes_have_the_colours_that_were_seen_of_them(open_head, eyes):
 
   drawn = even / light[..., None]
   np.testing.assert_allclose(np.median(drawn[white], axis=0), 0.6, atol=0.03)
-  np.testing.assert_allclose(np.median(drawn[iris & (shade > 0.12)], axis=0), [0.1, 0.2, 0.4], atol=0.05)
+  found = np.median(drawn[iris & (shade > 0.12)], axis=0)
+  assert found @ LUMA == pytest.approx(np.array([0.1, 0.2, 0.4]) @ LUMA, abs=0.05)
+  # Half of the tint, in logarithms: the rest is that of skin and lids.
+  np.testing.assert_allclose(found[1:] / found[:-1], np.sqrt(2.0), rtol=0.1)
   pupil = there & (shade < 0.1)
   assert pupil.any() and even[pupil].max() < 0.15
 

@@ -7,7 +7,7 @@ it looks in the clip, the same on all sides (`evenly_lit`), and the light what m
 
 Eyes are not as they were fitted. Lashes, the shade of the lids and reflections mix into the few pixels of an eye, in
 the tint of the light, and under a bright light no albedo is dark enough for a pupil. So eyes are painted: the head's
-own pattern, the white neutral and as bright as it is seen in the median, the iris in the colour that is seen of it;
+own pattern, white and iris as bright as they are seen in the median and in half the tint, which is also the skin's;
 lids and lashes take their part of the light (`head.lids`). Where nothing was seen the white is no darker than the skin,
 which reflects less than any white. They are lit by texture S(n): (texture + 1) S(n) - 1 would turn an iris that is a
 little in the shade black (`lit`).
@@ -29,7 +29,7 @@ _WHITE = 0.8  # quantile of an eyeball's brightness from which it is white: four
 _BRIGHTEST = 0.95  # of an eye's white
 _DARKEST = 0.5  # of the skin's brightness: a white that is seen to be darker is mixed with lashes
 _IRIS = 0.12, 0.5  # of the white's brightness: darker is a pupil, brighter no iris
-_IRIS_COLOR = 0.03, 0.6  # an iris in even light, each of its colours
+_IRIS_BRIGHT = 0.03, 0.6  # an iris in even light
 _BALL = 33  # px, of the ball's picture
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -109,17 +109,23 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
   known = _fitted(identity, even.shape[:2])[there]
   seen = _seen_colors(model, identity, there) / light[:, None]
   if (known & white).any():  # of the rest of a ball only the head's own colour is known
-    bright = max(float(np.median((seen @ _LUMA)[known & white])), _DARKEST * skin)
+    color = _paler(np.median(seen[known & white], axis=0), _DARKEST * skin, _BRIGHTEST)
   else:
-    bright = max(float(np.median((even[there] @ _LUMA)[white])), skin)
-  of_white = np.clip(bright, 0.0, _BRIGHTEST) / own_white
-  of_iris = of_white
+    color = min(max(float(np.median((even[there] @ _LUMA)[white])), skin, 0.0), _BRIGHTEST)
+  of_white = of_iris = color / own_white
   if (known & iris).any():
-    of_iris = np.clip(np.median(seen[known & iris], axis=0), *_IRIS_COLOR) / np.median(own[iris], axis=0)
+    of_iris = _paler(np.median(seen[known & iris], axis=0), *_IRIS_BRIGHT) / np.median(own[iris], axis=0)
   t = np.clip((shade - _IRIS[1]) / (1.0 - _IRIS[1]), 0.0, 1.0)[:, None]
   result = even.copy()
   result[there] = light[:, None] * own * ((1.0 - t) * of_iris + t * of_white)
   return result
+
+
+def _paler(color: np.ndarray, low: float, high: float) -> np.ndarray:
+  """A colour (3,) of a brightness within bounds and half of its tint: the other half is mixed in by lids and skin."""
+  bright = np.clip(color @ _LUMA, low, high)
+  paler = np.sqrt(np.maximum(color, 0.1 * bright) * bright)
+  return bright / (paler @ _LUMA) * paler
 
 
 def _seen_colors(model: FlameModel, identity: Identity, there: np.ndarray) -> np.ndarray:
