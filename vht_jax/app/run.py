@@ -149,7 +149,9 @@ def _run(settings: Settings, output: Path, record: Record, start: float, until: 
   held = contextlib.ExitStack()
   try:
     spreading = held.enter_context(over_devices(app.machine.devices)) > 1
-    compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.output.quiet))
+    # Without a terminal only the log has it: it may come before what is wrong with the input, which is one line alone.
+    compiling = progress.remark if sys.stderr.isatty() else log.info
+    compile_ahead = held.enter_context(ahead.compiling_ahead(compiling, bar=not app.output.quiet))
     model = inputs.load_model(app, config)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     check_exports(app.output.export, model)
