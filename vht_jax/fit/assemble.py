@@ -1,4 +1,7 @@
-"""From terms to normal equations: THE place where J^T r and J^T J are made.
+"""From terms to normal equations: the place where J^T r and J^T J of the head are made.
+
+The rigid head of texture tracks alone has its own (`texture_tracks.bundle.rigid`): there every residual knows one point
+out of hundreds that are free in space, and the sums by points and frames are closed forms.
 
 Three forms of the same sums, for any list of terms:
 

@@ -58,6 +58,16 @@ class Term(Protocol):
 Entry = tuple[Term, Any]  # a term and its observations: None, or a pytree with the frames' leading axis
 
 
+class OfPerson(flax.struct.PyTreeNode):
+  """A term in a fit of frames whose person is known, and folded into the head: the term goes on seeing the shape."""
+
+  term: Any
+  shape: Array  # (S,)
+
+  def linearise(self, at: At, observation: Any) -> Linearised | Normal:
+    return self.term.linearise(At(at.x, at.shared.replace(shape=self.shape), at.own), observation)
+
+
 def by_autodiff(
   residual: Callable[[At], Float[Array, "R k"]],
   at: At,

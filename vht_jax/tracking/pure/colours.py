@@ -120,7 +120,7 @@ def fit_colours(
   Args:
     observation: one frame, and `observed` its landmarks in the units of the fit.
     x: (E + 14,) where the landmarks place the head. Of a frame without a face it does not matter, nor does its image.
-    terms: beside these, of this frame.
+    terms: beside these, of this frame; they know the shape (`OfPerson`).
   """
   seen = frames_with_face(observation)
   x = jnp.where(seen, x, 0.0)
@@ -133,7 +133,7 @@ def fit_colours(
 
 
 def crop_of(rgb: Array, alpha: Array | None, x: Array, side: int) -> Crop:
-  """The square round a head whose unknowns are about x, in `side` px (`stages.crops.crop_head`): linear in the image.
+  """The square round a head whose unknowns are about x, in `side` px (`tracking.crops.crop_head`): linear in the image.
 
   Where it lies is in whole pixels and has no derivative. What a mask calls background is as unknown as what lies
   outside of the image.

@@ -14,7 +14,7 @@ from vht_jax.fit import frame, observed, unknowns
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.solvers.adjoint import Implicit, Unrolled
 from vht_jax.fit.terms.landmarks import predict
-from vht_jax.fit.terms.term import Entry
+from vht_jax.fit.terms.term import Entry, OfPerson
 from vht_jax.fit.unknowns import shared_of
 from vht_jax.head import flame
 from vht_jax.tracking.pure import requests
@@ -66,6 +66,7 @@ def frame_and_distance(
   seen = jax.tree.map(lambda a: a[0], seen)
   shared = shared_of(identity, lm.points.template.shape[0], size)
   person, folded = frame.fold_landmarks(lm, shared)
+  terms = [(OfPerson(term, shared.shape), rows) for term, rows in terms]
   x0 = None if start is None else unknowns.from_pose(lm.points, start, shared.shape, identity.camera, shared.principal)
   found = frame.fit_frame(person, seen, folded, weights, x0, adjoint=adjoint, more=terms)
   pose = unknowns.to_pose(lm.points, found.x, shared.shape, identity.camera, shared.principal)
