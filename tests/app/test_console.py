@@ -11,6 +11,7 @@ import pytest
 from vht_jax.app import console
 from vht_jax.app.report import summary
 from vht_jax.errors import InputError
+from vht_jax.fleet import single
 from vht_jax.types import Status
 
 SUMMARY = {
@@ -96,8 +97,12 @@ def test_a_stage_is_one_line_of_the_log_and_where_there_is_no_bar_of_what_the_us
   progress.stage("report", 1)
   progress.close()
   assert len(caplog.messages) == 3
-  assert caplog.messages[1].startswith("frames: 4 frames done in 0.0 s, at last photometric_l1 0.1235")
+  assert caplog.messages[1].startswith("frames: 4 done in 0.0 s, at last photometric_l1 0.1235")
   assert capsys.readouterr().err.splitlines() == [f"vht-track: {line}" for line in caplog.messages]  # of detect as well
+  # A fleet reads there how far its clips are.
+  assert single._STAGE.findall("".join(f" INFO vht_jax: {line}\n" for line in caplog.messages))[:2] == [
+    ("detect", "0"), ("frames", "4"),
+  ]  # fmt: skip
 
 
 def test_on_a_terminal_the_bar_says_it_and_with_quiet_nothing_does(caplog, capsys, monkeypatch):

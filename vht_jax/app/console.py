@@ -48,10 +48,12 @@ class Progress:
     """`unit`: what of, where that is neither frames nor steps."""
     self.close()
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
-    self.unit = unit or "frame"
+    self.unit = f" {unit}s" if unit else ""
     # None: tqdm is silent when stderr is not a terminal
     disable = self.silent or None
-    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=self.unit)
+    self.bar = tqdm(
+      total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=unit or "frame"
+    )
 
   def advance(self, n: int = 1, **energies: float) -> None:
     if self.bar is None:
@@ -88,8 +90,7 @@ class Progress:
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
-      count = f" {self.step} {self.unit}s" if self.step != 1 else ""
-      done = f"{self.name}:{count} done in {elapsed:.1f} s"
+      done = f"{self.name}: {self.step}{self.unit} done in {elapsed:.1f} s"  # `fleet.single` reads it in track.log
       if sys.stderr.isatty():
         log.info("%s%s", done, last)
       else:  # nothing else says that it goes on

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -74,6 +75,7 @@ def main(argv: list[str], **orders: Any) -> int:
 
 def run(argv: list[str], more: dict[str, Any]) -> int:
   """`main` with errors raised."""
+  # late: --help is answered, and a wrong flag refused, before all this is loaded
   from vht_jax.app.options.settings import parse_all
   from vht_jax.fleet import drive, dry, storage
   from vht_jax.fleet.person.people import People
@@ -149,7 +151,7 @@ def split(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
   Raises:
     InputError: a flag that is neither's, or one of vht-track's that makes no sense here.
   """
-  from vht_jax.app.options.settings import named_inputs
+  from vht_jax.app.options.settings import named_inputs  # late, as above
 
   own: dict[str, Any] = {**_VALUES, **_SWITCHES}
   rest: list[str] = []
@@ -209,7 +211,7 @@ def amount(name: str, text: str) -> float:
 
 def smaller_batches(settings: Any, flags: Sequence[str], gpus: float) -> tuple[int, ...]:
   """Halves of the batch size, with GPUs or without, and halves of these; none where the settings know no batches."""
-  from vht_jax.app.options.effects import value_of
+  from vht_jax.app.options.effects import value_of  # late, as above
   from vht_jax.app.options.settings import parse_all
   from vht_jax.tracking.run import BATCH, CPU_BATCH
 
@@ -229,7 +231,7 @@ def scratch_folder(given: str, output: str) -> str:
   Raises:
     InputError: there is no place for it.
   """
-  from vht_jax.host.files import cache_folder, expanded
+  from vht_jax.host.files import cache_folder, expanded  # late, as above
 
   base = expanded(given) if given else cache_folder()
   if base is None:
@@ -244,8 +246,6 @@ def alone(scratch: str, output: str):
   Raises:
     InputError: there is one.
   """
-  from pathlib import Path
-
   from vht_jax.host.files import lock
 
   folder = Path(scratch)

@@ -267,7 +267,7 @@ class Fleet:
 
 def take_over(table: Table, clips: Sequence[Clip], orders: Orders, digest: Callable[[Clip], str]) -> list[Clip]:
   """Marks what an earlier call has done with the same flags and inputs, and is still there; returns the other clips."""
-  from vht_jax.results import FILE_NAME
+  from vht_jax.results import FILE_NAME  # late: the driver loads no JAX before its workers have begun
 
   left = []
   for clip in clips:

@@ -122,8 +122,8 @@ def deviation(problem, state):
 @stored
 def resect(problem, solved, R, t):
   """Poses (B, 3, 3), (B, 3) of any frames, with points and camera as `solved`; a frame that sees nothing stays."""
-  shared = rigid.SHARED.split(solved.shared)
-  f, principal = jnp.exp(shared["log_focal"]), problem.centre + shared["principal"] * problem.side
-  begin = rigid.start(problem, R, t, f, principal).replace(shared=solved.shared, moved=solved.moved)
+  begin = rigid.start(problem, R, t, *rigid.lens(problem, solved.shared)).replace(
+    shared=solved.shared, moved=solved.moved
+  )
   found = rigid.resect(problem, begin)
   return found.R, rigid.translations(problem, found)[0]

@@ -283,9 +283,8 @@ def _solve(
   solved = compiled.bundle(problem, solved, np.int32(rigid.MORE_STEPS))
   certainty = compiled.deviation(problem, solved) if last else (np.nan,) * 3  # it costs as much as the rest
   sd, noise_sd, spread = np.asarray(certainty, np.float32)
-  shared = rigid.SHARED.split(np.asarray(solved.shared))
-  focal = float(np.exp(shared["log_focal"]))
-  principal = f32(problem.centre + shared["principal"] * state.side)
+  focal, principal = rigid.lens(problem, np.asarray(solved.shared))
+  focal, principal = float(focal), f32(principal)
 
   shown = np.flatnonzero(enough)
 

@@ -20,6 +20,9 @@ from vht_jax.fit.solvers import factor
 from vht_jax.types import Array, Stationary
 
 HIGHEST = lax.Precision.HIGHEST
+DAMPING = 1e-3  # to begin with, of Marquardt's scaled diagonal
+EASIER, HARDER = 6.0, 5.0  # what the damping is divided by after a step that is accepted, and times after any other
+LEAST_DAMPING, MOST_DAMPING = 1e-9, 1e8  # beyond the latter no step is short enough
 SAME = 4.0  # times the precision, relative: costs that differ by less are the same but for rounding
 
 
@@ -67,7 +70,7 @@ class Chart(NamedTuple):
 
 
 def levenberg_marquardt(
-  normal: Callable[[Any], Normal], x0: Any, *, max_steps: int, tol: float = 1e-5, damping: float = 1e-3,
+  normal: Callable[[Any], Normal], x0: Any, *, max_steps: int, tol: float = 1e-5, damping: float = DAMPING,
   loop: Callable = while_running, chart: Chart | None = None,
 ) -> Solution:  # fmt: skip
   """Minimises a sum of squares from x0 (n,); write it for one frame and `vmap` it.
@@ -102,10 +105,10 @@ def judge(cost: Array, new: Array, lam: Array, k: Array, tol: float) -> tuple[Ar
   """
   first = k == 0
   lower = jnp.isfinite(new) & (new < cost)
-  done = (lower & (cost - new < tol * cost)) | (lam > 1e8)
+  done = (lower & (cost - new < tol * cost)) | (lam > MOST_DAMPING)
   if tol > 0:  # higher by no more than rounding: a shorter step would not be seen to be lower
     done |= ~lower & (new - cost <= SAME * float(jnp.finfo(cost.dtype).eps) * cost)
-  damping = jnp.where(lower, jnp.maximum(lam / 6, 1e-9), lam * 5)
+  damping = jnp.where(lower, jnp.maximum(lam / EASIER, LEAST_DAMPING), lam * HARDER)
   return first | lower, jnp.where(first, lam, damping), ~first & done
 
 
@@ -174,7 +177,7 @@ def levenberg_marquardt_shared(
   *,
   max_steps: Array | int,
   tol: float = 1e-5,
-  damping: float = 1e-3,
+  damping: float = DAMPING,
   loop: Callable = while_running,
   only_cost: bool = False,
   chart: Chart | None = None,

@@ -25,13 +25,14 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from vht_jax.fit.solvers import factor
-from vht_jax.fit.solvers.least_squares import ArrowNormal, Normal, damped_root, eliminate_frames, judge
+from vht_jax.fit.solvers.least_squares import DAMPING, ArrowNormal, Normal, damped_root, eliminate_frames, judge
 from vht_jax.types import Array, Stationary
 
 HIGHEST = lax.Precision.HIGHEST
 MAX_INNER = 50  # iterations of the conjugate gradients of a step; some ten are needed
 FORCING = 1e-3  # of the right side that they leave: each step gains three digits
 GOOD_RATIO = 0.1  # of the predicted decrease that a step has to gain
+FULL_RATIO = 0.75  # of it, from which the trust region grows
 ROUNDING = 8.0  # times the precision times the cost: what rounding does to a sum of thousands of terms
 FIRST_RADIUS = 4.0  # of the trust region, in Gauss-Newton steps
 FALL = 0.8  # what is left of the squared distance after a step that the cost cannot judge, at most
@@ -205,7 +206,7 @@ def minimum(
     falls = dot(new_gradient, problem.inverse(roots, new_gradient)) < FALL * left
     better = jnp.where(hidden, falls, gain > GOOD_RATIO * inner.predicted)
     accept = jnp.where(s.newton, better & jnp.isfinite(new.cost), lower) & ~last
-    wider = jnp.where(gain > 0.75 * inner.predicted, jnp.maximum(radius, 2 * inner.length), radius)
+    wider = jnp.where(gain > FULL_RATIO * inner.predicted, jnp.maximum(radius, 2 * inner.length), radius)
     return _State(
       x=pick(accept, trial, s.x),
       model=pick(accept, new, s.model),
@@ -224,7 +225,7 @@ def minimum(
   no, yes = jnp.zeros((), bool), jnp.ones((), bool)
   roots = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(problem.decompose, model, zero))
   distance = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(problem.distance, roots, x0))
-  start = _State(x0, model, roots, distance, jnp.asarray(1e-3, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no)
+  start = _State(x0, model, roots, distance, jnp.asarray(DAMPING, dtype), zero, no, yes, jnp.zeros((), jnp.int32), no)
   s = lax.while_loop(lambda s: ~s.done, step, start)
   distance = jax.tree.map(lambda d: jnp.where(s.convex, d, jnp.inf), s.distance)
   return Minimum(s.x, s.k - 1, distance, s.model, s.roots, problem.read(s.model))

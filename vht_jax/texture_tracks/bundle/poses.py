@@ -13,7 +13,7 @@ from vht_jax.types import Array, Camera, Pose
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def camera_of(camera: Camera, rigid: Rigid, size: tuple[int, int]) -> Camera:
+def with_lens(camera: Camera, rigid: Rigid, size: tuple[int, int]) -> Camera:
   """The camera with the focal length and principal point of a rigid head; `size` = (H, W) of the clip's images."""
   height, width = size
   principal = np.asarray(rigid.principal, np.float32) / np.array([width, height], np.float32)

@@ -14,6 +14,8 @@ tracks' noise count less (`Rigid.noise`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from vht_jax.fit.solvers.least_squares import (
   levenberg_marquardt_shared,
 )
 from vht_jax.fit.terms.skin import cauchy
+from vht_jax.host.programs import namespace
 from vht_jax.layout import Layout
 from vht_jax.texture_tracks.types import REGIONS
 from vht_jax.types import AnyArray, Array
@@ -81,11 +84,16 @@ def start(problem: Problem, R: Array, t: Array, focal: Array, principal: Array) 
   return State(R=R, place=place, shared=SHARED.join(shared), moved=jnp.zeros_like(problem.X0), bend=bend)
 
 
+def lens(problem: Problem, shared: AnyArray) -> tuple[Any, Any]:
+  """Focal length () of the longer side, and principal point (2,) px, of `State.shared`, of NumPy or of JAX."""
+  parts = SHARED.split(shared)
+  return namespace(shared).exp(parts["log_focal"]), problem.centre + parts["principal"] * problem.side
+
+
 def translations(problem: Problem, state: State) -> tuple[Array, Array, Array]:
   """Camera positions (T, 3) m of the pivot, focal length () and principal point (2,) in px."""
-  shared = SHARED.split(state.shared)
-  f = jnp.exp(shared["log_focal"]) * problem.side
-  principal = shared["principal"] * problem.side + problem.centre
+  focal, principal = lens(problem, state.shared)
+  f = focal * problem.side
   inverse = jnp.exp(-state.place[:, 2:])
   return jnp.concatenate([(state.place[:, :2] - principal[None]) * inverse, f * inverse], -1), f, principal
 

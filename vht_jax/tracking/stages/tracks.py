@@ -22,7 +22,7 @@ from vht_jax.head import flame, view_bias
 from vht_jax.head import points as pts
 from vht_jax.host.programs import rehearsing, rows_of, stored
 from vht_jax.texture_tracks import observe
-from vht_jax.texture_tracks.bundle.poses import camera_of, moved
+from vht_jax.texture_tracks.bundle.poses import moved, with_lens
 from vht_jax.texture_tracks.bundle.rigid import SHARED, usual_camera
 from vht_jax.texture_tracks.rounds import N_POINTS
 from vht_jax.texture_tracks.types import Rigid, TextureTracks
@@ -62,7 +62,7 @@ def follow_skin(state: TrackState, run: Run) -> TrackState:
     )
     return state
   skin = on_host(_skin(run.model, *_padded(tracks, rigid, run), shared.shape, run.lm.eye_distance))
-  camera = camera_of(before, rigid, run.size)
+  camera = with_lens(before, rigid, run.size)
   shared = shared.replace(log_focal=np.log(rigid.focal), principal=np.asarray(principal_of(camera, run.size)))
   motion = on_host((first.poses, rigid.turn, rigid.shift))
   move = lambda rows: _moved(run.lm.points, *rows, before, shared.shape, camera, shared.principal)
