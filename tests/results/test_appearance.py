@@ -111,6 +111,13 @@ def test_a_white_that_looks_darker_than_lashes_make_it_is_half_as_bright_as_skin
   np.testing.assert_array_equal(painted[~there], even[~there])
 
 
+def test_a_head_without_colours_is_painted_all_the_same(open_head):
+  """As in a rehearsal, whose programs give blanks."""
+  black = jax.tree.map(jnp.zeros_like, (open_head.texture_mean, open_head.texture_basis))
+  head = open_head.replace(texture_mean=black[0], texture_basis=black[1])
+  assert np.isfinite(appearance.evenly_lit(head, identity_of(head))).all()
+
+
 def test_a_lid_takes_light_as_a_long_wall_does():
   """At a distance as long as the wall is high it covers 45 degrees: (1 - cos 45) / 2; at its foot half of all."""
   lids = np.array([[-1, 0, 0], [-1 / 3, 0, 0], [1 / 3, 0, 0], [1, 0, 0], [1 / 3, -9, 0], [-1 / 3, -9, 0]], float)

@@ -98,9 +98,10 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
     own = cv2.resize(own, even.shape[1::-1], interpolation=cv2.INTER_LINEAR)
   own = own[there]
   brightness = own @ _LUMA
-  own_white = np.maximum(np.median(own[brightness >= np.quantile(brightness, _WHITE)], axis=0), 1e-3)
+  brightest = brightness >= np.quantile(brightness, _WHITE)
+  own_white = np.maximum(np.median(own[brightest], axis=0), 1e-3)
   shade = brightness / (own_white @ _LUMA)
-  white, iris = shade > _IRIS[1], (shade > _IRIS[0]) & (shade < _IRIS[1])
+  white, iris = brightest | (shade > _IRIS[1]), (shade > _IRIS[0]) & (shade < _IRIS[1])
   face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes
   skin = _texels(model, face, even.shape[:2]) & ~there
   skin = float(np.median(even[skin] @ _LUMA)) if skin.any() else 0.0
