@@ -94,7 +94,8 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
   output = tmp_path / "out" / "clip"
   printed = capsys.readouterr()
   assert "tracked 4 of 5 frames" in printed.out and "out/clip" in printed.out
-  assert all("done in" in line for line in printed.err.splitlines()), printed.err
+  said = [line.split(" done in ")[0] for line in printed.err.splitlines()]
+  assert said == ["vht-track: camera: 5", "vht-track: report: 5"]
   assert len(printed.out.splitlines()) < 24
 
   tracked = results.load_tracked(output / results.FILE_NAME, open_head)
@@ -492,6 +493,12 @@ def test_several_inputs_one_of_them_broken(clip, tracker, flat, tmp_path, capsys
   assert app.main(["person", "--output_path=o/person", *shared[2:], "--quiet"]) == 0  # it is finished
   printed = capsys.readouterr()
   assert printed.out == "" and printed.err == ""
+
+
+def test_with_json_no_stage_is_said(clip, tracker, tmp_path, capsys):
+  assert app.main([f"--data_path={clip}", "--model=open", "--nooverlay", "-o", "here", "--json"]) == 0
+  printed = capsys.readouterr()
+  assert json.loads(printed.out)["tracked"] == 4 and " done in " not in printed.err
 
 
 def test_a_dry_run_does_nothing(clip, tracker, tmp_path, capsys):

@@ -99,13 +99,30 @@ def test_eyes_have_the_colours_that_were_seen_of_them(open_head, eyes):
   assert pupil.any() and even[pupil].max() < 0.15
 
 
+def test_whites_are_as_bright_as_what_was_seen_of_them(open_head, eyes):
+  """Of the rest of a ball only the head's own colour is known, which a bright light makes too bright."""
+  identity = identity_of(open_head, jnp.zeros((9, 3)).at[0].set(1.1 * ONE))
+  size = open_head.texture_mean.shape[:2]
+  there = appearance._texels(open_head, eyes, size)
+  seen = eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), (flame.LAYER_SIZE, flame.LAYER_SIZE)) > 0.55
+  layer = jnp.where(jnp.asarray(seen)[..., None], -0.5, jnp.zeros((flame.LAYER_SIZE, flame.LAYER_SIZE, 3)))
+  darker = identity.replace(texture_layer=layer)
+  rest = there & ~appearance._fitted(darker, size)
+  assert 0.6 < rest.sum() / there.sum() < 0.9
+  light = eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), size)[rest]
+  white = lambda who: np.quantile(appearance.evenly_lit(open_head, who)[rest].mean(-1) / light, 0.9)
+  before, after = white(identity), white(darker)
+  assert before == pytest.approx(0.95, abs=0.03), "as bright as painted eyes may be"
+  assert after < before - 0.05
+
+
 def test_a_white_that_looks_darker_than_lashes_make_it_is_half_as_bright_as_skin(open_head, eyes):
   identity = identity_of(open_head)
   layer = jnp.full((flame.LAYER_SIZE, flame.LAYER_SIZE, 3), -0.9)
   size = open_head.texture_mean.shape[:2]
   there = appearance._texels(open_head, eyes, size)
-  even = np.full((*size, 3), 0.6)
-  painted = appearance.painted_eyes(open_head, identity.replace(texture_layer=layer), even)
+  even, seen = np.full((*size, 3), 0.6), np.asarray(open_head.texture_mean) - 0.9
+  painted = appearance.painted_eyes(open_head, identity.replace(texture_layer=layer), even, seen)
   light = eyeball_light(open_head, np.zeros(open_head.shapedirs.shape[-1]), size)
   assert np.quantile((painted / light[..., None])[there], 0.5) == pytest.approx(0.3, abs=0.03)
   np.testing.assert_array_equal(painted[~there], even[~there])

@@ -683,7 +683,7 @@ def test_server_shows_edits_compares_and_saves(page, open_head):
     viewer.draw()
     for scene in viewer.scenes:
       scene.settle()
-    shown = [s.visible for s in (first._mesh, *first._slots) if s is not None]
+    shown = [s.visible for s in (first._mesh, *first._heads._nodes) if s is not None]
     assert shown.count(True) == 1, look
   # The second result stands beside the first one.
   assert second.root.visible and second.root.position[0] < -first.width

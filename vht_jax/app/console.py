@@ -76,10 +76,10 @@ class Progress:
   def note(self, message: str) -> None:
     log.warning(message, extra={"comes_again": True})  # with the summary: `report.advice`
 
-  def remark(self, message: str) -> None:
-    """Something that is no warning: in the log, and beside the bar or among the lines."""
+  def remark(self, message: str, *, bar: bool = True, lines: bool = True) -> None:
+    """Something that is no warning: in the log, and beside the `bar` on a terminal or among the `lines` elsewhere."""
     log.info("%s", message)
-    if not self.silent and (self.lines or sys.stderr.isatty()):
+    if not self.silent and (bar if sys.stderr.isatty() else lines and self.lines):
       tqdm.write(f"vht-track: {message}", file=sys.stderr)
 
   def close(self) -> None:
@@ -91,10 +91,7 @@ class Progress:
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
       done = f"{self.name}: {self.step}{self.unit} done in {elapsed:.1f} s"  # `fleet.single` reads it in track.log
-      if sys.stderr.isatty():
-        log.info("%s%s", done, last)
-      else:  # nothing else says that it goes on
-        self.remark(done + last)
+      self.remark(done + last, bar=False)  # which has shown it
 
 
 class _BesideBars(logging.Handler):

@@ -149,8 +149,8 @@ def _run(settings: Settings, output: Path, record: Record, start: float, until: 
   held = contextlib.ExitStack()
   try:
     spreading = held.enter_context(over_devices(app.machine.devices)) > 1
-    # Without a terminal only the log has it: it may come before what is wrong with the input, which is one line alone.
-    compiling = progress.remark if sys.stderr.isatty() else log.info
+    # Not among the lines: it may come before what is wrong with the input, which is one line alone.
+    compiling = functools.partial(progress.remark, lines=False)
     compile_ahead = held.enter_context(ahead.compiling_ahead(compiling, bar=not app.output.quiet))
     model = inputs.load_model(app, config)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
@@ -166,7 +166,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float, until: 
         compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, pictures=textured))
 
     dataset, cuts = inputs.open_dataset(app, config, progress, opened)
-    progress.lines = True
+    progress.lines = not app.output.json
     if of_mediapipe(dataset.detector) != of_mediapipe(inputs.expected_detector(app)):
       model = inputs.load_model(app, config, dataset.detector)
     focal = lens.known_focal(app, config, dataset)

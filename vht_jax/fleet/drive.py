@@ -21,6 +21,7 @@ from vht_jax.fleet.shown import table as table_
 from vht_jax.fleet.shown.console import Console
 from vht_jax.fleet.shown.table import Row, Table
 from vht_jax.fleet.worker import Job
+from vht_jax.results import FILE_NAME
 
 CRASHES = 2  # of native code, by a clip; what crashes twice does so again
 GIVE_UP = 4  # deaths of workers in a row, by a clip, without anything new on its disk
@@ -267,8 +268,6 @@ class Fleet:
 
 def take_over(table: Table, clips: Sequence[Clip], orders: Orders, digest: Callable[[Clip], str]) -> list[Clip]:
   """Marks what an earlier call has done with the same flags and inputs, and is still there; returns the other clips."""
-  from vht_jax.results import FILE_NAME  # late: the driver loads no JAX before its workers have begun
-
   left = []
   for clip in clips:
     row, before = table.rows[clip.name], table.earlier.get(clip.name, {})

@@ -285,13 +285,24 @@ def albedo(
   Returns:
     As large as the basis, or as a larger layer.
   """
+  return clipped_albedo(free_albedo(model, texture, layer), layer)
+
+
+def free_albedo(
+  model: FlameModel, texture: Float[Array, " T"], layer: Float[Array, "Hl Wl 3"] | None = None
+) -> Float[Array, "Ht Wt 3"]:
+  """`albedo` before it is clipped: an eye that is darker than the light makes black is below 0."""
   map_ = model.texture_mean + jnp.matmul(model.texture_basis, texture, precision=_HIGHEST)
-  least = -1.0 if of_images(layer) else 0.0
-  if layer is not None:
-    size = (max(map_.shape[0], layer.shape[0]), max(map_.shape[1], layer.shape[1]), 3)
-    map_, layer = (part if part.shape == size else jax.image.resize(part, size, "linear") for part in (map_, layer))
-    map_ = map_ + layer
-  return jnp.clip(map_, least, 1.0)
+  if layer is None:
+    return map_
+  size = (max(map_.shape[0], layer.shape[0]), max(map_.shape[1], layer.shape[1]), 3)
+  map_, layer = (part if part.shape == size else jax.image.resize(part, size, "linear") for part in (map_, layer))
+  return map_ + layer
+
+
+def clipped_albedo(free: AnyArray, layer: AnyArray | None) -> Any:
+  """A `free_albedo` of NumPy or JAX in the range of `albedo`."""
+  return free.clip(-1.0 if of_images(layer) else 0.0, 1.0)
 
 
 def of_images(layer: AnyArray | None) -> bool:

@@ -16,7 +16,7 @@ from vht_jax.head import flame
 from vht_jax.types import FlameModel
 
 WALLS = 0.004, 0.0015  # m, of the upper lid and of the lower one
-EYES = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47))  # landmarks: along the upper lid, back along the lower one
+EYES = slice(36, 42), slice(42, 48)  # landmarks: along the upper lid, back along the lower one
 _ALONG = 33  # points of a lid's edge
 _AHEAD = 0.3  # radii in front of a ball's middle: no more of it can be seen
 
@@ -70,8 +70,8 @@ def eyeball_light(model: FlameModel, shape: np.ndarray, size: tuple[int, int]) -
     found = _cubic(uv[front], low, high)
     weights = np.linalg.lstsq(found, xyz[front], rcond=None)[0]
     points = _cubic(np.stack([u[there], v[there]], axis=-1), low, high) @ weights
-    eye = min(EYES, key=lambda lids: np.linalg.norm(landmarks[list(lids)].mean(axis=0) - centre))
-    light[there] = lid_light(points, landmarks[list(eye)])
+    eye = min((landmarks[lids] for lids in EYES), key=lambda lids: np.linalg.norm(lids.mean(axis=0) - centre))
+    light[there] = lid_light(points, eye)
   return light
 
 

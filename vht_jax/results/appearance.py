@@ -33,7 +33,7 @@ _IRIS_BRIGHT = 0.03, 0.6  # an iris in even light
 _BALL = 33  # px, of the ball's picture
 _LUMA = np.array([0.299, 0.587, 0.114])
 
-_albedo = stored(flame.albedo)
+_free_albedo = stored(flame.free_albedo)
 _shade_of = stored(shading, static_argnames=("formula",))
 
 
@@ -61,11 +61,14 @@ def relative_light(identity: Identity) -> np.ndarray:
 
 def evenly_lit(model: FlameModel, identity: Identity) -> np.ndarray:
   """(Ht, Wt, 3) f32 in the image's values, not clipped: the head in the clip's light, the same on all sides."""
-  albedo = np.asarray(_albedo(model, identity.texture, identity.texture_layer), np.float64)
-  albedo = without_seams(model, albedo)
-  even = (albedo + 1.0) * even_light(identity) - 1.0
-  seen = flame.of_images(identity.texture_layer)
-  return (even if seen else painted_eyes(model, identity, even)).astype(np.float32)
+  layer, light = identity.texture_layer, even_light(identity)
+  free = np.asarray(_free_albedo(model, identity.texture, layer), np.float64)
+  even = (without_seams(model, flame.clipped_albedo(free, layer)) + 1.0) * light - 1.0
+  if not flame.of_images(layer):
+    # As images show it from ahead, (free + 1) S - 1, by what it is if light is multiplied by it (`lit`).
+    ahead = np.maximum(_shading(identity, np.array([[0.0, 0.0, -1.0]]))[0] / light, 1e-3)
+    even = painted_eyes(model, identity, even, (free + 1.0) * light - 1.0 / ahead)
+  return even.astype(np.float32)
 
 
 def even_texture(model: FlameModel, identity: Identity) -> np.ndarray:
@@ -84,8 +87,14 @@ def lit(even: Array, shading: Array, eye: Array) -> Array:
   return skin + eye * (even * shading - skin)
 
 
-def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.ndarray:
-  """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known."""
+def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray, seen: np.ndarray) -> np.ndarray:
+  """An evenly lit texture (Ht, Wt, 3) with eyes that are plausible; as it is on a head whose eyeballs are not known.
+
+  Args:
+    model, identity: the person.
+    even: the texture.
+    seen: (Ht, Wt, 3) what `lit` multiplies light by to give an eye the colours of the images, where there are any.
+  """
   import cv2  # late: a tracker without pictures needs no OpenCV
 
   eyes = eyeballs(model)
@@ -93,22 +102,22 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
   if not there.any():
     return even
   code = np.clip(np.asarray(identity.texture, np.float64), -PLAUSIBLE_CODE, PLAUSIBLE_CODE)
-  own = np.asarray(_albedo(model, code.astype(np.float32)), np.float64)
+  own = flame.clipped_albedo(np.asarray(_free_albedo(model, code.astype(np.float32)), np.float64), None)
   if own.shape != even.shape:
     own = cv2.resize(own, even.shape[1::-1], interpolation=cv2.INTER_LINEAR)
   own = own[there]
   brightness = own @ _LUMA
   brightest = brightness >= np.quantile(brightness, _WHITE)
   own_white = np.maximum(np.median(own[brightest], axis=0), 1e-3)
-  shade = brightness / (own_white @ _LUMA)
-  white, iris = brightest | (shade > _IRIS[1]), (shade > _IRIS[0]) & (shade < _IRIS[1])
+  level = brightness / (own_white @ _LUMA)
+  white, iris = brightest | (level > _IRIS[1]), (level > _IRIS[0]) & (level < _IRIS[1])
   face = np.asarray(model.masks.get("face", np.ones_like(eyes)), bool) & ~eyes
   skin = _texels(model, face, even.shape[:2]) & ~there
   skin = float(np.median(even[skin] @ _LUMA)) if skin.any() else 0.0
 
   light = eyeball_light(model, np.asarray(identity.shape), even.shape[:2])[there]
   known = _fitted(identity, even.shape[:2])[there]
-  seen = _seen_colors(model, identity, there) / light[:, None]
+  seen = seen[there] / light[:, None]
   if (known & white).any():  # of the rest of a ball only the head's own colour is known
     color = _paler(np.median(seen[known & white], axis=0), _DARKEST * skin, _BRIGHTEST)
   else:
@@ -116,7 +125,7 @@ def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray) -> np.
   of_white = of_iris = color / own_white
   if (known & iris).any():
     of_iris = _paler(np.median(seen[known & iris], axis=0), *_IRIS_BRIGHT) / np.median(own[iris], axis=0)
-  t = np.clip((shade - _IRIS[1]) / (1.0 - _IRIS[1]), 0.0, 1.0)[:, None]
+  t = np.clip((level - _IRIS[1]) / (1.0 - _IRIS[1]), 0.0, 1.0)[:, None]
   result = even.copy()
   result[there] = light[:, None] * own * ((1.0 - t) * of_iris + t * of_white)
   return result
@@ -127,23 +136,6 @@ def _paler(color: np.ndarray, low: float, high: float) -> np.ndarray:
   bright = np.clip(color @ _LUMA, low, high)
   paler = np.sqrt(np.maximum(color, 0.1 * bright) * bright)
   return bright / (paler @ _LUMA) * paler
-
-
-def _seen_colors(model: FlameModel, identity: Identity, there: np.ndarray) -> np.ndarray:
-  """(N, 3) colours by which light is multiplied (`lit`) of the texels `there` (Ht, Wt), as images show them from ahead.
-
-  The fit has (albedo + 1) S - 1 instead, with albedos of eyes that may be below 0.
-  """
-  import cv2  # late: a tracker without pictures needs no OpenCV
-
-  size = there.shape[::-1]
-  mean, basis = np.asarray(model.texture_mean), np.asarray(model.texture_basis)
-  albedo = cv2.resize((mean + basis @ np.asarray(identity.texture)).astype(np.float32), size)
-  if identity.texture_layer is not None:
-    albedo = albedo + cv2.resize(np.asarray(identity.texture_layer, np.float32), size)
-  light = even_light(identity)
-  ahead = np.maximum(_shading(identity, np.array([[0.0, 0.0, -1.0]]))[0] / light, 1e-3)
-  return (albedo[there] + 1.0) * light - 1.0 / ahead
 
 
 def _fitted(identity: Identity, size: tuple[int, int]) -> np.ndarray:

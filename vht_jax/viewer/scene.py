@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,7 +30,6 @@ _IN_FRONT = 0.99
 _POINT = 0.0013  # of the points' distance: their radius
 _PLANE_MARGIN = 0.25  # m behind the clip's farthest root joint: behind every head, which are 0.2 m deep
 _PLANE_SIDE = 1080  # px, of the frames that are sent to the browser
-_SLOTS = 2  # meshes, and images, in turn: one is shown while the browser unpacks the next
 _PLAIN = ("wireframe", "clay")  # looks of a mesh of one colour, which is moved in place
 _DETECTED, _MODEL = (60, 220, 60), (255, 60, 200)  # the overlay video's colours
 
@@ -44,13 +44,26 @@ class View:
   landmarks: bool = False
 
 
-@dataclasses.dataclass
-class _Plane:
-  """A node with a frame's image."""
+class _Turns:
+  """Two nodes in turn: one is shown while the browser unpacks what was sent to the other."""
 
-  node: Any = None
-  content: tuple | None = None  # its frame and focal length
-  empty: bool = False  # the frame has no image
+  def __init__(self):
+    self._nodes: list[Any] = [None, None]
+    self._at = 0
+
+  def send(self, update: Callable[[Any], None], add: Callable[[int], Any]) -> None:
+    """To the node that is not shown; adds it, hidden and with its number in the name, when there is none yet."""
+    self._at = 1 - self._at
+    if self._nodes[self._at] is None:
+      self._nodes[self._at] = add(self._at)
+    else:
+      update(self._nodes[self._at])
+
+  def show(self, visible: bool) -> None:
+    """The node that was sent to last, or none."""
+    for i, node in enumerate(self._nodes):
+      if node is not None:
+        node.visible = visible and i == self._at
 
 
 def root_depths(source: Source) -> np.ndarray:
@@ -108,11 +121,10 @@ class HeadScene:
     # m to the image plane: the same for the whole clip, so that the plane stays where it is
     self.distance = float(depths.max()) + _PLANE_MARGIN
     self.head_distance = float(np.median(depths))
-    self._planes = [_Plane() for _ in range(_SLOTS)]
-    self._plane = 0
+    self._images, self._heads = _Turns(), _Turns()
+    self._content: tuple | None = None  # frame and focal length of the image that was sent last
+    self._blank = False  # that frame has none
     self._mesh = None
-    self._slots = [None] * _SLOTS
-    self._slot = 0
     self._waiting: tuple | None = None
     self._points: list = []
     self._lines = None
@@ -131,7 +143,7 @@ class HeadScene:
       self._send_image(frame)
     plain = colors is None and view.look in _PLAIN
     if not plain:
-      self._send_mesh(self._packed(vertices, frame, view, colors))
+      self._send_head(self._packed(vertices, frame, view, colors))
     self._waiting = (frame, view, vertices, plain)
     return vertices
 
@@ -187,43 +199,39 @@ class HeadScene:
     jpeg = glb.texture_jpeg(surface.texture(vertices))
     return glb.pack(shown[surface.corners], surface.split_faces, uv=surface.split_uv, jpeg=jpeg, opacity=view.opacity)
 
-  def _send_mesh(self, data: bytes) -> None:
-    """To the slot that is not shown."""
-    self._slot = (self._slot + 1) % _SLOTS
-    slot = self._slots[self._slot]
-    if slot is not None:
-      slot.glb_data = data
-      return
-    self._slots[self._slot] = self.server.scene.add_glb(
-      f"/{self.name}/head_{self._slot}", data, cast_shadow=False, receive_shadow=False, visible=False
+  def _send_head(self, data: bytes) -> None:
+    def update(node) -> None:
+      node.glb_data = data
+
+    add = lambda i: self.server.scene.add_glb(
+      f"/{self.name}/head_{i}", data, cast_shadow=False, receive_shadow=False, visible=False
     )
+    self._heads.send(update, add)
 
   def _send_image(self, frame: int) -> None:
-    """To the plane that is not shown; nothing if the one that is has this frame already."""
+    """Nothing if it was the last one already."""
     camera = self.surface.session.edited_camera
     content = (frame, float(camera.focal))
-    if self._planes[self._plane].content == content:
+    if self._content == content:
       return
-    self._plane = (self._plane + 1) % _SLOTS
-    plane = self._planes[self._plane]
     image = self.source.image(frame)
-    plane.content, plane.empty = content, image is None
+    self._content, self._blank = content, image is None
     if image is None:
       return
     height, width = image.shape[:2]
     scale = min(1.0, _PLANE_SIDE / max(height, width))
     sent = resize_antialiased(image, (max(1, round(height * scale)), max(1, round(width * scale))))
     centre, width, height = plane_of(camera, self.size, self.distance)
-    if plane.node is None:
-      # viser's images lie in the x, y plane with x right and y down, as the camera's.
-      plane.node = self.server.scene.add_image(
-        f"/{self.name}/image_{self._plane}", sent, width, height, format="jpeg", jpeg_quality=90, visible=False,
-        cast_shadow=False, receive_shadow=False, wxyz=wxyz(np.asarray(camera.R).T), position=centre,
-      )  # fmt: skip
-      return
-    plane.node.image = sent
-    plane.node.render_width, plane.node.render_height = width, height
-    plane.node.position = centre
+
+    def update(node) -> None:
+      node.image, node.render_width, node.render_height, node.position = sent, width, height, centre
+
+    # viser's images lie in the x, y plane with x right and y down, as the camera's.
+    add = lambda i: self.server.scene.add_image(
+      f"/{self.name}/image_{i}", sent, width, height, format="jpeg", jpeg_quality=90, visible=False,
+      cast_shadow=False, receive_shadow=False, wxyz=wxyz(np.asarray(camera.R).T), position=centre,
+    )  # fmt: skip
+    self._images.send(update, add)
 
   def _present(self) -> None:
     """Brings what was sent last to the front, with the landmarks that belong to it."""
@@ -232,16 +240,12 @@ class HeadScene:
     frame, view, vertices, plain = self._waiting
     self._waiting = None
     with self.server.atomic():
-      for i, slot in enumerate(self._slots):
-        if slot is not None:
-          slot.visible = not plain and i == self._slot
+      self._heads.show(not plain)
+      self._images.show(view.image and not self._blank)
       if plain:
         self._move_mesh(vertices, view)
       if self._mesh is not None:
         self._mesh.visible = plain
-      for i, plane in enumerate(self._planes):
-        if plane.node is not None:
-          plane.node.visible = view.image and i == self._plane and not plane.empty
       self._show_landmarks(frame, view, vertices)
 
   def _move_mesh(self, vertices: np.ndarray, view: View) -> None:
