@@ -287,12 +287,11 @@ class Panel:
       parts.append("**edited**")
     elif result.confidence is not None:
       parts.append(f"confidence {float(result.confidence[i]):.2f}")
-    error = float("nan") if viewer.playing else viewer.landmark_error()
-    if math.isfinite(error):
-      parts.append(f"landmarks {error:.2f} % of the eye distance")
     if viewer.distance is not None:
       parts.append(f"vertices {viewer.distance.mean():.2f} mm apart, at most {viewer.distance.max():.2f} mm")
-    lines = [", ".join(parts)]
+    error = float("nan") if viewer.playing else viewer.landmark_error()
+    known = f"landmarks {error:.2f} % of the eye distance" if math.isfinite(error) else "\u00a0"
+    lines = [", ".join(parts), known]  # as many while it plays: what is below stays under the pointer
     names = [s.name for s in viewer.sources]
     if len(names) > 1:
       lines.append(f"first, to edit: {names[0]}; second: {names[1]}")

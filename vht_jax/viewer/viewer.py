@@ -26,7 +26,6 @@ from vht_jax.viewer.surface import Surface
 log = logging.getLogger("vht_jax")
 
 COMPARE = ("side by side", DIFFERENCE, "hidden")
-SETTLE = 0.08  # s that the browser has to unpack a mesh before it is shown, when no newer one comes
 MAX_RATE = 30.0  # pictures per second that are sent at most
 # A phone: windows so narrow (width / height; pixels of fine screens are smaller) have viser's controls in a sheet over
 # this part of their height, from below.
@@ -174,10 +173,9 @@ class Viewer:
 
   def run(self) -> None:
     """Draws until `stop`."""
-    unsettled = False
     while not self._ended.is_set():
-      # While it plays the next picture is due without being asked for; a mesh that was sent waits to be shown.
-      self._wanted.wait(1.0 / MAX_RATE if self.playing else SETTLE if unsettled else None)
+      # While it plays the next picture is due without being asked for.
+      self._wanted.wait(1.0 / MAX_RATE if self.playing else None)
       if self._ended.is_set():
         return
       asked = self._wanted.is_set()
@@ -185,20 +183,18 @@ class Viewer:
       begun = time.monotonic()
       try:
         with self.lock:
-          moved = self.playing and self._advance(begun)
-          if asked or moved:
+          due = asked | (self.playing and self._advance(begun))
+          if due:
             self.draw()
-            unsettled = True
-          elif not self.playing:
+        if due:
+          self.pace.wait()
+          with self.lock:
             for scene in self.scenes:
               scene.settle()
-            unsettled = False
-          if asked or moved:
             self.on_drawn()
       except Exception:
         log.exception("the viewer could not draw frame %d", self.frame)
         self.playing = False
-      self.pace.wait()
       spent = time.monotonic() - begun
       if spent < 1.0 / MAX_RATE:
         self._ended.wait(1.0 / MAX_RATE - spent)
