@@ -101,3 +101,20 @@ def test_nothing_stands_twice():
     for run in zip(*(lines[i:] for i in range(SAME_LINES))):
       places[tuple(line for _, line in run)].append(f"{name_of(path)}:{run[0][0]}")
   assert [found for found in places.values() if len(found) > 1] == []
+
+
+def late_imports(path: Path):
+  """Lines of blocks of imports within functions; those for type checkers alone are not meant."""
+  functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+  lines = {n.lineno for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)}
+  ends = {n.end_lineno for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)}
+  return sorted(line for line in lines if line - 1 not in ends)
+
+
+def test_what_is_imported_late_says_why():
+  """Architecture: modules import at their heads; late only with the reason beside it."""
+  silent = []
+  for path in modules():
+    text = path.read_text().splitlines()
+    silent += [f"{path.relative_to(PACKAGE)}:{n}" for n in late_imports(path) if "#" not in "".join(text[n - 2 : n])]
+  assert not silent, f"a reason is missing beside {silent}"

@@ -93,7 +93,7 @@ def versions() -> Iterator[Finding]:
 
 def devices() -> list[Finding]:
   """What JAX computes on; one small computation."""
-  import jax
+  import jax  # late, here and below: what does not load is a finding, not the end
   import jax.numpy as jnp
 
   found = [Finding("jax", True, f"{jax.default_backend()}: {', '.join(map(str, jax.devices()))}")]
@@ -107,7 +107,7 @@ def devices() -> list[Finding]:
 
 def heads(assets: str | None) -> Iterator[Finding]:
   """The open head, and FLAME along the search order."""
-  from vht_jax.head.load import load_head
+  from vht_jax.head.load import load_head  # late, as above
 
   def open_head() -> list[Finding]:
     head = load_head(model="open")
@@ -129,7 +129,7 @@ def heads(assets: str | None) -> Iterator[Finding]:
 
 def detectors() -> Iterator[Finding]:
   """Every detector that can be chosen; one that works is enough."""
-  from vht_jax.landmarks import NAMES, make_detector
+  from vht_jax.landmarks import NAMES, make_detector  # late, as above
 
   def check(name: str) -> list[Finding]:
     make_detector(name).close()
@@ -147,9 +147,9 @@ def detectors() -> Iterator[Finding]:
 
 def video() -> list[Finding]:
   """A few frames written as H.264 and read again, the latter in a child as in a run."""
-  import numpy as np
+  import numpy as np  # late, as above
 
-  from vht_jax.dataset.child import extract_in_child
+  from vht_jax.dataset.child import extract_in_child  # late, as above
   from vht_jax.video.codec import write_video
 
   with tempfile.TemporaryDirectory() as folder:

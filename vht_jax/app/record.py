@@ -46,7 +46,7 @@ class Checkpoint:
     self.last = time.monotonic()
 
   def load(self, stage: str) -> dict[str, np.ndarray]:
-    from vht_jax.results import read_npz
+    from vht_jax.results import read_npz  # late: a fleet, which asks what a record says, does not wait for JAX
 
     path = self.folder / f"{stage}.npz"
     if not path.exists():
@@ -63,7 +63,7 @@ class Checkpoint:
     return time.monotonic() - self.last >= INTERVAL
 
   def save(self, stage: str, arrays: Mapping[str, np.ndarray]) -> None:
-    from vht_jax.results import write_npz
+    from vht_jax.results import write_npz  # late, as above
 
     write_npz(self.folder / f"{stage}.npz", dict(arrays))
     self.last = time.monotonic()
@@ -87,7 +87,7 @@ def peek(output: Path) -> dict[str, Any]:
 
 def check_ours(output: Path) -> None:
   """Raises `InputError` if a run would replace files that no run of ours wrote: there is no record of one."""
-  from vht_jax.results import FILE_NAME
+  from vht_jax.results import FILE_NAME  # late, as above
 
   output = Path(output)
   if (output / RECORD).exists():

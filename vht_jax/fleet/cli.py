@@ -211,7 +211,8 @@ def amount(name: str, text: str) -> float:
 
 def smaller_batches(settings: Any, flags: Sequence[str], gpus: float) -> tuple[int, ...]:
   """Halves of the batch size, with GPUs or without, and halves of these; none where the settings know no batches."""
-  from vht_jax.app.options.effects import value_of  # late, as above
+  # late, as above
+  from vht_jax.app.options.effects import value_of
   from vht_jax.app.options.settings import parse_all
   from vht_jax.tracking.run import BATCH, CPU_BATCH
 
@@ -246,7 +247,7 @@ def alone(scratch: str, output: str):
   Raises:
     InputError: there is one.
   """
-  from vht_jax.host.files import lock
+  from vht_jax.host.files import lock  # late, as above
 
   folder = Path(scratch)
   folder.mkdir(parents=True, exist_ok=True)

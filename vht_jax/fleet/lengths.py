@@ -46,7 +46,7 @@ def lengths(places: Sequence[str]) -> Iterator[tuple[str, int, float, str]]:
 
 def main() -> int:
   """The child's side: a place as JSON per line, answered by [frames, seconds, error]."""
-  from vht_jax.dataset.extract import probe
+  from vht_jax.dataset.extract import probe  # late: OpenCV, in the child alone
 
   for line in sys.stdin:
     place = json.loads(line)

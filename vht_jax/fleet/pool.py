@@ -59,7 +59,7 @@ class Pool(Protocol):
 
 def _here(job: Job) -> Iterator[dict[str, Any]]:
   """`work`, in Ray's process; the first message says where."""
-  import ray
+  import ray  # late: optional, as below
 
   node = ray.get_runtime_context().get_node_id()
   yield {"node": node, "host": os.uname().nodename if hasattr(os, "uname") else ""}
@@ -79,7 +79,7 @@ class RayPool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # it would give its workers the lowest priority, nearly
     try:
-      import ray
+      import ray  # late: optional
     except ImportError:
       raise InputError("vht-fleet needs Ray: pip install 'vht-jax[fleet]'") from None
     self.ray, self.address, self.starts, self.count = ray, address, 0, 0
@@ -114,7 +114,7 @@ class RayPool:
       return
     options: dict[str, Any] = {"num_cpus": order.cpus, "num_gpus": order.gpus, "name": order.job.clip.name}
     if order.node:
-      from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+      from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # late: optional
 
       options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(order.node, soft=True)
     self.running[self.remote.options(**options).remote(order.job)] = (order, key)

@@ -41,13 +41,14 @@ _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|MemoryError|[Oo]ut of memory|bad_alloc
 
 def dataset(argv: list[str]) -> int:
   """The part of a run that needs no device: frames and landmarks. As `app.cli.main`."""
-  from vht_jax.app.cli import main
+  from vht_jax.app.cli import main  # late: the child alone loads JAX
 
   return main(argv, until="dataset")
 
 
 def help_search(argv: list[str]) -> int:
   """Looks for faces in pieces of a clip that another run is searching. As `app.cli.main`."""
+  # late, as above
   from vht_jax.app.inputs import help_search, with_paths
   from vht_jax.app.options.settings import parse_all
   from vht_jax.dataset.pieces import STUCK
@@ -80,7 +81,7 @@ def assist(
 
 def alone(argv: list[str]) -> int:
   """The first of two rounds: what a clip by itself says of the person. As `app.cli.main`."""
-  from vht_jax.app.cli import main
+  from vht_jax.app.cli import main  # late, as above
 
   return main(argv, until="tracked")
 

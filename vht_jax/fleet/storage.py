@@ -45,7 +45,7 @@ def file_system(place: str) -> tuple[Any, str]:
   Raises:
     InputError: no such protocol, or its package is not installed.
   """
-  import fsspec
+  import fsspec  # late: files of this machine do without
 
   try:
     return fsspec.core.url_to_fs(place)

@@ -39,7 +39,9 @@ _TILT = np.radians(60)
 # Agreement at which no other orientation is tried of a face that is found again: three quarters of the right ones have
 # it, and none of 600 wrong ones (their least is 0.0107).
 _SURE = 0.0075
-
+# A crop moves when the middle of the face comes nearer to its edge than this share of the face (beyond half of it there
+# is no margin), and when the face has another size than the one that it was cut for, by these factors.
+_LEAVES, _SIZES = 0.65, (0.6, 1.6)
 
 # Of the longer side of an image. Face finders see all faces that are larger (heads of three clips pasted into pictures
 # of 1280 and 2560 px: from 0.024 to 0.031); smaller ones may be found in parts of it.
@@ -336,7 +338,7 @@ class CropTracker:
     shift = float(np.max(np.abs((box[:2] + box[2:4]) / 2 - np.array(origin) - side / 2)))
     roll = estimate_roll(landmarks)
     tilted = np.cos(roll - quarter * np.pi / 2) < np.cos(_TILT)
-    if tilted or shift > 0.5 * side - 0.65 * size or not 0.6 < self._factor * size / side < 1.6:
+    if tilted or shift > 0.5 * side - _LEAVES * size or not _SIZES[0] < self._factor * size / side < _SIZES[1]:
       self._place(box, self._factor, quarter_of(roll) if tilted else quarter)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from vht_jax.app.record import digest
 from vht_jax.fleet import storage
+from vht_jax.fleet.person.shapes import shape_of
 from vht_jax.fleet.plan import Clip
 from vht_jax.fleet.shown.table import Table
 from vht_jax.results import ALONE
@@ -90,8 +91,6 @@ class People:
 
   def _together(self, person: str) -> list[Clip]:
     """Gives all clips of a person the shape that they say together; those that are to be tracked with it."""
-    from vht_jax.fleet.person.shapes import shape_of
-
     places = {clip.name: storage.join(self.output, clip.name, ALONE) for clip in self.groups[person]}
     files = {name: storage.read(place) for name, place in places.items() if storage.exists(place)}
     found = shape_of(storage.join(self.output, FOLDER, f"{person}.npz"), files)

@@ -62,7 +62,7 @@ def load(module: str) -> None:
     with contextlib.suppress(ImportError):
       importlib.import_module(name)
   if ours:
-    from vht_jax.host.programs import kept
+    from vht_jax.host.programs import kept  # late: with JAX
 
     kept.sources()  # as they are now: what children keep is of these, even if a file is changed later
 
