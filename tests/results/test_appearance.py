@@ -168,6 +168,19 @@ def test_eyes_in_the_shade_are_darker_and_not_black(open_head):
   np.testing.assert_allclose(appearance.lit(even, light, jnp.zeros((1, 1))), (even + 1) * 0.8 - 1, rtol=1e-5)
 
 
+def test_the_far_side_has_the_light_of_the_near_one():
+  """Whatever camera: what it sees keeps its normal, all else has the mirrored one, which it would see."""
+  rng = np.random.default_rng(1)
+  unit = lambda a: a / np.linalg.norm(a, axis=-1, keepdims=True)
+  normal, ahead = unit(rng.standard_normal((4, 50, 3))), unit(rng.standard_normal(3))
+  found = np.asarray(appearance.seen_side(jnp.asarray(normal, jnp.float32), jnp.asarray(ahead, jnp.float32)))
+  facing = normal @ ahead
+  np.testing.assert_allclose(found[facing > 0], normal[facing > 0], atol=1e-6)
+  np.testing.assert_allclose(found @ ahead, np.abs(facing), atol=1e-6)
+  flat = lambda n: n - (n @ ahead)[..., None] * ahead
+  np.testing.assert_allclose(flat(found), flat(normal), atol=1e-6)
+
+
 def test_a_head_without_known_eyes_keeps_its_colours(open_head):
   masks = {k: v for k, v in open_head.masks.items() if "eyeball" not in k}
   head = open_head.replace(masks=masks)

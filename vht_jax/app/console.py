@@ -30,8 +30,8 @@ def painted(text: str, stream: Any) -> str:
 
 
 class Progress:
-  """Told by the tracker and the app what happens: a bar on a terminal, elsewhere a line at the end of each stage once
-  `lines` is set; keeps the seconds per stage.
+  """Told by the tracker and the app what happens: a bar on a terminal, elsewhere a line at the end of each stage, from
+  `sound` on; keeps the seconds per stage.
 
   Energies given to `advance` go to TensorBoard when there is a `writer`.
   """
@@ -41,7 +41,7 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
-    self.lines = False  # not before the input is known to be sound: what is wrong with it is one line alone
+    self.held: list[str] | None = []  # lines that wait for `sound`; None: none waits any more
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
   def stage(self, name: str, total: int, unit: str = "") -> None:
@@ -76,10 +76,21 @@ class Progress:
   def note(self, message: str) -> None:
     log.warning(message, extra={"comes_again": True})  # with the summary: `report.advice`
 
-  def remark(self, message: str, *, bar: bool = True, lines: bool = True) -> None:
-    """Something that is no warning: in the log, and beside the `bar` on a terminal or among the `lines` elsewhere."""
+  def remark(self, message: str, *, bar: bool = True) -> None:
+    """Something that is no warning: in the log, and beside the `bar` on a terminal or as a line elsewhere."""
     log.info("%s", message)
-    if not self.silent and (bar if sys.stderr.isatty() else lines and self.lines):
+    terminal = sys.stderr.isatty()
+    if self.silent or (terminal and not bar):
+      return
+    if terminal or self.held is None:
+      tqdm.write(f"vht-track: {message}", file=sys.stderr)
+    else:
+      self.held.append(message)
+
+  def sound(self) -> None:
+    """Lets lines be seen where there is no bar: the input is sound. What is wrong with one is a line alone."""
+    held, self.held = self.held, None
+    for message in held or ():
       tqdm.write(f"vht-track: {message}", file=sys.stderr)
 
   def close(self) -> None:

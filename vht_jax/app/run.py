@@ -149,9 +149,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float, until: 
   held = contextlib.ExitStack()
   try:
     spreading = held.enter_context(over_devices(app.machine.devices)) > 1
-    # Not among the lines: it may come before what is wrong with the input, which is one line alone.
-    compiling = functools.partial(progress.remark, lines=False)
-    compile_ahead = held.enter_context(ahead.compiling_ahead(compiling, bar=not app.output.quiet))
+    compile_ahead = held.enter_context(ahead.compiling_ahead(progress.remark, bar=not app.output.quiet))
     model = inputs.load_model(app, config)
     log.info("head: %s, %d vertices", model.name, len(model.v_template))
     check_exports(app.output.export, model)
@@ -166,7 +164,8 @@ def _run(settings: Settings, output: Path, record: Record, start: float, until: 
         compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, pictures=textured))
 
     dataset, cuts = inputs.open_dataset(app, config, progress, opened)
-    progress.lines = not app.output.json
+    if not app.output.json:
+      progress.sound()
     if of_mediapipe(dataset.detector) != of_mediapipe(inputs.expected_detector(app)):
       model = inputs.load_model(app, config, dataset.detector)
     focal = lens.known_focal(app, config, dataset)

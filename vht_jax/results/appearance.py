@@ -15,6 +15,8 @@ little in the shade black (`lit`).
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vht_jax.head import flame
@@ -24,6 +26,7 @@ from vht_jax.render.shade import shade, shading
 from vht_jax.results.seams import without_seams
 from vht_jax.types import Array, FlameModel, Identity
 
+HIGHEST = jax.lax.Precision.HIGHEST
 PLAUSIBLE_CODE = 2.0  # standard deviations of the texture code within which eyes are painted
 _WHITE = 0.8  # quantile of an eyeball's brightness from which it is white: four fifths of the ball are
 _BRIGHTEST = 0.95  # of an eye's white
@@ -85,6 +88,19 @@ def lit(even: Array, shading: Array, eye: Array) -> Array:
   """Colours (..., 3) of `evenly_lit` ones under shading (..., 3) by `relative_light`; eye (..., 1): 1 on eyeballs."""
   skin = shade(even, shading, "vht")
   return skin + eye * (even * shading - skin)
+
+
+def seen_side(normal: Array, ahead: Array) -> Array:
+  """Normals (..., 3) by which a head is lit for who looks from another side than the camera.
+
+  Nothing says what light the far side gets: that of the clip continued there is a guess, blue or black as often as not.
+  It is shown as the near side mirrored (report/web/head.js has the same formula).
+
+  Args:
+    ahead: (3,) towards the camera, of length 1.
+  """
+  away = jnp.minimum(jnp.matmul(normal, ahead, precision=HIGHEST), 0.0)
+  return normal - 2.0 * away[..., None] * ahead.reshape((1,) * (normal.ndim - 1) + (3,))
 
 
 def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from vht_jax.render.image import sample_bilinear
 from vht_jax.render.picture import render_mesh
 from vht_jax.render.shade import shading
 from vht_jax.render.uv_bake import rasterize_uv
-from vht_jax.results.appearance import even_light, evenly_lit, eyeballs, lit
+from vht_jax.results.appearance import even_light, evenly_lit, eyeballs, lit, seen_side
 from vht_jax.types import Camera, FlameModel, Identity, Pose
 from vht_jax.video.pixels import resize_antialiased
 from vht_jax.viewer.editing.session import Session
@@ -65,7 +65,8 @@ class Surface:
     """(Ht, Wt, 3) sRGB in [0, 1]: the head (`results.appearance`) under the session's light; what is in the mouth
     with the light that comes in there (`head.mouth`)."""
     light = (np.asarray(self.session.edited_light) / self._even_light).astype(np.float32)
-    return np.asarray(_lit_texture(self._slim, vertices, self.inside, self._eyes, self.even, light, *self._texels))
+    look = self.inside, self._eyes, self.even, light, self._ahead
+    return np.asarray(_lit_texture(self._slim, vertices, *look, *self._texels))
 
   def shown(self, vertices: np.ndarray) -> np.ndarray:
     """(V, 3) as they are drawn: teeth do not stick out of the lips. Exports have them where they are."""
@@ -73,7 +74,7 @@ class Surface:
 
   def shading(self, vertices: np.ndarray) -> np.ndarray:
     """(V, 3) sRGB: a grey head under the session's light."""
-    return np.asarray(_shaded(self._slim, vertices, self.inside, jnp.asarray(self.session.edited_light)))
+    return np.asarray(_shaded(self._slim, vertices, self.inside, jnp.asarray(self.session.edited_light), self._ahead))
 
   def normals(self, vertices: np.ndarray) -> np.ndarray:
     """(V, 3): red to the right of the image, green up, blue to the camera."""
@@ -97,6 +98,11 @@ class Surface:
     small = resize_antialiased(image, size).astype(np.float32) / 255.0
     camera, lit = _jax(self.session.edited_camera), self.texture(vertices)
     return np.asarray(_image_error(self.shown(vertices), self.faces, self.head.uv, lit, camera, small, size))
+
+  @property
+  def _ahead(self) -> jax.Array:
+    """(3,) world, towards the camera, whose z points away from it."""
+    return -jnp.asarray(self.session.edited_camera.R)[2]
 
   @functools.cached_property
   def _texels(self) -> tuple[jax.Array, jax.Array]:
@@ -179,19 +185,20 @@ def _mouth(head: FlameModel, vertices, inside):
 
 
 @jax.jit
-def _lit_texture(head: FlameModel, vertices, inside, eyes, even, light, texel_faces, bary):
+def _lit_texture(head: FlameModel, vertices, inside, eyes, even, light, ahead, texel_faces, bary):
   corners = head.faces[texel_faces]  # (Ht, Wt, 3)
   normal = jnp.sum(flame.vertex_normals(vertices, head.faces)[corners] * bary[..., None], axis=-2)
   normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
   on_texels = lambda values: jnp.sum(values[corners] * bary, axis=-1, keepdims=True)
-  color = lit(even, shading(light, normal), on_texels(eyes))
+  color = lit(even, shading(light, seen_side(normal, ahead)), on_texels(eyes))
   return jnp.clip(color * on_texels(lit_mouth(head, vertices, inside)[0]), 0.0, 1.0)
 
 
 @jax.jit
-def _shaded(head: FlameModel, vertices, inside, light):
+def _shaded(head: FlameModel, vertices, inside, light, ahead):
   dark = lit_mouth(head, vertices, inside)[0][:, None]
-  return jnp.clip(_GREY * shading(light, flame.vertex_normals(vertices, head.faces)) * dark, 0.0, 1.0)
+  normal = seen_side(flame.vertex_normals(vertices, head.faces), ahead)
+  return jnp.clip(_GREY * shading(light, normal) * dark, 0.0, 1.0)
 
 
 @jax.jit

@@ -40,7 +40,9 @@ const FRAGMENT = `
   varying float vLight;
   varying float vEyeball;
   void main() {
-    vec3 n = normalize(vStage) * lightFrame;  // row vector: the transpose, camera to world
+    vec3 staged = normalize(vStage);
+    // Nothing says what light the side gets that the camera does not see: it is shown as the near one mirrored.
+    vec3 n = vec3(staged.xy, abs(staged.z)) * lightFrame;  // row vector: the transpose, camera to world
     vec3 shading = light[0] + light[1] * n.x + light[2] * n.y + light[3] * n.z + light[4] * (n.x * n.y)
       + light[5] * (n.x * n.z) + light[6] * (n.y * n.z) + light[7] * (n.x * n.x - n.y * n.y) + light[8] * (3.0 * n.z * n.z - 1.0);
     vec3 even = texture2D(map, vTexture).rgb;
