@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vht_jax import cameras
+from vht_jax import cameras, rotation
 from vht_jax.fit import observed
 from vht_jax.head import flame
 from vht_jax.types import Identity, Observations, TrackResult
@@ -42,8 +42,9 @@ def cast(tree, dtype):
   return jax.tree.map(lambda a: jnp.asarray(a, dtype) if is_float(a) else a, tree)
 
 
-def clip(head, n_frames=3, seed=0, noise_px=0.15):
-  """(observations without images, truth) of a head that turns; one point is missing, one is an outlier."""
+def clip(head, n_frames=3, seed=0, noise_px=0.15, yaw=0.0):
+  """(observations without images, truth) of a head that turns about yaw (radians); one point is missing, one is an
+  outlier."""
   rng = np.random.default_rng(seed)
   dtype = head.v_template.dtype
   n_shape, n_expr = head.shapedirs.shape[-1], head.exprdirs.shape[-1]
@@ -51,16 +52,19 @@ def clip(head, n_frames=3, seed=0, noise_px=0.15):
   turn, expr = 0.25 * draw(n_frames, 3), 0.3 * np.abs(draw(n_frames, n_expr))
   shape, texture = 0.5 * draw(n_shape), 0.3 * draw(head.texture_basis.shape[-1])
   offset, noise = 2e-4 * draw(70, 3), noise_px * draw(n_frames, 70, 2)
-  return _clip(head, turn, expr, shape, texture, offset, noise, rng.uniform(0.5, 1.0, (n_frames, 70)).astype(dtype))
+  confidence = rng.uniform(0.5, 1.0, (n_frames, 70)).astype(dtype)
+  aside = rotation.axis_angle_to_matrix(jnp.array([0.0, yaw, 0.0], dtype)) if yaw else None
+  return _clip(head, turn, expr, shape, texture, offset, noise, confidence, aside)
 
 
 @quick_jit
-def _clip(head, turn, expr, shape, texture, offset, noise, confidence):
+def _clip(head, turn, expr, shape, texture, offset, noise, confidence, aside):
   """`clip` of its draws: one program, where some 200 operations would each be one."""
   n_frames, dtype = len(turn), head.v_template.dtype
   neutral = flame.neutral_pose(head)
+  turned = lambda a: rotation.matrix_to_axis_angle(aside @ rotation.axis_angle_to_matrix(a))
   poses = jax.vmap(lambda _: neutral)(jnp.arange(n_frames)).replace(
-    rotation=neutral.rotation[None] + turn,
+    rotation=neutral.rotation[None] + turn if aside is None else jax.vmap(turned)(neutral.rotation[None] + turn),
     expr=expr,
     jaw=jnp.broadcast_to(jnp.array([[0.1, 0.0, 0.0]], dtype), (n_frames, 3)),
   )

@@ -54,10 +54,16 @@ def test_bicubic_lookup_goes_through_the_pixels_and_knows_its_slopes():
   xy = f32(rng.uniform(-2, 11, (60, 2)))  # outside too
   by_jvp = jax.jit(jax.vmap(lambda p: jax.jacfwd(lambda q: im.sample_cubic(img, q[None])[0][0])(p)))(xy)
   np.testing.assert_allclose(look_up(img, xy)[1], by_jvp, atol=1e-5)
-  # Slopes have no jumps where pixels begin.
-  at = f32([[3.5 - 1e-4, 4.2], [3.5 + 1e-4, 4.2]])
-  before, after = look_up(img, at)[1]
-  np.testing.assert_allclose(before, after, atol=5e-3)
+  # Slopes have no jumps where pixels begin, nor at the centres of the border's, beyond which all is as it is there.
+  for across in (3.5, 0.5, 6.5):
+    before, after = look_up(img, f32([[across - 1e-4, 4.2], [across + 1e-4, 4.2]]))[1]
+    np.testing.assert_allclose(before, after, atol=5e-3)
+  for down in (0.5, 8.5):
+    before, after = look_up(img, f32([[4.2, down - 1e-4], [4.2, down + 1e-4]]))[1]
+    np.testing.assert_allclose(before, after, atol=5e-3)
+  one = look_up(img[:1, :1], f32([[0.2, 0.9]]))  # an image of one pixel
+  np.testing.assert_array_equal(one[0][0], img[0, 0])
+  assert (np.asarray(one[1]) == 0).all()
   y, x = np.mgrid[0:9, 0:7] + 0.5
   curved = f32((0.1 * x**2 + 0.3 * x * y - 0.2 * y)[..., None])  # which is what it is, inside
   xy = f32(rng.uniform(1.5, 5.5, (40, 2)))

@@ -16,7 +16,7 @@ from vht_jax.fit.layer import Appearance, estimate_layer
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.pixels.samples import estimate_gain, sample_pixels, with_gradient
 from vht_jax.fit.pixels.surface import Crop, Surface
-from vht_jax.fit.solvers.adjoint import Implicit, minimise_shared, scan
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise_shared, scan
 from vht_jax.fit.solvers.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
@@ -44,7 +44,7 @@ def fit_keyframes(
   surface: Surface, model: LandmarkModel, shared: Shared, appearance: Appearance, observed: ObservedLandmarks,
   crops: Crop, xs: Array, weights: Weights, focal_prior: tuple[Array, ...], pixels: Array,
   *, n_samples: int, outer_steps: int, more: Sequence[Entry] = (), more_priors: Sequence[Entry] = (),
-  adjoint: Implicit | None = None,
+  adjoint: Implicit | Unrolled | None = None,
 ):  # fmt: skip
   """Shape, camera, texture, light and the poses of F keyframes from their images and landmarks.
 
@@ -57,7 +57,7 @@ def fit_keyframes(
     observed, crops: leading axis F.
     focal_prior: (mean, sd) of log focal, and of the principal point if it is known (`priors.camera_priors`).
     more, more_priors: as for `bundle_normal`.
-    adjoint: how derivatives pass, None: they do not. With it every solve goes on to its minimum.
+    adjoint: how derivatives pass, None: they do not. With `Implicit` every solve goes on to its minimum.
     pixels: () how many independent pixels a frame counts for at first. How much the colours know depends on how well
       the model explains this person (hair, make-up, beards), and their residual does not tell: the free albedo layer
       hides it. The identity tells: colours that are trusted too much drive it out of the range of people. So they are

@@ -52,9 +52,9 @@ def sample_bilinear(
 def sample_cubic(image: Float[Array, "H W C"], xy: Float[Array, "N 2"]) -> tuple[Array, Array]:
   """Bicubic interpolation (Catmull and Rom, 1974) and its slopes; outside, what is at the border.
 
-  It goes through the pixels, and its slopes there are their central differences. Between them it is once continuously
-  differentiable, so that a sum of squares of it has a minimum at which its gradient vanishes, which one of bilinear
-  lookups need not have.
+  It goes through the pixels, and its slopes there are their central differences, at the border 0. It is once
+  continuously differentiable everywhere, so that a sum of squares of it has a minimum at which its gradient vanishes,
+  which one of bilinear lookups need not have.
 
   Args:
     image: (H, W, C).
@@ -70,7 +70,9 @@ def sample_cubic(image: Float[Array, "H W C"], xy: Float[Array, "N 2"]) -> tuple
   low = jax.lax.stop_gradient(jnp.minimum(jnp.floor(at), jnp.maximum(last - 1, 0.0)))
   weight, slope = _catmull_rom(at - low)  # (N, 2, 4)
   tap = low.astype(jnp.int32)[..., None] + jnp.arange(-1, 3, dtype=jnp.int32)[None, None]
-  x, y = jnp.clip(tap[:, 0], 0, width - 1), jnp.clip(tap[:, 1], 0, height - 1)
+  # Mirrored at the border, so that the slope ends at 0 there, as it goes on: pixels of the border are looked up too.
+  mirrored = lambda i, n: jnp.clip(n - 1 - jnp.abs(n - 1 - jnp.abs(i)), 0, n - 1)
+  x, y = mirrored(tap[:, 0], width), mirrored(tap[:, 1], height)
   index = y[:, :, None] * width + x[:, None]  # (N, 4, 4)
   texels = image.reshape(height * width, n_channels)[index]
   blend = lambda a, b: jnp.sum(jnp.sum(texels * b[:, None, :, None], axis=2) * a[:, :, None], axis=1)

@@ -10,7 +10,7 @@
 Nothing here looks at values, talks to the host or keeps state. Three methods are offered, chosen by `TrackConfig`:
 
   photometric=False                   landmarks, Gauss-Newton; adjoints `Implicit` (default) and `Unrolled`
-  photometric=True                    the same with images; adjoint `Implicit`
+  photometric=True                    the same with images
   photometric=True, solver='adam'     VHT's energy on images, Adam; adjoint `Unrolled`
 
 What cannot be differentiated is refused (`check_adjoint`, `without_influence`).

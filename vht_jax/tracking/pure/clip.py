@@ -147,7 +147,6 @@ def _identity_and_distance(model, observations, config, weights, *, size, adjoin
   shared, xs, distance = found.shared, found.xs, found.distance
   by_images = config.photometric and not config.by_adam
   if by_images:
-    assert isinstance(adjoint, Implicit)  # says `check_adjoint`
     looks = fit_person(model, lm, observations, observed, found, config, weights, adjoint, terms)
     shared, xs, appearance, distance = looks.shared, looks.xs, looks.appearance, looks.distance
   else:

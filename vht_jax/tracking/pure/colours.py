@@ -78,7 +78,7 @@ class Person(flax.struct.PyTreeNode):
 
 def fit_person(
   model: FlameModel, lm: LandmarkModel, observations: Observations, observed: ObservedLandmarks, begun: BundleResult,
-  config: TrackConfig, weights: Weights, adjoint: Implicit, terms: Sequence[Entry] = (),
+  config: TrackConfig, weights: Weights, adjoint: Implicit | Unrolled, terms: Sequence[Entry] = (),
 ) -> Person:  # fmt: skip
   """Shape, camera, texture, light and the keyframes' poses (`config.data.keyframes`; none: all frames).
 

@@ -32,8 +32,6 @@ def check_adjoint(
   if terms and config.by_adam:
     raise InputError("track_fn: solver='adam' has VHT's energy and no terms beside it")
   if not config.by_adam:
-    if config.photometric and isinstance(adjoint, Unrolled):
-      raise InputError("track_fn: images are differentiated by Implicit() with Gauss-Newton, by Unrolled() with Adam")
     return Implicit() if adjoint is None else adjoint
   if config.adam.init != "landmarks":
     raise InputError("track_fn: init='calibration' runs on the host; use init='landmarks' or give `init`")
