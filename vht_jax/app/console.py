@@ -76,11 +76,11 @@ class Progress:
   def note(self, message: str) -> None:
     log.warning(message, extra={"comes_again": True})  # with the summary: `report.advice`
 
-  def remark(self, message: str, *, bar: bool = True) -> None:
-    """Something that is no warning: in the log, and beside the `bar` on a terminal or as a line elsewhere."""
+  def remark(self, message: str, *, bar: bool = True, line: bool = True) -> None:
+    """Something that is no warning: in the log, and beside the `bar` on a terminal or as a `line` elsewhere."""
     log.info("%s", message)
     terminal = sys.stderr.isatty()
-    if self.silent or (terminal and not bar):
+    if self.silent or not (bar if terminal else line):
       return
     if terminal or self.held is None:
       tqdm.write(f"vht-track: {message}", file=sys.stderr)
@@ -102,7 +102,7 @@ class Progress:
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
       done = f"{self.name}: {self.step}{self.unit} done in {elapsed:.1f} s"  # `fleet.single` reads it in track.log
-      self.remark(done + last, bar=False)  # which has shown it
+      self.remark(done + last, bar=False, line=self.step > 0)  # the bar has shown it
 
 
 class _BesideBars(logging.Handler):
