@@ -92,8 +92,8 @@ def test_a_stage_is_one_line_of_the_log_and_where_there_is_no_bar_of_what_the_us
   progress.stage("detect", 5)
   progress.advance(5)
   progress.stage("frames", 4)
-  assert not capsys.readouterr().err  # the input may turn out to be wrong, which is one line alone
   progress.sound()
+  assert not capsys.readouterr().err  # what is asked for may turn out to be wrong yet, which is one line alone
   for error in (0.2, 0.1234567):
     progress.advance(2, photometric_l1=error)
   progress.stage("report", 1)

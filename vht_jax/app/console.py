@@ -31,7 +31,7 @@ def painted(text: str, stream: Any) -> str:
 
 class Progress:
   """Told by the tracker and the app what happens: a bar on a terminal, elsewhere a line at the end of each stage, from
-  `sound` on; keeps the seconds per stage.
+  the first one on that begins after `sound`; keeps the seconds per stage.
 
   Energies given to `advance` go to TensorBoard when there is a `writer`.
   """
@@ -41,12 +41,17 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
-    self.held: list[str] | None = []  # lines that wait for `sound`; None: none waits any more
+    self.held: list[str] | None = []  # lines that wait; None: none waits any more
+    self.is_sound = False
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
   def stage(self, name: str, total: int, unit: str = "") -> None:
     """`unit`: what of, where that is neither frames nor steps."""
     self.close()
+    if self.is_sound:
+      held, self.held = self.held, None
+      for message in held or ():
+        tqdm.write(f"vht-track: {message}", file=sys.stderr)
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
     self.unit = f" {unit}s" if unit else ""
     # None: tqdm is silent when stderr is not a terminal
@@ -88,10 +93,9 @@ class Progress:
       self.held.append(message)
 
   def sound(self) -> None:
-    """Lets lines be seen where there is no bar: the input is sound. What is wrong with one is a line alone."""
-    held, self.held = self.held, None
-    for message in held or ():
-      tqdm.write(f"vht-track: {message}", file=sys.stderr)
+    """Lets lines be seen where there is no bar, once there is something to do: the input is sound. What is wrong with
+    one is a line alone."""
+    self.is_sound = True
 
   def close(self) -> None:
     """Ends the current stage."""
