@@ -106,9 +106,9 @@ def test_nothing_stands_twice():
 def late_imports(path: Path):
   """Lines of blocks of imports within functions; those for type checkers alone are not meant."""
   functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-  lines = {n.lineno for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)}
-  ends = {n.end_lineno for f in functions for n in ast.walk(f) if isinstance(n, ast.Import | ast.ImportFrom)}
-  return sorted(line for line in lines if line - 1 not in ends)
+  late = [node for f in functions for node in ast.walk(f) if isinstance(node, ast.Import | ast.ImportFrom)]
+  ends = {node.end_lineno for node in late}
+  return sorted({node.lineno for node in late if node.lineno - 1 not in ends})
 
 
 def test_what_is_imported_late_says_why():

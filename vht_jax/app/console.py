@@ -29,6 +29,10 @@ def painted(text: str, stream: Any) -> str:
   return "\n".join([f"\033[1m{first}\033[0m", *(re.sub(r"^  ! ", "  \033[33m!\033[0m ", line) for line in rest)])
 
 
+def _say(message: str) -> None:
+  tqdm.write(f"vht-track: {message}", file=sys.stderr)  # beside a bar without tearing it
+
+
 class Progress:
   """Told by the tracker and the app what happens: a bar on a terminal, elsewhere a line at the end of each stage, from
   the first one on that begins after `sound`; keeps the seconds per stage.
@@ -41,17 +45,17 @@ class Progress:
     self.writer, self.every, self.silent = writer, every, silent
     self.bar: Any = None
     self.name = ""
-    self.held: list[str] | None = []  # lines that wait; None: none waits any more
-    self.is_sound = False
+    self.sound = False  # the input: set by who knows; what is wrong with one is a line alone
+    self.held: list[str] | None = []  # lines that wait for that, and for something to do; None: none waits any more
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
   def stage(self, name: str, total: int, unit: str = "") -> None:
     """`unit`: what of, where that is neither frames nor steps."""
     self.close()
-    if self.is_sound:
+    if self.sound:
       held, self.held = self.held, None
       for message in held or ():
-        tqdm.write(f"vht-track: {message}", file=sys.stderr)
+        _say(message)
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
     self.unit = f" {unit}s" if unit else ""
     # None: tqdm is silent when stderr is not a terminal
@@ -88,14 +92,9 @@ class Progress:
     if self.silent or not (bar if terminal else line):
       return
     if terminal or self.held is None:
-      tqdm.write(f"vht-track: {message}", file=sys.stderr)
+      _say(message)
     else:
       self.held.append(message)
-
-  def sound(self) -> None:
-    """Lets lines be seen where there is no bar, once there is something to do: the input is sound. What is wrong with
-    one is a line alone."""
-    self.is_sound = True
 
   def close(self) -> None:
     """Ends the current stage."""
@@ -117,7 +116,7 @@ class _BesideBars(logging.Handler):
       text = record.getMessage()
       if hasattr(record, "comes_again"):  # what it means and what to do is told when all is done
         text = re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0]
-      tqdm.write(f"vht-track: {text}", file=sys.stderr)
+      _say(text)
 
 
 class _Once(logging.Filter):

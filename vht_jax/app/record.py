@@ -46,7 +46,7 @@ class Checkpoint:
     self.last = time.monotonic()
 
   def load(self, stage: str) -> dict[str, np.ndarray]:
-    from vht_jax.results import read_npz  # late: a fleet, which asks what a record says, does not wait for JAX
+    from vht_jax.results import read_npz  # late: a fleet's workers read records without JAX
 
     path = self.folder / f"{stage}.npz"
     if not path.exists():

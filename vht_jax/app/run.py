@@ -164,8 +164,7 @@ def _run(settings: Settings, output: Path, record: Record, start: float, until: 
         compile_ahead(lambda: ahead.rehearse(model, frames, track, weights, dense=dense, pictures=textured))
 
     dataset, cuts = inputs.open_dataset(app, config, progress, opened)
-    if not app.output.json:
-      progress.sound()
+    progress.sound = not app.output.json
     if of_mediapipe(dataset.detector) != of_mediapipe(inputs.expected_detector(app)):
       model = inputs.load_model(app, config, dataset.detector)
     focal = lens.known_focal(app, config, dataset)

@@ -15,7 +15,7 @@ from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks, affine_camera
 from vht_jax.fit.pixels.samples import with_gradient
 from vht_jax.fit.pixels.surface import Crop, Surface
 from vht_jax.fit.solvers import factor
-from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise, scan
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise, recomputed, scan
 from vht_jax.fit.solvers.least_squares import Normal, Solution
 from vht_jax.fit.terms.colour import Colours, differences, mean_difference, observe_colours
 from vht_jax.fit.terms.landmarks import N_COMMON, CommonError, Landmarks
@@ -172,9 +172,7 @@ def fit_frame_colours(
     return found.x, (found.normal, mean_difference(apart, colours.samples), found.distance)
 
   n = x0.shape[0]
-  # What is known of all samples takes more memory than all else: of a minimum's it is made again on the way back.
-  groups = 0 if adjoint is None else adjoint.checkpoint if isinstance(adjoint, Unrolled) else 1
-  x, steps = scan(outer, with_common(x0), None, outer_steps, groups)
+  x, steps = scan(outer, with_common(x0), None, outer_steps, recomputed(adjoint))
   last, difference, _ = jax.tree.map(lambda a: a[-1], steps)
   farthest = jax.tree.map(lambda a: jnp.max(a, axis=0), steps[2])
   return ColourFit(x[:n], marginal(last, n), difference, farthest)

@@ -16,7 +16,7 @@ from vht_jax.fit.layer import Appearance, estimate_layer
 from vht_jax.fit.observed import LandmarkModel, ObservedLandmarks
 from vht_jax.fit.pixels.samples import estimate_gain, sample_pixels, with_gradient
 from vht_jax.fit.pixels.surface import Crop, Surface
-from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise_shared, scan
+from vht_jax.fit.solvers.adjoint import Implicit, Unrolled, minimise_shared, recomputed, scan
 from vht_jax.fit.solvers.least_squares import levenberg_marquardt_shared
 from vht_jax.fit.terms.colour import ObservedColours, UnknownColours
 from vht_jax.fit.terms.priors import HeldFrame, Near
@@ -115,7 +115,7 @@ def fit_keyframes(
   # Every step looks at other pixels, so the steps end in a cloud round the solution, whose middle is nearer to it.
   m = sum(a.size for a in [*geometry.values(), appearance.texture, appearance.light])
   begin = shared, appearance, xs, pixels, jnp.zeros((m, m), xs.dtype)
-  end, (states, costs, distances) = scan(outer, begin, jnp.arange(outer_steps), outer_steps, int(exact))
+  end, (states, costs, distances) = scan(outer, begin, jnp.arange(outer_steps), outer_steps, recomputed(adjoint))
   last = jax.tree.map(lambda a: jnp.mean(a[-max(int(AVERAGED * outer_steps), 1) :], axis=0), states)
   return *last, costs, end[-1], jax.tree.map(lambda a: jnp.max(a, axis=0), distances)
 

@@ -100,7 +100,7 @@ def seen_side(normal: Array, ahead: Array) -> Array:
     ahead: (3,) towards the camera, of length 1.
   """
   away = jnp.minimum(jnp.matmul(normal, ahead, precision=HIGHEST), 0.0)
-  return normal - 2.0 * away[..., None] * ahead.reshape((1,) * (normal.ndim - 1) + (3,))
+  return normal - 2.0 * jnp.multiply.outer(away, ahead)
 
 
 def painted_eyes(model: FlameModel, identity: Identity, even: np.ndarray, seen: np.ndarray) -> np.ndarray:

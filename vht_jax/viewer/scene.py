@@ -130,7 +130,7 @@ class HeadScene:
     self._lines = None
 
   def show(self, frame: int, view: View, colors: np.ndarray | None = None) -> np.ndarray:
-    """Draws a frame; returns its vertices (V, 3).
+    """Sends a frame, to be seen from `settle` on; returns its vertices (V, 3).
 
     Args:
       frame: position.
@@ -138,7 +138,6 @@ class HeadScene:
       colors: (V, 3) sRGB instead of the view's look.
     """
     vertices = self.surface.vertices(frame)
-    self._present()
     if view.image:
       self._send_image(frame)
     plain = colors is None and view.look in _PLAIN
@@ -146,10 +145,6 @@ class HeadScene:
       self._send_head(self._packed(vertices, frame, view, colors))
     self._waiting = (frame, view, vertices, plain)
     return vertices
-
-  def settle(self) -> None:
-    """Shows what the last `show` has prepared; the browser should have had some 50 ms for it."""
-    self._present()
 
   def hide(self, hidden: bool) -> None:
     self.root.visible = not hidden
@@ -233,8 +228,9 @@ class HeadScene:
     )  # fmt: skip
     self._images.send(update, add)
 
-  def _present(self) -> None:
-    """Brings what was sent last to the front, with the landmarks that belong to it."""
+  def settle(self) -> None:
+    """Brings what `show` has sent to the front, with the landmarks that belong to it; browsers should have taken it in
+    (`Pace`)."""
     if self._waiting is None:
       return
     frame, view, vertices, plain = self._waiting

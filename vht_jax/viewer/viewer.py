@@ -183,7 +183,7 @@ class Viewer:
       begun = time.monotonic()
       try:
         with self.lock:
-          due = asked | (self.playing and self._advance(begun))
+          due = (self.playing and self._advance(begun)) or asked
           if due:
             self.draw()
         if due:

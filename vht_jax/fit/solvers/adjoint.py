@@ -108,6 +108,12 @@ def scan(step: Callable, state: Any, xs: Any, length: int, checkpoint: int) -> t
   return state, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, tail)
 
 
+def recomputed(adjoint: Implicit | Unrolled | None) -> int:
+  """`checkpoint` of a `scan` of fits. What they are given, all that is known of samples, takes more memory than the
+  rest: for minima it is made again, and they are not searched for again."""
+  return 0 if adjoint is None else adjoint.checkpoint if isinstance(adjoint, Unrolled) else 1
+
+
 def no_derivative(tree: Any, message: str) -> Any:
   """The tree as it is; asking for a derivative with respect to any of it raises `InputError(message)`."""
 
