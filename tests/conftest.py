@@ -56,7 +56,7 @@ def _compile_quickly() -> None:
   In this process alone: the runs that tests start as others do are compiled as the user's.
   """
   jax.config.update("jax_disable_most_optimizations", True)
-  gc.set_threshold(50_000, 20, 50)  # tracing makes many objects and no cycles: a twentieth of its time
+  gc.set_threshold(200_000, 20, 50)  # tracing makes many objects and no cycles: a twentieth of its time
   flags = "--xla_cpu_parallel_codegen_split_count=1"  # in one piece: workers take the cores, and pieces cost a tenth
   if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
     flags += " --xla_cpu_use_fusion_emitters=false"  # a later one has no others, and ends the process of who asks

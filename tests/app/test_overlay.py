@@ -169,7 +169,8 @@ def test_the_mouth_gets_the_light_that_comes_through_the_lips():
   assert float(closed[0]) < 1e-3
 
 
-@pytest.mark.parametrize("clay", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("clay", [False, True])
 def test_a_picture_is_the_crop_of_the_whole(open_head, clay):
   camera = make_camera(1.6)
   identity = Identity(

@@ -187,6 +187,7 @@ class WithoutTheSecond(Implicit):
     return Stationary(frames=jnp.arange(4) != 1, shared=jnp.ones((), bool))
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_left_out_stays_where_it_is():
   """What the frames share then has the derivative of a fit in which that frame's unknowns are held."""
   with jax.enable_x64(True):
@@ -221,6 +222,7 @@ def test_a_frame_that_is_left_out_stays_where_it_is():
     assert np.isnan(quick_jit(jax.grad(loud))(theta)).any()
 
 
+@pytest.mark.slow
 def test_what_nothing_depends_on_stays_where_it_is():
   """The place of a frame in which nothing is seen: asking for its derivative too makes no NaN of all the others."""
   with jax.enable_x64(True):

@@ -377,6 +377,7 @@ def test_the_identity_prior_has_a_derivative_by_its_strength(lm, weights, streng
 
 
 @pytest.mark.differentiable
+@pytest.mark.slow
 def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
   """Rows, gradient and matrix with lids and lips against forward mode.
 
@@ -450,6 +451,7 @@ def test_openings_are_the_model_of_their_residuals(lm, weights, synthesise):
 
 @pytest.mark.faults
 @pytest.mark.differentiable
+@pytest.mark.slow
 def test_openings_without_landmarks_have_derivatives(lm, weights):
   """Missing points, and lids that coincide exactly: no root is differentiated at zero."""
   head = np.asarray(lm.points.template)

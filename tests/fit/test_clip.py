@@ -106,6 +106,7 @@ def test_a_long_clip_says_no_more_than_its_independent_frames(problem, weights, 
   assert step(total)[1] < step(four)[1]  # but a short one says less
 
 
+@pytest.mark.slow
 def test_alternating_with_the_frames_finds_shape_and_focal_length(problem, weights, reduce):
   lm, tracks, xs, truth = problem
   prior = (jnp.log(jnp.float32(1.6)), jnp.float32(0.5))

@@ -568,6 +568,7 @@ def test_components_that_nobody_sees_do_not_dilute_the_identity(open_head):
   assert float(mean_square(directions[..., :0], shape[:0])) == 0
 
 
+@pytest.mark.slow
 def test_fit_identity_improves_shape_and_appearance(
   surface, lm, shared, render, albedo, light, x_true, weights, tracks
 ):

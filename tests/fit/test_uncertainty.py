@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny import landmark_model
 
 from vht_jax.cameras import make_camera
@@ -44,6 +45,7 @@ def test_what_nothing_is_known_of_is_not_claimed():
   assert (uncertainty.pose_deviation(to_pose, x, jnp.zeros((3, 3))).rotation > 1e6).all()
 
 
+@pytest.mark.slow
 def test_fits_of_noisy_landmarks_scatter_as_predicted(small_head):
   weights, camera, n = Weights(), make_camera(1.8), 200
   lm = landmark_model(small_head, weights, 0)

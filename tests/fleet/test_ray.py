@@ -86,6 +86,7 @@ def run_and_kill(tmp_path, seed, kills, of_the_fleet, frames):
   assert sum(twice) <= kills + len(of_the_fleet)  # a frame for each death; with the fleet two clips may die
 
 
+@pytest.mark.slow
 def test_fractions_of_a_gpu(tmp_path):
   """Ray gives a tenth of its GPU to each of two clips at once, and XLA is told of its share; landmarks get none."""
   expected = films(tmp_path, one="gpu 1", two="gpu 22")
@@ -98,6 +99,7 @@ def test_fractions_of_a_gpu(tmp_path):
     assert of_tracking == ["0", "0.090"] and of_landmarks[1] is None, (of_landmarks, of_tracking)
 
 
+@pytest.mark.slow
 def test_killed_workers_clips_go_on(tmp_path):
   run_and_kill(tmp_path, seed=0, kills=2, of_the_fleet=(), frames=10)
 

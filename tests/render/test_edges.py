@@ -358,6 +358,7 @@ def test_odd_sizes(size):
     np.testing.assert_allclose(got[inner], expected[inner], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_however_many_crossings():
   # 42 x 42 separate squares of 2.4 px: some 20,000 crossings, many chunks.
   size, n = (128, 128), 42
@@ -400,6 +401,7 @@ def head_on_screen(model, size, yaw=0.3, pitch=0.1, fill=0.7):
   return jnp.asarray(screen, jnp.float32), jnp.asarray(model.faces), jnp.asarray(colours, jnp.float32)
 
 
+@pytest.mark.slow
 def test_vmap_equals_loop():
   meshes = [padded(*merge(regular(n, 14.0, phase=n), rectangle(3.3, 20.2, 60.1, 24.9, 2.0))) for n in (3, 7, 20, 90)]
   screens, faces, edges = jax.tree.map(lambda *x: jnp.stack(x), *meshes)

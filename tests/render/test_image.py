@@ -90,6 +90,7 @@ def test_bilinear_image_gradient_is_the_transpose_even_when_contended():
   np.testing.assert_allclose(np.vdot(transpose(ct), other), np.vdot(sample_bilinear(other, xy), ct), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bilinear_vmap_equals_loop():
   images, xy = random_image(3, 6, 9, 2), 8 * random_image(3, 10, 2, seed=1)
   for axes, args in (((0, 0), (images, xy)), ((0, None), (images, xy[0])), ((None, 0), (images[0], xy))):

@@ -70,6 +70,7 @@ def test_the_nose_points_at_the_camera_and_up_is_up(open_head):
   assert abs(out.fragments.zbuf[row, column] - z[30]) < 5e-3  # the tip of the nose is what is seen there
 
 
+@pytest.mark.slow
 def test_background_colour_and_image(open_head):
   identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
   backdrop = jnp.asarray(np.random.RandomState(0).rand(*SIZE, 3), jnp.float32)
@@ -181,6 +182,7 @@ def test_generic_mesh_with_colours():
   np.testing.assert_array_equal(both.alpha, out.alpha)
 
 
+@pytest.mark.slow
 def test_edge_backend_smooths_only_the_outline(open_head, edges):
   identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
   edge = jax.jit(lambda m, i, p, e: render_head(m, i, p, SIZE, backend="edge", edges=e))(
@@ -214,6 +216,7 @@ def test_edge_backend_moves_outlines_where_hard_cannot():
   assert area(0.0, "hard")[1] == 0
 
 
+@pytest.mark.slow
 def test_soft_backend_tends_to_the_hard_picture(open_head):
   identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
 

@@ -130,7 +130,8 @@ def test_gradients_are_finite_for_broken_geometry(open_head):
     assert np.isfinite(value) and all(np.all(np.isfinite(g)) for g in gradients), name
 
 
-@pytest.mark.parametrize("in_turn", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_turn", [True, False])
 def test_vmap_equals_loop_in_value_and_gradient(open_head, monkeypatch, in_turn):
   for module in (gather, raster):  # frames in turn as on a CPU, or merged as on an accelerator
     monkeypatch.setattr(module, "frames_in_turn", lambda: in_turn)

@@ -99,7 +99,7 @@ CASES = [(1e-2, 0.05), (1e-3, 1e-2), (1e-4, 1e-3), (1e-5, 0.5)]  # sigma, gamma
 NAMES = ("screen", "colors", "sigma", "gamma", "background", "near", "far")
 
 
-@pytest.mark.parametrize("cull_backfaces", [True, False])
+@pytest.mark.parametrize("cull_backfaces", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_equals_the_dense_oracle_in_value_and_gradient(cull_backfaces):
   rng = np.random.RandomState(9)
   ct = jnp.asarray(rng.randn(*SIZE, 2), jnp.float32), jnp.asarray(rng.randn(*SIZE), jnp.float32)
@@ -227,6 +227,7 @@ def test_odd_sizes(size):
     np.testing.assert_allclose(g, w, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_when_every_face_touches_every_pixel(monkeypatch):
   # 300 faces x 54 tiles, far more than one chunk; also in several groups of frames.
   screen, faces, colors = soup(6, n=300, scale=3.0)
@@ -248,6 +249,7 @@ def test_nothing_is_dropped_when_every_face_touches_every_pixel(monkeypatch):
   soft._aggregate.cache_clear()
 
 
+@pytest.mark.slow
 def test_vmap_equals_loop():
   scenes = [soup(i) for i in range(4)]
   screens, colors, faces = np.stack([s[0] for s in scenes]), np.stack([s[2] for s in scenes]), scenes[0][1]

@@ -304,6 +304,7 @@ def test_the_rim_comes_to_lie_below_the_throat(small_head):
   assert (down[share == 0] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_bust_spreads_to_the_shoulders(small_head, tracked, scene, clothed):
   offset = np.asarray(with_offsets(small_head, Masked(clothed), tracked).identity.static_offset)
   person = make_scene(small_head, having(tracked, offset), SIZE)

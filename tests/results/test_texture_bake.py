@@ -144,6 +144,7 @@ def test_holes_are_filled_from_around_and_what_is_known_stays():
   np.testing.assert_array_equal(nothing, 0.0)
 
 
+@pytest.mark.slow
 def test_what_nobody_saw_has_the_colour_of_the_rest(small_head, filmed):
   """A head that is darker all over than people are, which the fit has seen from the front."""
   images, result, _ = filmed
@@ -192,6 +193,7 @@ def test_texels_beside_hidden_ones_count_less_and_those_at_a_cut_do_not():
   assert (np.diff(found[200, 95:110]) >= -1e-6).all()
 
 
+@pytest.mark.slow
 def test_eyes_and_mouth_have_the_colours_of_the_images(small_head, filmed):
   """People's own irises and teeth; a layer that images have made is taken for them, the fit's is not."""
   _, result, _ = filmed
@@ -217,6 +219,7 @@ def test_eyes_and_mouth_have_the_colours_of_the_images(small_head, filmed):
   assert np.abs(ours - truth)[changed].mean() < 0.4 * np.abs(plain - truth)[changed].mean()
 
 
+@pytest.mark.slow
 def test_what_has_grown_gets_its_colours_from_images_and_the_face_keeps_the_fits(small_head, filmed):
   images, result, _ = filmed
   vertices = np.asarray(small_head.v_template)

@@ -171,6 +171,7 @@ def test_outliers_do_not_matter():
   assert abs(float(clean.shared[0] - damaged.shared[0])) < 0.03
 
 
+@pytest.mark.slow
 def test_stated_deviations_hold_with_correlated_errors(optimised):
   """The normal matrix alone is several times too sure; clusters are not. A dozen large fits: three times as fast."""
   z, z_naive = [], []

@@ -248,6 +248,7 @@ def test_batched_over_clips_equals_one_by_one(tracked, head):
     np.testing.assert_allclose(together.energies["landmarks"][k], alone.energies["landmarks"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_other_weights_do_not_compile_again(tracked, traces, head):
   run, observations, truth = tracked
   compiled = lambda observations, weights, truth: run(head, observations, weights, truth).poses

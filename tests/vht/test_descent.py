@@ -224,6 +224,7 @@ def test_frames_come_closer_to_the_truth(clip):
     assert float(after) < 0.4 * float(before), k
 
 
+@pytest.mark.slow
 def test_a_given_focal_length_and_the_extrinsics_stay(clip):
   head, identity, _, start, observations = clip
   config = having(CONFIG, focal=1.8)

@@ -393,6 +393,7 @@ def test_flashes_and_exposure_are_no_cuts():
   assert find_cuts(np.stack(darker)) == []
 
 
+@pytest.mark.slow
 def test_the_sample_videos_have_no_cuts_but_their_joins(shared_data):
   """Fast heads, pans and automatic exposure must not be taken for cuts."""
   clips = {}
