@@ -167,6 +167,7 @@ def test_shared_unknowns_equal_central_differences():
     assert float(jnp.sum(unrolled * direction)) == pytest.approx(float(numeric), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fit_of_any_number_of_frames_is_exported_with_its_derivative():
   theta = jnp.asarray(np.random.default_rng(3).standard_normal((3, 6)), jnp.float32)
 

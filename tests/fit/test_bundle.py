@@ -612,6 +612,7 @@ def test_a_closed_eye_is_fitted_closed_although_lids_are_biased(lm, weights, syn
   assert strict < 0.2 * off
 
 
+@pytest.mark.slow
 def test_two_clips_know_a_person_better_than_one(lm, weights, synthesise, adjust):
   """Halves of drawn clips: the shapes together are nearer to the truth than each alone, and fit no other person."""
   prior = priors.prior_of_shape(lm, weights)

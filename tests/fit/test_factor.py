@@ -84,6 +84,7 @@ for shape in ((3000, 60), (8, 452, 19), (1000, 3)):
 """
 
 
+@pytest.mark.slow
 def test_sums_over_many_rows_do_not_depend_on_the_number_of_threads():
   found = []
   for threads in (2, 16):  # the plain product of the first has other bits with 4 and 16 than with 2

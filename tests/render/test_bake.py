@@ -24,7 +24,8 @@ def test_rasterize_uv_inverts_the_uv_map(open_head):
   np.testing.assert_allclose(uv, np.stack([(cols + 0.5) / 96, 1 - (rows + 0.5) / 96], 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("lit", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("lit", [False, True])
 def test_recovers_a_known_texture(open_head, lit):
   x, y = np.meshgrid(np.linspace(0, 1, 96), np.linspace(0, 1, 96))
   waves = [0.5 + 0.4 * np.sin(14 * x + k) * np.cos(11 * y - k) for k in range(3)]

@@ -206,6 +206,7 @@ def test_gradient_is_the_derivative_of_the_value():
   np.testing.assert_allclose(analytic, numeric, rtol=0.02, atol=0.05)
 
 
+@pytest.mark.slow
 def test_blend_is_linear_in_the_image_and_transposed_exactly(open_head):
   screen, faces, _ = head_on_screen(open_head, SIZE)
   edges, fragments = edge_table(faces), rasterized(screen, faces, SIZE)

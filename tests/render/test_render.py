@@ -115,7 +115,7 @@ def brightness(model, identity, pose):
 brightness_of_one = jax.jit(brightness)
 
 
-@pytest.mark.parametrize("in_turn", [True, False])
+@pytest.mark.parametrize("in_turn", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_map_frames_equals_a_loop(open_head, monkeypatch, in_turn):
   identity, pose = make_identity(open_head), flame.neutral_pose(open_head)
   poses = [pose.replace(rotation=pose.rotation.at[1].add(t)) for t in (0.0, 0.4)]
@@ -201,6 +201,7 @@ def test_edge_backend_smooths_only_the_outline(open_head, edges):
   assert np.sqrt(np.mean(error**2)) < 0.3 * np.sqrt(np.mean((hard - coverage) ** 2))
 
 
+@pytest.mark.slow
 def test_edge_backend_moves_outlines_where_hard_cannot():
   vertices, faces, _ = ball()  # a head takes longer to compile
   camera, edges = make_camera(1.5), edge_table(np.asarray(faces))

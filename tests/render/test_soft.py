@@ -134,6 +134,7 @@ def test_equals_the_dense_oracle_in_float64():
         assert relative(g, w) < 1e-8, (name, case, relative(g, w))
 
 
+@pytest.mark.slow
 def test_silhouette_is_the_alpha_and_differentiates_in_sigma():
   screen, faces, colors = soup(3)
   alpha = jax.jit(soft_silhouette, static_argnums=2)(screen, faces, SIZE, sigma=1e-3)

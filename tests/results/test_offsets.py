@@ -325,6 +325,7 @@ def test_a_bust_spreads_to_the_shoulders(small_head, tracked, scene, clothed):
   assert (offset[flame.region(small_head, ("face",))] == 0).all()
 
 
+@pytest.mark.slow
 def test_masks_of_heads_alone_leave_the_rim_where_it_is(small_head, tracked, bare):
   offset = np.asarray(with_offsets(small_head, Masked(bare), tracked).identity.static_offset)
   assert np.linalg.norm(offset[np.asarray(small_head.masks["boundary"])], axis=1).max() < 5e-3

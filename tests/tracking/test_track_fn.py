@@ -378,6 +378,7 @@ def test_residuals_are_standard_deviations_at_the_truth(head):
   assert np.abs(residuals(*one(-1))[3]).max() > 3  # moved by 6 px
 
 
+@pytest.mark.slow
 def test_frames_without_a_face_are_bridged(tracked, head):
   run, observations, truth = tracked
   observations = observations.replace(valid=jnp.array([True, False, True]))

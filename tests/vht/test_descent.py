@@ -202,6 +202,7 @@ def test_side_by_side_equals_one_by_one(clip):
     assert pose_deviation(at(together, k), alone) < 1e-3
 
 
+@pytest.mark.slow
 def test_frames_come_closer_to_the_truth(clip):
   head, identity, truth = clip[:3]
   observations, start = with_a_third_frame(clip)

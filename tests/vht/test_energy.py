@@ -332,6 +332,7 @@ gradient_of = jax.jit(jax.grad(lambda *args: energy_of(*args)[0], argnums=(1, 2)
 
 
 @pytest.mark.differentiable
+@pytest.mark.slow
 def test_gradient_equals_finite_differences(scene):
   head, identity, raw, observation, pixels = scene
   reference = raw.translation + 0.01
