@@ -96,6 +96,22 @@ def functions():
   }
 
 
+def test_a_small_head_in_a_large_picture_keeps_its_digits(points, shared, xs, functions):
+  """Forty times smaller than the picture and at its edge, in single precision against double, by the head's size."""
+  x = xs[0] + layout.Layout.like(layout.split(xs[0])).join(
+    {**jax.tree.map(jnp.zeros_like, layout.split(xs[0])), "place": jnp.array([0.4, -0.35, -3.2])}
+  )
+  with jax.enable_x64(True):
+    exact = lambda tree: jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), tree)
+    uv = np.asarray(jax.jit(displaced)(exact(points), exact(x), exact(shared)))
+  observed = uv.astype(np.float32)
+  size = np.ptp(uv[:68], axis=0).max()
+  assert size < 0.025
+  seen = functions["jacobian"](points, x, shared)
+  np.testing.assert_allclose(seen.off(jnp.asarray(observed)), uv - observed, atol=3e-7 * size)
+  assert np.abs(np.asarray(seen.uv) - observed - (uv - observed)).max() > 6e-7 * size
+
+
 def test_split_names_every_unknown(points):
   n = layout.n_unknowns(points)
   parts = layout.split(jnp.arange(float(n)))

@@ -44,9 +44,9 @@ def moments(model: LandmarkModel, observed: ObservedLandmarks, shared: Shared, x
   seen = predict_and_jacobian(model, pts.placed_by(model.points, x, shared), shared)
   sines = view_of(x, shared)
   factors = jnp.concatenate([jnp.ones(1, sines.dtype), sines])
-  by = (factors[None, None, :, None] * seen.by_head[:, :, None, :]).reshape(*seen.uv.shape, 9)
+  by = (factors[None, None, :, None] * seen.by_head[:, :, None, :]).reshape(*seen.beside.shape, 9)
   by = by * observed.inverse_sd[:, None, None]
-  off = (observed.uv - seen.uv) * observed.inverse_sd[:, None]
+  off = -seen.off(observed.uv) * observed.inverse_sd[:, None]
   product = lambda spec, *a: jnp.einsum(spec, *a, precision=HIGHEST)
   return Moments(
     matrix=product("npi,npj->nij", by, by),

@@ -97,14 +97,20 @@ def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array
 class Placed(flax.struct.PyTreeNode):
   """Posed points with their derivatives by z, the vector of `MOTION` (32 numbers)."""
 
-  X: Array  # (N, 3) camera, m
-  d_X: Array  # (N, 3, 32)
+  about: Array  # (N, 3) camera axes, m: from the pivot
+  d_X: Array  # (N, 3, 32) of the points
   d_point: Array  # (N, 3, 3) dX / d(shaped), which turns directions too
   turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations
   R: Array  # (3, 3) head -> camera, and
   d_R: Array  # (3, 3, 32)
   t: Array  # (3,) camera, m: the pivot, and
   d_t: Array  # (3, 32)
+  pivot: Array  # (2,) where the pivot is seen, units of the longer side from the image centre
+
+  @property
+  def X(self) -> Array:
+    """(N, 3) camera, m."""
+    return self.about + self.t[None]
 
 
 def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: Array) -> Placed:
@@ -136,8 +142,10 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
   if feature.size:
     by_feature = jnp.matmul(points.posedirs, d_feature, precision=HIGHEST)
     d_X = d_X + product("nab,nbk->nak", d_point, by_feature)
-  X = product("na,ba->nb", about, R) + t[None]
-  return Placed(X=X, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t)
+  turned = product("na,ba->nb", about, R)
+  return Placed(
+    about=turned, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t, pivot=pose["place"][:2]
+  )
 
 
 def turn(points: Points, placed: Placed, directions: Array) -> tuple[Array, Array]:
@@ -227,12 +235,26 @@ def by_unknowns(points: Points, columns: Array, maps: Array, exprdirs: Array, sh
 
 
 class Seen(flax.struct.PyTreeNode):
-  """Where points are seen, with derivatives."""
+  """Where points are seen, with derivatives; units of the longer side.
 
-  uv: Array  # (N, 2) units of the longer side, from the image centre
+  A small head in a large picture has its digits in where it is. So its points are told from its pivot, and what was
+  observed is, too, before both are compared.
+  """
+
+  beside: Array  # (N, 2) from where the pivot is seen
+  pivot: Array  # (2,) from the image centre
   d_x: Array  # (N, 2, E + 14)
   d_shared: dict[str, Array]  # shape (N, 2, S), log_focal (N, 2, 1), principal (N, 2, 2)
   by_head: Array  # (N, 2, 3) by a displacement of the points, m, head axes
+
+  @property
+  def uv(self) -> Array:
+    """(N, 2) from the image centre."""
+    return self.beside + self.pivot[None]
+
+  def off(self, uv: Array) -> Array:
+    """(N, 2): where the points are seen minus where they were observed, `uv`."""
+    return self.beside - (uv - self.pivot[None])
 
 
 def locate(points: Points, x: Array, shared: Any) -> Array:
@@ -266,9 +288,14 @@ def seen(points: Points, placed: Placed, shared: Any) -> Seen:
   columns = product("nij,njk->nik", d_project, placed.d_X) + camera_columns(X, focal)
   d_shaped = product("nij,njk->nik", d_project, placed.d_point)  # (N, 2, 3)
   d_x, d_shared = by_unknowns(points, columns, d_shaped, points.exprdirs, points.shapedirs)
-  uv = project(X, focal, shared.principal)
   by_head = product("nij,jk->nik", d_project, placed.R)
-  return Seen(uv, d_x, d_shared, by_head)
+  return Seen(_beside(placed, focal), placed.pivot, d_x, d_shared, by_head)
+
+
+def _beside(placed: Placed, focal: Array) -> Array:
+  """(N, 2): `project` of the points minus that of their pivot, without the digits that both have."""
+  across = placed.about[:, :2] - placed.about[:, 2:] * (placed.t[:2] / placed.t[2])[None]
+  return across * (focal / (placed.about[:, 2:] + placed.t[2]))
 
 
 def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Array | None = None) -> Placed:
@@ -281,7 +308,7 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
   d_X = placed.d_X + product("abk,nb->nak", placed.d_R, by)
   if slide is not None and d_sines is not None:
     d_X = d_X + product("nas,sk->nak", product("ab,nbs->nas", placed.R, slide), d_sines)
-  return placed.replace(X=placed.X + product("nb,ab->na", by, placed.R), d_X=d_X)
+  return placed.replace(about=placed.about + product("nb,ab->na", by, placed.R), d_X=d_X)
 
 
 def only(index: np.ndarray | list[int], points: Points) -> Points:
@@ -293,4 +320,4 @@ def only(index: np.ndarray | list[int], points: Points) -> Points:
 
 def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
   """Those of the points with these numbers (n,), and where they are."""
-  return only(index, points), placed.replace(X=placed.X[index], d_X=placed.d_X[index], d_point=placed.d_point[index])
+  return only(index, points), placed.replace(about=placed.about[index], d_X=placed.d_X[index], d_point=placed.d_point[index])

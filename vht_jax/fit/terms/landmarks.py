@@ -42,7 +42,7 @@ class Landmarks(flax.struct.PyTreeNode):
       model, known = seen_alike(model, known, observation.touching)
     seen = predict_and_jacobian(model, at.placed(model.points), known, common)
     scale = observation.inverse_sd[:, None]
-    residual = (seen.uv - observation.uv) * scale
+    residual = seen.off(observation.uv) * scale
     root, cost = robust(residual)
     scale = scale[..., None]
     frame = {"head": seen.d_x * scale}

@@ -36,7 +36,7 @@ class Openings(flax.struct.PyTreeNode):
     observed = observation.uv[upper] - observation.uv[lower]
     near = touching(observation.uv, model.eye_distance * observation.bias_scale)
     scale = (both * relative * near)[:, None]
-    residual = (apart(seen.uv) - observed) * scale
+    residual = (apart(seen.beside) - observed) * scale
     root, cost = robust(residual)
     scale = scale[..., None]
     return Linearised(

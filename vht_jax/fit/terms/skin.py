@@ -73,7 +73,7 @@ class SkinPoints(flax.struct.PyTreeNode):
     beside = lambda sines: (jnp.sum(weighed[..., :N_PLACED], -1) + view_bias.displacement(slide, sines), slide)
     seen, sines = view_bias.see_beside(self.points, pts.placed_by(self.points, at.x, camera), camera, beside)
     scale = observation.inverse_sd[:, None]
-    residual = (seen.uv - observation.uv) * scale
+    residual = seen.off(observation.uv) * scale
     shared = {name: d for name, d in seen.d_shared.items() if name != "shape"}
     in_view = jnp.concatenate([jnp.ones(N_PLACED, sines.dtype), jnp.repeat(sines, 2)])
     shared[COMMON] = product("nij,njk->nik", seen.by_head, fields * in_view[None, None])
