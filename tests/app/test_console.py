@@ -101,7 +101,7 @@ def test_a_stage_is_one_line_of_the_log_and_where_there_is_no_bar_of_what_the_us
   progress.advance()
   progress.close()
   assert len(caplog.messages) == 4
-  assert caplog.messages[1].startswith("frames: 4 done in 0.0 s, at last photometric_l1 0.1235")
+  assert caplog.messages[1].startswith("frames: 4 frames done in 0.0 s, at last photometric_l1 0.1235")
   detect, frames, _, report = caplog.messages  # of two reports the first had nothing to do
   assert capsys.readouterr().err.splitlines() == [f"vht-track: {line}" for line in (detect, frames, report)]
   # A fleet reads there how far its clips are.

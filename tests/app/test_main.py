@@ -95,7 +95,7 @@ def test_a_run_writes_everything(clip, tracker, result, open_head, tmp_path, cap
   printed = capsys.readouterr()
   assert "tracked 4 of 5 frames" in printed.out and "out/clip" in printed.out
   said = [line.split(" done in ")[0] for line in printed.err.splitlines()]
-  assert said == ["vht-track: camera: 5", "vht-track: report: 5"]
+  assert said == ["vht-track: camera: 5 frames", "vht-track: report: 5 frames"]
   assert len(printed.out.splitlines()) < 24
 
   tracked = results.load_tracked(output / results.FILE_NAME, open_head)

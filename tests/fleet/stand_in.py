@@ -63,7 +63,7 @@ def _run(data, source, output, batch, shape_from, alone):
       write_atomic(landmarks, bytes([byte]))
     seen.append(landmarks.read_bytes()[0])
   with open(output / "track.log", "a") as file:
-    file.write(f"2026-01-01 00:00:00,000 INFO vht_jax: extract: {len(data)} done in 0.1 s\n")
+    file.write(f"2026-01-01 00:00:00,000 INFO vht_jax: extract: {len(data)} frames done in 0.1 s\n")
   if word == b"crash":
     ctypes.string_at(0)
   if word == b"hang":

@@ -49,20 +49,18 @@ class Progress:
     self.held: list[str] | None = []  # lines that wait for that, and for something to do; None: none waits any more
     self.placed: Callable[..., None] = lambda identity, poses, seen: None  # as `tracking.protocols.Progress.placed`
 
-  def stage(self, name: str, total: int, unit: str = "") -> None:
-    """`unit`: what of, where that is neither frames nor steps."""
+  def stage(self, name: str, total: int, unit: str = "frame") -> None:
+    """`unit`: what there are `total` of; one is the stage itself."""
     self.close()
     if self.sound:
       held, self.held = self.held, None
       for message in held or ():
         _say(message)
     self.name, self.start, self.step, self.energies = name, time.perf_counter(), 0, {}
-    self.unit = f" {unit}s" if unit else ""
+    self.total, self.unit = total, unit
     # None: tqdm is silent when stderr is not a terminal
     disable = self.silent or None
-    self.bar = tqdm(
-      total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=unit or "frame"
-    )
+    self.bar = tqdm(total=total, desc=f"{name:<10s}", disable=disable, leave=False, dynamic_ncols=True, unit=unit)
 
   def advance(self, n: int = 1, **energies: float) -> None:
     if self.bar is None:
@@ -104,7 +102,8 @@ class Progress:
       elapsed = time.perf_counter() - self.start
       self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
-      done = f"{self.name}: {self.step}{self.unit} done in {elapsed:.1f} s"  # `fleet.single` reads it in track.log
+      count = "" if self.total == 1 else f"{self.step} {self.unit}{'s' * (self.step != 1)} "
+      done = f"{self.name}: {count}done in {elapsed:.1f} s"  # `fleet.single` reads it in track.log
       self.remark(done + last, bar=False, line=self.step > 0)  # the bar has shown it
 
 

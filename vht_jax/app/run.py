@@ -284,7 +284,7 @@ def refined(
     progress.stage("offsets", n_views(result), "view")
     result = with_offsets(model, dataset, result, progress)
     if app.output.dynamic_offsets and result.identity.static_offset is not None:  # else masks are of something else
-      progress.stage("dynamic offsets", len(dataset), "frame")
+      progress.stage("dynamic offsets", len(dataset))
       starts = range(len(dataset)) if settings.track.data.unordered else settings.track.data.cutframes
       result = with_moving_surface(model, dataset, result, starts, progress)
   elif former is not None and inputs.of_this_head(former):

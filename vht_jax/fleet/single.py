@@ -34,7 +34,7 @@ ALONE = "vht_jax.fleet.single:alone"
 _CRASHES = {getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
 LOOK = 0.2  # s between two looks at the child
 PATIENCE = 60.0  # s for a child whose worker was killed to be gone
-_STAGE = re.compile(r" INFO vht_jax: (\w+): (\d+) done in ", re.M)  # of track.log, by `console.Progress`
+_STAGE = re.compile(r" INFO vht_jax: (\w+): (?:(\d+) \w+ )?done in ", re.M)  # of track.log, by `console.Progress`
 # What JAX, NumPy and C++ say when memory is out.
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|MemoryError|[Oo]ut of memory|bad_alloc|[Cc]annot allocate memory")
 
@@ -117,7 +117,7 @@ def track(
           code = child.wait(LOOK)
           text, read = _more(log, read)
           for stage, done in _STAGE.findall(text):
-            yield {"stage": stage, "frames": int(done)}
+            yield {"stage": stage, "frames": int(done or 1)}
     finally:
       child.end()
     said, complained = (path.read_text(errors="replace") for path in (call.out, call.err))

@@ -320,4 +320,6 @@ def only(index: np.ndarray | list[int], points: Points) -> Points:
 
 def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
   """Those of the points with these numbers (n,), and where they are."""
-  return only(index, points), placed.replace(about=placed.about[index], d_X=placed.d_X[index], d_point=placed.d_point[index])
+  return only(index, points), placed.replace(
+    about=placed.about[index], d_X=placed.d_X[index], d_point=placed.d_point[index]
+  )
