@@ -29,7 +29,7 @@ from vht_jax.head.motion import (
   rigid,
   rigid_motion,
 )  # fmt: skip
-from vht_jax.types import Array, FlameModel
+from vht_jax.types import AnyArray, Array, FlameModel
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -252,7 +252,7 @@ class Seen(flax.struct.PyTreeNode):
     """(N, 2) from the image centre."""
     return self.beside + self.pivot[None]
 
-  def off(self, uv: Array) -> Array:
+  def off(self, uv: AnyArray) -> Array:
     """(N, 2): where the points are seen minus where they were observed, `uv`."""
     return self.beside - (uv - self.pivot[None])
 
