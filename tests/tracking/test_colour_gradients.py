@@ -23,7 +23,7 @@ pytestmark = pytest.mark.differentiable
 CONFIG = TrackConfig.of(crop_size=40, n_samples=150)
 SIZE = (56, 48)  # H, W px
 SPREADS = ("sd_landmark", "sd_color", "frame_pixels", "photo_pixels")
-OF_A_PERSON = ("sd_landmark", "sd_offset", "sd_color", "sd_layer", "sd_size", "sd_expr", "sd_gaze", "photo_pixels", "w_identity")
+OF_A_PERSON = ("sd_landmark", "sd_offset", "sd_color", "sd_layer", "sd_expr", "sd_gaze", "photo_pixels", "w_identity")
 HEAD = ("v_template", "exprdirs", "posedirs", "texture_mean", "uv")
 BAR = 1e-4  # relative
 SMALL = 1e-5  # the largest step of differences, relative: larger ones change which triangles some pixels see
