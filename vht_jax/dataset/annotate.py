@@ -144,7 +144,8 @@ def _why_none(dataset: FrameFolder, detector: Detector) -> str:
   n = len(dataset)
   most = 0 if dataset.face is None else count_faces(dataset, detector, min(n, _COUNTED))
   if most == 0 or dataset.face is None or dataset.face < most:
-    return f"no face found in any of the {n} frames; a face should be at least 40 pixels wide and not fully turned away"
+    where = "the image" if n == 1 else f"any of the {n} frames"
+    return f"no face found in {where}; a face should be at least 40 pixels wide and not fully turned away"
   faces, numbers = ("faces are", f"0 to {most - 1}") if most > 1 else ("face is", "0")
   numbers = "0 or 1" if most == 2 else numbers
   return f"face {dataset.face} was asked for, but at most {most} {faces} seen in one frame; --face={numbers}"

@@ -162,15 +162,18 @@ def make_settings(chosen: dict[str, Any]) -> Settings:
   kind_of_device(chosen.get("device", "auto"))
   face = chosen.get("face", "largest")
   if face not in ("largest", "all") and not re.fullmatch("[0-9]{1,2}", face):
-    raise InputError(f"face: expected largest, all or a number; found {face!r}")
+    raise InputError(f"--face: expected largest, all or a number; found {face!r}")
   if 0 < chosen.get("texture", 0) < TEXTURES[0]:
-    raise InputError(f"texture: expected 0, or {TEXTURES[0]} to {TEXTURES[1]} px; found {chosen['texture']}")
+    raise InputError(f"--texture: expected 0, or {TEXTURES[0]} to {TEXTURES[1]} px; found {chosen['texture']}")
   if chosen.get("texture") and not chosen.get("photometric", True):
     raise InputError("--texture needs the light of the clip, which only the fit to the images knows: leave out one of "
                      "--texture and --nophotometric")  # fmt: skip
   focals = [name for name in _FOCALS if chosen.get(name)]
   if len(focals) > 1:
-    raise InputError(f"give --{focals[0]} or --{focals[1]}, not both")
+    called = [f"--{name}" for name in focals]
+    if "focal" not in focals:  # which is how most people give it
+      called = [name.replace("--focal_px", "--focal_px (--focal=...px)") for name in called]
+    raise InputError(f"give {called[0]} or {called[1]}, not both")
   if chosen.get("focal"):
     lens.check_bare(chosen["focal"])
   if chosen.get("fov"):
