@@ -413,6 +413,15 @@ def test_help_imports_nothing_heavy():
   assert run.stdout.splitlines()[-1] == "[]", run.stdout[-200:] + run.stderr
 
 
+def test_who_has_seen_enough_of_the_help_gets_no_traceback():
+  code = "import sys; from vht_jax.app.cli import main; sys.exit(main(['--helpfull']))"
+  read, write = os.pipe()
+  with subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=write, stderr=subprocess.PIPE) as process:
+    os.close(read)
+    os.close(write)
+    assert process.communicate(timeout=120)[1] == b"" and process.returncode == 0
+
+
 def test_the_process_that_waits_imports_nothing_of_the_work():
   code = (
     "import sys, vht_jax.__main__; "

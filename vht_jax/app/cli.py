@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,10 @@ def main(argv: list[str], prepare=lambda settings: settings, until: Until = "all
     with --json a line on stdout for each input that fails.
   """
   if any(a.lstrip("-") in ("h", "help", "helpfull") and a.startswith("-") for a in argv):
-    print(usage(full=any(a.endswith("helpfull") for a in argv)))
+    try:
+      print(usage(full=any(a.endswith("helpfull") for a in argv)), flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; what is left would be written once more at the exit
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   debug = "--debug" in argv
   try:
