@@ -25,19 +25,18 @@ DIRECTIONS = 64
 
 def slopes(dtype: Any, folder: str, n_frames: int) -> np.ndarray:
   """(n_frames, 70, 2) by the landmarks, and how far from its minimum the fit ended is printed."""
-  cast = lambda a: jnp.asarray(a, dtype if np.issubdtype(a.dtype, np.floating) else a.dtype)
-  every = lambda tree: jax.tree.map(lambda a: cast(np.asarray(a)), tree)
-  head = every(vht.landmarks_only(vht.load_head(model="open", n_shape=20, n_expr=20)))
-  seen = every(vht.observations_from(folder, range(n_frames)))
+  cast = lambda a: jnp.asarray(a, dtype if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype)
+  head = jax.tree.map(cast, vht.landmarks_only(vht.load_head(model="open", n_shape=20, n_expr=20)))
+  seen = jax.tree.map(cast, vht.observations_from(folder, range(n_frames)))
   size = FrameFolder(folder).size
   config = vht.TrackConfig(photometric=False)
 
   def loss(landmarks):
     result = vht.track_fn(head, seen.replace(landmarks=landmarks), config, vht.Weights(), size=size)
     rng = np.random.default_rng(0)
-    values = {"shape": result.identity.shape, **{name: getattr(result.poses, name) for name in list(SPREADS)[1:]}}
-    weigh = lambda name, a: jnp.sum(a * jnp.asarray(rng.standard_normal(a.shape) / SPREADS[name], dtype))
-    return sum(weigh(name, a) for name, a in values.items()), result
+    found = [getattr(result.identity if name == "shape" else result.poses, name) for name in SPREADS]
+    weigh = lambda a, spread: jnp.sum(a * jnp.asarray(rng.standard_normal(a.shape) / spread, dtype))
+    return sum(map(weigh, found, SPREADS.values())), result
 
   program = vht.compiled(jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(seen.landmarks))
   (_, result), found = program(seen.landmarks)

@@ -123,13 +123,12 @@ _read_once()
 # What takes longest comes first: workers take file by file (`--dist loadfile`), and a long one that is left for the end
 # keeps one of them busy alone.
 LONGEST = (
-  "tracking/test_track_fn.py", "fit/test_bundle.py", "fit/test_colours.py", "render/test_soft.py",
-  "render/test_render.py", "fit/test_adjoint.py", "render/test_edges.py", "vht/test_energy.py", "app/test_main.py",
-  "render/test_raster.py", "results/test_texture_bake.py", "results/test_offsets.py", "landmarks/test_landmarks.py",
-  "render/test_shade.py", "vht/test_descent.py", "fit/test_landmark_errors.py", "results/test_flame_family.py",
-  "fleet/test_ray.py", "app/test_inputs.py", "texture_tracks/test_rigid.py", "tracking/test_gaps.py",
-  "fit/test_terms.py", "fit/test_clip.py", "viewer/test_viewer.py", "render/test_machines.py",
-  "dataset/test_pieces.py", "results/test_images.py", "video/test_video.py",
+  "render/test_raster.py", "fit/test_colours.py", "tracking/test_track_fn.py", "app/test_main.py",
+  "fit/test_adjoint.py", "fit/test_bundle.py", "render/test_soft.py", "render/test_render.py", "render/test_edges.py",
+  "vht/test_energy.py", "results/test_texture_bake.py", "fit/test_landmark_errors.py", "viewer/test_viewer.py",
+  "results/test_offsets.py", "dataset/test_pieces.py", "render/test_shade.py", "tracking/test_gaps.py",
+  "fit/test_terms.py", "render/test_machines.py", "landmarks/test_landmarks.py", "texture_tracks/test_rigid.py",
+  "app/test_inputs.py",
 )  # fmt: skip
 
 

@@ -98,9 +98,8 @@ def functions():
 
 def test_a_small_head_in_a_large_picture_keeps_its_digits(points, shared, xs, functions):
   """Forty times smaller than the picture and at its edge, in single precision against double, by the head's size."""
-  x = xs[0] + layout.Layout.like(layout.split(xs[0])).join(
-    {**jax.tree.map(jnp.zeros_like, layout.split(xs[0])), "place": jnp.array([0.4, -0.35, -3.2])}
-  )
+  parts = layout.split(xs[0])
+  x = layout.join(**{**parts, "place": parts["place"] + jnp.array([0.4, -0.35, -3.2])})
   with jax.enable_x64(True):
     exact = lambda tree: jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), tree)
     uv = np.asarray(jax.jit(displaced)(exact(points), exact(x), exact(shared)))

@@ -97,7 +97,7 @@ def camera_points(points: Points, shaped: Array, joints: Array, pose_part: Array
 class Placed(flax.struct.PyTreeNode):
   """Posed points with their derivatives by z, the vector of `MOTION` (32 numbers)."""
 
-  about: Array  # (N, 3) camera axes, m: from the pivot
+  from_pivot: Array  # (N, 3) camera axes, m
   d_X: Array  # (N, 3, 32) of the points
   d_point: Array  # (N, 3, 3) dX / d(shaped), which turns directions too
   turning: Array  # (5, 3, 3, 32) derivative of R times the joints' rotations
@@ -105,12 +105,12 @@ class Placed(flax.struct.PyTreeNode):
   d_R: Array  # (3, 3, 32)
   t: Array  # (3,) camera, m: the pivot, and
   d_t: Array  # (3, 32)
-  pivot: Array  # (2,) where the pivot is seen, units of the longer side from the image centre
+  pivot: Array  # (2,) where that is seen, as the unknowns have it: `project` of `t` has other last digits
 
   @property
   def X(self) -> Array:
     """(N, 3) camera, m."""
-    return self.about + self.t[None]
+    return self.from_pivot + self.t[None]
 
 
 def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: Array) -> Placed:
@@ -142,9 +142,9 @@ def place(points: Points, shaped: Array, pose_part: Array, camera: Any, joints: 
   if feature.size:
     by_feature = jnp.matmul(points.posedirs, d_feature, precision=HIGHEST)
     d_X = d_X + product("nab,nbk->nak", d_point, by_feature)
-  turned = product("na,ba->nb", about, R)
+  from_pivot, pivot = product("na,ba->nb", about, R), pose["place"][:2]
   return Placed(
-    about=turned, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t, pivot=pose["place"][:2]
+    from_pivot=from_pivot, d_X=d_X, d_point=d_point, turning=turning, R=R, d_R=d_R, t=t, d_t=d_t, pivot=pivot
   )
 
 
@@ -294,8 +294,8 @@ def seen(points: Points, placed: Placed, shared: Any) -> Seen:
 
 def _beside(placed: Placed, focal: Array) -> Array:
   """(N, 2): `project` of the points minus that of their pivot, without the digits that both have."""
-  across = placed.about[:, :2] - placed.about[:, 2:] * (placed.t[:2] / placed.t[2])[None]
-  return across * (focal / (placed.about[:, 2:] + placed.t[2]))
+  across, ahead = placed.from_pivot[:, :2], placed.from_pivot[:, 2:]
+  return (across - ahead * (placed.t[:2] / placed.t[2])[None]) * (focal / (ahead + placed.t[2]))
 
 
 def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Array | None = None) -> Placed:
@@ -308,7 +308,7 @@ def displaced(placed: Placed, by: Array, slide: Array | None = None, d_sines: Ar
   d_X = placed.d_X + product("abk,nb->nak", placed.d_R, by)
   if slide is not None and d_sines is not None:
     d_X = d_X + product("nas,sk->nak", product("ab,nbs->nas", placed.R, slide), d_sines)
-  return placed.replace(about=placed.about + product("nb,ab->na", by, placed.R), d_X=d_X)
+  return placed.replace(from_pivot=placed.from_pivot + product("nb,ab->na", by, placed.R), d_X=d_X)
 
 
 def only(index: np.ndarray | list[int], points: Points) -> Points:
@@ -321,5 +321,5 @@ def only(index: np.ndarray | list[int], points: Points) -> Points:
 def some(index: np.ndarray, points: Points, placed: Placed) -> tuple[Points, Placed]:
   """Those of the points with these numbers (n,), and where they are."""
   return only(index, points), placed.replace(
-    about=placed.about[index], d_X=placed.d_X[index], d_point=placed.d_point[index]
+    from_pivot=placed.from_pivot[index], d_X=placed.d_X[index], d_point=placed.d_point[index]
   )

@@ -170,10 +170,8 @@ def make_settings(chosen: dict[str, Any]) -> Settings:
                      "--texture and --nophotometric")  # fmt: skip
   focals = [name for name in _FOCALS if chosen.get(name)]
   if len(focals) > 1:
-    called = [f"--{name}" for name in focals]
-    if "focal" not in focals:  # which is how most people give it
-      called = [name.replace("--focal_px", "--focal_px (--focal=...px)") for name in called]
-    raise InputError(f"give {called[0]} or {called[1]}, not both")
+    units = "--focal=1200px is --focal_px, --focal=28mm is --focal_35mm"
+    raise InputError(f"give --{focals[0]} or --{focals[1]}, not both ({units})")
   if chosen.get("focal"):
     lens.check_bare(chosen["focal"])
   if chosen.get("fov"):
