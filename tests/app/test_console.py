@@ -45,6 +45,15 @@ def test_summary_fits_one_screen_and_leaves_out_what_is_unknown(tmp_path):
   assert str(tmp_path / "report.html") in summary.summary_text(SUMMARY, tmp_path, ["report.html"]).splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+  "sd, said", [(0.2, "focal length 0.50 ± 0.10 (1"), (0.0, "focal length 0.50, as given (1"), (None, "0.50 (1")]
+)
+def test_the_lens_is_told_with_how_well_it_is_known(tmp_path, sd, said):
+  written = summary.write_summary(tmp_path / "summary.json", {**SUMMARY, "focal": 0.5, "focal_sd": sd})
+  (line,) = [line for line in summary.summary_text(written, tmp_path, []).splitlines() if "camera   " in line]
+  assert said in line and line.endswith("field of view 90 deg")  # as wide as the image is far
+
+
 def test_colours_are_for_terminals_alone(monkeypatch):
   class Terminal:
     isatty = lambda self: True

@@ -100,7 +100,8 @@ class Progress:
       self.bar.close()
       self.bar = None
       elapsed = time.perf_counter() - self.start
-      self.seconds[self.name] = self.seconds.get(self.name, 0.0) + elapsed
+      stage = self.name.removesuffix(" again")
+      self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
       count = "" if self.total == 1 else f"{self.step} {self.unit}{'s' * (self.step != 1)} "
       done = f"{self.name}: {count}done in {elapsed:.1f} s"  # `fleet.single` reads it in track.log

@@ -85,4 +85,4 @@ def require_viser() -> None:
     InputError: viser is not installed.
   """
   if importlib.util.find_spec("viser") is None:
-    raise InputError("vht-view needs viser: pip install 'vht-jax[viewer]'")
+    raise InputError("vht-view needs viser: pip install 'vht-jax[viewer]' (in a checkout `make view` does it)")

@@ -118,6 +118,8 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
     if parts:
       lines.append(f"  {title:<10s} {'   '.join(parts)}")
   stages = summary.get("stage_seconds", {})
+  if summary.get("focal"):
+    lines.insert(1, f"  {'camera':<10s} {lens_text(summary['focal'], summary.get('focal_sd'))}")
   if summary.get("head"):
     lines.insert(1, f"  {'head':<10s} {head_text(summary['head'])}")
   if stages:
@@ -135,6 +137,18 @@ def summary_text(summary: dict[str, Any], output: Path, files: Iterable[str]) ->
 def head_text(name: str) -> str:
   """A head as the terminal names it. VHT's users expect FLAME, and files that look the same."""
   return name if name.startswith("FLAME") or not name else f"{name}; its codes are not FLAME's"
+
+
+def lens_text(focal: float, sd: float | None) -> str:
+  """A focal length as the terminal tells it.
+
+  Args:
+    focal: in units of the longer side.
+    sd: relative standard deviation; 0: it was given; None: nothing is known of it.
+  """
+  known = ", as given" if sd == 0 else "" if sd is None else f" ± {focal * sd:.2f}"
+  angle = math.degrees(2 * math.atan(0.5 / focal))
+  return f"focal length {focal:.2f}{known} (1 is the longer side)   field of view {angle:.0f} deg"
 
 
 def _finite(value: Any) -> bool:

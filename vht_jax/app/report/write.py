@@ -59,6 +59,7 @@ def write_report(outcome: Outcome, progress: console.Progress, writer: Any, star
     "peak_rss_mb": summary_.peak_rss_mb(),
     "head": outcome.model.name,
     "focal": float(result.identity.camera.focal),
+    "focal_sd": None if result.focal_sd is None else float(result.focal_sd),  # of its logarithm; 0: it was given
     "image_size": [int(x) for x in dataset.size],
     "source_first": dataset.sources[0],
     "source_last": dataset.sources[-1],

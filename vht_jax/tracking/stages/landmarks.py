@@ -43,7 +43,7 @@ def refit(state: TrackState, run: Run, settled: bool = False) -> tuple[TrackStat
     settled: nothing that frames share depends on it any more (`Run.settled_of`).
   """
   model, shared = fold_landmarks(landmarks_of(state, run), known(state.shared))
-  run.progress.stage("landmarks", run.n_frames)
+  run.progress.stage("landmarks" if state.cost is None else "landmarks again", run.n_frames)
 
   observed_of = run.settled_of if settled else run.observed_of
   begun = run.per_frame(lambda index: initial(model, observed_of(index))) if state.xs is None else state.xs

@@ -36,7 +36,9 @@ def smooth_frames(state: TrackState, run: Run) -> TrackState:
   good = posed(state, run) & finite_rows(known(state.xs))
   if good.sum() < FEWEST:
     return state
+  run.progress.stage("smooth", 1)
   motion = Motion(state, run, good)
+  run.progress.advance(1)
   if not motion.is_video():
     run.progress.note(
       "the head jumps from frame to frame: they are taken for single pictures and not for a video, so poses are not "
