@@ -218,7 +218,7 @@ def nowhere(model: FlameModel, n_frames: int) -> Skin:
   n_shape = model.shapedirs.shape[-1]
   return Skin(
     points=points, fields=zeros(N_POINTS, 3, N_COMMON), observed=observed, by_shape=zeros(N_POINTS, n_shape),
-    place=zeros(N_POINTS), by_common=zeros(N_POINTS, N_COMMON), counted=zeros(N_POINTS),
+    place=zeros(N_POINTS), by_common=zeros(N_POINTS, N_COMMON), belief=zeros(N_POINTS),
   )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vht_jax.fit.terms.landmarks import robust
 from vht_jax.fit.terms.priors import Near
 from vht_jax.fit.terms.term import Entry, Linearised
 from vht_jax.fit.unknowns import At, Shared, part
@@ -27,9 +28,10 @@ from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CAUCHY = 1.0  # standard deviations at which a residual counts half, in the rigid bundle too
-# m, of a point's place across the skin, beyond which it counts ever less: 0.2 to 0.4 mm from two scans on
-# average, but neighbours err together: a hundred say what twenty would.
-PLACE_SD = 0.001
+# m, of a point's place across the skin, times its region's noise: 0.2 to 0.4 mm from scans. Beyond `landmarks.HUBER` of
+# it a point counts less, but never less the farther it is: the landmarks' shape, which is begun with, may be half a
+# centimetre beside a whole forehead, which Cauchy's took for outliers.
+PLACE_SD = 0.0005
 # Of what all tracks have in common beside where the landmarks put them, in units of the noise that is beyond that of
 # sharp texture: how much less than the head they turn, and how much deeper they are. Gains of yaw that are wrong by 5 %
 # belong to twice the noise, those of scans, within 1 %, to .5 to 1.9 times.
@@ -56,7 +58,7 @@ class Skin(flax.struct.PyTreeNode):
   by_shape: AnyArray  # (K, S) m: how far the shape moves the mesh there, along its normal
   place: AnyArray  # (K,) m: along the normal, from the mesh of the shape 0 to the tracked point
   by_common: AnyArray  # (K, N_COMMON) m: how far what they have in common moves `place`
-  counted: AnyArray  # (K,) 1 for points, 0 for padding
+  belief: AnyArray  # (K,) in `place`: 1 / noise of the tracks, of which 1 is that of sharp texture; 0 for padding
 
 
 class SkinPoints(flax.struct.PyTreeNode):
@@ -87,16 +89,16 @@ class SkinShape(flax.struct.PyTreeNode):
   by_shape: AnyArray  # of `Skin`, as the others
   place: AnyArray
   by_common: AnyArray
-  counted: AnyArray
+  belief: AnyArray
 
   def linearise(self, at: At, observation: None = None) -> Linearised:
     del observation
-    by_shape, scale = jnp.asarray(self.by_shape), self.counted / PLACE_SD
+    by_shape, scale = jnp.asarray(self.by_shape), self.belief / PLACE_SD
     by_common = jnp.asarray(self.by_common)
     place = self.place + jnp.matmul(by_common, common_of(at.shared), precision=HIGHEST)
     off = (jnp.matmul(by_shape, at.shared.shape, precision=HIGHEST) - place) * scale
     by = lambda columns: (columns * scale[:, None])[:, None]
-    return Linearised(off[:, None], {}, {"shape": by(by_shape), COMMON: by(-by_common)}, *cauchy(off[:, None]))
+    return Linearised(off[:, None], {}, {"shape": by(by_shape), COMMON: by(-by_common)}, *robust(off[:, None]))
 
 
 def common_of(shared: Shared) -> Array:
@@ -141,7 +143,7 @@ def skin_entries(skin: Skin | None) -> list[Entry]:
 def skin_priors(skin: Skin | None) -> list[Entry]:
   if skin is None:
     return []
-  shape = SkinShape(skin.by_shape, skin.place, skin.by_common, skin.counted)
+  shape = SkinShape(skin.by_shape, skin.place, skin.by_common, skin.belief)
   return [(shape, None), (Near(COMMON, np.zeros((), np.float32), np.ones((), np.float32)), None)]
 
 

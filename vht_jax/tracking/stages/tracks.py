@@ -201,7 +201,7 @@ def _skin(model, vertices, bary, places, noise, expr, jaw, observed, counted, sh
   across = jnp.einsum("nc,nck->nk", normal, fields).at[:, N_PLACED:].set(0.0)  # what lags is where it is from the front
   return Skin(
     points=at_places(person, places, x), fields=fields, observed=observed, by_shape=by_shape * counted[:, None],
-    place=place * counted, by_common=across, counted=counted,
+    place=place * counted, by_common=across, belief=counted / jnp.maximum(noise, 1.0),
   )  # fmt: skip
 
 
