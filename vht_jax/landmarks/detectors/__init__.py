@@ -1,1 +1,1 @@
-"""Who finds the face and its landmarks in an image: one file for each; `vht_jax.landmarks` names them (`make_detector`)."""
+"""Who finds the face and its landmarks in an image: a file for each; `landmarks.make_detector` names them."""
