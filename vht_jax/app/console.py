@@ -100,7 +100,7 @@ class Progress:
       self.bar.close()
       self.bar = None
       elapsed = time.perf_counter() - self.start
-      stage = self.name.removesuffix(" again")
+      stage = self.name.removesuffix(" again")  # as `stages.landmarks` does: one figure in the summary
       self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
       last = "".join(f", at last {k} {float(v):.4g}" for k, v in self.energies.items())
       count = "" if self.total == 1 else f"{self.step} {self.unit}{'s' * (self.step != 1)} "

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.app.options.lens import fov_of
 from vht_jax.app.report.advice import DOUBTFUL, doubtful_frames, spans
 from vht_jax.head import mouth
 from vht_jax.landmarks.regions import REGIONS
@@ -183,7 +184,6 @@ def facts(model: FlameModel, result: TrackResult, run: Run, numbers: dict[str, n
   camera = result.identity.camera
   height, width = run.size
   focal = float(camera.focal)
-  fov = math.degrees(2 * math.atan(0.5 / focal))
   sd = None if result.focal_sd is None else float(result.focal_sd)
   distance = numbers["distance"]
   near, far = np.percentile(distance, [0, 100])
@@ -193,7 +193,7 @@ def facts(model: FlameModel, result: TrackResult, run: Run, numbers: dict[str, n
     ("Vertices", f"{len(model.v_template)}, {len(model.faces)} triangles"),
     ("Identity, expression", f"{model.shapedirs.shape[-1]} and {model.exprdirs.shape[-1]} components"),
     ("Images", f"{width} × {height} px, {run.frame_rate:g} frames/s"),
-    ("Focal length", f"{focal * max(run.size):.0f} px, field of view {fov:.1f}° along the longer side"),
+    ("Focal length", f"{focal * max(run.size):.0f} px, field of view {fov_of(focal):.1f}° along the longer side"),
     *([("Its standard deviation", "given" if sd == 0 else f"{100 * sd:.1f} %")] if sd is not None else []),
     ("Principal point", f"{float(camera.principal[0]) * width:.1f}, {float(camera.principal[1]) * height:.1f} px"),
     ("Distance", f"{near:.2f} to {far:.2f} m, if the head has the average size"),

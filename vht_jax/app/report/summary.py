@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vht_jax.app.options.lens import fov_of
 from vht_jax.app.record import FILES
 from vht_jax.app.report.advice import DOUBTFUL
 from vht_jax.host.files import write_atomic
@@ -147,8 +148,7 @@ def lens_text(focal: float, sd: float | None) -> str:
     sd: relative standard deviation; 0: it was given; None: nothing is known of it.
   """
   known = ", as given" if sd == 0 else "" if sd is None else f" ± {focal * sd:.2f}"
-  angle = math.degrees(2 * math.atan(0.5 / focal))
-  return f"focal length {focal:.2f}{known} (1 is the longer side)   field of view {angle:.0f} deg"
+  return f"focal length {focal:.2f}{known} (1 is the longer side)   field of view {fov_of(focal):.0f} deg"
 
 
 def _finite(value: Any) -> bool:

@@ -28,9 +28,9 @@ from vht_jax.types import AnyArray, Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CAUCHY = 1.0  # standard deviations at which a residual counts half, in the rigid bundle too
-# m, of a point's place across the skin, times its region's noise: 0.2 to 0.4 mm from scans. Beyond `landmarks.HUBER` of
-# it a point counts less, but never less the farther it is: the landmarks' shape, which is begun with, may be half a
-# centimetre beside a whole forehead, which Cauchy's took for outliers.
+# m, of a point's place across the skin, times its region's noise: 0.2 to 0.4 mm from scans on average. Beyond
+# `landmarks.HUBER` of it a point's pull grows no more, but it does not vanish as Cauchy's does: the landmarks' shape,
+# which is begun with, may be half a centimetre beside a whole forehead.
 PLACE_SD = 0.0005
 # Of what all tracks have in common beside where the landmarks put them, in units of the noise that is beyond that of
 # sharp texture: how much less than the head they turn, and how much deeper they are. Gains of yaw that are wrong by 5 %
